@@ -1,0 +1,327 @@
+/* Files and directories of the real environment: plain blocking system calls, for any thread. */
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <libpmem.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+#include <unistd.h>
+
+#include "base/assert.h"
+#include "base/internal.h"
+#include "base/mem.h"
+
+#define DIRECT_BYTES 4096u
+
+struct env_file {
+    int fd;
+    bool aligned;        /* opened with ENV_OPEN_DIRECT: its rules hold, whatever the file system does */
+    _Atomic bool direct; /* O_DIRECT is really set */
+    size_t map_bytes;    /* of the one mapping; 0 = none */
+};
+
+static int open_retry(const char *path, int flags, mode_t mode)
+{
+    int fd;
+    do {
+        fd = open(path, flags | O_CLOEXEC, mode);
+    } while (fd < 0 && errno == EINTR);
+    return fd;
+}
+
+static int file_open(struct env *env, const char *path, int flags, struct env_file **out)
+{
+    (void)env;
+    *out = NULL;
+    assert((flags & (ENV_OPEN_READ | ENV_OPEN_WRITE)) != 0);
+    assert((flags & ENV_OPEN_CREATE) == 0 || (flags & ENV_OPEN_WRITE) != 0);
+    struct env_file *f = mem_zalloc(sizeof *f);
+    if (f == NULL) {
+        return ERR_NOMEM;
+    }
+    int unix_flags = (flags & ENV_OPEN_WRITE) != 0 ? O_RDWR : O_RDONLY;
+    unix_flags |= (flags & ENV_OPEN_CREATE) != 0 ? O_CREAT | O_EXCL : 0;
+    unix_flags |= (flags & ENV_OPEN_DSYNC) != 0 ? O_DSYNC : 0;
+    f->aligned = (flags & ENV_OPEN_DIRECT) != 0;
+    f->direct = f->aligned;
+    f->fd = open_retry(path, unix_flags | (f->direct ? O_DIRECT : 0), 0600);
+    if (f->fd < 0 && f->direct && errno == EINVAL) {
+        /* tmpfs and others. The refused open may have created the file all the same (Linux does it in that order), and
+         * it was we who created it, as EEXIST would have come first: so without O_EXCL. */
+        f->direct = false;
+        f->fd = open_retry(path, unix_flags & ~O_EXCL, 0600);
+    }
+    if (f->fd < 0) {
+        int rv = err_from_errno(errno);
+        mem_free(f);
+        return rv;
+    }
+    *out = f;
+    return 0;
+}
+
+static void file_close(struct env_file *file)
+{
+    assert(file->map_bytes == 0);
+    (void)close(file->fd);
+    mem_free(file);
+}
+
+static bool transfer_is_valid(const struct env_file *file, const void *data, size_t len,
+                              uint64_t offset)
+{
+    if (offset > INT64_MAX || len > INT64_MAX - offset) {
+        return false;
+    }
+    return !file->aligned || (((uintptr_t)data | len | offset) % DIRECT_BYTES) == 0;
+}
+
+/* Some file systems take O_DIRECT at open and refuse it at the first transfer. True: try again without. */
+static bool direct_dropped(struct env_file *file)
+{
+    if (errno != EINVAL || !file->direct) {
+        return false;
+    }
+    int flags = fcntl(file->fd, F_GETFL);
+    if (flags < 0 || fcntl(file->fd, F_SETFL, flags & ~O_DIRECT) != 0) {
+        return false;
+    }
+    file->direct = false;
+    return true;
+}
+
+static int64_t file_pread(struct env_file *file, void *data, size_t len, uint64_t offset)
+{
+    if (!transfer_is_valid(file, data, len, offset)) {
+        return ERR_INVAL;
+    }
+    size_t done = 0;
+    while (done < len) {
+        ssize_t n = pread(file->fd, (uint8_t *)data + done, len - done, (off_t)(offset + done));
+        if (n < 0) {
+            if (errno == EINTR || direct_dropped(file)) {
+                continue;
+            }
+            return err_from_errno(errno);
+        }
+        done += (size_t)n;
+        /* A direct read that ends inside a block met the end of the file; going on from there would be unaligned. */
+        if (n == 0 || (file->direct && done % DIRECT_BYTES != 0)) {
+            break;
+        }
+    }
+    return (int64_t)done;
+}
+
+static int file_pwrite(struct env_file *file, const void *data, size_t len, uint64_t offset)
+{
+    if (!transfer_is_valid(file, data, len, offset)) {
+        return ERR_INVAL;
+    }
+    size_t done = 0;
+    while (done < len) {
+        ssize_t n =
+            pwrite(file->fd, (const uint8_t *)data + done, len - done, (off_t)(offset + done));
+        if (n < 0) {
+            if (errno == EINTR || direct_dropped(file)) {
+                continue;
+            }
+            return errno == EFBIG ? ERR_DISKFULL : err_from_errno(errno);
+        }
+        if (n == 0) {
+            return ERR_IO;
+        }
+        done += (size_t)n;
+        if (file->direct && done < len) {
+            done -= done % DIRECT_BYTES; /* the rest of a block cut short is written again with its whole block */
+        }
+    }
+    return 0;
+}
+
+static int file_sync(struct env_file *file)
+{
+    int rv;
+    do {
+        rv = fdatasync(file->fd);
+    } while (rv != 0 && errno == EINTR);
+    return rv == 0 ? 0 : err_from_errno(errno);
+}
+
+static int64_t file_size(struct env_file *file)
+{
+    struct stat st;
+    if (fstat(file->fd, &st) != 0) {
+        return err_from_errno(errno);
+    }
+    return (int64_t)st.st_size;
+}
+
+static int file_truncate(struct env_file *file, uint64_t bytes)
+{
+    if (bytes > INT64_MAX) {
+        return ERR_INVAL;
+    }
+    int rv;
+    do {
+        rv = ftruncate(file->fd, (off_t)bytes);
+    } while (rv != 0 && errno == EINTR);
+    if (rv == 0) {
+        return 0;
+    }
+    return errno == EFBIG ? ERR_DISKFULL : err_from_errno(errno);
+}
+
+static int file_lock(struct env_file *file)
+{
+    /* A lock of the open file, not of the process: closing another descriptor of the same file doesn't lose it. */
+    struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
+    int rv;
+    do {
+        rv = fcntl(file->fd, F_OFD_SETLK, &lock);
+    } while (rv != 0 && errno == EINTR);
+    if (rv == 0) {
+        return 0;
+    }
+    return errno == EAGAIN || errno == EACCES ? ERR_LOCKED : err_from_errno(errno);
+}
+
+static int file_map(struct env_file *file, uint64_t bytes, void **out, bool *is_pmem)
+{
+    *out = NULL;
+    *is_pmem = false;
+    assert(file->map_bytes == 0);
+    if (bytes == 0 || bytes > INT64_MAX) {
+        return ERR_INVAL;
+    }
+    int64_t size = file_size(file);
+    if (size < 0) {
+        return (int)size;
+    }
+    if ((uint64_t)size < bytes) {
+        /* Really allocated: a store to a hole on a full disk would be a SIGBUS. */
+        int rv = posix_fallocate(file->fd, 0, (off_t)bytes);
+        if (rv != 0) {
+            return rv == EFBIG ? ERR_DISKFULL : err_from_errno(rv);
+        }
+    }
+    /* libpmem wants a path; this one still names our file when it was renamed since. */
+    char path[64];
+    (void)snprintf(path, sizeof path, "/proc/self/fd/%d", file->fd);
+    size_t mapped = 0;
+    int pmem = 0;
+    void *map = pmem_map_file(path, 0, 0, 0, &mapped, &pmem);
+    if (map == NULL) {
+        return err_from_errno(errno);
+    }
+    assert(mapped >= bytes);
+    file->map_bytes = mapped;
+    *out = map;
+    *is_pmem = pmem != 0;
+    return 0;
+}
+
+static void file_unmap(struct env_file *file, void *map, uint64_t bytes)
+{
+    assert(bytes <= file->map_bytes);
+    int rv = pmem_unmap(map, file->map_bytes);
+    assert(rv == 0);
+    file->map_bytes = 0;
+}
+
+static int dir_create(struct env *env, const char *path)
+{
+    (void)env;
+    return mkdir(path, 0700) == 0 ? 0 : err_from_errno(errno);
+}
+
+static int dir_sync(struct env *env, const char *path)
+{
+    (void)env;
+    int fd = open_retry(path, O_RDONLY | O_DIRECTORY, 0);
+    if (fd < 0) {
+        return err_from_errno(errno);
+    }
+    int rv;
+    do {
+        rv = fsync(fd);
+    } while (rv != 0 && errno == EINTR);
+    rv = rv == 0 ? 0 : err_from_errno(errno);
+    (void)close(fd);
+    return rv;
+}
+
+static int dir_list(struct env *env, const char *path, void (*cb)(void *arg, const char *name),
+                    void *arg)
+{
+    (void)env;
+    DIR *dir = opendir(path);
+    if (dir == NULL) {
+        return err_from_errno(errno);
+    }
+    int rv = 0;
+    for (;;) {
+        errno = 0;
+        const struct dirent *entry = readdir(dir);
+        if (entry == NULL) {
+            rv = errno == 0 ? 0 : err_from_errno(errno);
+            break;
+        }
+        if (strcmp(entry->d_name, ".") != 0 && strcmp(entry->d_name, "..") != 0) {
+            cb(arg, entry->d_name);
+        }
+    }
+    (void)closedir(dir);
+    return rv;
+}
+
+static int file_rename(struct env *env, const char *from, const char *to)
+{
+    (void)env;
+    return rename(from, to) == 0 ? 0 : err_from_errno(errno);
+}
+
+static int file_unlink(struct env *env, const char *path)
+{
+    (void)env;
+    return unlink(path) == 0 ? 0 : err_from_errno(errno);
+}
+
+static int disk_free(struct env *env, const char *path, uint64_t *bytes)
+{
+    (void)env;
+    *bytes = 0;
+    struct statvfs st;
+    int rv;
+    do {
+        rv = statvfs(path, &st);
+    } while (rv != 0 && errno == EINTR);
+    if (rv != 0) {
+        return err_from_errno(errno);
+    }
+    *bytes = (uint64_t)st.f_bavail * (uint64_t)st.f_frsize;
+    return 0;
+}
+
+void env_uv__file_ops(struct env_ops *ops)
+{
+    ops->file_open = file_open;
+    ops->file_close = file_close;
+    ops->file_pread = file_pread;
+    ops->file_pwrite = file_pwrite;
+    ops->file_sync = file_sync;
+    ops->file_size = file_size;
+    ops->file_truncate = file_truncate;
+    ops->file_lock = file_lock;
+    ops->file_map = file_map;
+    ops->file_unmap = file_unmap;
+    ops->dir_create = dir_create;
+    ops->dir_sync = dir_sync;
+    ops->dir_list = dir_list;
+    ops->file_rename = file_rename;
+    ops->file_unlink = file_unlink;
+    ops->disk_free = disk_free;
+}

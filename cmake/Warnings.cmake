@@ -1,0 +1,15 @@
+# Flags of every target of ours, on one INTERFACE target.
+add_library(cairn_flags INTERFACE)
+target_compile_options(cairn_flags INTERFACE
+  -Wall -Wextra -Wshadow -Wconversion -Wvla -fvisibility=hidden -fno-omit-frame-pointer
+  $<$<COMPILE_LANGUAGE:C>:-Wstrict-prototypes -Wmissing-prototypes>
+  -fstack-protector-strong -fstack-clash-protection -fcf-protection=full -ftrivial-auto-var-init=zero)
+target_compile_definitions(cairn_flags INTERFACE _GNU_SOURCE)
+if(CMAKE_BUILD_TYPE STREQUAL "Release")
+  target_compile_options(cairn_flags INTERFACE -U_FORTIFY_SOURCE -D_FORTIFY_SOURCE=2)
+endif()
+target_link_options(cairn_flags INTERFACE -Wl,-z,relro,-z,now -Wl,--as-needed)
+option(CAIRN_WERROR "Treat warnings as errors (on in CI)" OFF)
+if(CAIRN_WERROR)
+  target_compile_options(cairn_flags INTERFACE -Werror)
+endif()
