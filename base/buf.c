@@ -26,7 +26,10 @@ void buf_close(struct buf *b)
     buf_init(b);
 }
 
-void buf_clear(struct buf *b) { b->len = 0; }
+void buf_clear(struct buf *b)
+{
+    b->len = 0;
+}
 
 int buf_reserve(struct buf *b, size_t more)
 {
@@ -66,7 +69,8 @@ int buf_append(struct buf *b, const void *data, size_t len)
 
 uint8_t *buf_extend(struct buf *b, size_t len)
 {
-    /* At least one byte of room, so that extending by nothing gives a pointer too: NULL means one thing. */
+    /* At least one byte of room, so that extending by nothing gives a pointer too: NULL means one
+     * thing. */
     if (buf_reserve(b, len == 0 ? 1 : len) != 0) {
         return NULL;
     }
@@ -90,7 +94,10 @@ struct cursor cursor_of(struct slice s)
     return c;
 }
 
-size_t cursor_left(const struct cursor *c) { return c->failed ? 0 : (size_t)(c->end - c->at); }
+size_t cursor_left(const struct cursor *c)
+{
+    return c->failed ? 0 : (size_t)(c->end - c->at);
+}
 
 /* The next `len` bytes, or NULL (and the cursor failed). */
 static const uint8_t *cursor_take(struct cursor *c, size_t len)

@@ -7,8 +7,9 @@
 
 uint32_t crc32c(uint32_t seed, const void *data, size_t len)
 {
-    /* crc32_iscsi() leaves out the complement before and after that RFC 3720 asks for; with both done here a result is
-     * a valid seed. It takes a pointer to non-const bytes but only reads them. */
+    /* crc32_iscsi() leaves out the complement before and after that RFC 3720 asks for; with both
+     * done here a result is a valid seed. It takes a pointer to non-const bytes but only reads
+     * them. */
     uint32_t crc = ~seed;
     unsigned char *at = (unsigned char *)(uintptr_t)data;
     while (len > 0) {

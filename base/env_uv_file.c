@@ -18,7 +18,7 @@
 
 struct env_file {
     int fd;
-    bool aligned;        /* opened with ENV_OPEN_DIRECT: its rules hold, whatever the file system does */
+    bool aligned; /* opened with ENV_OPEN_DIRECT: its rules hold, whatever the file system does */
     _Atomic bool direct; /* O_DIRECT is really set */
     size_t map_bytes;    /* of the one mapping; 0 = none */
 };
@@ -49,8 +49,9 @@ static int file_open(struct env *env, const char *path, int flags, struct env_fi
     f->direct = f->aligned;
     f->fd = open_retry(path, unix_flags | (f->direct ? O_DIRECT : 0), 0600);
     if (f->fd < 0 && f->direct && errno == EINVAL) {
-        /* tmpfs and others. The refused open may have created the file all the same (Linux does it in that order), and
-         * it was we who created it, as EEXIST would have come first: so without O_EXCL. */
+        /* tmpfs and others. The refused open may have created the file all the same (Linux does it
+         * in that order), and it was we who created it, as EEXIST would have come first: so without
+         * O_EXCL. */
         f->direct = false;
         f->fd = open_retry(path, unix_flags & ~O_EXCL, 0600);
     }
@@ -79,7 +80,8 @@ static bool transfer_is_valid(const struct env_file *file, const void *data, siz
     return !file->aligned || (((uintptr_t)data | len | offset) % DIRECT_BYTES) == 0;
 }
 
-/* Some file systems take O_DIRECT at open and refuse it at the first transfer. True: try again without. */
+/* Some file systems take O_DIRECT at open and refuse it at the first transfer. True: try again
+ * without. */
 static bool direct_dropped(struct env_file *file)
 {
     if (errno != EINVAL || !file->direct) {
@@ -108,7 +110,8 @@ static int64_t file_pread(struct env_file *file, void *data, size_t len, uint64_
             return err_from_errno(errno);
         }
         done += (size_t)n;
-        /* A direct read that ends inside a block met the end of the file; going on from there would be unaligned. */
+        /* A direct read that ends inside a block met the end of the file; going on from there would
+         * be unaligned. */
         if (n == 0 || (file->direct && done % DIRECT_BYTES != 0)) {
             break;
         }
@@ -136,7 +139,8 @@ static int file_pwrite(struct env_file *file, const void *data, size_t len, uint
         }
         done += (size_t)n;
         if (file->direct && done < len) {
-            done -= done % DIRECT_BYTES; /* the rest of a block cut short is written again with its whole block */
+            done -= done % DIRECT_BYTES; /* the rest of a block cut short is written again with its
+                                            whole block */
         }
     }
     return 0;
@@ -177,7 +181,8 @@ static int file_truncate(struct env_file *file, uint64_t bytes)
 
 static int file_lock(struct env_file *file)
 {
-    /* A lock of the open file, not of the process: closing another descriptor of the same file doesn't lose it. */
+    /* A lock of the open file, not of the process: closing another descriptor of the same file
+     * doesn't lose it. */
     struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
     int rv;
     do {

@@ -1,8 +1,9 @@
 /* The loop, the clock, deferred tasks and posts of the real environment.
  *
- * A turn of libuv's loop is: timers, prepare, poll (blocks; sockets, posts and finished works are called), check.
- * Deferred tasks run at prepare, which is the last thing before the loop blocks, and at check, right behind what the
- * poll produced: answers to requests that arrived in one poll leave before the next turn begins. */
+ * A turn of libuv's loop is: timers, prepare, poll (blocks; sockets, posts and finished works are
+ * called), check. Deferred tasks run at prepare, which is the last thing before the loop blocks,
+ * and at check, right behind what the poll produced: answers to requests that arrived in one poll
+ * leave before the next turn begins. */
 #include <errno.h>
 #include <sys/random.h>
 #include <time.h>
@@ -38,7 +39,8 @@ static void random_bytes(struct env *env, void *out, size_t bytes)
     while (bytes > 0) {
         ssize_t n = getrandom(at, bytes, 0);
         if (n < 0) {
-            assert(errno == EINTR); /* Linux has it since 3.17, and it fails for no other reason here */
+            assert(errno ==
+                   EINTR); /* Linux has it since 3.17, and it fails for no other reason here */
             continue;
         }
         at += n;
@@ -150,7 +152,10 @@ static int no_connect(struct env *env, const char *address, enum env_role expect
     return ERR_UNSUPPORTED;
 }
 
-static void no_listener_close(struct env_listener *listener) { assert(listener == NULL); }
+static void no_listener_close(struct env_listener *listener)
+{
+    assert(listener == NULL);
+}
 
 static int no_listener_port(struct env_listener *listener)
 {
@@ -217,7 +222,8 @@ static void ops_fill(struct env_ops *ops)
 
 /* ---- life ---- */
 
-/* Starts the loop's four handles. uv_*_init() of these can only fail for the async (its eventfd). */
+/* Starts the loop's four handles. uv_*_init() of these can only fail for the async (its eventfd).
+ */
 static int handles_open(struct env_uv *e)
 {
     if (uv_async_init(&e->loop, &e->async, on_async) != 0) {
@@ -319,10 +325,22 @@ void env_uv_close(struct env *env)
     mem_free(e);
 }
 
-uv_loop_t *env_uv_loop(struct env *env) { return &env_uv_of(env)->loop; }
+uv_loop_t *env_uv_loop(struct env *env)
+{
+    return &env_uv_of(env)->loop;
+}
 
-struct env_ops *env_uv_ops(struct env *env) { return &env_uv_of(env)->ops; }
+struct env_ops *env_uv_ops(struct env *env)
+{
+    return &env_uv_of(env)->ops;
+}
 
-void env_uv_set_transport(struct env *env, void *transport) { env_uv_of(env)->transport = transport; }
+void env_uv_set_transport(struct env *env, void *transport)
+{
+    env_uv_of(env)->transport = transport;
+}
 
-void *env_uv_transport(struct env *env) { return env_uv_of(env)->transport; }
+void *env_uv_transport(struct env *env)
+{
+    return env_uv_of(env)->transport;
+}

@@ -1,6 +1,7 @@
-/* Timers: one binary heap of all timers of the reactor, driven by one uv_timer. A heap of our own and not a uv_timer
- * for each, because a struct env_timer must be the same in the simulator, and because thousands of shards re-arm
- * theirs in every turn: here that is one sift, and the loop's own timer moves at most once a turn. */
+/* Timers: one binary heap of all timers of the reactor, driven by one uv_timer. A heap of our own
+ * and not a uv_timer for each, because a struct env_timer must be the same in the simulator, and
+ * because thousands of shards re-arm theirs in every turn: here that is one sift, and the loop's
+ * own timer moves at most once a turn. */
 #include <sys/mman.h>
 
 #include "base/assert.h"
@@ -60,8 +61,9 @@ void env_uv__timer_start(struct env *env, struct env_timer *timer, uint64_t at_n
 {
     struct env_uv *e = env_uv_of(env);
     assert(timer->cb != NULL);
-    /* A time in the past becomes "just after now": while timers fire, now stands still, so that a timer that always
-     * arms itself in the past fires once a turn and can't keep the loop from its other work. */
+    /* A time in the past becomes "just after now": while timers fire, now stands still, so that a
+     * timer that always arms itself in the past fires once a turn and can't keep the loop from its
+     * other work. */
     uint64_t now = env_uv__now_ns(env);
     timer->at_ns = at_ns > now ? at_ns : now + 1;
     if (timer->slot == 0) {
@@ -108,14 +110,16 @@ static void timers_fire(uv_timer_t *handle)
 void env_uv__timers_arm(struct env_uv *e)
 {
     if (e->timers_count == 0) {
-        /* Left armed it costs one idle wake-up; stopping it here and arming it again each turn would cost more. */
+        /* Left armed it costs one idle wake-up; stopping it here and arming it again each turn
+         * would cost more. */
         return;
     }
     uint64_t at_ms = (e->timers[0]->at_ns + 999999u) / 1000000u;
     if (e->timer_armed_ms != 0 && e->timer_armed_ms <= at_ms) {
         return; /* fires early, finds nothing due and is armed again */
     }
-    /* uv_now() and uv_hrtime() count from the same start, so that the difference needs no clock of its own. */
+    /* uv_now() and uv_hrtime() count from the same start, so that the difference needs no clock of
+     * its own. */
     uint64_t loop_ms = uv_now(&e->loop);
     int rv = uv_timer_start(&e->timer, timers_fire, at_ms > loop_ms ? at_ms - loop_ms : 0, 0);
     assert(rv == 0);

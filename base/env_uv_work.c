@@ -1,7 +1,8 @@
-/* Work: a thread for each queue, and completions that come back to the loop through its one uv_async.
+/* Work: a thread for each queue, and completions that come back to the loop through its one
+ * uv_async.
  *
- * Not uv_queue_work(): its pool is one for the whole process, has no order within a kind of work, and a checkpoint
- * that fills it would delay the log's syncs. */
+ * Not uv_queue_work(): its pool is one for the whole process, has no order within a kind of work,
+ * and a checkpoint that fills it would delay the log's syncs. */
 #include "base/assert.h"
 #include "base/internal.h"
 

@@ -4,8 +4,8 @@
 #include <stdarg.h>
 #include <stdio.h>
 
-/* Numbers are dense from 1, so the table is an array; the switch below would say so at compile time if two rows had
- * the same number. */
+/* Numbers are dense from 1, so the table is an array; the switch below would say so at compile time
+ * if two rows had the same number. */
 struct err_row {
     const char *name;
     const char *text;

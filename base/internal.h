@@ -8,11 +8,12 @@
 #include "base/env.h"
 #include "base/env_uv.h"
 
-/* Timers of one reactor that can be armed at once. Their heap is reserved as address space at open and gets memory
- * page by page, so that arming a timer can't fail. */
+/* Timers of one reactor that can be armed at once. Their heap is reserved as address space at open
+ * and gets memory page by page, so that arming a timer can't fail. */
 #define TIMERS_MAX ((size_t)1 << 20)
 
-/* One queue of env_work(): a thread of its own, so that waking it is one futex and its order is the queue's. */
+/* One queue of env_work(): a thread of its own, so that waking it is one futex and its order is the
+ * queue's. */
 struct env_uv_queue {
     struct env_uv *env;
     pthread_t thread;
@@ -54,14 +55,18 @@ struct env_uv {
     size_t works_out; /* submitted, `done` not yet called; loop thread only */
 };
 
-static inline struct env_uv *env_uv_of(struct env *env) { return (struct env_uv *)env; }
+static inline struct env_uv *env_uv_of(struct env *env)
+{
+    return (struct env_uv *)env;
+}
 
 /* env_uv_timer.c */
 int env_uv__timers_open(struct env_uv *e);
 void env_uv__timers_close(struct env_uv *e);
 void env_uv__timer_start(struct env *env, struct env_timer *timer, uint64_t at_ns);
 void env_uv__timer_stop(struct env *env, struct env_timer *timer);
-void env_uv__timers_arm(struct env_uv *e); /* sets the one uv_timer to the earliest; before each poll */
+void env_uv__timers_arm(
+    struct env_uv *e); /* sets the one uv_timer to the earliest; before each poll */
 
 /* env_uv_work.c */
 int env_uv__queues_open(struct env_uv *e);

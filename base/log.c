@@ -12,7 +12,8 @@
 #define LOG_PAIRS_BYTES_MAX 1536
 #define LOG_TAG_BYTES_MAX   31
 
-/* The log is the one thing all reactors of a process share: one mutex around the sink, taken per line. */
+/* The log is the one thing all reactors of a process share: one mutex around the sink, taken per
+ * line. */
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static _Atomic int level_now = LOG_INFO;
 static _Atomic int json_now;
@@ -42,7 +43,8 @@ static void line_puts(struct line *l, const char *text)
     }
 }
 
-/* Peers choose some of the bytes that get logged: a control byte must not start a line or move a terminal's cursor. */
+/* Peers choose some of the bytes that get logged: a control byte must not start a line or move a
+ * terminal's cursor. */
 static void line_put_clean(struct line *l, const char *text, size_t len)
 {
     static const char hex[] = "0123456789abcdef";
@@ -71,7 +73,8 @@ static void line_put_json(struct line *l, const char *text, size_t len)
             line_put(l, '\\');
             line_put(l, (char)c);
         } else if (c < 0x20 || c >= 0x7f) {
-            /* Bytes outside ASCII are given as Latin-1: always valid JSON, whatever the peer sent. */
+            /* Bytes outside ASCII are given as Latin-1: always valid JSON, whatever the peer sent.
+             */
             line_puts(l, "\\u00");
             line_put(l, hex[c >> 4]);
             line_put(l, hex[c & 15]);
@@ -87,7 +90,8 @@ static void line_put_time(struct line *l, unsigned long long wall_us)
     time_t seconds = (time_t)(wall_us / 1000000u);
     struct tm tm;
     char text[64];
-    if (gmtime_r(&seconds, &tm) == NULL || strftime(text, sizeof text, "%Y-%m-%dT%H:%M:%S", &tm) == 0) {
+    if (gmtime_r(&seconds, &tm) == NULL ||
+        strftime(text, sizeof text, "%Y-%m-%dT%H:%M:%S", &tm) == 0) {
         text[0] = '\0';
     }
     line_puts(l, text);
@@ -111,8 +115,8 @@ static const char *level_name(enum log_level level)
     return "ERROR";
 }
 
-static void format_text(struct line *l, enum log_level level, const char *area, const char *sentence,
-                        const char *pairs)
+static void format_text(struct line *l, enum log_level level, const char *area,
+                        const char *sentence, const char *pairs)
 {
     line_put(l, ' ');
     line_puts(l, level_name(level));
@@ -130,7 +134,8 @@ static void format_text(struct line *l, enum log_level level, const char *area, 
     }
 }
 
-/* The end of the value that starts at `at`: where the next ` key=` begins. A value may hold blanks. */
+/* The end of the value that starts at `at`: where the next ` key=` begins. A value may hold blanks.
+ */
 static const char *value_end(const char *at)
 {
     for (const char *p = at; *p != '\0'; p++) {
@@ -148,8 +153,8 @@ static const char *value_end(const char *at)
     return at + strlen(at);
 }
 
-static void format_json(struct line *l, enum log_level level, const char *area, const char *sentence,
-                        const char *pairs)
+static void format_json(struct line *l, enum log_level level, const char *area,
+                        const char *sentence, const char *pairs)
 {
     line_puts(l, ",\"level\":");
     line_put_json(l, level_name(level), strlen(level_name(level)));
@@ -183,9 +188,15 @@ static unsigned long long system_wall_us(void)
     return (unsigned long long)ts.tv_sec * 1000000u + (unsigned long long)ts.tv_nsec / 1000u;
 }
 
-void log_set_level(enum log_level level) { level_now = (int)level; }
+void log_set_level(enum log_level level)
+{
+    level_now = (int)level;
+}
 
-enum log_level log_level(void) { return (enum log_level)level_now; }
+enum log_level log_level(void)
+{
+    return (enum log_level)level_now;
+}
 
 void log_set_sink(log_sink sink, void *arg)
 {
@@ -195,7 +206,10 @@ void log_set_sink(log_sink sink, void *arg)
     pthread_mutex_unlock(&lock);
 }
 
-void log_set_json(int on) { json_now = on; }
+void log_set_json(int on)
+{
+    json_now = on;
+}
 
 void log_set_clock(unsigned long long (*wall_us)(void *arg), void *arg)
 {
@@ -243,7 +257,8 @@ void log_write(enum log_level level, const char *area, const char *sentence, con
     if (sink_cb != NULL) {
         sink_cb(sink_arg, level, l.text);
     } else {
-        l.text[l.len] = '\n'; /* line_put() left room for it; one write, so that lines of processes don't mix */
+        l.text[l.len] =
+            '\n'; /* line_put() left room for it; one write, so that lines of processes don't mix */
         (void)fwrite(l.text, 1, l.len + 1, stderr);
         (void)fflush(stderr);
     }

@@ -6,7 +6,8 @@
 
 #include "base/assert.h"
 
-/* The fault of this thread: `fault_after` allocations still succeed, then `fault_repeat` of them fail. */
+/* The fault of this thread: `fault_after` allocations still succeed, then `fault_repeat` of them
+ * fail. */
 static _Thread_local bool fault_armed;
 static _Thread_local long fault_after;
 static _Thread_local long fault_repeat;
@@ -42,7 +43,10 @@ void mem_fault(long after, long repeat)
     }
 }
 
-long mem_fault_hits(void) { return fault_hits; }
+long mem_fault_hits(void)
+{
+    return fault_hits;
+}
 
 void *mem_alloc(size_t bytes)
 {
@@ -83,4 +87,7 @@ char *mem_strdup(const char *text)
     return copy;
 }
 
-void mem_free(void *block) { free(block); }
+void mem_free(void *block)
+{
+    free(block);
+}
