@@ -1,0 +1,348 @@
+#include "tests/support/test.h"
+
+#include <signal.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "base/env_uv.h"
+#include "base/mem.h"
+#include "tests/support/dir.h"
+
+static struct env *env;
+static struct dir dir;
+static char path[DIR_PATH_BYTES];
+static char path2[DIR_PATH_BYTES];
+
+static int setup(void **state)
+{
+    (void)state;
+    dir_open(&dir);
+    (void)dir_path(&dir, "file", path);
+    (void)dir_path(&dir, "other", path2);
+    return env_uv_open(&env);
+}
+
+static int teardown(void **state)
+{
+    (void)state;
+    env_uv_close(env);
+    dir_close(&dir);
+    return 0;
+}
+
+static struct env_file *open_new(int flags)
+{
+    struct env_file *f = NULL;
+    assert_int_equal(env_file_open(env, path, ENV_OPEN_WRITE | ENV_OPEN_CREATE | flags, &f), 0);
+    assert_non_null(f);
+    return f;
+}
+
+static void written_bytes_are_read_back(void **state)
+{
+    (void)state;
+    struct env_file *f = open_new(0);
+    char data[32] = "";
+    assert_int_equal(env_file_pwrite(env, f, "hello", 5, 10), 0);
+    assert_int_equal(env_file_sync(env, f), 0);
+    assert_int_equal(env_file_size(env, f), 15);
+    assert_int_equal(env_file_pread(env, f, data, 5, 10), 5);
+    assert_memory_equal(data, "hello", 5);
+    assert_int_equal(env_file_pread(env, f, data, 32, 12), 3); /* fewer only at the end */
+    assert_int_equal(env_file_pread(env, f, data, 32, 15), 0);
+    assert_int_equal(env_file_pread(env, f, data, 32, 1000), 0);
+    assert_int_equal(env_file_pread(env, f, data, 1, 0), 1);
+    assert_int_equal(data[0], 0); /* a hole */
+    assert_int_equal(env_file_truncate(env, f, 12), 0);
+    assert_int_equal(env_file_size(env, f), 12);
+    env_file_close(env, f);
+}
+
+static void open_says_what_is_wrong(void **state)
+{
+    (void)state;
+    struct env_file *f = (void *)1;
+    assert_int_equal(env_file_open(env, path, ENV_OPEN_READ, &f), ERR_NOTFOUND);
+    assert_null(f);
+    f = open_new(0);
+    env_file_close(env, f);
+    assert_int_equal(env_file_open(env, path, ENV_OPEN_WRITE | ENV_OPEN_CREATE, &f), ERR_EXISTS);
+    assert_null(f);
+    assert_int_equal(
+        env_file_open(env, path, ENV_OPEN_WRITE | ENV_OPEN_CREATE | ENV_OPEN_DIRECT, &f),
+        ERR_EXISTS);
+    mem_fault(0, 1);
+    int rv = env_file_open(env, path, ENV_OPEN_READ, &f);
+    mem_fault(0, 0);
+    assert_int_equal(rv, ERR_NOMEM);
+}
+
+static void new_file_is_private(void **state)
+{
+    (void)state;
+    env_file_close(env, open_new(0));
+    struct stat st;
+    assert_int_equal(stat(path, &st), 0);
+    assert_int_equal(st.st_mode & 0777, 0600);
+    assert_int_equal(env_dir_create(env, path2), 0);
+    assert_int_equal(stat(path2, &st), 0);
+    assert_int_equal(st.st_mode & 0777, 0700);
+}
+
+static void file_opened_for_reading_cannot_be_written(void **state)
+{
+    (void)state;
+    env_file_close(env, open_new(0));
+    struct env_file *f = NULL;
+    assert_int_equal(env_file_open(env, path, ENV_OPEN_READ, &f), 0);
+    assert_int_equal(env_file_pwrite(env, f, "x", 1, 0), ERR_IO);
+    env_file_close(env, f);
+}
+
+static void direct_file_round_trip(int flags)
+{
+    struct env_file *f = open_new(ENV_OPEN_DIRECT | flags);
+    uint8_t *data = mem_aligned(4096, 16384);
+    for (size_t i = 0; i < 16384; i++) {
+        data[i] = (uint8_t)(i * 3);
+    }
+    assert_int_equal(env_file_pwrite(env, f, data, 16384, 8192), 0);
+    assert_int_equal(env_file_size(env, f), 24576);
+    uint8_t *back = mem_aligned(4096, 32768);
+    assert_int_equal(env_file_pread(env, f, back, 32768, 8192), 16384);
+    assert_memory_equal(back, data, 16384);
+    /* The rules hold on every file system, so that a breach is found on the developer's tmpfs too.
+     */
+    assert_int_equal(env_file_pwrite(env, f, data, 100, 0), ERR_INVAL);
+    assert_int_equal(env_file_pwrite(env, f, data + 8, 4096, 0), ERR_INVAL);
+    assert_int_equal(env_file_pwrite(env, f, data, 4096, 512), ERR_INVAL);
+    assert_int_equal(env_file_pread(env, f, back, 100, 0), ERR_INVAL);
+    /* An end inside a block: the read gives what there is. */
+    assert_int_equal(env_file_truncate(env, f, 10000), 0);
+    assert_int_equal(env_file_pread(env, f, back, 32768, 8192), 1808);
+    assert_int_equal(env_file_sync(env, f), 0);
+    env_file_close(env, f);
+    mem_free(data);
+    mem_free(back);
+}
+
+static void direct_transfers_work_on_this_file_system(void **state)
+{
+    (void)state;
+    direct_file_round_trip(0);
+}
+
+static void direct_and_synced_transfers_work_together(void **state)
+{
+    (void)state;
+    direct_file_round_trip(ENV_OPEN_DSYNC);
+}
+
+static void direct_is_ignored_where_the_file_system_cannot(void **state)
+{
+    (void)state;
+    char shm[64];
+    (void)snprintf(shm, sizeof shm, "/dev/shm/cairn-test-%ld", (long)getpid());
+    struct env_file *f = NULL;
+    int rv = env_file_open(env, shm, ENV_OPEN_WRITE | ENV_OPEN_CREATE | ENV_OPEN_DIRECT, &f);
+    if (rv == ERR_NOTFOUND || rv == ERR_DENIED) {
+        skip(); /* no /dev/shm here */
+    }
+    assert_int_equal(rv, 0);
+    uint8_t *data = mem_aligned(4096, 4096);
+    memset(data, 5, 4096);
+    assert_int_equal(env_file_pwrite(env, f, data, 4096, 0), 0);
+    assert_int_equal(env_file_pread(env, f, data, 4096, 0), 4096);
+    mem_free(data);
+    env_file_close(env, f);
+    assert_int_equal(env_file_unlink(env, shm), 0);
+}
+
+static void absurd_offsets_are_refused(void **state)
+{
+    (void)state;
+    struct env_file *f = open_new(0);
+    char byte = 0;
+    assert_int_equal(env_file_pread(env, f, &byte, 1, UINT64_MAX), ERR_INVAL);
+    assert_int_equal(env_file_pread(env, f, &byte, 1, INT64_MAX), ERR_INVAL);
+    assert_int_equal(env_file_pwrite(env, f, &byte, 1, UINT64_MAX - 5), ERR_INVAL);
+    assert_int_equal(env_file_truncate(env, f, UINT64_MAX), ERR_INVAL);
+    env_file_close(env, f);
+}
+
+static void file_beyond_the_size_limit_is_disk_full(void **state)
+{
+    (void)state;
+    struct env_file *f = open_new(0);
+    struct rlimit old;
+    assert_int_equal(getrlimit(RLIMIT_FSIZE, &old), 0);
+    struct rlimit small = {8192, old.rlim_max};
+    (void)signal(SIGXFSZ, SIG_IGN);
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &small), 0);
+    uint8_t data[16384] = {0};
+    int rv_write = env_file_pwrite(env, f, data, sizeof data, 0);
+    int rv_truncate = env_file_truncate(env, f, 100000);
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &old), 0);
+    assert_int_equal(rv_write, ERR_DISKFULL);
+    assert_int_equal(rv_truncate, ERR_DISKFULL);
+    env_file_close(env, f);
+}
+
+static void full_device_is_disk_full(void **state)
+{
+    (void)state;
+    struct env_file *f = NULL;
+    assert_int_equal(env_file_open(env, "/dev/full", ENV_OPEN_WRITE, &f), 0);
+    assert_int_equal(env_file_pwrite(env, f, "x", 1, 0), ERR_DISKFULL);
+    env_file_close(env, f);
+}
+
+static void lock_keeps_others_out_until_closed(void **state)
+{
+    (void)state;
+    struct env_file *f = open_new(0);
+    assert_int_equal(env_file_lock(env, f), 0);
+    assert_int_equal(env_file_lock(env, f), 0); /* it is ours already */
+    struct env_file *g = NULL;
+    assert_int_equal(env_file_open(env, path, ENV_OPEN_WRITE, &g), 0);
+    assert_int_equal(env_file_lock(env, g), ERR_LOCKED);
+    env_file_close(env, g); /* must not lose the first one's lock, as a POSIX lock would */
+    assert_int_equal(env_file_open(env, path, ENV_OPEN_WRITE, &g), 0);
+    assert_int_equal(env_file_lock(env, g), ERR_LOCKED);
+    env_file_close(env, f);
+    assert_int_equal(env_file_lock(env, g), 0);
+    env_file_close(env, g);
+}
+
+static void lock_of_a_killed_process_is_gone(void **state)
+{
+    (void)state;
+    int fds[2];
+    assert_int_equal(pipe(fds), 0);
+    env_file_close(env, open_new(0));
+    pid_t pid = fork();
+    if (pid == 0) {
+        struct env_file *f = NULL;
+        if (env_file_open(env, path, ENV_OPEN_WRITE, &f) != 0 || env_file_lock(env, f) != 0) {
+            _exit(1);
+        }
+        (void)!write(fds[1], "x", 1);
+        (void)pause();
+        _exit(1);
+    }
+    char byte;
+    assert_int_equal(read(fds[0], &byte, 1), 1);
+    struct env_file *f = NULL;
+    assert_int_equal(env_file_open(env, path, ENV_OPEN_WRITE, &f), 0);
+    assert_int_equal(env_file_lock(env, f), ERR_LOCKED);
+    assert_int_equal(kill(pid, SIGKILL), 0);
+    int status;
+    assert_true(waitpid(pid, &status, 0) == pid);
+    assert_int_equal(env_file_lock(env, f), 0);
+    env_file_close(env, f);
+    (void)close(fds[0]);
+    (void)close(fds[1]);
+}
+
+static void mapping_grows_the_file_and_is_shared(void **state)
+{
+    (void)state;
+    struct env_file *f = open_new(0);
+    void *map = NULL;
+    bool is_pmem = true;
+    assert_int_equal(env_file_map(env, f, 0, &map, &is_pmem), ERR_INVAL);
+    assert_int_equal(env_file_map(env, f, 65536, &map, &is_pmem), 0);
+    assert_int_equal(env_file_size(env, f), 65536);
+    memcpy((char *)map + 100, "mapped", 6);
+    char data[6];
+    assert_int_equal(env_file_pread(env, f, data, 6, 100), 6);
+    assert_memory_equal(data, "mapped", 6);
+    env_file_unmap(env, f, map, 65536);
+    assert_int_equal(env_file_rename(env, path, path2),
+                     0); /* the handle goes on under its new name */
+    assert_int_equal(env_file_map(env, f, 4096, &map, &is_pmem), 0);
+    assert_memory_equal((char *)map + 100, "mapped", 6);
+    env_file_unmap(env, f, map, 4096);
+    env_file_close(env, f);
+}
+
+struct names {
+    int count;
+    int known;
+};
+
+static void count_name(void *arg, const char *name)
+{
+    struct names *names = arg;
+    names->count++;
+    names->known += strcmp(name, "file") == 0 || strcmp(name, "other") == 0;
+}
+
+static void directories_are_made_listed_and_synced(void **state)
+{
+    (void)state;
+    struct names names = {0, 0};
+    assert_int_equal(env_dir_create(env, path2), 0);
+    assert_int_equal(env_dir_create(env, path2), ERR_EXISTS);
+    env_file_close(env, open_new(0));
+    assert_int_equal(env_dir_list(env, dir.path, count_name, &names), 0);
+    assert_int_equal(names.count, 2);
+    assert_int_equal(names.known, 2);
+    assert_int_equal(env_dir_sync(env, dir.path), 0);
+    char missing[DIR_PATH_BYTES];
+    (void)dir_path(&dir, "missing", missing);
+    assert_int_equal(env_dir_sync(env, missing), ERR_NOTFOUND);
+    assert_int_equal(env_dir_list(env, missing, count_name, &names), ERR_NOTFOUND);
+    assert_int_equal(env_dir_sync(env, path), ERR_IO); /* not a directory */
+}
+
+static void files_are_renamed_over_others_and_removed(void **state)
+{
+    (void)state;
+    dir_file_write(path, 0, "new", 3);
+    dir_file_write(path2, 0, "old", 3);
+    assert_int_equal(env_file_rename(env, path, path2), 0);
+    assert_int_equal(dir_file_size(path), -1);
+    char data[3];
+    dir_file_read(path2, 0, data, 3);
+    assert_memory_equal(data, "new", 3);
+    assert_int_equal(env_file_rename(env, path, path2), ERR_NOTFOUND);
+    assert_int_equal(env_file_unlink(env, path2), 0);
+    assert_int_equal(env_file_unlink(env, path2), ERR_NOTFOUND);
+}
+
+static void free_space_is_known(void **state)
+{
+    (void)state;
+    uint64_t bytes = 0;
+    assert_int_equal(env_disk_free(env, dir.path, &bytes), 0);
+    assert_true(bytes > 0);
+    assert_int_equal(env_disk_free(env, path, &bytes), ERR_NOTFOUND);
+    assert_true(bytes == 0);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(written_bytes_are_read_back, setup, teardown),
+        cmocka_unit_test_setup_teardown(open_says_what_is_wrong, setup, teardown),
+        cmocka_unit_test_setup_teardown(new_file_is_private, setup, teardown),
+        cmocka_unit_test_setup_teardown(file_opened_for_reading_cannot_be_written, setup, teardown),
+        cmocka_unit_test_setup_teardown(direct_transfers_work_on_this_file_system, setup, teardown),
+        cmocka_unit_test_setup_teardown(direct_and_synced_transfers_work_together, setup, teardown),
+        cmocka_unit_test_setup_teardown(direct_is_ignored_where_the_file_system_cannot, setup,
+                                        teardown),
+        cmocka_unit_test_setup_teardown(absurd_offsets_are_refused, setup, teardown),
+        cmocka_unit_test_setup_teardown(file_beyond_the_size_limit_is_disk_full, setup, teardown),
+        cmocka_unit_test_setup_teardown(full_device_is_disk_full, setup, teardown),
+        cmocka_unit_test_setup_teardown(lock_keeps_others_out_until_closed, setup, teardown),
+        cmocka_unit_test_setup_teardown(lock_of_a_killed_process_is_gone, setup, teardown),
+        cmocka_unit_test_setup_teardown(mapping_grows_the_file_and_is_shared, setup, teardown),
+        cmocka_unit_test_setup_teardown(directories_are_made_listed_and_synced, setup, teardown),
+        cmocka_unit_test_setup_teardown(files_are_renamed_over_others_and_removed, setup, teardown),
+        cmocka_unit_test_setup_teardown(free_space_is_known, setup, teardown),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
