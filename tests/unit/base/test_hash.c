@@ -17,8 +17,7 @@ static void values_never_change(void **state)
     for (size_t len = 0; len <= sizeof bytes; len++) {
         sum = sum * 31 + hash64(len, bytes, len);
     }
-    print_message("sum of all lengths: 0x%016llx\n", (unsigned long long)sum);
-    assert_true(sum == HASH_SUM);
+    assert_true(sum == 0x4c952c796e34e9d2u);
 }
 
 static void seed_and_bytes_matter(void **state)
