@@ -1,0 +1,619 @@
+/* Requests: who may ask, which shard answers, and the way of the answer back. */
+#include <string.h>
+
+#include "base/assert.h"
+#include "base/hash.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "node/internal.h"
+
+#define REQUESTS_POOL_MAX 4096u
+#define BUSY_RETRY_MS 20u
+
+/* ---- requests ---- */
+
+static struct request *request_new(struct client *client, const struct frame_header *header, uint64_t uid)
+{
+    struct node *node = client->node;
+    struct request *request;
+    if (!list_empty(&node->free_requests)) {
+        request = list_entry(node->free_requests.next, struct request, link);
+        list_remove(&request->link);
+    } else {
+        request = mem_alloc(sizeof *request);
+        if (request == NULL) {
+            return NULL;
+        }
+    }
+    memset(request, 0, offsetof(struct request, body));
+    request->node = node;
+    request->client = client;
+    request->uid = uid;
+    request->request_id = header->request_id;
+    request->kind = header->kind;
+    list_push_back(&client->requests, &request->link);
+    client->pending++;
+    node->requests_open++;
+    return request;
+}
+
+static void request_free(struct request *request)
+{
+    struct node *node = request->node;
+    if (request->client != NULL) {
+        list_remove(&request->link);
+        request->client->pending--;
+    }
+    node->requests_open--;
+    if (node->requests_open >= REQUESTS_POOL_MAX) {
+        mem_free(request);
+        return;
+    }
+    list_push_back(&node->free_requests, &request->link);
+}
+
+static uint32_t leader_of(struct shard *shard)
+{
+    struct shard_info info;
+    if (shard == NULL) {
+        return 0;
+    }
+    shard_get_info(shard, &info);
+    return info.leader_node;
+}
+
+static const char *advice(int err)
+{
+    switch (err) {
+    case ERR_NOTLEADER:
+        return "ask the node that leads this shard";
+    case ERR_BUSY:
+        return "the shard is overloaded or changes its leader: ask again";
+    case ERR_DISKFULL:
+        return "the disk under this node's data directory is full: free space; it goes on by itself";
+    case ERR_NOSHARD:
+        return "no replica of this shard on this node: open the heap again";
+    case ERR_SHUTDOWN:
+        return "this node is stopping: ask another";
+    case ERR_SESSION_EXPIRED:
+        return "the session is unknown here or has expired: open a new one";
+    default:
+        return err_text_of(err);
+    }
+}
+
+static void refuse(struct client *client, uint64_t request_id, int err, uint64_t uid, struct shard *shard)
+{
+    client->node->refused++;
+    uint32_t retry_ms = err == ERR_BUSY || err == ERR_DISKFULL ? BUSY_RETRY_MS : 0;
+    uint32_t leader = err == ERR_NOTLEADER || err == ERR_UNAVAILABLE ? leader_of(shard) : 0;
+    if (rpc_send_error(client->conn, request_id, err, uid, leader, retry_ms, advice(err)) != 0) {
+        rpc_close(client->conn, ERR_BUSY);
+    }
+}
+
+/* An answer's body is in node->scratch. A client that doesn't read its answers is cut off. */
+static void answer_scratch(struct client *client, uint64_t request_id, uint16_t kind)
+{
+    struct node *node = client->node;
+    struct frame_header header = {.kind = kind, .request_id = request_id};
+    struct slice body = slice_of(node->scratch.data, node->scratch.len);
+    if (rpc_send(client->conn, &header, &body, 1) != 0) {
+        rpc_close(client->conn, ERR_BUSY);
+    }
+}
+
+/* ---- commands ---- */
+
+static void command_done(struct shard_command *command, const struct command_result *result)
+{
+    struct request *request = container_of(command, struct request, command);
+    struct client *client = request->client;
+    if (client == NULL) {
+        request_free(request);
+        return;
+    }
+    if (result->err != 0) {
+        refuse(client, request->request_id, result->err, request->uid,
+               request->node->replica == NULL ? NULL : replica_shard(request->node->replica, request->uid));
+    } else {
+        struct msg_result m = {
+            .code = (uint32_t)-result->code, .version = result->version, .value = result->value};
+        buf_clear(&request->node->scratch);
+        if (message_encode_result(&m, &request->node->scratch) == 0) {
+            answer_scratch(client, request->request_id, KIND_RESULT);
+        }
+    }
+    request_free(request);
+}
+
+static void propose(struct client *client, const struct frame_header *header, uint16_t kind, struct slice body,
+                    uint64_t owner)
+{
+    struct node *node = client->node;
+    struct command_prefix prefix;
+    if (message_command_prefix(body, &prefix) != 0) {
+        refuse(client, header->request_id, ERR_PROTOCOL, 0, NULL);
+        return;
+    }
+    struct shard *shard = replica_shard(node->replica, prefix.uid);
+    if (shard == NULL) {
+        refuse(client, header->request_id, ERR_NOSHARD, prefix.uid, NULL);
+        return;
+    }
+    struct request *request = request_new(client, header, prefix.uid);
+    if (request == NULL) {
+        refuse(client, header->request_id, ERR_BUSY, prefix.uid, NULL);
+        return;
+    }
+    request->command.cb = command_done;
+    node->commands++;
+    int rv = shard_propose(shard, kind, body, owner, &request->command);
+    if (rv != 0) {
+        refuse(client, header->request_id, rv, prefix.uid, shard);
+        request_free(request);
+    }
+}
+
+/* ---- reads ---- */
+
+static int read_object(struct request *request, const struct heap *heap)
+{
+    struct client *client = request->client;
+    struct msg_read m;
+    const uint8_t *bytes = NULL;
+    struct heap_object object;
+    int rv = message_decode_read(slice_of(request->body, request->body_bytes), &m);
+    if (rv == 0) {
+        rv = heap_stat(heap, m.ptr, &object);
+    }
+    if (rv == 0) {
+        rv = m.len > READ_BYTES_MAX ? ERR_TOOBIG : heap_read(heap, m.ptr, m.offset, m.len, &bytes);
+    }
+    if (rv != 0) {
+        return rv;
+    }
+    /* The data goes from the arena to the connection's buffer, without a stop in between. */
+    uint8_t head[12];
+    store_u64(head, object.version);
+    store_u32(head + 8, m.len);
+    struct slice parts[2] = {slice_of(head, sizeof head), slice_of(bytes, m.len)};
+    struct frame_header header = {.kind = KIND_READ_RESULT, .request_id = request->request_id};
+    if (rpc_send(client->conn, &header, parts, m.len > 0 ? 2 : 1) != 0) {
+        rpc_close(client->conn, ERR_BUSY);
+    }
+    return 0;
+}
+
+static int read_stat(struct request *request, const struct heap *heap)
+{
+    struct msg_stat m;
+    struct heap_object object;
+    int rv = message_decode_stat(slice_of(request->body, request->body_bytes), &m);
+    if (rv == 0) {
+        rv = heap_stat(heap, m.ptr, &object);
+    }
+    if (rv != 0) {
+        return rv;
+    }
+    struct msg_stat_result out = {
+        .size = object.size, .version = object.version, .type = object.type, .flags = object.flags};
+    buf_clear(&request->node->scratch);
+    rv = message_encode_stat_result(&out, &request->node->scratch);
+    if (rv == 0) {
+        answer_scratch(request->client, request->request_id, KIND_STAT_RESULT);
+    }
+    return rv;
+}
+
+static int read_root(struct request *request, const struct heap *heap)
+{
+    struct msg_root_get m;
+    struct slice value;
+    int rv = message_decode_root_get(slice_of(request->body, request->body_bytes), &m);
+    if (rv == 0) {
+        rv = heap_map_get(heap, HEAP_MAP_ROOTS, m.name, &value);
+    }
+    if (rv != 0) {
+        return rv;
+    }
+    assert(value.len >= 16);
+    struct msg_root_result out = {.ptr = load_u64(value.data), .version = load_u64(value.data + 8)};
+    buf_clear(&request->node->scratch);
+    rv = message_encode_root_result(&out, &request->node->scratch);
+    if (rv == 0) {
+        answer_scratch(request->client, request->request_id, KIND_ROOT_RESULT);
+    }
+    return rv;
+}
+
+#define ROOT_LIST_BYTES_MAX (256u << 10)
+
+static int read_root_list(struct request *request, const struct heap *heap)
+{
+    struct msg_root_list m;
+    int rv = message_decode_root_list(slice_of(request->body, request->body_bytes), &m);
+    if (rv != 0) {
+        return rv;
+    }
+    struct buf entries = {0};
+    struct slice after = m.after;
+    struct slice key;
+    struct slice value;
+    uint32_t count = 0;
+    uint8_t more = 0;
+    while (rv == 0 && heap_map_next(heap, HEAP_MAP_ROOTS, after, &key, &value) == 0) {
+        if (count >= m.max || entries.len >= ROOT_LIST_BYTES_MAX) {
+            more = 1;
+            break;
+        }
+        uint8_t *at = buf_extend(&entries, 2 + key.len + 16);
+        if (at == NULL) {
+            rv = ERR_NOMEM;
+            break;
+        }
+        store_u16(at, (uint16_t)key.len);
+        memcpy(at + 2, key.data, key.len);
+        memcpy(at + 2 + key.len, value.data, 16);
+        after = key;
+        count++;
+    }
+    if (rv == 0) {
+        struct msg_root_list_result out = {.more = more, .entries = slice_of(entries.data, entries.len)};
+        buf_clear(&request->node->scratch);
+        rv = message_encode_root_list_result(&out, &request->node->scratch);
+    }
+    if (rv == 0) {
+        answer_scratch(request->client, request->request_id, KIND_ROOT_LIST_RESULT);
+    }
+    buf_close(&entries);
+    return rv;
+}
+
+static int read_heap_open(struct request *request)
+{
+    struct node *node = request->node;
+    struct msg_heap_open m;
+    struct catalog_heap heap;
+    uint8_t *shards = NULL;
+    int rv = message_decode_heap_open(slice_of(request->body, request->body_bytes), &m);
+    if (rv == 0) {
+        rv = catalog_find(node->replica, m.name, &heap);
+    }
+    if (rv != 0) {
+        return rv;
+    }
+    assert(heap.shard_count <= SHARDS_PER_HEAP_MAX);
+    size_t bytes = heap.shard_count * 12u;
+    shards = mem_alloc(bytes);
+    if (shards == NULL) {
+        return ERR_NOMEM;
+    }
+    for (uint32_t i = 0; rv == 0 && i < heap.shard_count; i++) {
+        struct catalog_shard shard;
+        rv = catalog_shard_of(node->replica, m.name, i, &shard);
+        if (rv == 0) {
+            store_u64(shards + i * 12u, shard.uid);
+            store_u32(shards + i * 12u + 8, replica_id_node(shard.members[0]));
+        }
+    }
+    if (rv == 0) {
+        struct msg_heap_info out = {
+            .heap_id = heap.heap_id, .shard_bytes_max = heap.shard_bytes_max, .shards = slice_of(shards, bytes)};
+        buf_clear(&node->scratch);
+        rv = message_encode_heap_info(&out, &node->scratch);
+    }
+    if (rv == 0) {
+        answer_scratch(request->client, request->request_id, KIND_HEAP_INFO);
+    }
+    mem_free(shards);
+    return rv;
+}
+
+static void read_done(struct shard_read *read, int err)
+{
+    struct request *request = container_of(read, struct request, read);
+    struct client *client = request->client;
+    if (client != NULL) {
+        const struct heap *heap = err == 0 ? shard_heap(request->shard) : NULL;
+        if (err == 0) {
+            switch (request->kind) {
+            case KIND_READ:
+                err = read_object(request, heap);
+                break;
+            case KIND_STAT:
+                err = read_stat(request, heap);
+                break;
+            case KIND_ROOT_GET:
+                err = read_root(request, heap);
+                break;
+            case KIND_ROOT_LIST:
+                err = read_root_list(request, heap);
+                break;
+            default:
+                assert(request->kind == KIND_HEAP_OPEN);
+                err = read_heap_open(request);
+                break;
+            }
+        }
+        if (err != 0) {
+            struct shard *shard =
+                request->node->replica == NULL ? NULL : replica_shard(request->node->replica, request->uid);
+            refuse(client, request->request_id, err, request->uid, shard);
+        }
+    }
+    request_free(request);
+}
+
+/* Every read's body begins with the shard's uid. */
+static void start_read(struct client *client, const struct frame_header *header, struct slice body)
+{
+    struct node *node = client->node;
+    if (body.len < 8 || body.len > REQUEST_BODY_INLINE) {
+        refuse(client, header->request_id, ERR_PROTOCOL, 0, NULL);
+        return;
+    }
+    uint64_t uid = load_u64(body.data);
+    struct shard *shard = replica_shard(node->replica, uid);
+    if (shard == NULL || (header->kind == KIND_HEAP_OPEN) != (uid == SHARD_META)) {
+        refuse(client, header->request_id, shard == NULL ? ERR_NOSHARD : ERR_INVAL, uid, NULL);
+        return;
+    }
+    struct request *request = request_new(client, header, uid);
+    if (request == NULL) {
+        refuse(client, header->request_id, ERR_BUSY, uid, NULL);
+        return;
+    }
+    request->shard = shard;
+    request->read.cb = read_done;
+    request->body_bytes = (uint16_t)body.len;
+    memcpy(request->body, body.data, body.len);
+    node->reads++;
+    int rv = shard_read_index(shard, &request->read);
+    if (rv != 0) {
+        refuse(client, header->request_id, rv, uid, shard);
+        request_free(request);
+    }
+}
+
+/* ---- what this node knows by itself ---- */
+
+static void answer_cluster(struct client *client, const struct frame_header *header)
+{
+    struct node *node = client->node;
+    uint8_t bytes[NODES_MAX * (4 + 2 + sizeof node->config.nodes[0].name + 2 + sizeof node->config.nodes[0].address)];
+    size_t at = 0;
+    for (uint32_t i = 0; i < node->config.node_count; i++) {
+        const struct node_config_peer *p = &node->config.nodes[i];
+        size_t name = strlen(p->name);
+        size_t address = strlen(p->address);
+        store_u32(bytes + at, p->number);
+        store_u16(bytes + at + 4, (uint16_t)name);
+        memcpy(bytes + at + 6, p->name, name);
+        at += 6 + name;
+        store_u16(bytes + at, (uint16_t)address);
+        memcpy(bytes + at + 2, p->address, address);
+        at += 2 + address;
+    }
+    struct shard *meta = node->replica == NULL ? NULL : replica_shard(node->replica, SHARD_META);
+    struct msg_cluster_info m = {.cluster_id = node->self.cluster_id,
+                                 .self = node->self_config->number,
+                                 .meta_leader = leader_of(meta),
+                                 .nodes = slice_of(bytes, at)};
+    buf_clear(&node->scratch);
+    if (message_encode_cluster_info(&m, &node->scratch) == 0) {
+        answer_scratch(client, header->request_id, KIND_CLUSTER_INFO);
+    }
+}
+
+static void answer_admin(struct client *client, const struct frame_header *header, struct slice body)
+{
+    struct node *node = client->node;
+    struct msg_admin m;
+    struct buf json = {0};
+    struct err_text e = {""};
+    int rv = message_decode_admin(body, &m);
+    if (rv == 0) {
+        rv = admin__answer(node, m.verb, m.args, &json, &e);
+    }
+    if (rv == 0) {
+        struct msg_admin_result out = {.json = slice_of(json.data, json.len)};
+        buf_clear(&node->scratch);
+        rv = message_encode_admin_result(&out, &node->scratch);
+    }
+    buf_close(&json);
+    if (rv == 0) {
+        answer_scratch(client, header->request_id, KIND_ADMIN_RESULT);
+        return;
+    }
+    node->refused++;
+    rpc_send_error(client->conn, header->request_id, rv, 0, 0, 0, e.text[0] != 0 ? e.text : advice(rv));
+}
+
+static void answer_peer_command(struct client *client, const struct frame_header *header, struct slice body)
+{
+    struct msg_peer_command m;
+    struct msg_node_join join;
+    if (message_decode_peer_command(body, &m) != 0 || m.kind != KIND_NODE_JOIN ||
+        message_decode_node_join(m.body, &join) != 0 || join.uid != SHARD_META || join.session != 0 ||
+        join.node != client->peer_number) {
+        refuse(client, header->request_id, ERR_PROTOCOL, 0, NULL);
+        return;
+    }
+    propose(client, header, m.kind, m.body, 0);
+}
+
+/* ---- frames ---- */
+
+static void client_frame(struct client *client, const struct frame_header *header, struct slice body)
+{
+    struct node *node = client->node;
+    if (header->kind == KIND_CLUSTER) {
+        answer_cluster(client, header);
+        return;
+    }
+    if (header->kind == KIND_ADMIN) {
+        answer_admin(client, header, body);
+        return;
+    }
+    if (node->phase != NODE_RUNNING || node->replica == NULL) {
+        refuse(client, header->request_id, node->phase == NODE_STOPPING ? ERR_SHUTDOWN : ERR_UNAVAILABLE, 0, NULL);
+        return;
+    }
+    if (client->pending >= REQUESTS_PER_CONN_MAX) {
+        refuse(client, header->request_id, ERR_BUSY, 0, NULL);
+        return;
+    }
+    switch (header->kind) {
+    case KIND_READ:
+    case KIND_STAT:
+    case KIND_ROOT_GET:
+    case KIND_ROOT_LIST:
+    case KIND_HEAP_OPEN:
+        start_read(client, header, body);
+        return;
+    case KIND_SESSION_EXPIRE:
+    case KIND_NODE_JOIN:
+    case KIND_TICK:
+        refuse(client, header->request_id, ERR_DENIED, 0, NULL);
+        return;
+    default:
+        if (message_is_command(header->kind)) {
+            propose(client, header, header->kind, body, client->owner);
+            return;
+        }
+        refuse(client, header->request_id, ERR_PROTOCOL, 0, NULL);
+    }
+}
+
+static void bulk_frame(struct client *client, const struct frame_header *header, struct slice body)
+{
+    struct node *node = client->node;
+    uint16_t kind = 0;
+    if (node->phase != NODE_RUNNING || node->replica == NULL) {
+        refuse(client, header->request_id, ERR_UNAVAILABLE, 0, NULL);
+        return;
+    }
+    buf_clear(&node->scratch);
+    int rv = replica_bulk_serve(node->replica, client->peer_number, header->kind, body, &kind, &node->scratch);
+    if (rv != 0) {
+        refuse(client, header->request_id, rv, 0, NULL);
+        return;
+    }
+    answer_scratch(client, header->request_id, kind);
+}
+
+static void on_frame(void *arg, struct rpc_conn *conn, const struct frame_header *header, struct slice body)
+{
+    struct node *node = arg;
+    struct client *client = rpc_data(conn);
+    if (client == NULL) {
+        return; /* forgotten while the node stops */
+    }
+    switch (rpc_conn_lane(conn)) {
+    case RPC_LANE_CLIENT:
+        client_frame(client, header, body);
+        return;
+    case RPC_LANE_BULK:
+        bulk_frame(client, header, body);
+        return;
+    case RPC_LANE_RAFT:
+        if (node->replica == NULL) {
+            return;
+        }
+        if (header->kind == KIND_PEER_COMMAND) {
+            answer_peer_command(client, header, body);
+            return;
+        }
+        struct msg_peer_batch m;
+        int rv = header->kind != KIND_PEER_BATCH ? ERR_PROTOCOL : message_decode_peer_batch(body, &m);
+        if (rv == 0) {
+            rv = replica_receive(node->replica, client->peer_number, m.items);
+        }
+        if (rv != 0) {
+            log_warn("node", "malformed consensus traffic dropped", "peer=%s kind=%u err=%s", rpc_peer(conn)->name,
+                     header->kind, err_name(rv));
+        }
+    }
+}
+
+static int on_ready(void *arg, struct rpc_conn *conn, const struct msg_hello *hello, const struct msg_hello_ok *ok,
+                    struct err_text *e)
+{
+    struct node *node = arg;
+    const struct env_peer *who = rpc_peer(conn);
+    uint32_t number = 0;
+    (void)ok;
+    assert(hello != NULL);
+    if (hello->cluster_id != 0 && node->self.cluster_id != 0 && hello->cluster_id != node->self.cluster_id) {
+        return err_set(e, ERR_WRONGCLUSTER, "this node belongs to cluster %016llx, the connection to %016llx",
+                       (unsigned long long)node->self.cluster_id, (unsigned long long)hello->cluster_id);
+    }
+    if (rpc_conn_lane(conn) != RPC_LANE_CLIENT) {
+        for (uint32_t i = 0; i < node->peer_count; i++) {
+            if (who->role == ENV_ROLE_NODE && strcmp(node->peers[i].config->name, who->name) == 0) {
+                number = node->peers[i].config->number;
+            }
+        }
+        if (number == 0) {
+            return err_set(e, ERR_DENIED, "%s is not a node of this cluster: `nodes` in this node's configuration "
+                           "names all of them", who->name);
+        }
+    }
+    struct client *client = mem_zalloc(sizeof *client);
+    if (client == NULL) {
+        return err_set(e, ERR_BUSY, "out of memory");
+    }
+    client->node = node;
+    client->conn = conn;
+    client->peer_number = number;
+    client->owner = hash64(0, who->name, strlen(who->name));
+    list_init(&client->requests);
+    list_push_back(&node->clients, &client->link);
+    rpc_set_data(conn, client);
+    return 0;
+}
+
+static void client_forget(struct client *client)
+{
+    list_for_each_safe(it, next, &client->requests)
+    {
+        struct request *request = list_entry(it, struct request, link);
+        list_remove(&request->link);
+        request->client = NULL;
+    }
+    list_remove(&client->link);
+    rpc_set_data(client->conn, NULL);
+    mem_free(client);
+}
+
+static void on_close(void *arg, struct rpc_conn *conn, int reason, const char *text)
+{
+    (void)arg;
+    struct client *client = rpc_data(conn);
+    log_debug("node", "connection closed", "peer=%s reason=%s cause=\"%s\"", rpc_peer(conn)->name, err_name(reason),
+              text);
+    if (client != NULL) {
+        client_forget(client);
+    }
+}
+
+const struct rpc_cbs dispatch__cbs = {.on_ready = on_ready, .on_frame = on_frame, .on_close = on_close};
+
+void dispatch__forget_clients(struct node *node)
+{
+    list_for_each_safe(it, next, &node->clients)
+    {
+        client_forget(list_entry(it, struct client, link));
+    }
+}
+
+void dispatch__free_requests(struct node *node)
+{
+    list_for_each_safe(it, next, &node->free_requests)
+    {
+        struct request *request = list_entry(it, struct request, link);
+        list_remove(&request->link);
+        mem_free(request);
+    }
+}

@@ -1,0 +1,138 @@
+/* Shared by the files of node/; see node/README.md for the reading order. */
+#ifndef CAIRN_NODE_INTERNAL_H
+#define CAIRN_NODE_INTERNAL_H
+
+#include "base/limits.h"
+#include "base/list.h"
+#include "node/identity.h"
+#include "node/node.h"
+#include "replica/replica.h"
+#include "rpc/rpc.h"
+#include "wal/wal.h"
+
+#define NODE_SOFTWARE "cairnd"
+#define REQUEST_BODY_INLINE 320u
+
+struct node;
+
+/* Another node: our outgoing links to it, and what it last said of itself. */
+struct peer {
+    struct node *node;
+    const struct node_config_peer *config;
+    struct rpc_link *raft;
+    struct rpc_link *bulk; /* opened with the first request */
+    struct list bulk_waits;
+    bool known; /* it answered HELLO at least once */
+    uint64_t node_uid, cluster_id;
+    uint8_t state;
+    bool in_roster; /* of a member: the founding members include our identity */
+    struct roster roster;
+    uint64_t dropped; /* batches not sent: not connected or queue full */
+};
+
+/* One request on the bulk lane waiting for its answer. */
+struct bulk_wait {
+    struct list link;
+    struct peer *peer;
+    uint64_t token;
+    uint64_t deadline_ns;
+    uint16_t kind;
+    bool sent;
+    int err; /* set: failed, to be answered in the next turn */
+    struct buf body;
+};
+
+/* One accepted connection. */
+struct client {
+    struct node *node;
+    struct rpc_conn *conn;
+    struct list link;
+    struct list requests;
+    uint32_t pending;
+    uint32_t peer_number; /* of a node, else 0 */
+    uint64_t owner;       /* hash of the user's name */
+};
+
+/* A request whose answer is outstanding. */
+struct request {
+    union {
+        struct shard_command command;
+        struct shard_read read;
+    };
+    struct node *node;
+    struct client *client; /* NULL: it has gone; nobody to answer */
+    struct list link;      /* client's requests, or the free list */
+    struct shard *shard;
+    uint64_t uid;
+    uint64_t request_id;
+    uint16_t kind;
+    uint16_t body_bytes;
+    uint8_t body[REQUEST_BODY_INLINE];
+};
+
+struct node {
+    struct env *env;
+    struct node_config config;
+    const struct node_cbs *cbs;
+    void *arg;
+    enum node_phase phase;
+    bool fatal;
+
+    const struct node_config_peer *self_config;
+    struct identity identity;
+    struct rpc_identity self;
+    uint8_t roster_bytes[ROSTER_BYTES_MAX];
+    struct env_file *lock;
+
+    struct rpc_server *server;
+    struct list clients;
+    struct list free_requests;
+    struct buf scratch; /* bodies of answers, one at a time */
+    uint64_t requests_open;
+    uint64_t reads, commands, refused;
+
+    struct peer peers[NODES_MAX];
+    uint32_t peer_count;
+    struct env_timer discover_timer;
+    uint32_t join_next; /* the peer asked next for a new replica id */
+    struct env_timer bulk_timer;
+    struct env_task bulk_task;
+
+    struct wal *wal;
+    struct replica *replica;
+    uint64_t opened_ns;
+    enum image_mode mode;
+
+    void (*stopped)(void *arg);
+    void *stopped_arg;
+    int stop_pending;
+};
+
+/* node.c */
+int node__start(struct node *node, struct err_text *e); /* identity is a member's: opens log and shards */
+void node__fatal(struct node *node, int err, const char *text);
+struct peer *node__peer(struct node *node, uint32_t number);
+
+/* peers.c */
+int peers__open(struct node *node, struct err_text *e);
+void peers__close(struct node *node);
+void peers__send(void *arg, uint32_t number, struct slice items);
+void peers__bulk_request(void *arg, uint32_t number, uint16_t kind, struct slice body, uint64_t token);
+
+/* discover.c */
+void discover__begin(struct node *node);
+void discover__peer_spoke(struct node *node, struct peer *peer);
+/* A frame on the raft link while joining: RESULT or ERROR of our NODE_JOIN. */
+void discover__answer(struct node *node, struct peer *peer, const struct frame_header *header, struct slice body);
+
+/* dispatch.c */
+extern const struct rpc_cbs dispatch__cbs;
+/* Requests in flight are answered to nobody from here on. */
+void dispatch__forget_clients(struct node *node);
+/* After the replica is gone, so that none is in flight. */
+void dispatch__free_requests(struct node *node);
+
+/* admin.c: appends the JSON text of an answer to *out, or returns an error with a text. */
+int admin__answer(struct node *node, struct slice verb, struct slice args, struct buf *out, struct err_text *e);
+
+#endif

@@ -1,0 +1,468 @@
+#include "node/node.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "base/assert.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "node/internal.h"
+
+void node_config_init(struct node_config *config)
+{
+    memset(config, 0, sizeof *config);
+    snprintf(config->listen, sizeof config->listen, "0.0.0.0:7420");
+    config->election_ms = 1000;
+    config->heartbeat_ms = 100;
+    config->storage = NODE_STORAGE_AUTO;
+    config->checkpoint_log_bytes = 8u << 20;
+    config->meta_bytes_max = 64u << 20;
+    config->wal_segment_bytes = 16u << 20;
+    config->wal_cache_bytes = 8u << 20;
+    config->wal_disk_bytes_max = 1u << 30;
+    config->wal_direct = true;
+    config->shutdown_ms = 5000;
+    config->log_level = LOG_INFO;
+}
+
+struct peer *node__peer(struct node *node, uint32_t number)
+{
+    for (uint32_t i = 0; i < node->peer_count; i++) {
+        if (node->peers[i].config->number == number) {
+            return &node->peers[i];
+        }
+    }
+    return NULL;
+}
+
+void node__fatal(struct node *node, int err, const char *text)
+{
+    if (node->fatal) {
+        return;
+    }
+    node->fatal = true;
+    node->phase = NODE_FAILED;
+    log_error("node", "stopped for good", "err=%s cause=\"%s\"", err_name(err), text);
+    if (node->cbs != NULL && node->cbs->on_fatal != NULL) {
+        node->cbs->on_fatal(node->arg, node, err, text);
+    }
+}
+
+/* ---- from below ---- */
+
+static void on_durable(void *arg, uint64_t position)
+{
+    struct node *node = arg;
+    if (node->replica != NULL) {
+        replica_log_durable(node->replica, position);
+    }
+}
+
+static void on_log_failed(void *arg, int err, const char *text)
+{
+    struct node *node = arg;
+    if (node->replica != NULL) {
+        replica_log_failed(node->replica, err);
+    }
+    node__fatal(node, err, text);
+}
+
+static void on_log_pressure(void *arg, struct wal_log *log)
+{
+    struct node *node = arg;
+    if (node->replica != NULL) {
+        replica_log_pressure(node->replica, log);
+    }
+}
+
+static void on_catalog(void *arg)
+{
+    (void)arg; /* read from the meta shard's arena whenever somebody asks */
+}
+
+static void on_leader(void *arg, struct shard *shard)
+{
+    (void)arg;
+    struct shard_info info;
+    shard_get_info(shard, &info);
+    log_debug("node", "leader changed", "shard=%llu leader=%u term=%llu", (unsigned long long)info.uid,
+              info.leader_node, (unsigned long long)info.term);
+}
+
+static void on_shard_failed(void *arg, struct shard *shard, int err, const char *text)
+{
+    (void)arg;
+    struct shard_info info;
+    shard_get_info(shard, &info);
+    log_error("node", "a shard stopped serving here; its other replicas go on",
+              "shard=%llu err=%s cause=\"%s\"", (unsigned long long)info.uid, err_name(err), text);
+}
+
+static const struct replica_cbs replica_table = {
+    .send = peers__send,
+    .bulk_request = peers__bulk_request,
+    .on_catalog = on_catalog,
+    .on_leader = on_leader,
+    .on_shard_failed = on_shard_failed,
+};
+
+/* ---- life ---- */
+
+/* Pmem mode only where the data directory can be mapped as memory; the choice is logged and shown by `node storage`. */
+static int choose_mode(struct node *node, struct err_text *e)
+{
+    node->mode = IMAGE_DISK;
+    if (node->config.storage == NODE_STORAGE_DISK) {
+        return 0;
+    }
+    char path[PATH_BYTES_MAX + 32];
+    snprintf(path, sizeof path, "%s/probe", node->config.data_dir);
+    struct env_file *file = NULL;
+    bool is_pmem = false;
+    int rv = env_file_unlink(node->env, path);
+    if (rv == 0 || rv == ERR_NOTFOUND) {
+        rv = env_file_open(node->env, path, ENV_OPEN_WRITE | ENV_OPEN_CREATE, &file);
+    }
+    if (rv == 0) {
+        void *map = NULL;
+        rv = env_file_truncate(node->env, file, HEAP_PAGE_BYTES);
+        if (rv == 0 && env_file_map(node->env, file, HEAP_PAGE_BYTES, &map, &is_pmem) == 0) {
+            env_file_unmap(node->env, file, map, HEAP_PAGE_BYTES);
+        }
+        env_file_close(node->env, file);
+        env_file_unlink(node->env, path);
+    }
+    if (is_pmem) {
+        node->mode = IMAGE_PMEM;
+    } else if (node->config.storage == NODE_STORAGE_PMEM) {
+        return err_set(e, ERR_UNSUPPORTED,
+                       "storage.mode is pmem, but %s is not on persistent memory: set storage.mode to disk or auto",
+                       node->config.data_dir);
+    }
+    return 0;
+}
+
+int node__start(struct node *node, struct err_text *e)
+{
+    assert(node->identity.state == IDENTITY_MEMBER);
+    assert(node->replica == NULL);
+    char dir[PATH_BYTES_MAX + 16];
+
+    node->self.cluster_id = node->identity.cluster_id;
+    node->self.node_state = IDENTITY_MEMBER;
+    node->self.roster =
+        slice_of(node->roster_bytes, roster_encode(&node->identity.roster, node->roster_bytes));
+
+    int rv = choose_mode(node, e);
+    if (rv != 0) {
+        return rv;
+    }
+    snprintf(dir, sizeof dir, "%s/wal", node->config.data_dir);
+    struct wal_opts wal_opts = {
+        .dir = dir,
+        .node_uid = node->identity.node_uid,
+        .segment_bytes = node->config.wal_segment_bytes,
+        .cache_bytes = node->config.wal_cache_bytes,
+        .disk_bytes_max = node->config.wal_disk_bytes_max,
+        .direct = node->config.wal_direct,
+        .on_durable = on_durable,
+        .on_failed = on_log_failed,
+        .on_pressure = on_log_pressure,
+        .arg = node,
+    };
+    rv = wal_open(node->env, &wal_opts, &node->wal, e);
+    if (rv != 0) {
+        return rv;
+    }
+    snprintf(dir, sizeof dir, "%s/shards", node->config.data_dir);
+    struct replica_opts opts = {
+        .env = node->env,
+        .wal = node->wal,
+        .dir = dir,
+        .node = node->self_config->number,
+        .node_count = node->config.node_count,
+        .self_id = node->identity.replica_id,
+        .founding = node->identity.founding,
+        .cluster_id = node->identity.cluster_id,
+        .election_ms = node->config.election_ms,
+        .heartbeat_ms = node->config.heartbeat_ms,
+        .meta_bytes_max = node->config.meta_bytes_max,
+        .mode = node->mode,
+        .checkpoint_log_bytes = node->config.checkpoint_log_bytes,
+        .cbs = &replica_table,
+        .arg = node,
+    };
+    for (uint32_t i = 0; i < node->config.node_count; i++) {
+        opts.nodes[i] = node->config.nodes[i].number;
+    }
+    rv = replica_open(&opts, &node->replica, e);
+    if (rv != 0) {
+        wal_abandon(node->wal);
+        node->wal = NULL;
+        return rv;
+    }
+    node->phase = NODE_RUNNING;
+    log_info("node", "running", "node=%s number=%u cluster=%016llx replica=%llu storage=%s", node->config.name,
+             node->self_config->number, (unsigned long long)node->identity.cluster_id,
+             (unsigned long long)node->identity.replica_id, node->mode == IMAGE_PMEM ? "pmem" : "disk");
+    return 0;
+}
+
+static int open_data_dir(struct node *node, struct err_text *e)
+{
+    const char *dir = node->config.data_dir;
+    char path[PATH_BYTES_MAX + 16];
+    int rv = env_dir_create(node->env, dir);
+    if (rv != 0 && rv != ERR_EXISTS) {
+        return err_set(e, rv, "data_dir %s: %s", dir, err_text_of(rv));
+    }
+    snprintf(path, sizeof path, "%s/lock", dir);
+    rv = env_file_open(node->env, path, ENV_OPEN_WRITE | ENV_OPEN_CREATE, &node->lock);
+    if (rv == ERR_EXISTS) {
+        rv = env_file_open(node->env, path, ENV_OPEN_WRITE, &node->lock);
+    }
+    if (rv != 0) {
+        return err_set(e, rv, "%s: %s", path, err_text_of(rv));
+    }
+    rv = env_file_lock(node->env, node->lock);
+    if (rv != 0) {
+        return err_set(e, rv, "%s: %s%s", dir, err_text_of(rv),
+                       rv == ERR_LOCKED ? "; is another cairnd running on this data directory?" : "");
+    }
+    struct err_text why = {""};
+    rv = identity_load(node->env, dir, &node->identity, &why);
+    if (rv == ERR_NOTFOUND) {
+        struct identity *id = &node->identity;
+        memset(id, 0, sizeof *id);
+        id->number = node->self_config->number;
+        do {
+            id->node_uid = env_random_u64(node->env);
+        } while (id->node_uid == 0);
+        return identity_store(node->env, dir, id, e);
+    }
+    if (rv != 0) {
+        return err_set(e, rv, "%s", why.text);
+    }
+    if (node->identity.number != node->self_config->number) {
+        return err_set(e, ERR_CONFIG,
+                       "%s belongs to node number %u, but the configuration says that %s is number %u: correct `nodes` "
+                       "or data_dir",
+                       dir, node->identity.number, node->config.name, node->self_config->number);
+    }
+    return 0;
+}
+
+int node_open(struct env *env, const struct node_config *config, const struct node_cbs *cbs, void *arg,
+              struct node **out, struct err_text *e)
+{
+    *out = NULL;
+    int rv = node_config_validate(config, e);
+    if (rv != 0) {
+        return rv;
+    }
+    struct node *node = mem_zalloc(sizeof *node);
+    if (node == NULL) {
+        return err_set(e, ERR_NOMEM, "out of memory");
+    }
+    node->env = env;
+    node->config = *config;
+    node->cbs = cbs;
+    node->arg = arg;
+    node->opened_ns = env_now_ns(env);
+    list_init(&node->clients);
+    list_init(&node->free_requests);
+    for (uint32_t i = 0; i < node->config.node_count; i++) {
+        const struct node_config_peer *p = &node->config.nodes[i];
+        if (strcmp(p->name, node->config.name) == 0) {
+            node->self_config = p;
+        } else {
+            node->peers[node->peer_count].node = node;
+            node->peers[node->peer_count].config = p;
+            list_init(&node->peers[node->peer_count].bulk_waits);
+            node->peer_count++;
+        }
+    }
+    assert(node->self_config != NULL);
+
+    rv = open_data_dir(node, e);
+    if (rv != 0) {
+        goto err_after_alloc;
+    }
+    memcpy(node->self.name, node->config.name, sizeof node->config.name);
+    node->self.node_uid = node->identity.node_uid;
+    node->self.node_state = (uint8_t)node->identity.state;
+    if (node->identity.state == IDENTITY_MEMBER) {
+        rv = node__start(node, e);
+        if (rv != 0) {
+            goto err_after_alloc;
+        }
+    }
+    rv = rpc_server_open(env, node->config.listen, &node->self, &dispatch__cbs, node, &node->server, e);
+    if (rv != 0) {
+        goto err_after_start;
+    }
+    rv = peers__open(node, e);
+    if (rv != 0) {
+        goto err_after_start;
+    }
+    if (node->identity.state == IDENTITY_FRESH) {
+        discover__begin(node);
+    }
+    *out = node;
+    return 0;
+
+err_after_start:
+err_after_alloc:
+    assert(rv != 0);
+    node_free(node);
+    return rv;
+}
+
+/* ---- stopping: shards hand over, the log closes, then connections ---- */
+
+static void server_closed(void *arg)
+{
+    struct node *node = arg;
+    node->server = NULL;
+    node->stopped(node->stopped_arg);
+}
+
+static void log_closed(void *arg, int err)
+{
+    struct node *node = arg;
+    node->wal = NULL;
+    if (err != 0) {
+        log_error("node", "the log did not close cleanly", "err=%s", err_name(err));
+    }
+    dispatch__forget_clients(node);
+    peers__close(node);
+    rpc_server_close(node->server, server_closed, node);
+}
+
+static void replica_stopped(void *arg)
+{
+    struct node *node = arg;
+    replica_free(node->replica);
+    node->replica = NULL;
+    wal_close(node->wal, log_closed, node);
+}
+
+static void say_goaway(void *arg, struct rpc_conn *conn)
+{
+    struct node *node = arg;
+    if (rpc_conn_lane(conn) != RPC_LANE_CLIENT || rpc_data(conn) == NULL) {
+        return;
+    }
+    struct msg_goaway m = {.grace_ms = node->config.shutdown_ms};
+    struct frame_header header = {.kind = KIND_GOAWAY};
+    buf_clear(&node->scratch);
+    if (message_encode_goaway(&m, &node->scratch) == 0) {
+        struct slice body = slice_of(node->scratch.data, node->scratch.len);
+        rpc_send(conn, &header, &body, 1);
+    }
+}
+
+void node_stop(struct node *node, void (*done)(void *arg), void *arg)
+{
+    assert(node->stopped == NULL);
+    node->stopped = done;
+    node->stopped_arg = arg;
+    env_timer_stop(node->env, &node->discover_timer);
+    enum node_phase was = node->phase;
+    node->phase = NODE_STOPPING;
+    rpc_server_each(node->server, say_goaway, node);
+    if (was == NODE_RUNNING && node->replica != NULL) {
+        log_info("node", "stopping: handing leadership over", "at_most_ms=%u", node->config.shutdown_ms);
+        replica_stop(node->replica, node->config.shutdown_ms, replica_stopped, node);
+        return;
+    }
+    if (node->replica != NULL) {
+        replica_free(node->replica);
+        node->replica = NULL;
+    }
+    if (node->wal != NULL) {
+        wal_abandon(node->wal);
+        node->wal = NULL;
+    }
+    dispatch__forget_clients(node);
+    peers__close(node);
+    rpc_server_close(node->server, server_closed, node);
+}
+
+void node_free(struct node *node)
+{
+    if (node == NULL) {
+        return;
+    }
+    env_timer_stop(node->env, &node->discover_timer);
+    peers__close(node);
+    dispatch__forget_clients(node);
+    if (node->server != NULL) {
+        rpc_server_stop(node->server);
+    }
+    if (node->replica != NULL) {
+        replica_free(node->replica);
+    }
+    if (node->wal != NULL) {
+        wal_abandon(node->wal);
+    }
+    dispatch__free_requests(node);
+    if (node->lock != NULL) {
+        env_file_close(node->env, node->lock);
+    }
+    buf_close(&node->scratch);
+    mem_free(node);
+}
+
+enum node_phase node_phase(const struct node *node)
+{
+    return node->phase;
+}
+
+struct replica *node_replica(struct node *node)
+{
+    return node->replica;
+}
+
+int node_port(const struct node *node)
+{
+    return rpc_server_port(node->server);
+}
+
+static void count_shard(void *arg, struct shard *shard)
+{
+    struct node_health *h = arg;
+    struct shard_info info;
+    shard_get_info(shard, &info);
+    h->shards++;
+    h->shards_leading += info.serving ? 1 : 0;
+    h->shards_with_leader += info.leader_node != 0 ? 1 : 0;
+    h->shards_failed += info.failed ? 1 : 0;
+}
+
+void node_get_health(struct node *node, struct node_health *out)
+{
+    memset(out, 0, sizeof *out);
+    out->phase = node->phase;
+    out->commands = node->commands;
+    out->reads = node->reads;
+    if (node->replica != NULL) {
+        struct replica_counters counters;
+        replica_get_counters(node->replica, &counters);
+        out->batches = counters.batches;
+        replica_each_shard(node->replica, count_shard, out);
+    }
+    if (node->wal != NULL) {
+        struct wal_stats stats;
+        wal_stats(node->wal, &stats);
+        out->wal_writes = stats.writes;
+        out->wal_bytes = stats.bytes_written;
+        out->wal_sync_ns_p99 = stats.sync_ns_p99;
+        out->disk_full = !wal_has_room(node->wal);
+    }
+    if (node->server != NULL) {
+        struct rpc_server_stats stats;
+        rpc_server_stats(node->server, &stats);
+        out->connections = stats.open;
+    }
+}
