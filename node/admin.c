@@ -1,5 +1,5 @@
-/* What an operator asks a node (ADMIN): answered from this node's own state, as JSON. Pointers, ids, versions and other
- * 64-bit numbers that JSON readers would round are strings. */
+/* What an operator asks a node (ADMIN): answered from this node's own state, as JSON. Pointers,
+ * ids, versions and other 64-bit numbers that JSON readers would round are strings. */
 #include <inttypes.h>
 #include <jansson.h>
 #include <stdio.h>
@@ -80,11 +80,13 @@ static json_t *wal_json(const struct wal *wal)
 {
     struct wal_stats s;
     wal_stats(wal, &s);
-    return json_pack("{s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:b}", "records", number(s.records), "bytes_appended",
-                     number(s.bytes_appended), "bytes_written", number(s.bytes_written), "writes", number(s.writes),
-                     "syncs", number(s.syncs), "sync_us_p50", number(s.sync_ns_p50 / 1000), "sync_us_p99",
-                     number(s.sync_ns_p99 / 1000), "segments", number(s.segments), "disk_bytes", number(s.disk_bytes),
-                     "cached_bytes", number(s.cached_bytes), "has_room", wal_has_room(wal));
+    return json_pack("{s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:b}", "records", number(s.records),
+                     "bytes_appended", number(s.bytes_appended), "bytes_written",
+                     number(s.bytes_written), "writes", number(s.writes), "syncs", number(s.syncs),
+                     "sync_us_p50", number(s.sync_ns_p50 / 1000), "sync_us_p99",
+                     number(s.sync_ns_p99 / 1000), "segments", number(s.segments), "disk_bytes",
+                     number(s.disk_bytes), "cached_bytes", number(s.cached_bytes), "has_room",
+                     wal_has_room(wal));
 }
 
 static json_t *status(struct node *node, json_t *args, struct answer_error *e)
@@ -98,30 +100,33 @@ static json_t *status(struct node *node, json_t *args, struct answer_error *e)
         const struct node_config_peer *p = &node->config.nodes[i];
         struct peer *peer = node__peer(node, p->number);
         bool connected = peer == NULL || (peer->raft != NULL && rpc_link_conn(peer->raft) != NULL);
-        json_array_append_new(peers, json_pack("{s:s,s:i,s:s,s:b,s:b}", "name", p->name, "number", (int)p->number,
-                                               "address", p->address, "self", peer == NULL, "connected", connected));
+        json_array_append_new(peers, json_pack("{s:s,s:i,s:s,s:b,s:b}", "name", p->name, "number",
+                                               (int)p->number, "address", p->address, "self",
+                                               peer == NULL, "connected", connected));
     }
     json_t *out = json_pack(
-        "{s:s,s:i,s:s,s:o,s:s,s:s,s:i,s:s,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:b,s:o}", "node", node->config.name,
-        "number", (int)node->self_config->number, "cluster", node->config.cluster, "cluster_id",
-        text_hex(node->self.cluster_id), "phase", phase_name(node->phase), "version", CAIRN_VERSION, "wire",
-        RPC_WIRE_MAJOR, "storage", node->mode == IMAGE_PMEM ? "pmem" : "disk", "uptime_ms",
-        number((env_now_ns(node->env) - node->opened_ns) / 1000000), "shards", number(h.shards), "leading",
-        number(h.shards_leading), "with_leader", number(h.shards_with_leader), "failed", number(h.shards_failed),
-        "connections", number(h.connections), "commands", number(h.commands), "reads", number(h.reads), "disk_full",
-        h.disk_full, "peers", peers);
+        "{s:s,s:i,s:s,s:o,s:s,s:s,s:i,s:s,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:b,s:o}", "node",
+        node->config.name, "number", (int)node->self_config->number, "cluster",
+        node->config.cluster, "cluster_id", text_hex(node->self.cluster_id), "phase",
+        phase_name(node->phase), "version", CAIRN_VERSION, "wire", RPC_WIRE_MAJOR, "storage",
+        node->mode == IMAGE_PMEM ? "pmem" : "disk", "uptime_ms",
+        number((env_now_ns(node->env) - node->opened_ns) / 1000000), "shards", number(h.shards),
+        "leading", number(h.shards_leading), "with_leader", number(h.shards_with_leader), "failed",
+        number(h.shards_failed), "connections", number(h.connections), "commands",
+        number(h.commands), "reads", number(h.reads), "disk_full", h.disk_full, "peers", peers);
     if (out != NULL && node->wal != NULL) {
         json_object_set_new(out, "wal", wal_json(node->wal));
     }
     if (out != NULL && node->replica != NULL) {
         struct replica_counters c;
         replica_get_counters(node->replica, &c);
-        json_object_set_new(out, "replica",
-                            json_pack("{s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o}", "commands", number(c.commands), "batches",
-                                      number(c.batches), "reads", number(c.reads), "read_batches",
-                                      number(c.read_batches), "elections", number(c.elections), "snapshots_sent",
-                                      number(c.snapshots_sent), "snapshots_installed", number(c.snapshots_installed),
-                                      "malformed", number(c.malformed)));
+        json_object_set_new(
+            out, "replica",
+            json_pack("{s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o}", "commands", number(c.commands),
+                      "batches", number(c.batches), "reads", number(c.reads), "read_batches",
+                      number(c.read_batches), "elections", number(c.elections), "snapshots_sent",
+                      number(c.snapshots_sent), "snapshots_installed",
+                      number(c.snapshots_installed), "malformed", number(c.malformed)));
     }
     return out;
 }
@@ -139,21 +144,24 @@ static void add_heap(void *arg, const struct catalog_heap *heap)
     json_t *shards = json_array();
     for (uint32_t i = 0; i < heap->shard_count; i++) {
         struct catalog_shard shard;
-        if (catalog_shard_of(walk->node->replica, slice_of(heap->name, strlen(heap->name)), i, &shard) != 0) {
+        if (catalog_shard_of(walk->node->replica, slice_of(heap->name, strlen(heap->name)), i,
+                             &shard) != 0) {
             continue;
         }
         json_t *members = json_array();
         for (uint32_t k = 0; k < shard.count; k++) {
-            json_array_append_new(members, json_string(node_name(walk->node, replica_id_node(shard.members[k]))));
+            json_array_append_new(
+                members, json_string(node_name(walk->node, replica_id_node(shard.members[k]))));
         }
-        json_array_append_new(shards, json_pack("{s:o,s:i,s:o}", "uid", text_u64(shard.uid), "shard", (int)i,
-                                                "replicas", members));
+        json_array_append_new(shards, json_pack("{s:o,s:i,s:o}", "uid", text_u64(shard.uid),
+                                                "shard", (int)i, "replicas", members));
     }
-    json_array_append_new(walk->list, json_pack("{s:s,s:o,s:i,s:i,s:o,s:o,s:o}", "name", heap->name, "id",
-                                                text_u64(heap->heap_id), "shard_count", (int)heap->shard_count,
-                                                "replicas", (int)heap->replicas, "shard_bytes_max",
-                                                number(heap->shard_bytes_max), "created", text_u64(heap->created),
-                                                "shards", shards));
+    json_array_append_new(walk->list,
+                          json_pack("{s:s,s:o,s:i,s:i,s:o,s:o,s:o}", "name", heap->name, "id",
+                                    text_u64(heap->heap_id), "shard_count", (int)heap->shard_count,
+                                    "replicas", (int)heap->replicas, "shard_bytes_max",
+                                    number(heap->shard_bytes_max), "created",
+                                    text_u64(heap->created), "shards", shards));
 }
 
 static json_t *heaps(struct node *node, json_t *args, struct answer_error *e)
@@ -170,8 +178,8 @@ static json_t *heaps(struct node *node, json_t *args, struct answer_error *e)
     if (meta != NULL) {
         shard_get_info(meta, &info);
     }
-    return json_pack("{s:o,s:o,s:s}", "heaps", walk.list, "index", number(info.applied_index), "meta_leader",
-                     node_name(node, info.leader_node));
+    return json_pack("{s:o,s:o,s:s}", "heaps", walk.list, "index", number(info.applied_index),
+                     "meta_leader", node_name(node, info.leader_node));
 }
 
 /* ---- shards ---- */
@@ -180,12 +188,13 @@ static json_t *heap_stats_json(const struct heap *heap)
 {
     struct heap_stats s;
     heap_get_stats(heap, &s);
-    return json_pack("{s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o}", "arena_bytes", number(s.arena_bytes),
-                     "arena_bytes_max", number(s.arena_bytes_max), "objects", number(s.object_count), "object_bytes",
-                     number(s.object_bytes), "allocated_bytes", number(s.allocated_bytes), "free_bytes",
-                     number(s.free_bytes), "largest_free_bytes", number(s.largest_free_bytes), "metadata_bytes",
-                     number(s.metadata_bytes), "roots", number(s.root_count), "present_pages",
-                     number(s.present_pages));
+    return json_pack("{s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o}", "arena_bytes",
+                     number(s.arena_bytes), "arena_bytes_max", number(s.arena_bytes_max), "objects",
+                     number(s.object_count), "object_bytes", number(s.object_bytes),
+                     "allocated_bytes", number(s.allocated_bytes), "free_bytes",
+                     number(s.free_bytes), "largest_free_bytes", number(s.largest_free_bytes),
+                     "metadata_bytes", number(s.metadata_bytes), "roots", number(s.root_count),
+                     "present_pages", number(s.present_pages));
 }
 
 struct shards_walk {
@@ -207,13 +216,14 @@ static void add_shard(void *arg, struct shard *shard)
     for (uint32_t i = 0; i < info.config.count; i++) {
         voters += info.config.servers[i].role == CONSENSUS_VOTER ? 1 : 0;
     }
-    json_t *out = json_pack("{s:o,s:o,s:i,s:s,s:s,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:i,s:b}", "uid", text_u64(info.uid),
-                            "heap_id", text_u64(info.heap_id), "shard", (int)info.shard, "state", state_name(&info),
-                            "leader", node_name(walk->node, info.leader_node), "term", number(info.term),
-                            "last_index", number(info.last_index), "commit_index", number(info.commit_index),
-                            "applied_index", number(info.applied_index), "first_index", number(info.first_index),
-                            "checkpoint_index", number(info.checkpoint_index), "sessions", number(info.sessions),
-                            "voters", (int)voters, "serving", info.serving);
+    json_t *out = json_pack(
+        "{s:o,s:o,s:i,s:s,s:s,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:i,s:b}", "uid", text_u64(info.uid),
+        "heap_id", text_u64(info.heap_id), "shard", (int)info.shard, "state", state_name(&info),
+        "leader", node_name(walk->node, info.leader_node), "term", number(info.term), "last_index",
+        number(info.last_index), "commit_index", number(info.commit_index), "applied_index",
+        number(info.applied_index), "first_index", number(info.first_index), "checkpoint_index",
+        number(info.checkpoint_index), "sessions", number(info.sessions), "voters", (int)voters,
+        "serving", info.serving);
     if (walk->digest && !info.failed && !info.installing && shard_heap(shard) != NULL) {
         uint64_t index = 0;
         uint64_t digest = shard_digest(shard, &index);
@@ -239,7 +249,9 @@ static json_t *shards(struct node *node, json_t *args, struct answer_error *e)
     if (heap_name != NULL) {
         struct catalog_heap heap;
         if (catalog_find(node->replica, slice_of(heap_name, strlen(heap_name)), &heap) != 0) {
-            e->err = err_set(&e->text, ERR_NOTFOUND, "heap %s does not exist; `cairnctl heap ls` lists those that do", heap_name);
+            e->err = err_set(&e->text, ERR_NOTFOUND,
+                             "heap %s does not exist; `cairnctl heap ls` lists those that do",
+                             heap_name);
             return NULL;
         }
         walk.heap_id = heap.heap_id;
@@ -314,7 +326,8 @@ static int append(const char *bytes, size_t len, void *arg)
     return buf_append(arg, bytes, len) == 0 ? 0 : -1;
 }
 
-int admin__answer(struct node *node, struct slice verb, struct slice args, struct buf *out, struct err_text *e)
+int admin__answer(struct node *node, struct slice verb, struct slice args, struct buf *out,
+                  struct err_text *e)
 {
     for (size_t i = 0; i < sizeof verbs / sizeof verbs[0]; i++) {
         if (!slice_equals(verb, slice_of(verbs[i].verb, strlen(verbs[i].verb)))) {
@@ -326,7 +339,8 @@ int admin__answer(struct node *node, struct slice verb, struct slice args, struc
             in = json_loadb((const char *)args.data, args.len, JSON_REJECT_DUPLICATES, &why);
             if (!json_is_object(in)) {
                 json_decref(in);
-                return err_set(e, ERR_INVAL, "args of %s must be a JSON object: %s", verbs[i].verb, why.text);
+                return err_set(e, ERR_INVAL, "args of %s must be a JSON object: %s", verbs[i].verb,
+                               why.text);
             }
         }
         struct answer_error local = {ERR_NOMEM, {"out of memory"}};
@@ -339,6 +353,8 @@ int admin__answer(struct node *node, struct slice verb, struct slice args, struc
         json_decref(answer);
         return rv;
     }
-    return err_set(e, ERR_UNSUPPORTED, "unknown verb \"%.*s\"; this node answers status, heaps, shards, checkpoint, "
-                   "transfer", (int)(verb.len < 63 ? verb.len : 63), verb.data);
+    return err_set(e, ERR_UNSUPPORTED,
+                   "unknown verb \"%.*s\"; this node answers status, heaps, shards, checkpoint, "
+                   "transfer",
+                   (int)(verb.len < 63 ? verb.len : 63), verb.data);
 }

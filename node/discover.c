@@ -1,11 +1,14 @@
-/* A fresh disk finds out whether it founds the cluster, belongs to its founders, or replaces a lost one (E6).
+/* A fresh disk finds out whether it founds the cluster, belongs to its founders, or replaces a lost
+ * one (E6).
  *
  *   DISCOVERING --all peers fresh, or a member's roster has our uid--> RUNNING (founding)
- *   DISCOVERING --a member's roster hasn't our uid--> JOINING --RESULT of NODE_JOIN--> RUNNING (a new replica id)
+ *   DISCOVERING --a member's roster hasn't our uid--> JOINING --RESULT of NODE_JOIN--> RUNNING (a
+ * new replica id)
  *
- * Why it can't found twice: the roster is computed from the uids of all configured nodes, each durable before it is told;
- * a node whose disk was lost after any other became a member has a uid that no member's roster holds. So every founder
- * computes the same roster, and nobody else is born with it. */
+ * Why it can't found twice: the roster is computed from the uids of all configured nodes, each
+ * durable before it is told; a node whose disk was lost after any other became a member has a uid
+ * that no member's roster holds. So every founder computes the same roster, and nobody else is born
+ * with it. */
 #include <stdio.h>
 #include <string.h>
 
@@ -14,10 +17,10 @@
 #include "node/internal.h"
 
 #define DISCOVER_AGAIN_MS 300u
-#define JOIN_AGAIN_MS 500u
+#define JOIN_AGAIN_MS     500u
 
-static void become_member(struct node *node, const struct roster *roster, uint64_t cluster_id, uint64_t replica_id,
-                          bool founding)
+static void become_member(struct node *node, const struct roster *roster, uint64_t cluster_id,
+                          uint64_t replica_id, bool founding)
 {
     struct identity identity = node->identity;
     struct err_text e = {""};
@@ -41,7 +44,8 @@ static void become_member(struct node *node, const struct roster *roster, uint64
 
 static void send_join(struct node *node)
 {
-    struct msg_node_join join = {.uid = SHARD_META, .node = node->self_config->number, .node_uid = node->self.node_uid};
+    struct msg_node_join join = {
+        .uid = SHARD_META, .node = node->self_config->number, .node_uid = node->self.node_uid};
     struct buf command = {0};
     struct buf frame = {0};
 
@@ -52,7 +56,8 @@ static void send_join(struct node *node)
             continue;
         }
         if (message_encode_node_join(&join, &command) == 0) {
-            struct msg_peer_command m = {.kind = KIND_NODE_JOIN, .body = slice_of(command.data, command.len)};
+            struct msg_peer_command m = {.kind = KIND_NODE_JOIN,
+                                         .body = slice_of(command.data, command.len)};
             if (message_encode_peer_command(&m, &frame) == 0) {
                 struct frame_header header = {.kind = KIND_PEER_COMMAND, .request_id = 1};
                 struct slice body = slice_of(frame.data, frame.len);
@@ -98,34 +103,40 @@ void discover__peer_spoke(struct node *node, struct peer *peer)
         return;
     }
     if (roster_uid(&peer->roster, node->self_config->number) == node->self.node_uid) {
-        log_info("node", "joining the cluster as a founding member", "told_by=%s", peer->config->name);
-        become_member(node, &peer->roster, peer->cluster_id, replica_id_make(0, node->self_config->number), true);
+        log_info("node", "joining the cluster as a founding member", "told_by=%s",
+                 peer->config->name);
+        become_member(node, &peer->roster, peer->cluster_id,
+                      replica_id_make(0, node->self_config->number), true);
         return;
     }
-    log_warn("node", "the cluster exists already and this disk is new: rejoining under a new replica id",
-             "told_by=%s cluster=%016llx", peer->config->name, (unsigned long long)peer->cluster_id);
+    log_warn(
+        "node", "the cluster exists already and this disk is new: rejoining under a new replica id",
+        "told_by=%s cluster=%016llx", peer->config->name, (unsigned long long)peer->cluster_id);
     node->phase = NODE_JOINING;
     node->identity.roster = peer->roster; /* in memory; durable with the answer */
     node->identity.cluster_id = peer->cluster_id;
     env_timer_start_in_ms(node->env, &node->discover_timer, 1);
 }
 
-void discover__answer(struct node *node, struct peer *peer, const struct frame_header *header, struct slice body)
+void discover__answer(struct node *node, struct peer *peer, const struct frame_header *header,
+                      struct slice body)
 {
     if (node->phase != NODE_JOINING) {
         return;
     }
     struct msg_result result;
-    if (header->kind == KIND_RESULT && message_decode_result(body, &result) == 0 && result.code == 0 &&
-        replica_id_node(result.value) == node->self_config->number) {
+    if (header->kind == KIND_RESULT && message_decode_result(body, &result) == 0 &&
+        result.code == 0 && replica_id_node(result.value) == node->self_config->number) {
         struct roster roster = node->identity.roster;
         uint64_t cluster_id = node->identity.cluster_id;
-        log_info("node", "rejoined", "told_by=%s replica=%llu", peer->config->name, (unsigned long long)result.value);
+        log_info("node", "rejoined", "told_by=%s replica=%llu", peer->config->name,
+                 (unsigned long long)result.value);
         become_member(node, &roster, cluster_id, result.value, false);
         return;
     }
     struct msg_error error;
-    if (header->kind == KIND_ERROR && message_decode_error(body, &error) == 0 && error.leader_node != 0) {
+    if (header->kind == KIND_ERROR && message_decode_error(body, &error) == 0 &&
+        error.leader_node != 0) {
         for (uint32_t i = 0; i < node->peer_count; i++) {
             if (node->peers[i].config->number == error.leader_node) {
                 node->join_next = i;
@@ -148,20 +159,22 @@ static void on_timer(struct env_timer *timer)
     }
     /* What a peer said in its hello may be outdated: hang up, so that the link says hello again. */
     for (uint32_t i = 0; i < node->peer_count; i++) {
-        struct rpc_conn *conn = node->peers[i].raft == NULL ? NULL : rpc_link_conn(node->peers[i].raft);
+        struct rpc_conn *conn =
+            node->peers[i].raft == NULL ? NULL : rpc_link_conn(node->peers[i].raft);
         if (conn != NULL) {
             rpc_close(conn, ERR_CLOSED);
         }
     }
-    env_timer_start_in_ms(node->env, timer, DISCOVER_AGAIN_MS + env_random_u64(node->env) % DISCOVER_AGAIN_MS);
+    env_timer_start_in_ms(node->env, timer,
+                          DISCOVER_AGAIN_MS + env_random_u64(node->env) % DISCOVER_AGAIN_MS);
 }
 
 void discover__begin(struct node *node)
 {
     node->phase = NODE_DISCOVERING;
     node->discover_timer.cb = on_timer;
-    log_info("node", "fresh data directory: asking the other nodes whether the cluster exists", "peers=%u",
-             node->peer_count);
+    log_info("node", "fresh data directory: asking the other nodes whether the cluster exists",
+             "peers=%u", node->peer_count);
     if (node->peer_count == 0) {
         try_to_found(node);
         return;

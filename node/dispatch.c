@@ -8,11 +8,12 @@
 #include "node/internal.h"
 
 #define REQUESTS_POOL_MAX 4096u
-#define BUSY_RETRY_MS 20u
+#define BUSY_RETRY_MS     20u
 
 /* ---- requests ---- */
 
-static struct request *request_new(struct client *client, const struct frame_header *header, uint64_t uid)
+static struct request *request_new(struct client *client, const struct frame_header *header,
+                                   uint64_t uid)
 {
     struct node *node = client->node;
     struct request *request;
@@ -70,7 +71,8 @@ static const char *advice(int err)
     case ERR_BUSY:
         return "the shard is overloaded or changes its leader: ask again";
     case ERR_DISKFULL:
-        return "the disk under this node's data directory is full: free space; it goes on by itself";
+        return "the disk under this node's data directory is full: free space; it goes on by "
+               "itself";
     case ERR_NOSHARD:
         return "no replica of this shard on this node: open the heap again";
     case ERR_SHUTDOWN:
@@ -82,7 +84,8 @@ static const char *advice(int err)
     }
 }
 
-static void refuse(struct client *client, uint64_t request_id, int err, uint64_t uid, struct shard *shard)
+static void refuse(struct client *client, uint64_t request_id, int err, uint64_t uid,
+                   struct shard *shard)
 {
     client->node->refused++;
     uint32_t retry_ms = err == ERR_BUSY || err == ERR_DISKFULL ? BUSY_RETRY_MS : 0;
@@ -115,7 +118,9 @@ static void command_done(struct shard_command *command, const struct command_res
     }
     if (result->err != 0) {
         refuse(client, request->request_id, result->err, request->uid,
-               request->node->replica == NULL ? NULL : replica_shard(request->node->replica, request->uid));
+               request->node->replica == NULL
+                   ? NULL
+                   : replica_shard(request->node->replica, request->uid));
     } else {
         struct msg_result m = {
             .code = (uint32_t)-result->code, .version = result->version, .value = result->value};
@@ -127,8 +132,8 @@ static void command_done(struct shard_command *command, const struct command_res
     request_free(request);
 }
 
-static void propose(struct client *client, const struct frame_header *header, uint16_t kind, struct slice body,
-                    uint64_t owner)
+static void propose(struct client *client, const struct frame_header *header, uint16_t kind,
+                    struct slice body, uint64_t owner)
 {
     struct node *node = client->node;
     struct command_prefix prefix;
@@ -259,7 +264,8 @@ static int read_root_list(struct request *request, const struct heap *heap)
         count++;
     }
     if (rv == 0) {
-        struct msg_root_list_result out = {.more = more, .entries = slice_of(entries.data, entries.len)};
+        struct msg_root_list_result out = {.more = more,
+                                           .entries = slice_of(entries.data, entries.len)};
         buf_clear(&request->node->scratch);
         rv = message_encode_root_list_result(&out, &request->node->scratch);
     }
@@ -298,8 +304,9 @@ static int read_heap_open(struct request *request)
         }
     }
     if (rv == 0) {
-        struct msg_heap_info out = {
-            .heap_id = heap.heap_id, .shard_bytes_max = heap.shard_bytes_max, .shards = slice_of(shards, bytes)};
+        struct msg_heap_info out = {.heap_id = heap.heap_id,
+                                    .shard_bytes_max = heap.shard_bytes_max,
+                                    .shards = slice_of(shards, bytes)};
         buf_clear(&node->scratch);
         rv = message_encode_heap_info(&out, &node->scratch);
     }
@@ -337,8 +344,9 @@ static void read_done(struct shard_read *read, int err)
             }
         }
         if (err != 0) {
-            struct shard *shard =
-                request->node->replica == NULL ? NULL : replica_shard(request->node->replica, request->uid);
+            struct shard *shard = request->node->replica == NULL
+                                      ? NULL
+                                      : replica_shard(request->node->replica, request->uid);
             refuse(client, request->request_id, err, request->uid, shard);
         }
     }
@@ -381,7 +389,8 @@ static void start_read(struct client *client, const struct frame_header *header,
 static void answer_cluster(struct client *client, const struct frame_header *header)
 {
     struct node *node = client->node;
-    uint8_t bytes[NODES_MAX * (4 + 2 + sizeof node->config.nodes[0].name + 2 + sizeof node->config.nodes[0].address)];
+    uint8_t bytes[NODES_MAX * (4 + 2 + sizeof node->config.nodes[0].name + 2 +
+                               sizeof node->config.nodes[0].address)];
     size_t at = 0;
     for (uint32_t i = 0; i < node->config.node_count; i++) {
         const struct node_config_peer *p = &node->config.nodes[i];
@@ -406,7 +415,8 @@ static void answer_cluster(struct client *client, const struct frame_header *hea
     }
 }
 
-static void answer_admin(struct client *client, const struct frame_header *header, struct slice body)
+static void answer_admin(struct client *client, const struct frame_header *header,
+                         struct slice body)
 {
     struct node *node = client->node;
     struct msg_admin m;
@@ -427,16 +437,18 @@ static void answer_admin(struct client *client, const struct frame_header *heade
         return;
     }
     node->refused++;
-    rpc_send_error(client->conn, header->request_id, rv, 0, 0, 0, e.text[0] != 0 ? e.text : advice(rv));
+    rpc_send_error(client->conn, header->request_id, rv, 0, 0, 0,
+                   e.text[0] != 0 ? e.text : advice(rv));
 }
 
-static void answer_peer_command(struct client *client, const struct frame_header *header, struct slice body)
+static void answer_peer_command(struct client *client, const struct frame_header *header,
+                                struct slice body)
 {
     struct msg_peer_command m;
     struct msg_node_join join;
     if (message_decode_peer_command(body, &m) != 0 || m.kind != KIND_NODE_JOIN ||
-        message_decode_node_join(m.body, &join) != 0 || join.uid != SHARD_META || join.session != 0 ||
-        join.node != client->peer_number) {
+        message_decode_node_join(m.body, &join) != 0 || join.uid != SHARD_META ||
+        join.session != 0 || join.node != client->peer_number) {
         refuse(client, header->request_id, ERR_PROTOCOL, 0, NULL);
         return;
     }
@@ -445,7 +457,8 @@ static void answer_peer_command(struct client *client, const struct frame_header
 
 /* ---- frames ---- */
 
-static void client_frame(struct client *client, const struct frame_header *header, struct slice body)
+static void client_frame(struct client *client, const struct frame_header *header,
+                         struct slice body)
 {
     struct node *node = client->node;
     if (header->kind == KIND_CLUSTER) {
@@ -457,7 +470,8 @@ static void client_frame(struct client *client, const struct frame_header *heade
         return;
     }
     if (node->phase != NODE_RUNNING || node->replica == NULL) {
-        refuse(client, header->request_id, node->phase == NODE_STOPPING ? ERR_SHUTDOWN : ERR_UNAVAILABLE, 0, NULL);
+        refuse(client, header->request_id,
+               node->phase == NODE_STOPPING ? ERR_SHUTDOWN : ERR_UNAVAILABLE, 0, NULL);
         return;
     }
     if (client->pending >= REQUESTS_PER_CONN_MAX) {
@@ -495,7 +509,8 @@ static void bulk_frame(struct client *client, const struct frame_header *header,
         return;
     }
     buf_clear(&node->scratch);
-    int rv = replica_bulk_serve(node->replica, client->peer_number, header->kind, body, &kind, &node->scratch);
+    int rv = replica_bulk_serve(node->replica, client->peer_number, header->kind, body, &kind,
+                                &node->scratch);
     if (rv != 0) {
         refuse(client, header->request_id, rv, 0, NULL);
         return;
@@ -503,7 +518,8 @@ static void bulk_frame(struct client *client, const struct frame_header *header,
     answer_scratch(client, header->request_id, kind);
 }
 
-static void on_frame(void *arg, struct rpc_conn *conn, const struct frame_header *header, struct slice body)
+static void on_frame(void *arg, struct rpc_conn *conn, const struct frame_header *header,
+                     struct slice body)
 {
     struct node *node = arg;
     struct client *client = rpc_data(conn);
@@ -526,28 +542,31 @@ static void on_frame(void *arg, struct rpc_conn *conn, const struct frame_header
             return;
         }
         struct msg_peer_batch m;
-        int rv = header->kind != KIND_PEER_BATCH ? ERR_PROTOCOL : message_decode_peer_batch(body, &m);
+        int rv =
+            header->kind != KIND_PEER_BATCH ? ERR_PROTOCOL : message_decode_peer_batch(body, &m);
         if (rv == 0) {
             rv = replica_receive(node->replica, client->peer_number, m.items);
         }
         if (rv != 0) {
-            log_warn("node", "malformed consensus traffic dropped", "peer=%s kind=%u err=%s", rpc_peer(conn)->name,
-                     header->kind, err_name(rv));
+            log_warn("node", "malformed consensus traffic dropped", "peer=%s kind=%u err=%s",
+                     rpc_peer(conn)->name, header->kind, err_name(rv));
         }
     }
 }
 
-static int on_ready(void *arg, struct rpc_conn *conn, const struct msg_hello *hello, const struct msg_hello_ok *ok,
-                    struct err_text *e)
+static int on_ready(void *arg, struct rpc_conn *conn, const struct msg_hello *hello,
+                    const struct msg_hello_ok *ok, struct err_text *e)
 {
     struct node *node = arg;
     const struct env_peer *who = rpc_peer(conn);
     uint32_t number = 0;
     (void)ok;
     assert(hello != NULL);
-    if (hello->cluster_id != 0 && node->self.cluster_id != 0 && hello->cluster_id != node->self.cluster_id) {
-        return err_set(e, ERR_WRONGCLUSTER, "this node belongs to cluster %016llx, the connection to %016llx",
-                       (unsigned long long)node->self.cluster_id, (unsigned long long)hello->cluster_id);
+    if (hello->cluster_id != 0 && node->self.cluster_id != 0 &&
+        hello->cluster_id != node->self.cluster_id) {
+        return err_set(
+            e, ERR_WRONGCLUSTER, "this node belongs to cluster %016llx, the connection to %016llx",
+            (unsigned long long)node->self.cluster_id, (unsigned long long)hello->cluster_id);
     }
     if (rpc_conn_lane(conn) != RPC_LANE_CLIENT) {
         for (uint32_t i = 0; i < node->peer_count; i++) {
@@ -556,8 +575,10 @@ static int on_ready(void *arg, struct rpc_conn *conn, const struct msg_hello *he
             }
         }
         if (number == 0) {
-            return err_set(e, ERR_DENIED, "%s is not a node of this cluster: `nodes` in this node's configuration "
-                           "names all of them", who->name);
+            return err_set(e, ERR_DENIED,
+                           "%s is not a node of this cluster: `nodes` in this node's configuration "
+                           "names all of them",
+                           who->name);
         }
     }
     struct client *client = mem_zalloc(sizeof *client);
@@ -576,8 +597,7 @@ static int on_ready(void *arg, struct rpc_conn *conn, const struct msg_hello *he
 
 static void client_forget(struct client *client)
 {
-    list_for_each_safe(it, next, &client->requests)
-    {
+    list_for_each_safe (it, next, &client->requests) {
         struct request *request = list_entry(it, struct request, link);
         list_remove(&request->link);
         request->client = NULL;
@@ -591,27 +611,26 @@ static void on_close(void *arg, struct rpc_conn *conn, int reason, const char *t
 {
     (void)arg;
     struct client *client = rpc_data(conn);
-    log_debug("node", "connection closed", "peer=%s reason=%s cause=\"%s\"", rpc_peer(conn)->name, err_name(reason),
-              text);
+    log_debug("node", "connection closed", "peer=%s reason=%s cause=\"%s\"", rpc_peer(conn)->name,
+              err_name(reason), text);
     if (client != NULL) {
         client_forget(client);
     }
 }
 
-const struct rpc_cbs dispatch__cbs = {.on_ready = on_ready, .on_frame = on_frame, .on_close = on_close};
+const struct rpc_cbs dispatch__cbs = {
+    .on_ready = on_ready, .on_frame = on_frame, .on_close = on_close};
 
 void dispatch__forget_clients(struct node *node)
 {
-    list_for_each_safe(it, next, &node->clients)
-    {
+    list_for_each_safe (it, next, &node->clients) {
         client_forget(list_entry(it, struct client, link));
     }
 }
 
 void dispatch__free_requests(struct node *node)
 {
-    list_for_each_safe(it, next, &node->free_requests)
-    {
+    list_for_each_safe (it, next, &node->free_requests) {
         struct request *request = list_entry(it, struct request, link);
         list_remove(&request->link);
         mem_free(request);

@@ -11,11 +11,11 @@
  *   0 magic "CAIRNID1"   8 format u32 = 1   12 state u32   16 number u32   20 founding u32
  *   24 node_uid u64      32 cluster_id u64  40 replica_id u64
  *   48 roster (ROSTER_BYTES_MAX)            252 crc32c of bytes 0..251 */
-#define IDENTITY_BYTES 256u
+#define IDENTITY_BYTES     256u
 #define IDENTITY_ROSTER_AT 48u
-#define IDENTITY_CRC_AT 252u
-#define IDENTITY_FORMAT 1u
-#define IDENTITY_PATH_MAX 1100
+#define IDENTITY_CRC_AT    252u
+#define IDENTITY_FORMAT    1u
+#define IDENTITY_PATH_MAX  1100
 static_assert(IDENTITY_ROSTER_AT + ROSTER_BYTES_MAX <= IDENTITY_CRC_AT, "the roster fits");
 
 static const char identity_magic[8] = "CAIRNID1";
@@ -97,7 +97,8 @@ int identity_load(struct env *env, const char *dir, struct identity *out, struct
     if (n != (int64_t)sizeof bytes || memcmp(bytes, identity_magic, 8) != 0 ||
         load_u32(bytes + IDENTITY_CRC_AT) != crc32c(0, bytes, IDENTITY_CRC_AT)) {
         return err_set(e, ERR_CORRUPT,
-                       "%s is damaged: the node can't prove who it is. Move the data directory away and start with an "
+                       "%s is damaged: the node can't prove who it is. Move the data directory "
+                       "away and start with an "
                        "empty one: the node rejoins and is filled by its peers",
                        path);
     }
@@ -118,7 +119,8 @@ int identity_load(struct env *env, const char *dir, struct identity *out, struct
     return 0;
 }
 
-int identity_store(struct env *env, const char *dir, const struct identity *identity, struct err_text *e)
+int identity_store(struct env *env, const char *dir, const struct identity *identity,
+                   struct err_text *e)
 {
     char path[IDENTITY_PATH_MAX];
     char temporary[IDENTITY_PATH_MAX];

@@ -1,8 +1,10 @@
-/* Who this data directory is: written once when the node is fresh, once more when it becomes a member (E6).
+/* Who this data directory is: written once when the node is fresh, once more when it becomes a
+ * member (E6).
  *
- * A random node_uid tells a disk from its predecessor: a node that lost its disk has another uid and must ask for a new
- * replica id. The roster (the founding members' uids) decides who may be born with the cluster. File: "identity" in the
- * data directory, replaced atomically; format in docs/node-files.md. */
+ * A random node_uid tells a disk from its predecessor: a node that lost its disk has another uid
+ * and must ask for a new replica id. The roster (the founding members' uids) decides who may be
+ * born with the cluster. File: "identity" in the data directory, replaced atomically; format in
+ * docs/node-files.md. */
 #ifndef CAIRN_NODE_IDENTITY_H
 #define CAIRN_NODE_IDENTITY_H
 
@@ -33,14 +35,16 @@ struct identity {
 /* ERR_NOTFOUND, ERR_CORRUPT, ERR_VERSION, ERR_IO, ... with a text. */
 int identity_load(struct env *env, const char *dir, struct identity *out, struct err_text *e);
 /* Durable when it returns 0. */
-int identity_store(struct env *env, const char *dir, const struct identity *identity, struct err_text *e);
+int identity_store(struct env *env, const char *dir, const struct identity *identity,
+                   struct err_text *e);
 
 /* As in HELLO_OK. */
 size_t roster_encode(const struct roster *roster, uint8_t out[ROSTER_BYTES_MAX]);
 int roster_decode(struct slice bytes, struct roster *out); /* ERR_PROTOCOL */
 /* 0 if the number isn't in it. */
 uint64_t roster_uid(const struct roster *roster, uint32_t number);
-/* The id that all founding members compute: from the cluster's name and the roster in order of numbers. Never 0. */
+/* The id that all founding members compute: from the cluster's name and the roster in order of
+ * numbers. Never 0. */
 uint64_t roster_cluster_id(const struct roster *roster, const char *cluster_name);
 
 #endif

@@ -10,7 +10,7 @@
 #include "rpc/rpc.h"
 #include "wal/wal.h"
 
-#define NODE_SOFTWARE "cairnd"
+#define NODE_SOFTWARE       "cairnd"
 #define REQUEST_BODY_INLINE 320u
 
 struct node;
@@ -109,7 +109,8 @@ struct node {
 };
 
 /* node.c */
-int node__start(struct node *node, struct err_text *e); /* identity is a member's: opens log and shards */
+int node__start(struct node *node,
+                struct err_text *e); /* identity is a member's: opens log and shards */
 void node__fatal(struct node *node, int err, const char *text);
 struct peer *node__peer(struct node *node, uint32_t number);
 
@@ -117,13 +118,15 @@ struct peer *node__peer(struct node *node, uint32_t number);
 int peers__open(struct node *node, struct err_text *e);
 void peers__close(struct node *node);
 void peers__send(void *arg, uint32_t number, struct slice items);
-void peers__bulk_request(void *arg, uint32_t number, uint16_t kind, struct slice body, uint64_t token);
+void peers__bulk_request(void *arg, uint32_t number, uint16_t kind, struct slice body,
+                         uint64_t token);
 
 /* discover.c */
 void discover__begin(struct node *node);
 void discover__peer_spoke(struct node *node, struct peer *peer);
 /* A frame on the raft link while joining: RESULT or ERROR of our NODE_JOIN. */
-void discover__answer(struct node *node, struct peer *peer, const struct frame_header *header, struct slice body);
+void discover__answer(struct node *node, struct peer *peer, const struct frame_header *header,
+                      struct slice body);
 
 /* dispatch.c */
 extern const struct rpc_cbs dispatch__cbs;
@@ -133,6 +136,7 @@ void dispatch__forget_clients(struct node *node);
 void dispatch__free_requests(struct node *node);
 
 /* admin.c: appends the JSON text of an answer to *out, or returns an error with a text. */
-int admin__answer(struct node *node, struct slice verb, struct slice args, struct buf *out, struct err_text *e);
+int admin__answer(struct node *node, struct slice verb, struct slice args, struct buf *out,
+                  struct err_text *e);
 
 #endif

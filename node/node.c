@@ -85,8 +85,8 @@ static void on_leader(void *arg, struct shard *shard)
     (void)arg;
     struct shard_info info;
     shard_get_info(shard, &info);
-    log_debug("node", "leader changed", "shard=%llu leader=%u term=%llu", (unsigned long long)info.uid,
-              info.leader_node, (unsigned long long)info.term);
+    log_debug("node", "leader changed", "shard=%llu leader=%u term=%llu",
+              (unsigned long long)info.uid, info.leader_node, (unsigned long long)info.term);
 }
 
 static void on_shard_failed(void *arg, struct shard *shard, int err, const char *text)
@@ -108,7 +108,8 @@ static const struct replica_cbs replica_table = {
 
 /* ---- life ---- */
 
-/* Pmem mode only where the data directory can be mapped as memory; the choice is logged and shown by `node storage`. */
+/* Pmem mode only where the data directory can be mapped as memory; the choice is logged and shown
+ * by `node storage`. */
 static int choose_mode(struct node *node, struct err_text *e)
 {
     node->mode = IMAGE_DISK;
@@ -136,7 +137,8 @@ static int choose_mode(struct node *node, struct err_text *e)
         node->mode = IMAGE_PMEM;
     } else if (node->config.storage == NODE_STORAGE_PMEM) {
         return err_set(e, ERR_UNSUPPORTED,
-                       "storage.mode is pmem, but %s is not on persistent memory: set storage.mode to disk or auto",
+                       "storage.mode is pmem, but %s is not on persistent memory: set storage.mode "
+                       "to disk or auto",
                        node->config.data_dir);
     }
     return 0;
@@ -202,9 +204,10 @@ int node__start(struct node *node, struct err_text *e)
         return rv;
     }
     node->phase = NODE_RUNNING;
-    log_info("node", "running", "node=%s number=%u cluster=%016llx replica=%llu storage=%s", node->config.name,
-             node->self_config->number, (unsigned long long)node->identity.cluster_id,
-             (unsigned long long)node->identity.replica_id, node->mode == IMAGE_PMEM ? "pmem" : "disk");
+    log_info(
+        "node", "running", "node=%s number=%u cluster=%016llx replica=%llu storage=%s",
+        node->config.name, node->self_config->number, (unsigned long long)node->identity.cluster_id,
+        (unsigned long long)node->identity.replica_id, node->mode == IMAGE_PMEM ? "pmem" : "disk");
     return 0;
 }
 
@@ -227,7 +230,8 @@ static int open_data_dir(struct node *node, struct err_text *e)
     rv = env_file_lock(node->env, node->lock);
     if (rv != 0) {
         return err_set(e, rv, "%s: %s%s", dir, err_text_of(rv),
-                       rv == ERR_LOCKED ? "; is another cairnd running on this data directory?" : "");
+                       rv == ERR_LOCKED ? "; is another cairnd running on this data directory?"
+                                        : "");
     }
     struct err_text why = {""};
     rv = identity_load(node->env, dir, &node->identity, &why);
@@ -245,15 +249,16 @@ static int open_data_dir(struct node *node, struct err_text *e)
     }
     if (node->identity.number != node->self_config->number) {
         return err_set(e, ERR_CONFIG,
-                       "%s belongs to node number %u, but the configuration says that %s is number %u: correct `nodes` "
+                       "%s belongs to node number %u, but the configuration says that %s is number "
+                       "%u: correct `nodes` "
                        "or data_dir",
                        dir, node->identity.number, node->config.name, node->self_config->number);
     }
     return 0;
 }
 
-int node_open(struct env *env, const struct node_config *config, const struct node_cbs *cbs, void *arg,
-              struct node **out, struct err_text *e)
+int node_open(struct env *env, const struct node_config *config, const struct node_cbs *cbs,
+              void *arg, struct node **out, struct err_text *e)
 {
     *out = NULL;
     int rv = node_config_validate(config, e);
@@ -297,7 +302,8 @@ int node_open(struct env *env, const struct node_config *config, const struct no
             goto err_after_alloc;
         }
     }
-    rv = rpc_server_open(env, node->config.listen, &node->self, &dispatch__cbs, node, &node->server, e);
+    rv = rpc_server_open(env, node->config.listen, &node->self, &dispatch__cbs, node, &node->server,
+                         e);
     if (rv != 0) {
         goto err_after_start;
     }
@@ -372,7 +378,8 @@ void node_stop(struct node *node, void (*done)(void *arg), void *arg)
     node->phase = NODE_STOPPING;
     rpc_server_each(node->server, say_goaway, node);
     if (was == NODE_RUNNING && node->replica != NULL) {
-        log_info("node", "stopping: handing leadership over", "at_most_ms=%u", node->config.shutdown_ms);
+        log_info("node", "stopping: handing leadership over", "at_most_ms=%u",
+                 node->config.shutdown_ms);
         replica_stop(node->replica, node->config.shutdown_ms, replica_stopped, node);
         return;
     }

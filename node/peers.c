@@ -1,4 +1,5 @@
-/* Outgoing links to the other nodes: one for consensus, one for bulk pages (so that pages never delay a heartbeat). */
+/* Outgoing links to the other nodes: one for consensus, one for bulk pages (so that pages never
+ * delay a heartbeat). */
 #include <stdio.h>
 #include <string.h>
 
@@ -11,24 +12,27 @@
 
 /* ---- the raft lane ---- */
 
-static int raft_ready(void *arg, struct rpc_conn *conn, const struct msg_hello *hello, const struct msg_hello_ok *ok,
-                      struct err_text *e)
+static int raft_ready(void *arg, struct rpc_conn *conn, const struct msg_hello *hello,
+                      const struct msg_hello_ok *ok, struct err_text *e)
 {
     struct peer *peer = arg;
     struct node *node = peer->node;
     (void)conn;
     (void)hello;
     assert(ok != NULL);
-    if (ok->cluster_id != 0 && node->self.cluster_id != 0 && ok->cluster_id != node->self.cluster_id) {
-        return err_set(e, ERR_WRONGCLUSTER, "%s belongs to cluster %016llx, this node to %016llx", peer->config->name,
-                       (unsigned long long)ok->cluster_id, (unsigned long long)node->self.cluster_id);
+    if (ok->cluster_id != 0 && node->self.cluster_id != 0 &&
+        ok->cluster_id != node->self.cluster_id) {
+        return err_set(e, ERR_WRONGCLUSTER, "%s belongs to cluster %016llx, this node to %016llx",
+                       peer->config->name, (unsigned long long)ok->cluster_id,
+                       (unsigned long long)node->self.cluster_id);
     }
     struct roster roster = {0};
     if (ok->roster.len > 0 && roster_decode(ok->roster, &roster) != 0) {
         return err_set(e, ERR_PROTOCOL, "%s sent an invalid roster", peer->config->name);
     }
     if (!peer->known) {
-        log_info("node", "peer connected", "peer=%s address=%s", peer->config->name, peer->config->address);
+        log_info("node", "peer connected", "peer=%s address=%s", peer->config->name,
+                 peer->config->address);
     }
     peer->known = true;
     peer->node_uid = ok->node_uid;
@@ -39,7 +43,8 @@ static int raft_ready(void *arg, struct rpc_conn *conn, const struct msg_hello *
     return 0;
 }
 
-static void raft_frame(void *arg, struct rpc_conn *conn, const struct frame_header *header, struct slice body)
+static void raft_frame(void *arg, struct rpc_conn *conn, const struct frame_header *header,
+                       struct slice body)
 {
     struct peer *peer = arg;
     (void)conn;
@@ -59,7 +64,8 @@ static void raft_closed(void *arg, struct rpc_conn *conn, int reason, const char
     peer->known = false;
 }
 
-static const struct rpc_cbs raft_cbs = {.on_ready = raft_ready, .on_frame = raft_frame, .on_close = raft_closed};
+static const struct rpc_cbs raft_cbs = {
+    .on_ready = raft_ready, .on_frame = raft_frame, .on_close = raft_closed};
 
 void peers__send(void *arg, uint32_t number, struct slice items)
 {
@@ -72,7 +78,8 @@ void peers__send(void *arg, uint32_t number, struct slice items)
         }
         return;
     }
-    /* PEER_BATCH has one field, so its body is the length and the items as they are: no copy before the socket's. */
+    /* PEER_BATCH has one field, so its body is the length and the items as they are: no copy before
+     * the socket's. */
     uint8_t length[4];
     store_u32(length, (uint32_t)items.len);
     struct slice parts[2] = {slice_of(length, sizeof length), items};
@@ -98,8 +105,7 @@ static void bulk_finish(struct bulk_wait *wait, int err, uint16_t kind, struct s
 
 static void bulk_fail_all(struct peer *peer, int err)
 {
-    list_for_each_safe(it, next, &peer->bulk_waits)
-    {
+    list_for_each_safe (it, next, &peer->bulk_waits) {
         bulk_finish(list_entry(it, struct bulk_wait, link), err, 0, slice_of(NULL, 0));
     }
 }
@@ -117,8 +123,8 @@ static void bulk_send(struct peer *peer, struct bulk_wait *wait)
     }
 }
 
-static int bulk_ready(void *arg, struct rpc_conn *conn, const struct msg_hello *hello, const struct msg_hello_ok *ok,
-                      struct err_text *e)
+static int bulk_ready(void *arg, struct rpc_conn *conn, const struct msg_hello *hello,
+                      const struct msg_hello_ok *ok, struct err_text *e)
 {
     struct peer *peer = arg;
     (void)conn;
@@ -130,12 +136,12 @@ static int bulk_ready(void *arg, struct rpc_conn *conn, const struct msg_hello *
     return 0;
 }
 
-static void bulk_frame(void *arg, struct rpc_conn *conn, const struct frame_header *header, struct slice body)
+static void bulk_frame(void *arg, struct rpc_conn *conn, const struct frame_header *header,
+                       struct slice body)
 {
     struct peer *peer = arg;
     (void)conn;
-    list_for_each_safe(it, next, &peer->bulk_waits)
-    {
+    list_for_each_safe (it, next, &peer->bulk_waits) {
         struct bulk_wait *wait = list_entry(it, struct bulk_wait, link);
         if (wait->token != header->request_id || !wait->sent) {
             continue;
@@ -160,7 +166,8 @@ static void bulk_closed(void *arg, struct rpc_conn *conn, int reason, const char
     bulk_fail_all(arg, ERR_NOCONN);
 }
 
-static const struct rpc_cbs bulk_cbs = {.on_ready = bulk_ready, .on_frame = bulk_frame, .on_close = bulk_closed};
+static const struct rpc_cbs bulk_cbs = {
+    .on_ready = bulk_ready, .on_frame = bulk_frame, .on_close = bulk_closed};
 
 /* Sends what waits for a connection, and fails what could not even be queued. */
 static void bulk_turn(struct env_task *task)
@@ -168,8 +175,7 @@ static void bulk_turn(struct env_task *task)
     struct node *node = container_of(task, struct node, bulk_task);
     for (uint32_t i = 0; i < node->peer_count; i++) {
         struct peer *peer = &node->peers[i];
-        list_for_each_safe(it, next, &peer->bulk_waits)
-        {
+        list_for_each_safe (it, next, &peer->bulk_waits) {
             struct bulk_wait *wait = list_entry(it, struct bulk_wait, link);
             if (wait->err != 0) {
                 bulk_finish(wait, wait->err, 0, slice_of(NULL, 0));
@@ -186,8 +192,7 @@ static void bulk_tick(struct env_timer *timer)
     uint64_t now = env_now_ns(node->env);
     bool waiting = false;
     for (uint32_t i = 0; i < node->peer_count; i++) {
-        list_for_each_safe(it, next, &node->peers[i].bulk_waits)
-        {
+        list_for_each_safe (it, next, &node->peers[i].bulk_waits) {
             struct bulk_wait *wait = list_entry(it, struct bulk_wait, link);
             if (now >= wait->deadline_ns) {
                 bulk_finish(wait, ERR_TIMEOUT, 0, slice_of(NULL, 0));
@@ -201,14 +206,16 @@ static void bulk_tick(struct env_timer *timer)
     }
 }
 
-void peers__bulk_request(void *arg, uint32_t number, uint16_t kind, struct slice body, uint64_t token)
+void peers__bulk_request(void *arg, uint32_t number, uint16_t kind, struct slice body,
+                         uint64_t token)
 {
     struct node *node = arg;
     struct peer *peer = node__peer(node, number);
     struct bulk_wait *wait = mem_zalloc(sizeof *wait);
     if (peer == NULL || wait == NULL) {
         /* Neither can be answered in a later turn; the replica's own timeout takes it from here. */
-        log_warn("node", "bulk request dropped", "node=%u cause=%s", number, peer == NULL ? "unknown node" : "memory");
+        log_warn("node", "bulk request dropped", "node=%u cause=%s", number,
+                 peer == NULL ? "unknown node" : "memory");
         mem_free(wait);
         return;
     }
@@ -219,8 +226,8 @@ void peers__bulk_request(void *arg, uint32_t number, uint16_t kind, struct slice
     list_push_back(&peer->bulk_waits, &wait->link);
     wait->err = buf_append(&wait->body, body.data, body.len);
     if (wait->err == 0 && peer->bulk == NULL) {
-        wait->err = rpc_link_open(node->env, peer->config->address, peer->config->name, RPC_LANE_BULK, &node->self,
-                                  &bulk_cbs, peer, &peer->bulk);
+        wait->err = rpc_link_open(node->env, peer->config->address, peer->config->name,
+                                  RPC_LANE_BULK, &node->self, &bulk_cbs, peer, &peer->bulk);
     }
     env_defer(node->env, &node->bulk_task);
     if (node->bulk_timer.slot == 0) {
@@ -236,10 +243,11 @@ int peers__open(struct node *node, struct err_text *e)
     node->bulk_timer.cb = bulk_tick;
     for (uint32_t i = 0; i < node->peer_count; i++) {
         struct peer *peer = &node->peers[i];
-        int rv = rpc_link_open(node->env, peer->config->address, peer->config->name, RPC_LANE_RAFT, &node->self,
-                               &raft_cbs, peer, &peer->raft);
+        int rv = rpc_link_open(node->env, peer->config->address, peer->config->name, RPC_LANE_RAFT,
+                               &node->self, &raft_cbs, peer, &peer->raft);
         if (rv != 0) {
-            return err_set(e, rv, "link to %s at %s: %s", peer->config->name, peer->config->address, err_text_of(rv));
+            return err_set(e, rv, "link to %s at %s: %s", peer->config->name, peer->config->address,
+                           err_text_of(rv));
         }
     }
     return 0;

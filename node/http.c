@@ -1,0 +1,189 @@
+#include "node/http.h"
+
+#include <microhttpd.h>
+#include <netdb.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+
+#include "base/mem.h"
+
+#define HTTP_SILENCE_NS      5000000000ull
+#define HTTP_CONNECTIONS_MAX 32u
+
+struct http {
+    struct MHD_Daemon *daemon;
+    pthread_mutex_t lock; /* over the three below; taken by the reactor and by the HTTP thread,
+                             never while waiting */
+    struct node_health health;
+    bool published;
+    uint64_t published_ns;
+};
+
+/* The HTTP thread has no environment: it only asks how long ago the reactor gave a sign of life. */
+static uint64_t monotonic_ns(void)
+{
+    struct timespec ts;
+    clock_gettime(CLOCK_MONOTONIC, &ts);
+    return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
+}
+
+static const char *not_ready(const struct node_health *h, bool alive)
+{
+    if (!alive) {
+        return "the reactor has not turned for 5 s\n";
+    }
+    if (h->phase != NODE_RUNNING) {
+        return h->phase == NODE_STOPPING ? "stopping\n"
+               : h->phase == NODE_FAILED ? "failed\n"
+                                         : "joining the cluster\n";
+    }
+    if (h->shards_failed > 0) {
+        return "a shard has failed here\n";
+    }
+    if (h->shards_with_leader < h->shards) {
+        return "a shard has no leader\n";
+    }
+    return NULL;
+}
+
+static int print_metrics(const struct node_health *h, char *out, size_t size)
+{
+    const struct {
+        const char *name, *type, *help;
+        uint64_t value;
+    } rows[] = {
+        {"cairn_up", "gauge", "1 while the node runs", h->phase == NODE_RUNNING ? 1 : 0},
+        {"cairn_shards", "gauge", "shard replicas on this node", h->shards},
+        {"cairn_shards_leading", "gauge", "shards that this node leads", h->shards_leading},
+        {"cairn_shards_without_leader", "gauge", "shards whose leader is unknown here",
+         h->shards - h->shards_with_leader},
+        {"cairn_shards_failed", "gauge", "shard replicas that stopped for good", h->shards_failed},
+        {"cairn_connections", "gauge", "accepted connections", h->connections},
+        {"cairn_commands_total", "counter", "commands received from clients", h->commands},
+        {"cairn_reads_total", "counter", "reads received from clients", h->reads},
+        {"cairn_batches_total", "counter", "log entries proposed", h->batches},
+        {"cairn_wal_writes_total", "counter", "writes of the log to the device", h->wal_writes},
+        {"cairn_wal_bytes_total", "counter", "bytes of the log written to the device",
+         h->wal_bytes},
+        {"cairn_wal_sync_p99_nanoseconds", "gauge", "write and sync of the last 1024 log writes",
+         h->wal_sync_ns_p99},
+        {"cairn_disk_full", "gauge", "1 while new work is refused for lack of disk space",
+         h->disk_full ? 1 : 0},
+    };
+    int at = 0;
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+        at += snprintf(out + at, size - (size_t)at, "# HELP %s %s\n# TYPE %s %s\n%s %llu\n",
+                       rows[i].name, rows[i].help, rows[i].name, rows[i].type, rows[i].name,
+                       (unsigned long long)rows[i].value);
+    }
+    return at;
+}
+
+static enum MHD_Result answer(void *cls, struct MHD_Connection *connection, const char *url,
+                              const char *method, const char *version, const char *upload,
+                              size_t *upload_bytes, void **con_cls)
+{
+    struct http *http = cls;
+    char text[4096];
+    unsigned status = MHD_HTTP_OK;
+    (void)version;
+    (void)upload;
+    (void)upload_bytes;
+    (void)con_cls;
+
+    pthread_mutex_lock(&http->lock);
+    struct node_health h = http->health;
+    bool alive = http->published && monotonic_ns() - http->published_ns < HTTP_SILENCE_NS;
+    pthread_mutex_unlock(&http->lock);
+
+    const char *problem = not_ready(&h, alive);
+    if (strcmp(method, "GET") != 0 && strcmp(method, "HEAD") != 0) {
+        status = MHD_HTTP_METHOD_NOT_ALLOWED;
+        snprintf(text, sizeof text, "only GET\n");
+    } else if (strcmp(url, "/healthz") == 0) {
+        status = alive ? MHD_HTTP_OK : MHD_HTTP_SERVICE_UNAVAILABLE;
+        snprintf(text, sizeof text, "%s", alive ? "ok\n" : problem);
+    } else if (strcmp(url, "/readyz") == 0) {
+        status = problem == NULL ? MHD_HTTP_OK : MHD_HTTP_SERVICE_UNAVAILABLE;
+        snprintf(text, sizeof text, "%s", problem == NULL ? "ok\n" : problem);
+    } else if (strcmp(url, "/metrics") == 0) {
+        print_metrics(&h, text, sizeof text);
+    } else {
+        status = MHD_HTTP_NOT_FOUND;
+        snprintf(text, sizeof text, "/healthz, /readyz or /metrics\n");
+    }
+    struct MHD_Response *response =
+        MHD_create_response_from_buffer(strlen(text), text, MHD_RESPMEM_MUST_COPY);
+    if (response == NULL) {
+        return MHD_NO;
+    }
+    MHD_add_response_header(response, "Content-Type", "text/plain; version=0.0.4");
+    enum MHD_Result rv = MHD_queue_response(connection, status, response);
+    MHD_destroy_response(response);
+    return rv;
+}
+
+int http_open(const char *address, struct http **out, struct err_text *e)
+{
+    *out = NULL;
+    char host[ADDRESS_BYTES_MAX + 1];
+    const char *colon = strrchr(address, ':');
+    if (colon == NULL || (size_t)(colon - address) >= sizeof host) {
+        return err_set(e, ERR_CONFIG, "http: \"%s\" must be HOST:PORT", address);
+    }
+    memcpy(host, address, (size_t)(colon - address));
+    host[colon - address] = 0;
+
+    struct addrinfo hints = {
+        .ai_family = AF_INET, .ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE};
+    struct addrinfo *found = NULL;
+    if (getaddrinfo(host, colon + 1, &hints, &found) != 0 || found == NULL) {
+        return err_set(e, ERR_CONFIG, "http: \"%s\" is not an address of this machine", address);
+    }
+    struct http *http = mem_zalloc(sizeof *http);
+    if (http == NULL) {
+        freeaddrinfo(found);
+        return err_set(e, ERR_NOMEM, "out of memory");
+    }
+    pthread_mutex_init(&http->lock, NULL);
+    http->daemon =
+        MHD_start_daemon(MHD_USE_INTERNAL_POLLING_THREAD, 0, NULL, NULL, answer, http,
+                         MHD_OPTION_SOCK_ADDR, found->ai_addr, MHD_OPTION_CONNECTION_LIMIT,
+                         HTTP_CONNECTIONS_MAX, MHD_OPTION_CONNECTION_TIMEOUT, 10u, MHD_OPTION_END);
+    freeaddrinfo(found);
+    if (http->daemon == NULL) {
+        http_close(http);
+        return err_set(e, ERR_IO, "http: can't listen on %s: is the port in use?", address);
+    }
+    *out = http;
+    return 0;
+}
+
+int http_port(const struct http *http)
+{
+    const union MHD_DaemonInfo *info = MHD_get_daemon_info(http->daemon, MHD_DAEMON_INFO_BIND_PORT);
+    return info == NULL ? 0 : info->port;
+}
+
+void http_publish(struct http *http, const struct node_health *health)
+{
+    pthread_mutex_lock(&http->lock);
+    http->health = *health;
+    http->published = true;
+    http->published_ns = monotonic_ns();
+    pthread_mutex_unlock(&http->lock);
+}
+
+void http_close(struct http *http)
+{
+    if (http == NULL) {
+        return;
+    }
+    if (http->daemon != NULL) {
+        MHD_stop_daemon(http->daemon);
+    }
+    pthread_mutex_destroy(&http->lock);
+    mem_free(http);
+}
