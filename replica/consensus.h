@@ -1,11 +1,11 @@
-/* The facade over libraft 0.22.1 (replica/consensus.c, the only file that includes <raft.h>).
+/* The facade over libraft 0.22.1 (replica/consensus*.c: nothing else knows that library).
  *
  * One `struct consensus` is one replica of one shard: a pure state machine. Events go in; each call returns with what
  * must be stored, sent and applied in `struct consensus_update`, borrowed until the next call on the same consensus. It
- * does no I/O, reads no clock, and is not re-entrant. The four guards of ../shared libraft.md §4 and the validation of
- * every received field live in here; messages from the network may hold anything.
+ * does no I/O, reads no clock, and is not re-entrant. The guards against libraft's defects (docs/adr/0002) and the
+ * validation of every received field live in here; messages from the network may hold anything.
  *
- * The caller's duties (libraft.md §2): (1) when hard_state_changed or entries/truncation are reported, hand them to the
+ * The caller's duties: (1) when hard_state_changed or entries/truncation are reported, hand them to the
  * log BEFORE anything else, and send the messages of this and later updates only once the log position of the newest
  * hard state is durable; (2) report durable entries by consensus_persisted(); (3) apply min(commit_index, last stored);
  * (4) after applying a committed configuration entry call consensus_configuration_applied(). */
@@ -46,7 +46,8 @@ struct consensus_message {
     uint64_t term;
     /* By type; unused fields are 0:
      *   APPEND         index/log_term = previous entry; commit; count entries (out: the caller reads them from its log
-     *                  at index + 1 ..; in: `entries`, each with a block reference that the consensus takes over)
+     *                  at index + 1 .., and may send them as several messages; in: `entries`, each with a block
+     *                  reference that the consensus takes over, on error too)
      *   APPEND_RESULT  rejected, index = last log index, capacity, features
      *   VOTE           index/log_term = last log entry; flags: MSG_PRE_VOTE, MSG_DISRUPT
      *   VOTE_RESULT    flags: MSG_PRE_VOTE, MSG_GRANTED; capacity, features
@@ -108,18 +109,26 @@ void consensus_free(struct consensus *c);
 
 /* Every event returns 0 with *update set, or an error and no update:
  * ERR_NOTLEADER, ERR_BUSY (submit while transferring, a change while one is pending), ERR_PROTOCOL (a received message
- * that breaks the contract: drop it), ERR_NOMEM. now_ms is monotonic. */
+ * that breaks the contract: drop it), ERR_INVAL (the caller's argument can't be), ERR_NOMEM (before libraft was asked:
+ * nothing happened; inside it: the replica is dead as after a crash, its state is CONSENSUS_UNAVAILABLE and every
+ * further event fails the same way until it is freed and opened anew). now_ms is monotonic.
+ *
+ * consensus_start: once. A new shard's log is born with an ENTRY_CHANGE at index 1 in term 1, and hard state term 1, the
+ * same on every first voter; a replica that is to be added later starts empty (all 0). ERR_INVAL: contradicts itself. */
 int consensus_start(struct consensus *c, const struct consensus_start *start, struct consensus_update **update);
 int consensus_receive(struct consensus *c, uint64_t now_ms, struct consensus_message *message,
                       struct consensus_update **update);
 int consensus_tick(struct consensus *c, uint64_t now_ms, struct consensus_update **update);
-/* Entries up to index (with this term at it) are durable in our own log. A position that isn't in the log any more with
- * that term, or isn't news, is ignored (update with nothing in it). */
+/* Entries up to index (with this term at it) are durable in our own log as it is now: after a truncation that isn't
+ * durable yet, only what lies before it (wal_log_durable_index). A position that isn't in the log any more with that term,
+ * or isn't news, is ignored (update with nothing in it). */
 int consensus_persisted(struct consensus *c, uint64_t now_ms, uint64_t index, uint64_t term,
                         struct consensus_update **update);
 /* One new entry in the leader's term; `data` lies in *block, one reference of which is taken over, on error too. */
 int consensus_submit(struct consensus *c, uint64_t now_ms, enum consensus_entry_type type, struct slice data,
                      struct wal_block *block, struct consensus_update **update);
+/* `config` differs from the newest one in exactly one server: added, removed, or its role changed (else ERR_INVAL).
+ * ERR_BUSY until an entry of the leader's own term is committed. */
 int consensus_submit_change(struct consensus *c, uint64_t now_ms, const struct consensus_config *config,
                             struct consensus_update **update);
 /* A committed ENTRY_CHANGE at `index` was applied. */
@@ -128,10 +137,12 @@ int consensus_configuration_applied(struct consensus *c, uint64_t now_ms, uint64
 /* Our own checkpoint at index is durable; entries up to trim_index may go from raft's view of the log. */
 int consensus_snapshot_taken(struct consensus *c, uint64_t now_ms, uint64_t index, uint64_t term, uint64_t trim_index,
                              struct consensus_update **update);
-/* The snapshot of update->install is durable here and the log was restarted behind it. ok false: it failed; raft will be
- * offered it again. */
+/* The snapshot of update->install is durable here and the log was restarted behind it. ok false: it failed, the log is as
+ * it was before (and must be), and the leader will offer it again. */
 int consensus_snapshot_installed(struct consensus *c, uint64_t now_ms, bool ok, struct consensus_update **update);
+/* to 0: the voter that is furthest. */
 int consensus_transfer(struct consensus *c, uint64_t now_ms, uint64_t to, struct consensus_update **update);
+/* Before a standby becomes a voter. One at a time: ERR_BUSY. */
 int consensus_catch_up(struct consensus *c, uint64_t now_ms, uint64_t id, struct consensus_update **update);
 /* 0 none, 1 running, 2 aborted, 3 finished. */
 int consensus_catch_up_status(const struct consensus *c, uint64_t id);
