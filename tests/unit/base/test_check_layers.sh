@@ -49,7 +49,7 @@ echo '#include "wal/internal.h"' >>"$work/replica/a.c"
 expect "wal/internal.h is internal to wal"
 tree
 echo '#include <raft.h>' >>"$work/replica/a.c"
-expect "<raft.h> belongs behind replica/consensus.c"
+expect "<raft.h> belongs behind replica/consensus"
 tree
 echo '#include "a.h"' >>"$work/wal/a.c"
 expect 'include "a.h" by its path from the root'
