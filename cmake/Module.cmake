@@ -45,14 +45,15 @@ function(cairn_test name)
   cairn_test_properties(${name} "${T_LABELS}" "${T_TIMEOUT}")
 endfunction()
 
+if(CAIRN_FUZZ)
+  add_custom_target(fuzzers) # all fuzz programs, and nothing else
+endif()
+
 # cairn_fuzz(NAME SOURCES ... DEPS ...)  a libFuzzer target (preset fuzz, clang), run for a few seconds by CTest.
 function(cairn_fuzz name)
   cmake_parse_arguments(F "" "" "SOURCES;DEPS" ${ARGN})
   if(NOT CAIRN_FUZZ)
     return()
-  endif()
-  if(NOT TARGET fuzzers)
-    add_custom_target(fuzzers) # all of them, and nothing else
   endif()
   add_executable(${name} ${F_SOURCES})
   add_dependencies(fuzzers ${name})

@@ -1,9 +1,15 @@
 # Flags of every target of ours, on one INTERFACE target.
 add_library(cairn_flags INTERFACE)
 target_compile_options(cairn_flags INTERFACE
-  -Wall -Wextra -Wshadow -Wconversion -Wvla -fvisibility=hidden -fno-omit-frame-pointer
+  -Wall -Wextra -Wshadow -Wconversion -Wvla -Wno-format-zero-length -fvisibility=hidden -fno-omit-frame-pointer
   $<$<COMPILE_LANGUAGE:C>:-Wstrict-prototypes -Wmissing-prototypes>
-  -fstack-protector-strong -fstack-clash-protection -fcf-protection=full -ftrivial-auto-var-init=zero)
+  -fstack-protector-strong -fstack-clash-protection -fcf-protection=full)
+# clang 14 knows this one but refuses it without a second, secret one.
+include(CheckCCompilerFlag)
+check_c_compiler_flag(-ftrivial-auto-var-init=zero CAIRN_HAS_AUTO_VAR_INIT)
+if(CAIRN_HAS_AUTO_VAR_INIT)
+  target_compile_options(cairn_flags INTERFACE -ftrivial-auto-var-init=zero)
+endif()
 target_compile_definitions(cairn_flags INTERFACE _GNU_SOURCE)
 if(CMAKE_BUILD_TYPE STREQUAL "Release")
   target_compile_options(cairn_flags INTERFACE -U_FORTIFY_SOURCE -D_FORTIFY_SOURCE=2)
