@@ -1,0 +1,369 @@
+#include "cli/cli.h"
+
+#include <libsmartcols/libsmartcols.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+/* ---- errors ---- */
+
+int cli_exit_of(int code)
+{
+    switch (code) {
+    case CAIRN_OK:
+        return EXIT_OK;
+    case CAIRN_E_INVAL:
+    case CAIRN_E_CONFIG:
+    case CAIRN_E_RANGE:
+    case CAIRN_E_TOOBIG:
+    case CAIRN_E_UNSUPPORTED:
+        return EXIT_USAGE;
+    case CAIRN_E_NOTFOUND:
+        return EXIT_NOTFOUND;
+    case CAIRN_E_CONFLICT:
+    case CAIRN_E_EXISTS:
+        return EXIT_CONFLICT;
+    case CAIRN_E_DENIED:
+    case CAIRN_E_UNAUTHENTICATED:
+    case CAIRN_E_TLS:
+        return EXIT_DENIED;
+    case CAIRN_E_UNAVAILABLE:
+    case CAIRN_E_NOCONN:
+    case CAIRN_E_TIMEOUT:
+    case CAIRN_E_INDOUBT:
+    case CAIRN_E_NOTLEADER:
+    case CAIRN_E_NOSHARD:
+    case CAIRN_E_SHUTDOWN:
+    case CAIRN_E_SESSION_EXPIRED:
+        return EXIT_UNAVAILABLE;
+    case CAIRN_E_NOSPACE:
+    case CAIRN_E_BUSY:
+    case CAIRN_E_DISKFULL:
+    case CAIRN_E_LIMIT:
+        return EXIT_EXHAUSTED;
+    case CAIRN_E_CORRUPT:
+        return EXIT_INTEGRITY;
+    case CAIRN_E_STALE:
+        return EXIT_STALE;
+    default:
+        return EXIT_UNEXPECTED;
+    }
+}
+
+static void print_envelope(struct cli *cli, json_t *data, json_t *error)
+{
+    json_t *envelope = json_pack("{s:s,s:s,s:o,s:O,s:o}", "apiVersion", "cairn/v1", "kind",
+                                 cli->kind != NULL ? cli->kind : "cairnctl", "data", data,
+                                 "warnings", cli->warnings, "error", error);
+    json_dumpf(envelope, stdout, JSON_INDENT(2));
+    fputc('\n', stdout);
+    json_decref(envelope);
+}
+
+static int say(struct cli *cli, int code, const char *text)
+{
+    if (cli->format == FORMAT_JSON) {
+        print_envelope(cli, json_null(),
+                       json_pack("{s:s,s:i,s:s}", "code", cairn_error_name(code), "number", code,
+                                 "message", text));
+    }
+    fprintf(stderr, "cairnctl: %s: %s\n", cairn_error_name(code), text);
+    return cli_exit_of(code);
+}
+
+int cli_error(struct cli *cli, int code, const char *format, ...)
+{
+    char text[768];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(text, sizeof text, format, args);
+    va_end(args);
+    return say(cli, code, text);
+}
+
+int cli_fail(struct cli *cli, int code, const char *what)
+{
+    const char *why = cairn_errormsg();
+    return cli_error(cli, code, "%s: %s", what, why[0] != 0 ? why : cairn_strerror(code));
+}
+
+int cli_usage(struct cli *cli, const char *usage)
+{
+    return cli_error(cli, CAIRN_E_INVAL, "usage: cairnctl %s", usage);
+}
+
+void cli_warn(struct cli *cli, const char *format, ...)
+{
+    char text[512];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(text, sizeof text, format, args);
+    va_end(args);
+    json_array_append_new(cli->warnings, json_string(text));
+    fprintf(stderr, "cairnctl: warning: %s\n", text);
+}
+
+/* ---- answers ---- */
+
+static void cell_text(const json_t *value, char *out, size_t size)
+{
+    if (json_is_string(value)) {
+        snprintf(out, size, "%s", json_string_value(value));
+    } else if (json_is_integer(value)) {
+        snprintf(out, size, "%lld", (long long)json_integer_value(value));
+    } else if (json_is_boolean(value)) {
+        snprintf(out, size, "%s", json_is_true(value) ? "yes" : "no");
+    } else {
+        snprintf(out, size, "-");
+    }
+}
+
+static void print_table(const json_t *rows, const struct cli_column *columns, size_t count)
+{
+    struct libscols_table *table = scols_new_table();
+    if (table == NULL) {
+        return;
+    }
+    for (size_t c = 0; c < count; c++) {
+        scols_table_new_column(table, columns[c].title, 0, columns[c].right ? SCOLS_FL_RIGHT : 0);
+    }
+    for (size_t r = 0; r < json_array_size(rows); r++) {
+        struct libscols_line *line = scols_table_new_line(table, NULL);
+        for (size_t c = 0; line != NULL && c < count; c++) {
+            char text[320];
+            cell_text(json_object_get(json_array_get(rows, r), columns[c].key), text, sizeof text);
+            scols_line_set_data(line, c, text);
+        }
+    }
+    scols_print_table(table);
+    scols_unref_table(table);
+}
+
+void cli_answer(struct cli *cli, json_t *data, const json_t *rows, const struct cli_column *columns,
+                size_t count, const char *line)
+{
+    if (cli->format == FORMAT_JSON) {
+        print_envelope(cli, data, json_null());
+        return;
+    }
+    if (line != NULL) {
+        printf("%s\n", line);
+    }
+    if (rows != NULL) {
+        print_table(rows, columns, count);
+    }
+    json_decref(data);
+}
+
+void cli_bytes(uint64_t bytes, char out[32])
+{
+    static const char *const units[] = {"B", "KiB", "MiB", "GiB", "TiB"};
+    uint64_t whole = bytes;
+    uint64_t tenths = 0;
+    size_t unit = 0;
+    while (whole >= 1024 && unit + 1 < sizeof units / sizeof units[0]) {
+        tenths = (whole % 1024) * 10 / 1024;
+        whole /= 1024;
+        unit++;
+    }
+    if (unit == 0) {
+        snprintf(out, 32, "%llu B", (unsigned long long)whole);
+    } else {
+        snprintf(out, 32, "%llu.%llu %s", (unsigned long long)whole, (unsigned long long)tenths,
+                 units[unit]);
+    }
+}
+
+/* ---- the cluster ---- */
+
+int cli_connect(struct cli *cli)
+{
+    cairn_client_opts opts;
+    if (cli->client != NULL) {
+        return 0;
+    }
+    cairn_client_opts_init(&opts, sizeof opts);
+    opts.ca_file = cli->ca;
+    opts.cert_file = cli->cert;
+    opts.key_file = cli->key;
+    opts.timeout_ms = cli->timeout_ms;
+    int rv = cairn_connect(cli->endpoints, &opts, &cli->client);
+    if (rv != 0) {
+        cli_fail(cli, rv, "connect");
+    }
+    return rv;
+}
+
+int cli_ask(struct cli *cli, const char *node, const char *verb, json_t *args, json_t **out)
+{
+    char *json = NULL;
+    char *text = args == NULL ? NULL : json_dumps(args, JSON_COMPACT);
+    *out = NULL;
+    int rv = cairn_admin(cli->client, node, verb, text, &json);
+    free(text);
+    if (rv == 0) {
+        *out = json_loads(json, 0, NULL);
+        cairn_json_free(json);
+        rv = *out == NULL ? CAIRN_E_PROTOCOL : 0;
+    }
+    return rv;
+}
+
+int cli_ask_all(struct cli *cli, const char *verb, json_t *args, json_t **out)
+{
+    json_t *status = NULL;
+    size_t i;
+    json_t *peer;
+    *out = NULL;
+    int rv = cli_ask(cli, NULL, "status", NULL, &status);
+    if (rv == 0) {
+        *out = json_array();
+        json_array_foreach(json_object_get(status, "peers"), i, peer)
+        {
+            json_t *answer = NULL;
+            const char *name = json_string_value(json_object_get(peer, "name"));
+            int err = cli_ask(cli, name, verb, args, &answer);
+            json_t *row = json_pack("{s:s,s:O,s:b}", "node", name, "address",
+                                    json_object_get(peer, "address"), "reachable", err == 0);
+            if (err == 0) {
+                json_object_set_new(row, "answer", answer);
+            } else {
+                json_object_set_new(row, "error", json_string(cairn_errormsg()));
+                json_object_set_new(row, "code", json_integer(err));
+            }
+            json_array_append_new(*out, row);
+        }
+        json_decref(status);
+    }
+    json_decref(args);
+    return rv;
+}
+
+int cli_object(struct cli *cli, const char *text, cairn_heap **heap, cairn_ptr *ptr)
+{
+    char name[128];
+    const char *slash = strchr(text, '/');
+    *heap = NULL;
+    if (slash == NULL || slash == text || slash[1] == 0 || (size_t)(slash - text) >= sizeof name) {
+        return cli_error(cli, CAIRN_E_INVAL, "\"%s\" must be HEAP/ROOT or HEAP/POINTER", text);
+    }
+    memcpy(name, text, (size_t)(slash - text));
+    name[slash - text] = 0;
+    if (cli_connect(cli) != 0) {
+        return EXIT_UNAVAILABLE;
+    }
+    int rv = cairn_heap_open(cli->client, name, heap);
+    if (rv != 0) {
+        return cli_fail(cli, rv, name);
+    }
+    if (cairn_ptr_parse(slash + 1, ptr) == 0) {
+        return 0;
+    }
+    rv = cairn_root_get(*heap, slash + 1, ptr);
+    if (rv != 0) {
+        cli_fail(cli, rv, text);
+        cairn_heap_close(*heap);
+        *heap = NULL;
+        return cli_exit_of(rv);
+    }
+    return 0;
+}
+
+/* ---- input ---- */
+
+static int hex_digit(char c)
+{
+    if (c >= '0' && c <= '9') {
+        return c - '0';
+    }
+    c = (char)(c | 0x20);
+    return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
+}
+
+static int from_hex(struct cli *cli, const char *text, uint8_t **bytes, size_t *len)
+{
+    size_t digits = strlen(text);
+    *bytes = calloc(1, digits / 2 + 1);
+    if (*bytes == NULL) {
+        return cli_error(cli, CAIRN_E_NOMEM, "out of memory");
+    }
+    for (size_t i = 0; i < digits; i++) {
+        int digit = hex_digit(text[i]);
+        if (digit < 0 || digits % 2 != 0) {
+            free(*bytes);
+            *bytes = NULL;
+            return cli_error(cli, CAIRN_E_INVAL, "--hex needs an even number of hex digits");
+        }
+        (*bytes)[i / 2] = (uint8_t)((*bytes)[i / 2] << 4 | digit);
+    }
+    *len = digits / 2;
+    return 0;
+}
+
+static int from_file(struct cli *cli, const char *path, uint8_t **bytes, size_t *len)
+{
+    FILE *file = strcmp(path, "-") == 0 ? stdin : fopen(path, "rb");
+    size_t capacity = 1u << 16;
+    *bytes = file == NULL ? NULL : malloc(capacity);
+    *len = 0;
+    while (*bytes != NULL) {
+        size_t n = fread(*bytes + *len, 1, capacity - *len, file);
+        *len += n;
+        if (n == 0) {
+            break;
+        }
+        if (*len == capacity) {
+            uint8_t *more = *len > CAIRN_OBJECT_BYTES_MAX ? NULL : realloc(*bytes, capacity * 2);
+            if (more == NULL) {
+                free(*bytes);
+                *bytes = NULL;
+                break;
+            }
+            *bytes = more;
+            capacity *= 2;
+        }
+    }
+    if (file != NULL && file != stdin) {
+        fclose(file);
+    }
+    return *bytes == NULL ? cli_error(cli, CAIRN_E_INVAL,
+                                      "%s can't be read, or is larger than an object may be", path)
+                          : 0;
+}
+
+int cli_payload(struct cli *cli, void **bytes, size_t *len)
+{
+    *bytes = NULL;
+    *len = 0;
+    if ((cli->data != NULL) + (cli->hex != NULL) + (cli->file != NULL) > 1) {
+        return cli_error(cli, CAIRN_E_INVAL, "give one of --data, --hex and --file");
+    }
+    if (cli->hex != NULL) {
+        return from_hex(cli, cli->hex, (uint8_t **)bytes, len);
+    }
+    if (cli->file != NULL) {
+        return from_file(cli, cli->file, (uint8_t **)bytes, len);
+    }
+    if (cli->data != NULL) {
+        *bytes = strdup(cli->data);
+        *len = strlen(cli->data);
+        return *bytes == NULL ? cli_error(cli, CAIRN_E_NOMEM, "out of memory") : 0;
+    }
+    return 0;
+}
+
+bool cli_confirm(struct cli *cli, const char *question)
+{
+    if (cli->yes) {
+        return true;
+    }
+    if (!isatty(STDIN_FILENO)) {
+        fprintf(stderr, "cairnctl: %s Give --yes to do it.\n", question);
+        return false;
+    }
+    fprintf(stderr, "%s [y/N] ", question);
+    char line[16] = "";
+    return fgets(line, sizeof line, stdin) != NULL && (line[0] == 'y' || line[0] == 'Y');
+}

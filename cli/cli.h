@@ -1,0 +1,124 @@
+/* cairnctl: shared by its files. One file per noun; every verb is a function of a table in main.c.
+ *
+ * Rules (exit codes, envelope, what goes where): docs/cli.md. stdout is data, stderr is for people.
+ */
+#ifndef CAIRN_CLI_CLI_H
+#define CAIRN_CLI_CLI_H
+
+#include <jansson.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cairn/cairn.h>
+
+enum cli_exit {
+    EXIT_OK = 0,
+    EXIT_UNEXPECTED = 1,
+    EXIT_USAGE = 2,
+    EXIT_NOTFOUND = 3,
+    EXIT_CONFLICT = 4,
+    EXIT_FINDINGS = 5,
+    EXIT_DENIED = 6,
+    EXIT_UNAVAILABLE = 7,
+    EXIT_EXHAUSTED = 8,
+    EXIT_INTEGRITY = 9,
+    EXIT_STALE = 10
+};
+
+enum cli_format { FORMAT_TABLE, FORMAT_JSON };
+
+struct cli {
+    const char *endpoints, *ca, *cert, *key;
+    enum cli_format format;
+    uint32_t timeout_ms;
+    bool timeout_given;
+    const char *offline;
+    bool yes, dry_run;
+    /* options of verbs; NULL or 0: not given */
+    const char *wait, *data, *hex, *file;
+    uint64_t size, offset, len, from, to, uid;
+    bool size_given, len_given, to_given;
+    uint32_t shards, replicas, type;
+
+    const char *kind; /* "noun.verb", of the envelope */
+    int argc;         /* what stands behind noun and verb */
+    char **argv;
+
+    cairn_client *client;
+    json_t *warnings;
+};
+
+/* ---- cli.c ---- */
+
+/* Connects at the first call. 0 or CAIRN_E_*, said already. */
+int cli_connect(struct cli *cli);
+/* Says the SDK's last failure (on stderr, or in the envelope) and returns the exit code for it.
+ * what: "heap create bank". */
+int cli_fail(struct cli *cli, int code, const char *what);
+/* The same with a sentence of our own. */
+int cli_error(struct cli *cli, int code, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
+int cli_usage(struct cli *cli, const char *usage);
+int cli_exit_of(int code);
+void cli_warn(struct cli *cli, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
+/* One column of a table: a title, and the key of the row's object that it shows. */
+struct cli_column {
+    const char *title, *key;
+    bool right;
+};
+/* Prints the answer and takes data: in json the envelope; as a table `rows` (borrowed, an array
+ * inside data) with columns, or, when rows is NULL, `line` if that isn't NULL. */
+void cli_answer(struct cli *cli, json_t *data, const json_t *rows, const struct cli_column *columns,
+                size_t count, const char *line);
+/* Asks one node (NULL: any); *out is given. Exit code 0 or CAIRN_E_* (not said). */
+int cli_ask(struct cli *cli, const char *node, const char *verb, json_t *args, json_t **out);
+/* A row per configured node: {"node", "reachable", "answer": {...} or "error"}. Takes args; *out is
+ * given. */
+int cli_ask_all(struct cli *cli, const char *verb, json_t *args, json_t **out);
+/* "12.5 MiB" */
+void cli_bytes(uint64_t bytes, char out[32]);
+/* HEAP/ROOT or HEAP/POINTER: opens the heap, finds the pointer. Exit code; failure is said already.
+ */
+int cli_object(struct cli *cli, const char *text, cairn_heap **heap, cairn_ptr *ptr);
+/* --data, --hex or --file: *bytes is given (free). *len 0 and *bytes NULL when none was given. Exit
+ * code, said already. */
+int cli_payload(struct cli *cli, void **bytes, size_t *len);
+bool cli_confirm(struct cli *cli, const char *question);
+
+/* ---- verbs ---- */
+
+int verb_status(struct cli *cli);
+int verb_heap_create(struct cli *cli);
+int verb_heap_ls(struct cli *cli);
+int verb_heap_rm(struct cli *cli);
+int verb_heap_stats(struct cli *cli);
+int verb_shard_ls(struct cli *cli);
+int verb_replica_check(struct cli *cli);
+int verb_node_ls(struct cli *cli);
+int verb_node_storage(struct cli *cli);
+int verb_root_ls(struct cli *cli);
+int verb_root_get(struct cli *cli);
+int verb_root_set(struct cli *cli);
+int verb_root_rm(struct cli *cli);
+int verb_obj_alloc(struct cli *cli);
+int verb_obj_read(struct cli *cli);
+int verb_obj_write(struct cli *cli);
+int verb_obj_free(struct cli *cli);
+int verb_obj_stat(struct cli *cli);
+int verb_ptr_decode(struct cli *cli);
+int verb_log_dump(struct cli *cli);
+int verb_version(struct cli *cli);
+int verb_completion(struct cli *cli);
+
+/* The table of verbs, for help and completion. */
+struct cli_verb {
+    const char *noun, *verb; /* verb "": the noun stands alone */
+    int (*run)(struct cli *cli);
+    const char *arguments, *help;
+};
+extern const struct cli_verb cli_verbs[];
+extern const size_t cli_verb_count;
+
+#endif

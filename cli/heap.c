@@ -1,0 +1,314 @@
+/* heap, root: the catalogue and the names in it. */
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "cli/cli.h"
+
+#define COLUMNS(table) table, sizeof table / sizeof table[0]
+
+int verb_heap_create(struct cli *cli)
+{
+    cairn_heap_opts opts;
+    char size[32];
+    char line[256];
+    if (cli->argc != 1) {
+        return cli_usage(cli, "heap create NAME [--shards N] [--replicas N] [--size BYTES]");
+    }
+    if (cli_connect(cli) != 0) {
+        return EXIT_UNAVAILABLE;
+    }
+    cairn_heap_opts_init(&opts, sizeof opts);
+    opts.shards = cli->shards != 0 ? cli->shards : opts.shards;
+    opts.replicas = cli->replicas;
+    opts.bytes_max = cli->size_given ? cli->size : opts.bytes_max;
+    int rv = cairn_heap_create(cli->client, cli->argv[0], &opts);
+    if (rv != 0) {
+        return cli_fail(cli, rv, "heap create");
+    }
+    cli_bytes(opts.bytes_max / opts.shards, size);
+    snprintf(line, sizeof line, "heap %s created: %u shards of at most %s", cli->argv[0],
+             opts.shards, size);
+    cli_answer(cli,
+               json_pack("{s:s,s:i,s:I}", "name", cli->argv[0], "shards", (int)opts.shards,
+                         "bytes_max", (json_int_t)opts.bytes_max),
+               NULL, NULL, 0, line);
+    return EXIT_OK;
+}
+
+/* The catalogue as the leader of the meta shard has applied it. */
+static int ask_catalog(struct cli *cli, json_t **out)
+{
+    int rv = cli_connect(cli);
+    if (rv != 0) {
+        return cli_exit_of(rv);
+    }
+    rv = cli_ask(cli, NULL, "heaps", NULL, out);
+    if (rv == 0) {
+        char leader[64];
+        snprintf(leader, sizeof leader, "%s",
+                 json_string_value(json_object_get(*out, "meta_leader")));
+        if (leader[0] != 0) {
+            json_decref(*out);
+            rv = cli_ask(cli, leader, "heaps", NULL, out);
+        }
+    }
+    return rv == 0 ? 0 : cli_fail(cli, rv, "heap ls");
+}
+
+int verb_heap_ls(struct cli *cli)
+{
+    static const struct cli_column columns[] = {{"HEAP", "name", false},
+                                                {"ID", "id", true},
+                                                {"SHARDS", "shard_count", true},
+                                                {"REPLICAS", "replicas", true},
+                                                {"SIZE PER SHARD", "size", true}};
+    json_t *answer = NULL;
+    json_t *row;
+    size_t i;
+    if (cli->argc != 0) {
+        return cli_usage(cli, "heap ls");
+    }
+    int code = ask_catalog(cli, &answer);
+    if (code != 0) {
+        return code;
+    }
+    json_t *heaps = json_object_get(answer, "heaps");
+    json_array_foreach(heaps, i, row)
+    {
+        char size[32];
+        cli_bytes((uint64_t)json_integer_value(json_object_get(row, "shard_bytes_max")), size);
+        json_object_set_new(row, "size", json_string(size));
+    }
+    cli_answer(cli, json_pack("{s:O}", "heaps", heaps), heaps, COLUMNS(columns), NULL);
+    json_decref(answer);
+    return EXIT_OK;
+}
+
+int verb_heap_rm(struct cli *cli)
+{
+    char question[160];
+    char line[128];
+    cairn_heap *heap = NULL;
+    if (cli->argc != 1) {
+        return cli_usage(cli, "heap rm NAME [--yes] [--dry-run]");
+    }
+    if (cli_connect(cli) != 0) {
+        return EXIT_UNAVAILABLE;
+    }
+    int rv = cairn_heap_open(cli->client, cli->argv[0], &heap);
+    if (rv != 0) {
+        return cli_fail(cli, rv, cli->argv[0]);
+    }
+    uint32_t shards = cairn_heap_shards(heap);
+    cairn_heap_close(heap);
+    if (!cli->dry_run) {
+        snprintf(question, sizeof question, "Heap %s and all its objects will be gone for good.",
+                 cli->argv[0]);
+        if (!cli_confirm(cli, question)) {
+            return cli_error(cli, CAIRN_E_CANCELED, "heap %s was not removed", cli->argv[0]);
+        }
+        rv = cairn_heap_drop(cli->client, cli->argv[0]);
+        if (rv != 0) {
+            return cli_fail(cli, rv, cli->argv[0]);
+        }
+    }
+    snprintf(line, sizeof line, "heap %s %s: %u shards", cli->argv[0],
+             cli->dry_run ? "would be removed" : "removed", shards);
+    cli_answer(cli,
+               json_pack("{s:s,s:i,s:b}", "name", cli->argv[0], "shards", (int)shards, "removed",
+                         !cli->dry_run),
+               NULL, NULL, 0, line);
+    return EXIT_OK;
+}
+
+int verb_heap_stats(struct cli *cli)
+{
+    static const struct cli_column columns[] = {{"SHARD", "shard", true},
+                                                {"LEADER", "node", false},
+                                                {"OBJECTS", "objects", true},
+                                                {"BYTES", "object_bytes", true},
+                                                {"ALLOCATED", "allocated_bytes", true},
+                                                {"FREE", "free_bytes", true},
+                                                {"LARGEST FREE", "largest_free_bytes", true},
+                                                {"METADATA", "metadata_bytes", true},
+                                                {"ARENA", "arena_bytes", true},
+                                                {"LIMIT", "arena_bytes_max", true},
+                                                {"ROOTS", "roots", true}};
+    json_t *nodes = NULL;
+    json_t *node;
+    json_t *shard;
+    size_t i;
+    size_t k;
+    if (cli->argc != 1) {
+        return cli_usage(cli, "heap stats NAME");
+    }
+    int rv = cli_connect(cli);
+    if (rv != 0) {
+        return cli_exit_of(rv);
+    }
+    rv = cli_ask_all(cli, "shards", json_pack("{s:s,s:b}", "heap", cli->argv[0], "stats", 1),
+                     &nodes);
+    if (rv != 0) {
+        return cli_fail(cli, rv, "heap stats");
+    }
+    json_t *rows = json_array();
+    json_int_t objects = 0;
+    json_int_t bytes = 0;
+    json_array_foreach(nodes, i, node)
+    {
+        if (json_integer_value(json_object_get(node, "code")) == CAIRN_E_NOTFOUND) {
+            int code = cli_error(cli, CAIRN_E_NOTFOUND, "%s",
+                                 json_string_value(json_object_get(node, "error")));
+            json_decref(rows);
+            json_decref(nodes);
+            return code;
+        }
+        json_array_foreach(json_object_get(json_object_get(node, "answer"), "shards"), k, shard)
+        {
+            if (!json_is_true(json_object_get(shard, "serving"))) {
+                continue;
+            }
+            json_t *row = json_deep_copy(json_object_get(shard, "stats"));
+            json_object_set(row, "shard", json_object_get(shard, "shard"));
+            json_object_set(row, "uid", json_object_get(shard, "uid"));
+            json_object_set(row, "node", json_object_get(node, "node"));
+            objects += json_integer_value(json_object_get(row, "objects"));
+            bytes += json_integer_value(json_object_get(row, "object_bytes"));
+            json_array_append_new(rows, row);
+        }
+    }
+    char line[160];
+    snprintf(line, sizeof line, "heap %s: %lld objects, %lld bytes", cli->argv[0],
+             (long long)objects, (long long)bytes);
+    cli_answer(cli,
+               json_pack("{s:s,s:I,s:I,s:o}", "name", cli->argv[0], "objects", objects, "bytes",
+                         bytes, "shards", rows),
+               rows, COLUMNS(columns), line);
+    json_decref(nodes);
+    return EXIT_OK;
+}
+
+/* ---- root ---- */
+
+static int open_heap(struct cli *cli, const char *name, cairn_heap **heap)
+{
+    *heap = NULL;
+    if (cli_connect(cli) != 0) {
+        return EXIT_UNAVAILABLE;
+    }
+    int rv = cairn_heap_open(cli->client, name, heap);
+    return rv == 0 ? 0 : cli_fail(cli, rv, name);
+}
+
+static json_t *root_row(const char *name, cairn_ptr ptr)
+{
+    char text[CAIRN_PTR_TEXT_BYTES];
+    cairn_ptr_format(ptr, text, sizeof text);
+    return json_pack("{s:s,s:s}", "name", name, "pointer", text);
+}
+
+static int add_root(void *arg, const char *name, cairn_ptr ptr, uint64_t version)
+{
+    char text[24];
+    json_t *row = root_row(name, ptr);
+    snprintf(text, sizeof text, "%" PRIu64, version);
+    json_object_set_new(row, "version", json_string(text));
+    json_array_append_new(arg, row);
+    return 0;
+}
+
+int verb_root_ls(struct cli *cli)
+{
+    static const struct cli_column columns[] = {
+        {"NAME", "name", false}, {"POINTER", "pointer", false}, {"VERSION", "version", true}};
+    cairn_heap *heap;
+    if (cli->argc != 1) {
+        return cli_usage(cli, "root ls HEAP");
+    }
+    int code = open_heap(cli, cli->argv[0], &heap);
+    if (code != 0) {
+        return code;
+    }
+    json_t *rows = json_array();
+    int rv = cairn_root_list(heap, add_root, rows);
+    cairn_heap_close(heap);
+    if (rv != 0) {
+        json_decref(rows);
+        return cli_fail(cli, rv, "root ls");
+    }
+    cli_answer(cli, json_pack("{s:o}", "roots", rows), rows, COLUMNS(columns), NULL);
+    return EXIT_OK;
+}
+
+int verb_root_get(struct cli *cli)
+{
+    cairn_heap *heap;
+    cairn_ptr ptr = CAIRN_NULL;
+    char text[CAIRN_PTR_TEXT_BYTES];
+    if (cli->argc != 2) {
+        return cli_usage(cli, "root get HEAP NAME");
+    }
+    int code = open_heap(cli, cli->argv[0], &heap);
+    if (code != 0) {
+        return code;
+    }
+    int rv = cairn_root_get(heap, cli->argv[1], &ptr);
+    cairn_heap_close(heap);
+    if (rv != 0) {
+        return cli_fail(cli, rv, cli->argv[1]);
+    }
+    cairn_ptr_format(ptr, text, sizeof text);
+    cli_answer(cli, root_row(cli->argv[1], ptr), NULL, NULL, 0, text);
+    return EXIT_OK;
+}
+
+int verb_root_set(struct cli *cli)
+{
+    cairn_heap *heap;
+    cairn_ptr ptr;
+    if (cli->argc != 3) {
+        return cli_usage(cli, "root set HEAP NAME POINTER");
+    }
+    if (cairn_ptr_parse(cli->argv[2], &ptr) != 0) {
+        return cli_error(cli, CAIRN_E_INVAL,
+                         "\"%s\" is not a pointer: shard.generation.slot, as in 2.1.0000000041",
+                         cli->argv[2]);
+    }
+    int code = open_heap(cli, cli->argv[0], &heap);
+    if (code != 0) {
+        return code;
+    }
+    int rv = cairn_root_set(heap, cli->argv[1], ptr);
+    cairn_heap_close(heap);
+    if (rv != 0) {
+        return cli_fail(cli, rv, cli->argv[1]);
+    }
+    cli_answer(cli, root_row(cli->argv[1], ptr), NULL, NULL, 0, "set");
+    return EXIT_OK;
+}
+
+int verb_root_rm(struct cli *cli)
+{
+    cairn_heap *heap;
+    if (cli->argc != 2) {
+        return cli_usage(cli, "root rm HEAP NAME [--dry-run]");
+    }
+    int code = open_heap(cli, cli->argv[0], &heap);
+    if (code != 0) {
+        return code;
+    }
+    cairn_ptr ptr = CAIRN_NULL;
+    int rv = cairn_root_get(heap, cli->argv[1], &ptr);
+    if (rv == 0 && !cli->dry_run) {
+        /* Only the root that was looked at: somebody may have pointed it elsewhere meanwhile. */
+        rv = cairn_root_compare_and_set(heap, cli->argv[1], ptr, CAIRN_NULL);
+    }
+    cairn_heap_close(heap);
+    if (rv != 0) {
+        return cli_fail(cli, rv, cli->argv[1]);
+    }
+    cli_answer(cli, root_row(cli->argv[1], ptr), NULL, NULL, 0,
+               cli->dry_run ? "would be removed (the object stays)" : "removed (the object stays)");
+    return EXIT_OK;
+}

@@ -1,0 +1,334 @@
+/* cairnctl: options, the table of verbs, help and completion. */
+#include <argp.h>
+#include <ctype.h>
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "cli/cli.h"
+
+const struct cli_verb cli_verbs[] = {
+    {"status", "", verb_status, "[--wait healthy] [--timeout SECONDS]",
+     "the cluster on one screen"},
+    {"node", "ls", verb_node_ls, "", "the nodes, and which can be reached"},
+    {"node", "storage", verb_node_storage, "", "storage mode, log and sync times of every node"},
+    {"heap", "create", verb_heap_create, "NAME [--shards N] [--replicas N] [--size BYTES]",
+     "create a heap"},
+    {"heap", "ls", verb_heap_ls, "", "the heaps of the cluster"},
+    {"heap", "rm", verb_heap_rm, "NAME [--yes] [--dry-run]", "remove a heap and all its objects"},
+    {"heap", "stats", verb_heap_stats, "NAME", "objects, bytes and space of each shard"},
+    {"shard", "ls", verb_shard_ls, "[HEAP]",
+     "every replica of every shard: state, leader, indexes"},
+    {"replica", "check", verb_replica_check, "[HEAP] [--timeout SECONDS]",
+     "are all replicas equal at one index?"},
+    {"root", "ls", verb_root_ls, "HEAP", "names and what they point at"},
+    {"root", "get", verb_root_get, "HEAP NAME", "the pointer of one name"},
+    {"root", "set", verb_root_set, "HEAP NAME POINTER", "point a name at an object"},
+    {"root", "rm", verb_root_rm, "HEAP NAME [--dry-run]", "remove a name (the object stays)"},
+    {"obj", "alloc", verb_obj_alloc,
+     "HEAP [--size BYTES] [--type N] [--data TEXT|--hex HEX|--file PATH]", "allocate"},
+    {"obj", "read", verb_obj_read, "HEAP/ROOT|HEAP/POINTER [--off N] [--len N] [--file PATH]",
+     "read bytes"},
+    {"obj", "write", verb_obj_write,
+     "HEAP/ROOT|HEAP/POINTER [--off N] --data TEXT|--hex HEX|--file PATH", "write bytes"},
+    {"obj", "free", verb_obj_free, "HEAP/ROOT|HEAP/POINTER [--yes] [--dry-run]", "free an object"},
+    {"obj", "stat", verb_obj_stat, "HEAP/ROOT|HEAP/POINTER", "size, type and version of an object"},
+    {"ptr", "decode", verb_ptr_decode, "POINTER|WORD", "take a pointer apart"},
+    {"log", "dump", verb_log_dump, "--offline DATA_DIR [--shard UID] [--from INDEX] [--to INDEX]",
+     "every record of a stopped node's log"},
+    {"version", "", verb_version, "", "version of this program"},
+    {"completion", "", verb_completion, "bash",
+     "shell completion: source <(cairnctl completion bash)"},
+};
+const size_t cli_verb_count = sizeof cli_verbs / sizeof cli_verbs[0];
+
+int verb_version(struct cli *cli)
+{
+    char line[64];
+    snprintf(line, sizeof line, "cairnctl %s", cairn_version());
+    cli_answer(cli, json_pack("{s:s}", "version", cairn_version()), NULL, NULL, 0, line);
+    return EXIT_OK;
+}
+
+int verb_completion(struct cli *cli)
+{
+    if (cli->argc != 1 || strcmp(cli->argv[0], "bash") != 0) {
+        return cli_usage(cli, "completion bash");
+    }
+    printf("_cairnctl() {\n    local cur=${COMP_WORDS[COMP_CWORD]} words=() w i\n"
+           "    for ((i = 1; i < COMP_CWORD; i++)); do w=${COMP_WORDS[i]}; [[ $w == -* ]] || "
+           "words+=(\"$w\"); done\n"
+           "    case \"${#words[@]}:${words[0]}:${words[1]}\" in\n    0:*) COMPREPLY=($(compgen -W "
+           "\"");
+    const char *last = "";
+    for (size_t i = 0; i < cli_verb_count; i++) {
+        if (strcmp(last, cli_verbs[i].noun) != 0) {
+            printf("%s ", cli_verbs[i].noun);
+        }
+        last = cli_verbs[i].noun;
+    }
+    printf("\" -- \"$cur\")) ;;\n");
+    for (size_t i = 0; i < cli_verb_count; i++) {
+        if (cli_verbs[i].verb[0] == 0 ||
+            (i > 0 && strcmp(cli_verbs[i - 1].noun, cli_verbs[i].noun) == 0)) {
+            continue;
+        }
+        printf("    1:%s:*) COMPREPLY=($(compgen -W \"", cli_verbs[i].noun);
+        for (size_t k = i; k < cli_verb_count && strcmp(cli_verbs[k].noun, cli_verbs[i].noun) == 0;
+             k++) {
+            printf("%s ", cli_verbs[k].verb);
+        }
+        printf("\" -- \"$cur\")) ;;\n");
+    }
+    printf("    2:heap:rm | 2:heap:stats | 2:shard:ls | 2:root:* | 2:replica:check | 2:obj:alloc)\n"
+           "        COMPREPLY=($(compgen -W \"$(cairnctl heap ls -o json 2>/dev/null |\n"
+           "            sed -n 's/.*\"name\": \"\\([^\"]*\\)\".*/\\1/p')\" -- \"$cur\")) ;;\n"
+           "    *) COMPREPLY=($(compgen -W \"--wait --timeout --shards --replicas --size --type "
+           "--data --hex --file "
+           "--off --len --yes --dry-run --output\" -- \"$cur\")) ;;\n    esac\n}\n"
+           "complete -F _cairnctl cairnctl\n");
+    return EXIT_OK;
+}
+
+/* ---- options ---- */
+
+enum {
+    KEY_CA = 256,
+    KEY_CERT,
+    KEY_KEY,
+    KEY_OFFLINE,
+    KEY_WAIT,
+    KEY_SHARDS,
+    KEY_REPLICAS,
+    KEY_SIZE,
+    KEY_TYPE,
+    KEY_DATA,
+    KEY_HEX,
+    KEY_FILE,
+    KEY_OFF,
+    KEY_LEN,
+    KEY_YES,
+    KEY_DRY_RUN,
+    KEY_TIMEOUT,
+    KEY_FROM,
+    KEY_TO,
+    KEY_SHARD
+};
+
+static const struct argp_option option_table[] = {
+    {"endpoints", 'e', "HOST:PORT,...", 0, "nodes to try ($CAIRN_ENDPOINTS)", 0},
+    {"ca", KEY_CA, "FILE", 0, "certificate of the CA ($CAIRN_CA)", 0},
+    {"cert", KEY_CERT, "FILE", 0, "own certificate ($CAIRN_CERT)", 0},
+    {"key", KEY_KEY, "FILE", 0, "own key ($CAIRN_KEY)", 0},
+    {"output", 'o', "table|json", 0, "form of the answer; default table", 0},
+    {"timeout", KEY_TIMEOUT, "SECONDS", 0, "give up after this long; default 30", 0},
+    {"offline", KEY_OFFLINE, "DIR", 0, "work on the data directory of a stopped node", 0},
+    {"yes", KEY_YES, NULL, 0, "don't ask", 1},
+    {"dry-run", KEY_DRY_RUN, NULL, 0, "say what would be done", 1},
+    {"wait", KEY_WAIT, "STATE", 0, "wait for this state (healthy)", 1},
+    {"shards", KEY_SHARDS, "N", 0, "shards of a new heap; default 4", 1},
+    {"replicas", KEY_REPLICAS, "N", 0, "replicas of each shard; default 3", 1},
+    {"size", KEY_SIZE, "BYTES", 0, "K, M and G are understood", 1},
+    {"type", KEY_TYPE, "N", 0, "type number of an object", 1},
+    {"data", KEY_DATA, "TEXT", 0, "bytes, as text", 1},
+    {"hex", KEY_HEX, "HEX", 0, "bytes, in hex", 1},
+    {"file", KEY_FILE, "PATH", 0, "bytes, from or to a file; - is standard input or output", 1},
+    {"off", KEY_OFF, "N", 0, "offset in the object", 1},
+    {"len", KEY_LEN, "N", 0, "length", 1},
+    {"shard", KEY_SHARD, "UID", 0, "only this shard", 1},
+    {"from", KEY_FROM, "INDEX", 0, "from this log index on", 1},
+    {"to", KEY_TO, "INDEX", 0, "up to this log index", 1},
+    {0}};
+
+static uint64_t number(struct argp_state *state, const char *text, const char *name, uint64_t max)
+{
+    char *end = NULL;
+    errno = 0;
+    unsigned long long value = strtoull(text, &end, 10);
+    unsigned shift = 0;
+    if (*end != 0) {
+        const char *units = "KMGT";
+        const char *unit = strchr(units, toupper((unsigned char)*end));
+        shift = unit == NULL ? 0 : 10 * (unsigned)(unit - units + 1);
+        end += unit == NULL ? 0 : 1;
+    }
+    if (!isdigit((unsigned char)text[0]) || *end != 0 || errno != 0 || value > max >> shift) {
+        argp_error(state, "--%s: \"%s\" must be a whole number of at most %llu", name, text,
+                   (unsigned long long)max);
+    }
+    return (uint64_t)value << shift;
+}
+
+struct words {
+    struct cli *cli;
+    char *words[16];
+    int count;
+};
+
+static error_t parse_option(int key, char *arg, struct argp_state *state)
+{
+    struct words *words = state->input;
+    struct cli *cli = words->cli;
+    switch (key) {
+    case 'e':
+        cli->endpoints = arg;
+        return 0;
+    case 'o':
+        if (strcmp(arg, "table") != 0 && strcmp(arg, "json") != 0) {
+            argp_error(state, "--output: \"%s\" must be table or json", arg);
+        }
+        cli->format = strcmp(arg, "json") == 0 ? FORMAT_JSON : FORMAT_TABLE;
+        return 0;
+    case KEY_CA:
+        cli->ca = arg;
+        return 0;
+    case KEY_CERT:
+        cli->cert = arg;
+        return 0;
+    case KEY_KEY:
+        cli->key = arg;
+        return 0;
+    case KEY_OFFLINE:
+        cli->offline = arg;
+        return 0;
+    case KEY_TIMEOUT: {
+        char text[32];
+        snprintf(text, sizeof text, "%.*s", (int)strcspn(arg, "s"), arg);
+        cli->timeout_ms = (uint32_t)(number(state, text, "timeout", 86400) * 1000);
+        cli->timeout_given = true;
+        return 0;
+    }
+    case KEY_YES:
+        cli->yes = true;
+        return 0;
+    case KEY_DRY_RUN:
+        cli->dry_run = true;
+        return 0;
+    case KEY_WAIT:
+        cli->wait = arg;
+        return 0;
+    case KEY_SHARDS:
+        cli->shards = (uint32_t)number(state, arg, "shards", 4096);
+        return 0;
+    case KEY_REPLICAS:
+        cli->replicas = (uint32_t)number(state, arg, "replicas", 255);
+        return 0;
+    case KEY_SIZE:
+        cli->size = number(state, arg, "size", 1ull << 48);
+        cli->size_given = true;
+        return 0;
+    case KEY_TYPE:
+        cli->type = (uint32_t)number(state, arg, "type", UINT32_MAX);
+        return 0;
+    case KEY_DATA:
+        cli->data = arg;
+        return 0;
+    case KEY_HEX:
+        cli->hex = arg;
+        return 0;
+    case KEY_FILE:
+        cli->file = arg;
+        return 0;
+    case KEY_OFF:
+        cli->offset = number(state, arg, "off", 1ull << 48);
+        return 0;
+    case KEY_LEN:
+        cli->len = number(state, arg, "len", 1ull << 48);
+        cli->len_given = true;
+        return 0;
+    case KEY_SHARD:
+        cli->uid = number(state, arg, "shard", UINT64_MAX);
+        return 0;
+    case KEY_FROM:
+        cli->from = number(state, arg, "from", UINT64_MAX);
+        return 0;
+    case KEY_TO:
+        cli->to = number(state, arg, "to", UINT64_MAX);
+        cli->to_given = true;
+        return 0;
+    case ARGP_KEY_ARG:
+        if (words->count == (int)(sizeof words->words / sizeof words->words[0])) {
+            argp_error(state, "too many arguments");
+        }
+        words->words[words->count++] = arg;
+        return 0;
+    default:
+        return ARGP_ERR_UNKNOWN;
+    }
+}
+
+/* The list of verbs stands before the options in --help. */
+static char *help_text(int key, const char *text, void *input)
+{
+    (void)input;
+    if (key != ARGP_KEY_HELP_PRE_DOC) {
+        return (char *)text;
+    }
+    char *out = NULL;
+    size_t size = 0;
+    FILE *stream = open_memstream(&out, &size);
+    if (stream == NULL) {
+        return NULL;
+    }
+    fprintf(stream, "The command line of a Cairn cluster.\n\nVerbs:\n");
+    for (size_t i = 0; i < cli_verb_count; i++) {
+        char left[24];
+        snprintf(left, sizeof left, "%s %s", cli_verbs[i].noun, cli_verbs[i].verb);
+        fprintf(stream, "  %-16s %s\n", left, cli_verbs[i].help);
+    }
+    fprintf(stream, "\nOptions:");
+    fclose(stream);
+    return out;
+}
+
+static const struct argp arguments = {
+    option_table,
+    parse_option,
+    "NOUN VERB [ARGUMENT...]",
+    "The command line of a Cairn cluster.\vExit codes: 0 ok, 1 unexpected, 2 usage, 3 not "
+    "found, 4 conflict, 5 findings, 6 denied, 7 unavailable, 8 exhausted, 9 integrity, "
+    "10 stale pointer.",
+    NULL,
+    help_text,
+    NULL};
+
+static const struct cli_verb *find_verb(const char *noun, const char *verb)
+{
+    for (size_t i = 0; i < cli_verb_count; i++) {
+        if (strcmp(cli_verbs[i].noun, noun) == 0 &&
+            (cli_verbs[i].verb[0] == 0 || (verb != NULL && strcmp(cli_verbs[i].verb, verb) == 0))) {
+            return &cli_verbs[i];
+        }
+    }
+    return NULL;
+}
+
+int main(int argc, char **argv)
+{
+    struct cli cli = {.timeout_ms = 30000, .warnings = json_array()};
+    struct words words = {.cli = &cli};
+    char kind[64];
+
+    argp_err_exit_status = EXIT_USAGE;
+    argp_parse(&arguments, argc, argv, 0, NULL, &words);
+    if (words.count == 0) {
+        return cli_error(&cli, CAIRN_E_INVAL, "no verb given; cairnctl --help lists them");
+    }
+    const struct cli_verb *verb =
+        find_verb(words.words[0], words.count > 1 ? words.words[1] : NULL);
+    if (verb == NULL) {
+        return cli_error(&cli, CAIRN_E_INVAL,
+                         "\"%s%s%s\" is not a verb; cairnctl --help lists them", words.words[0],
+                         words.count > 1 ? " " : "", words.count > 1 ? words.words[1] : "");
+    }
+    int skip = verb->verb[0] == 0 ? 1 : 2;
+    snprintf(kind, sizeof kind, "%s%s%s", verb->noun, skip == 2 ? "." : "", verb->verb);
+    cli.kind = kind;
+    cli.argc = words.count - skip;
+    cli.argv = words.words + skip;
+    int code = verb->run(&cli);
+    cairn_client_free(cli.client);
+    json_decref(cli.warnings);
+    return code;
+}

@@ -1,0 +1,281 @@
+/* obj, ptr: single objects, by HEAP/ROOT or HEAP/POINTER. */
+#include <ctype.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "cli/cli.h"
+
+static json_t *text_u64(uint64_t value)
+{
+    char text[24];
+    snprintf(text, sizeof text, "%" PRIu64, value);
+    return json_string(text);
+}
+
+static json_t *text_ptr(cairn_ptr ptr)
+{
+    char text[CAIRN_PTR_TEXT_BYTES];
+    cairn_ptr_format(ptr, text, sizeof text);
+    return json_string(text);
+}
+
+int verb_obj_alloc(struct cli *cli)
+{
+    cairn_heap *heap = NULL;
+    cairn_ptr ptr = CAIRN_NULL;
+    void *bytes = NULL;
+    size_t len = 0;
+    if (cli->argc != 1) {
+        return cli_usage(
+            cli, "obj alloc HEAP [--size BYTES] [--type N] [--data TEXT|--hex HEX|--file PATH]");
+    }
+    int code = cli_payload(cli, &bytes, &len);
+    if (code != 0) {
+        return code;
+    }
+    uint64_t size = cli->size_given ? cli->size : len;
+    if (cli_connect(cli) != 0) {
+        free(bytes);
+        return EXIT_UNAVAILABLE;
+    }
+    int rv = cairn_heap_open(cli->client, cli->argv[0], &heap);
+    if (rv == 0) {
+        size_t first = len < CAIRN_WRITE_BYTES_MAX ? len : CAIRN_WRITE_BYTES_MAX;
+        rv = cairn_alloc_init(heap, size, cli->type, bytes, first, &ptr);
+        for (size_t at = first; rv == 0 && at < len; at += CAIRN_WRITE_BYTES_MAX) {
+            size_t n = len - at < CAIRN_WRITE_BYTES_MAX ? len - at : CAIRN_WRITE_BYTES_MAX;
+            rv = cairn_write(heap, ptr, at, (uint8_t *)bytes + at, n);
+        }
+    }
+    free(bytes);
+    cairn_heap_close(heap);
+    if (rv != 0) {
+        return cli_fail(cli, rv, "obj alloc");
+    }
+    char text[CAIRN_PTR_TEXT_BYTES];
+    cairn_ptr_format(ptr, text, sizeof text);
+    cli_answer(cli,
+               json_pack("{s:o,s:I,s:i}", "pointer", text_ptr(ptr), "size", (json_int_t)size,
+                         "type", (int)cli->type),
+               NULL, NULL, 0, text);
+    return EXIT_OK;
+}
+
+static void print_dump(const uint8_t *bytes, size_t len, uint64_t offset)
+{
+    for (size_t at = 0; at < len; at += 16) {
+        printf("%08" PRIx64 " ", offset + at);
+        for (size_t i = 0; i < 16; i++) {
+            if (at + i < len) {
+                printf(" %02x", bytes[at + i]);
+            } else {
+                printf("   ");
+            }
+        }
+        printf("  ");
+        for (size_t i = 0; i < 16 && at + i < len; i++) {
+            putchar(isprint(bytes[at + i]) ? bytes[at + i] : '.');
+        }
+        putchar('\n');
+    }
+}
+
+int verb_obj_read(struct cli *cli)
+{
+    cairn_heap *heap;
+    cairn_ptr ptr;
+    cairn_object object;
+    uint64_t version = 0;
+    if (cli->argc != 1) {
+        return cli_usage(cli, "obj read HEAP/ROOT|HEAP/POINTER [--off N] [--len N] [--file PATH]");
+    }
+    int code = cli_object(cli, cli->argv[0], &heap, &ptr);
+    if (code != 0) {
+        return code;
+    }
+    int rv = cairn_stat(heap, ptr, &object);
+    uint64_t len = rv != 0 || cli->offset >= object.size ? 0 : object.size - cli->offset;
+    len = cli->len_given ? cli->len : len;
+    if (rv == 0 && (cli->offset > object.size || len > object.size - cli->offset)) {
+        cairn_heap_close(heap);
+        return cli_error(cli, CAIRN_E_RANGE,
+                         "the object has %" PRIu64 " bytes; asked for %" PRIu64 " from %" PRIu64,
+                         object.size, len, cli->offset);
+    }
+    uint8_t *bytes = rv == 0 ? malloc(len + 1) : NULL;
+    if (rv == 0 && bytes == NULL) {
+        rv = CAIRN_E_NOMEM;
+    }
+    if (rv == 0 && len > 0) {
+        rv = cairn_read(heap, ptr, cli->offset, bytes, len, &version);
+    }
+    cairn_heap_close(heap);
+    if (rv != 0) {
+        free(bytes);
+        return cli_fail(cli, rv, cli->argv[0]);
+    }
+    if (cli->file != NULL) {
+        FILE *file = strcmp(cli->file, "-") == 0 ? stdout : fopen(cli->file, "wb");
+        bool ok = file != NULL && fwrite(bytes, 1, len, file) == len && fflush(file) == 0;
+        if (file != NULL && file != stdout) {
+            ok = fclose(file) == 0 && ok;
+        }
+        free(bytes);
+        return ok ? EXIT_OK : cli_error(cli, CAIRN_E_IO, "%s can't be written", cli->file);
+    }
+    if (cli->format == FORMAT_TABLE) {
+        print_dump(bytes, len, cli->offset);
+        free(bytes);
+        return EXIT_OK;
+    }
+    char *hex = malloc(len * 2 + 1);
+    for (size_t i = 0; hex != NULL && i < len; i++) {
+        snprintf(hex + i * 2, 3, "%02x", bytes[i]);
+    }
+    if (hex != NULL) {
+        hex[len * 2] = 0;
+    }
+    cli_answer(cli,
+               json_pack("{s:o,s:I,s:I,s:o,s:s}", "pointer", text_ptr(ptr), "offset",
+                         (json_int_t)cli->offset, "length", (json_int_t)len, "version",
+                         text_u64(version), "hex", hex == NULL ? "" : hex),
+               NULL, NULL, 0, NULL);
+    free(hex);
+    free(bytes);
+    return EXIT_OK;
+}
+
+int verb_obj_write(struct cli *cli)
+{
+    cairn_heap *heap;
+    cairn_ptr ptr;
+    void *bytes = NULL;
+    size_t len = 0;
+    if (cli->argc != 1 || (cli->data == NULL && cli->hex == NULL && cli->file == NULL)) {
+        return cli_usage(
+            cli, "obj write HEAP/ROOT|HEAP/POINTER [--off N] --data TEXT|--hex HEX|--file PATH");
+    }
+    int code = cli_payload(cli, &bytes, &len);
+    if (code == 0) {
+        code = cli_object(cli, cli->argv[0], &heap, &ptr);
+    }
+    if (code != 0) {
+        free(bytes);
+        return code;
+    }
+    if (len > CAIRN_WRITE_BYTES_MAX) {
+        cli_warn(cli, "%zu bytes are written in pieces of %u, each atomic for itself", len,
+                 CAIRN_WRITE_BYTES_MAX);
+    }
+    int rv = len == 0 ? CAIRN_E_INVAL : 0;
+    for (size_t at = 0; rv == 0 && at < len; at += CAIRN_WRITE_BYTES_MAX) {
+        size_t n = len - at < CAIRN_WRITE_BYTES_MAX ? len - at : CAIRN_WRITE_BYTES_MAX;
+        rv = cairn_write(heap, ptr, cli->offset + at, (uint8_t *)bytes + at, n);
+    }
+    free(bytes);
+    cairn_heap_close(heap);
+    if (rv != 0) {
+        return cli_fail(cli, rv, cli->argv[0]);
+    }
+    char line[64];
+    snprintf(line, sizeof line, "%zu bytes written", len);
+    cli_answer(cli,
+               json_pack("{s:o,s:I,s:I}", "pointer", text_ptr(ptr), "offset",
+                         (json_int_t)cli->offset, "length", (json_int_t)len),
+               NULL, NULL, 0, line);
+    return EXIT_OK;
+}
+
+int verb_obj_free(struct cli *cli)
+{
+    cairn_heap *heap;
+    cairn_ptr ptr;
+    char question[160];
+    if (cli->argc != 1) {
+        return cli_usage(cli, "obj free HEAP/ROOT|HEAP/POINTER [--yes] [--dry-run]");
+    }
+    int code = cli_object(cli, cli->argv[0], &heap, &ptr);
+    if (code != 0) {
+        return code;
+    }
+    cairn_object object;
+    int rv = cairn_stat(heap, ptr, &object);
+    if (rv == 0 && !cli->dry_run) {
+        snprintf(question, sizeof question,
+                 "Object %.60s of %" PRIu64 " bytes will be gone; pointers to it become stale.",
+                 cli->argv[0], object.size);
+        rv = cli_confirm(cli, question) ? cairn_free(heap, ptr) : CAIRN_E_CANCELED;
+    }
+    cairn_heap_close(heap);
+    if (rv != 0) {
+        return rv == CAIRN_E_CANCELED ? cli_error(cli, rv, "not freed")
+                                      : cli_fail(cli, rv, cli->argv[0]);
+    }
+    cli_answer(cli, json_pack("{s:o,s:b}", "pointer", text_ptr(ptr), "freed", !cli->dry_run), NULL,
+               NULL, 0, cli->dry_run ? "would be freed" : "freed");
+    return EXIT_OK;
+}
+
+int verb_obj_stat(struct cli *cli)
+{
+    cairn_heap *heap;
+    cairn_ptr ptr;
+    cairn_object object;
+    char line[160];
+    char text[CAIRN_PTR_TEXT_BYTES];
+    if (cli->argc != 1) {
+        return cli_usage(cli, "obj stat HEAP/ROOT|HEAP/POINTER");
+    }
+    int code = cli_object(cli, cli->argv[0], &heap, &ptr);
+    if (code != 0) {
+        return code;
+    }
+    int rv = cairn_stat(heap, ptr, &object);
+    cairn_heap_close(heap);
+    if (rv != 0) {
+        return cli_fail(cli, rv, cli->argv[0]);
+    }
+    cairn_ptr_format(ptr, text, sizeof text);
+    snprintf(line, sizeof line, "pointer %s   size %" PRIu64 "   type %u   version %" PRIu64, text,
+             object.size, object.type, object.version);
+    cli_answer(cli,
+               json_pack("{s:s,s:I,s:i,s:o}", "pointer", text, "size", (json_int_t)object.size,
+                         "type", (int)object.type, "version", text_u64(object.version)),
+               NULL, NULL, 0, line);
+    return EXIT_OK;
+}
+
+int verb_ptr_decode(struct cli *cli)
+{
+    cairn_ptr ptr;
+    char text[CAIRN_PTR_TEXT_BYTES];
+    char line[160];
+    char *end = NULL;
+    if (cli->argc != 1) {
+        return cli_usage(cli, "ptr decode POINTER|WORD");
+    }
+    if (cairn_ptr_parse(cli->argv[0], &ptr) != 0) {
+        ptr.word = strtoull(cli->argv[0], &end, 0);
+        if (end == cli->argv[0] || *end != 0) {
+            return cli_error(cli, CAIRN_E_INVAL,
+                             "\"%s\" is neither a pointer (2.1.0000000041) nor its 64-bit word",
+                             cli->argv[0]);
+        }
+    }
+    cairn_ptr_format(ptr, text, sizeof text);
+    uint32_t shard = (uint32_t)(ptr.word >> 52);
+    uint32_t generation = (uint32_t)(ptr.word >> 38) & 0x3fff;
+    uint64_t slot = ptr.word & ((1ull << 38) - 1);
+    snprintf(line, sizeof line,
+             "pointer %s   word 0x%016" PRIx64 "   shard %u   generation %u   slot %" PRIu64 "%s",
+             text, ptr.word, shard, generation, slot, cairn_ptr_is_null(ptr) ? "   (null)" : "");
+    cli_answer(cli,
+               json_pack("{s:s,s:o,s:i,s:i,s:o,s:b}", "pointer", text, "word", text_u64(ptr.word),
+                         "shard", (int)shard, "generation", (int)generation, "slot", text_u64(slot),
+                         "null", cairn_ptr_is_null(ptr)),
+               NULL, NULL, 0, line);
+    return EXIT_OK;
+}

@@ -1,0 +1,82 @@
+/* Offline: what a stopped node's data directory holds. Reads, never changes. */
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/env_uv.h"
+#include "cli/cli.h"
+#include "replica/entry.h"
+#include "rpc/message.h"
+#include "wal/wal.h"
+
+struct dump {
+    struct cli *cli;
+    uint64_t records;
+};
+
+static void print_commands(const struct wal_dump_record *record)
+{
+    struct entry_reader reader;
+    struct entry_command command;
+    if (record->type != ENTRY_TYPE_COMMAND || entry_reader_init(&reader, record->data) != 0) {
+        return;
+    }
+    while (entry_next(&reader, &command) == 1) {
+        char text[512];
+        message_print(command.kind, command.body, text, sizeof text);
+        printf("    %s\n", text);
+    }
+}
+
+static void print_record(void *arg, const struct wal_dump_record *record)
+{
+    struct dump *dump = arg;
+    const struct cli *cli = dump->cli;
+    if ((cli->uid != 0 && record->uid != cli->uid) || record->index < cli->from ||
+        (cli->to_given && record->index > cli->to)) {
+        return;
+    }
+    dump->records++;
+    if (cli->format == FORMAT_JSON) {
+        json_t *line = json_pack("{s:I,s:I,s:s,s:I,s:I,s:I,s:i,s:I}", "segment",
+                                 (json_int_t)record->segment, "offset", (json_int_t)record->offset,
+                                 "kind", record->kind, "shard", (json_int_t)record->uid, "index",
+                                 (json_int_t)record->index, "term", (json_int_t)record->term,
+                                 "type", (int)record->type, "bytes", (json_int_t)record->data.len);
+        json_dumpf(line, stdout, JSON_COMPACT);
+        fputc('\n', stdout);
+        json_decref(line);
+        return;
+    }
+    printf("%" PRIu64 ":%08" PRIx64 "  %-10s shard=%" PRIu64 " index=%" PRIu64 " term=%" PRIu64
+           " bytes=%zu\n",
+           record->segment, record->offset, record->kind, record->uid, record->index, record->term,
+           record->data.len);
+    if (strcmp(record->kind, "entry") == 0) {
+        print_commands(record);
+    }
+}
+
+int verb_log_dump(struct cli *cli)
+{
+    struct env *env = NULL;
+    struct err_text e = {""};
+    char dir[1100];
+    struct dump dump = {cli, 0};
+    if (cli->argc != 0 || cli->offline == NULL) {
+        return cli_usage(cli, "--offline DATA_DIR log dump [--shard UID] [--from INDEX] [--to "
+                              "INDEX]   (node stopped)");
+    }
+    snprintf(dir, sizeof dir, "%.1024s/wal", cli->offline);
+    int rv = env_uv_open(&env);
+    if (rv == 0) {
+        rv = wal_dump(env, dir, print_record, &dump, &e);
+        env_uv_close(env);
+    }
+    if (rv != 0) {
+        return cli_error(cli, rv, "%s", e.text[0] != 0 ? e.text : cairn_strerror(rv));
+    }
+    fprintf(stderr, "%" PRIu64 " records\n", dump.records);
+    return EXIT_OK;
+}
