@@ -13,6 +13,8 @@
 #define RPC_WIRE_MAJOR 1
 #define RPC_WIRE_MINOR 0
 #define FRAME_HEADER_BYTES 32u
+#define RPC_PARTS_MAX 32u /* slices of one rpc_send() */
+#define RPC_SOFTWARE "cairn 0.1.0" /* said in HELLO, for the peer's log */
 
 struct frame_header {
     uint32_t length;
@@ -53,8 +55,9 @@ struct rpc_cbs {
 /* Starts an outgoing connection. expected_name NULL: any node. */
 int rpc_connect(struct env *env, const char *address, const char *expected_name, enum rpc_lane lane,
                 const struct rpc_identity *self, const struct rpc_cbs *cbs, void *arg, struct rpc_conn **out);
-/* Queues one frame: header (length is computed), then the parts. 0, ERR_BUSY (queue full), ERR_TOOBIG, ERR_NOMEM,
- * ERR_CLOSED. Parts are copied before return. */
+/* Queues one frame: header (length is computed), then at most RPC_PARTS_MAX parts. 0, ERR_BUSY (queue full), ERR_TOOBIG,
+ * ERR_NOMEM, ERR_CLOSED (not ready, or closing). Parts are copied before return. An incoming connection that can't take
+ * a frame for want of room or memory is closed: its client would wait for that answer. */
 int rpc_send(struct rpc_conn *conn, const struct frame_header *header, const struct slice *parts, size_t count);
 /* ERROR{-err, text} for a request. */
 int rpc_send_error(struct rpc_conn *conn, uint64_t request_id, int err, uint64_t uid, uint32_t leader_node,
@@ -89,7 +92,7 @@ void rpc_server_each(struct rpc_server *server, void (*cb)(void *arg, struct rpc
 
 struct rpc_link;
 /* Connects, and reconnects with exponential backoff (50 ms .. 2 s) and jitter, until closed. cbs are those of each
- * connection in turn. */
+ * connection in turn; on_close comes for attempts that failed before on_ready, too. Strings are copied. */
 int rpc_link_open(struct env *env, const char *address, const char *expected_name, enum rpc_lane lane,
                   const struct rpc_identity *self, const struct rpc_cbs *cbs, void *arg, struct rpc_link **out);
 struct rpc_conn *rpc_link_conn(struct rpc_link *link); /* NULL while not ready */
