@@ -56,30 +56,33 @@ YAML
     export CAIRN_ENDPOINTS="$endpoints" CAIRN_CA="$cluster_dir/certs/ca.crt"
     export CAIRN_CERT="$cluster_dir/certs/admin.crt" CAIRN_KEY="$cluster_dir/certs/admin.key"
 }
+# shellcheck disable=SC2034 # cluster_http is for those who source this
 declare -ga cluster_ports=() cluster_http=() cluster_pids=()
 
 cluster_start() { # [n...]
-    local n i wrap
-    for n in "${@:-$(seq 1 "$cluster_nodes")}"; do
-        for n in $n; do
-            wrap=CLUSTER_WRAP_$n
-            # shellcheck disable=SC2086 # the wrapper is a command and its words
-            ${!wrap:-} "$cluster_bin/cairnd" --config "$cluster_dir/n$n.yaml" >>"$cluster_dir/n$n.log" 2>&1 &
-            cluster_pids[n]=$!
-        done
+    local n i wrap which=("$@")
+    if [ ${#which[@]} -eq 0 ]; then
+        mapfile -t which < <(seq 1 "$cluster_nodes")
+    fi
+    for n in "${which[@]}"; do
+        wrap=CLUSTER_WRAP_$n
+        # shellcheck disable=SC2086 # the wrapper is a command and its words
+        ${!wrap:-} "$cluster_bin/cairnd" --config "$cluster_dir/n$n.yaml" >>"$cluster_dir/n$n.log" 2>&1 &
+        cluster_pids[n]=$!
     done
-    for n in "${@:-$(seq 1 "$cluster_nodes")}"; do
-        for n in $n; do
-            for i in $(seq 1 200); do
-                (exec 3<>"/dev/tcp/127.0.0.1/${cluster_ports[n]}") 2>/dev/null && break
-                if ! kill -0 "${cluster_pids[n]}" 2>/dev/null; then
-                    echo "node n$n ended at its start:" >&2
-                    tail -n 5 "$cluster_dir/n$n.log" >&2
-                    return 1
-                fi
-                [ "$i" = 200 ] && { echo "node n$n does not listen" >&2; return 1; }
-                sleep 0.05
-            done
+    for n in "${which[@]}"; do
+        for i in $(seq 1 400); do
+            (exec 3<>"/dev/tcp/127.0.0.1/${cluster_ports[n]}") 2>/dev/null && break
+            if ! kill -0 "${cluster_pids[n]}" 2>/dev/null; then
+                echo "node n$n ended at its start:" >&2
+                tail -n 5 "$cluster_dir/n$n.log" >&2
+                return 1
+            fi
+            if [ "$i" = 400 ]; then
+                echo "node n$n does not listen" >&2
+                return 1
+            fi
+            sleep 0.05
         done
     done
 }
