@@ -6,7 +6,8 @@
 
 #include "base/env_uv.h"
 #include "cli/cli.h"
-#include "replica/entry.h"
+#include "replica/consensus.h"
+#include "replica/fsm_layout.h"
 #include "rpc/message.h"
 #include "wal/wal.h"
 
@@ -15,17 +16,26 @@ struct dump {
     uint64_t records;
 };
 
+/* The commands of one entry, as its bytes have them (layout: replica/fsm_layout.h). */
 static void print_commands(const struct wal_dump_record *record)
 {
-    struct entry_reader reader;
-    struct entry_command command;
-    if (record->type != ENTRY_TYPE_COMMAND || entry_reader_init(&reader, record->data) != 0) {
+    struct cursor c = cursor_of(record->data);
+    if (record->type != ENTRY_COMMAND || cursor_u16(&c) != ENTRY_FORMAT) {
         return;
     }
-    while (entry_next(&reader, &command) == 1) {
+    cursor_u16(&c);
+    uint32_t count = cursor_u32(&c);
+    cursor_u64(&c);
+    for (uint32_t i = 0; i < count && !c.failed; i++) {
         char text[512];
-        message_print(command.kind, command.body, text, sizeof text);
-        printf("    %s\n", text);
+        uint16_t kind = cursor_u16(&c);
+        cursor_u16(&c);
+        uint32_t length = cursor_u32(&c);
+        struct slice body = cursor_bytes(&c, length);
+        if (!c.failed) {
+            message_print(kind, body, text, sizeof text);
+            printf("    %s\n", text);
+        }
     }
 }
 
