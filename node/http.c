@@ -5,7 +5,10 @@
 #include <pthread.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/socket.h>
+#include <sys/time.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "base/mem.h"
 
@@ -125,22 +128,28 @@ static enum MHD_Result answer(void *cls, struct MHD_Connection *connection, cons
     return rv;
 }
 
-int http_open(const char *address, struct http **out, struct err_text *e)
+/* "host:port" to addresses of this or another machine. */
+static int resolve(const char *address, int flags, struct addrinfo **out)
 {
-    *out = NULL;
     char host[ADDRESS_BYTES_MAX + 1];
     const char *colon = strrchr(address, ':');
+    struct addrinfo hints = {.ai_family = AF_INET, .ai_socktype = SOCK_STREAM, .ai_flags = flags};
+    *out = NULL;
     if (colon == NULL || (size_t)(colon - address) >= sizeof host) {
-        return err_set(e, ERR_CONFIG, "http: \"%s\" must be HOST:PORT", address);
+        return ERR_CONFIG;
     }
     memcpy(host, address, (size_t)(colon - address));
     host[colon - address] = 0;
+    return getaddrinfo(host, colon + 1, &hints, out) == 0 && *out != NULL ? 0 : ERR_CONFIG;
+}
 
-    struct addrinfo hints = {
-        .ai_family = AF_INET, .ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE};
+int http_open(const char *address, struct http **out, struct err_text *e)
+{
+    *out = NULL;
     struct addrinfo *found = NULL;
-    if (getaddrinfo(host, colon + 1, &hints, &found) != 0 || found == NULL) {
-        return err_set(e, ERR_CONFIG, "http: \"%s\" is not an address of this machine", address);
+    if (resolve(address, AI_PASSIVE, &found) != 0) {
+        return err_set(e, ERR_CONFIG, "http: \"%s\" must be HOST:PORT, an address of this machine",
+                       address);
     }
     struct http *http = mem_zalloc(sizeof *http);
     if (http == NULL) {
@@ -186,4 +195,37 @@ void http_close(struct http *http)
     }
     pthread_mutex_destroy(&http->lock);
     mem_free(http);
+}
+
+int http_probe(const char *address)
+{
+    static const char request[] = "GET /readyz HTTP/1.0\r\n\r\n";
+    char text[1024];
+    size_t len = 0;
+    struct addrinfo *found = NULL;
+    const struct timeval limit = {3, 0};
+    if (resolve(address, 0, &found) != 0) {
+        fprintf(stderr, "cairnd: \"%s\" must be HOST:PORT\n", address);
+        return 1;
+    }
+    int fd = socket(found->ai_family, found->ai_socktype | SOCK_CLOEXEC, 0);
+    setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
+    setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof limit);
+    bool asked = fd >= 0 && connect(fd, found->ai_addr, found->ai_addrlen) == 0 &&
+                 send(fd, request, sizeof request - 1, MSG_NOSIGNAL) == (ssize_t)sizeof request - 1;
+    while (asked && len < sizeof text - 1) {
+        ssize_t n = recv(fd, text + len, sizeof text - 1 - len, 0);
+        if (n <= 0) {
+            break;
+        }
+        len += (size_t)n;
+    }
+    text[len] = 0;
+    freeaddrinfo(found);
+    if (fd >= 0) {
+        close(fd);
+    }
+    const char *body = strstr(text, "\r\n\r\n");
+    printf("%s", body != NULL ? body + 4 : "no answer\n");
+    return len > 12 && strncmp(text + 9, "200", 3) == 0 ? 0 : 1;
 }

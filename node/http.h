@@ -19,4 +19,8 @@ int http_port(const struct http *http);
 void http_publish(struct http *http, const struct node_health *health);
 void http_close(struct http *http); /* NULL is allowed */
 
+/* Asks /readyz of a node at host:port, prints its answer; 0 if it is ready, else 1. Blocking, at
+ * most 3 s. */
+int http_probe(const char *address);
+
 #endif

@@ -31,6 +31,7 @@ struct process {
 
 struct options {
     const char *config;
+    const char *probe;
     bool check;
 };
 
@@ -44,6 +45,9 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
     case 'k':
         options->check = true;
         return 0;
+    case 'p':
+        options->probe = arg;
+        return 0;
     case ARGP_KEY_ARG:
         argp_error(state, "unexpected argument \"%s\"", arg);
         return 0;
@@ -56,6 +60,10 @@ static const struct argp_option option_table[] = {
     {"config", 'c', "FILE", 0,
      "configuration (YAML); default $CAIRND_CONFIG, else the environment alone", 0},
     {"check-config", 'k', NULL, 0, "validate the configuration, say what is wrong, and exit 0 or 2",
+     0},
+    {"probe", 'p', "HOST:PORT", 0,
+     "ask a running node's /readyz there and exit 0 or 1 (for health checks in images without "
+     "curl)",
      0},
     {0}};
 static const struct argp arguments = {option_table,
@@ -192,12 +200,15 @@ static int run(const struct node_config *config)
 
 int main(int argc, char **argv)
 {
-    struct options options = {getenv("CAIRND_CONFIG"), false};
+    struct options options = {getenv("CAIRND_CONFIG"), NULL, false};
     struct node_config config;
     struct err_text e = {""};
 
     argp_err_exit_status = 2;
     argp_parse(&arguments, argc, argv, 0, NULL, &options);
+    if (options.probe != NULL) {
+        return http_probe(options.probe);
+    }
     int rv = config_load(options.config, &config, &e);
     if (rv != 0) {
         fprintf(stderr, "cairnd: %s: %s\n", err_name(rv), e.text);
