@@ -9,7 +9,7 @@
 
 /* One reactor. *out is given (free with env_uv_close after the loop has ended). ERR_NOMEM, ERR_IO. */
 int env_uv_open(struct env **out);
-/* Runs the loop on the calling thread until env_uv_stop(). */
+/* Runs the loop on the calling thread, in which SIGPIPE is blocked from then on, until env_uv_stop(). */
 void env_uv_run(struct env *env);
 /* Makes env_uv_run() return after the current turn. thread: any */
 void env_uv_stop(struct env *env);

@@ -5,6 +5,7 @@
  * and at check, right behind what the poll produced: answers to requests that arrived in one poll
  * leave before the next turn begins. */
 #include <errno.h>
+#include <signal.h>
 #include <sys/random.h>
 #include <time.h>
 
@@ -295,6 +296,12 @@ void env_uv_run(struct env *env)
 {
     struct env_uv *e = env_uv_of(env);
     assert(!e->running);
+    /* libuv writes to sockets without MSG_NOSIGNAL: a peer that hangs up must not kill the process.
+     * Blocked for this thread, not ignored: inside a host program the handler isn't ours to set. */
+    sigset_t pipe_signal;
+    (void)sigemptyset(&pipe_signal);
+    (void)sigaddset(&pipe_signal, SIGPIPE);
+    (void)pthread_sigmask(SIG_BLOCK, &pipe_signal, NULL);
     e->running = true;
     e->now_valid = false;
     (void)uv_run(&e->loop, UV_RUN_DEFAULT);

@@ -3,6 +3,8 @@
  *
  * Not uv_queue_work(): its pool is one for the whole process, has no order within a kind of work,
  * and a checkpoint that fills it would delay the log's syncs. */
+#include <signal.h>
+
 #include "base/assert.h"
 #include "base/internal.h"
 
@@ -82,6 +84,12 @@ static void queue_close(struct env_uv_queue *q)
 int env_uv__queues_open(struct env_uv *e)
 {
     static const char *const names[ENV_QUEUE_COUNT] = {"log-0", "log-1", "checkpoint", "misc"};
+    /* A thread inherits the mask: the program's signals belong to the program's threads. */
+    sigset_t all;
+    sigset_t old;
+    (void)sigfillset(&all);
+    (void)pthread_sigmask(SIG_SETMASK, &all, &old);
+    int rv = 0;
     for (size_t i = 0; i < ENV_QUEUE_COUNT; i++) {
         struct env_uv_queue *q = &e->queues[i];
         q->env = e;
@@ -95,11 +103,13 @@ int env_uv__queues_open(struct env_uv *e)
             while (i > 0) {
                 queue_close(&e->queues[--i]);
             }
-            return ERR_NOMEM;
+            rv = ERR_NOMEM;
+            break;
         }
         (void)pthread_setname_np(q->thread, names[i]);
     }
-    return 0;
+    (void)pthread_sigmask(SIG_SETMASK, &old, NULL);
+    return rv;
 }
 
 void env_uv__queues_close(struct env_uv *e)

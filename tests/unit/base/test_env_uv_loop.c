@@ -1,6 +1,8 @@
 #include "tests/support/test.h"
 
+#include <errno.h>
 #include <pthread.h>
+#include <signal.h>
 #include <unistd.h>
 
 #include "base/env_uv.h"
@@ -405,6 +407,58 @@ static void queues_run_at_the_same_time(void **state)
     assert_int_equal(meet_done, 2);
 }
 
+/* ---- signals ---- */
+
+static bool term_blocked_in_worker;
+
+static void mask_run(struct env_work *w)
+{
+    (void)w;
+    sigset_t mask;
+    (void)pthread_sigmask(SIG_SETMASK, NULL, &mask);
+    term_blocked_in_worker = sigismember(&mask, SIGTERM) == 1;
+}
+
+static void mask_done(struct env_work *w)
+{
+    (void)w;
+    env_uv_stop(env);
+}
+
+static void workers_take_no_signals_from_the_program(void **state)
+{
+    (void)state;
+    struct env_work w = {.run = mask_run, .done = mask_done, .queue = ENV_QUEUE_MISC};
+    env_work(env, &w);
+    env_uv_run(env);
+    assert_true(term_blocked_in_worker);
+    sigset_t mask;
+    (void)pthread_sigmask(SIG_SETMASK, NULL, &mask);
+    assert_int_equal(sigismember(&mask, SIGTERM), 0);
+}
+
+static int broken_pipe_errno;
+
+static void broken_pipe_cb(struct env_timer *t)
+{
+    (void)t;
+    int fds[2];
+    assert_int_equal(pipe(fds), 0);
+    (void)close(fds[0]);
+    broken_pipe_errno = write(fds[1], "x", 1) < 0 ? errno : 0;
+    (void)close(fds[1]);
+    env_uv_stop(env);
+}
+
+static void peer_that_hangs_up_does_not_kill_the_process(void **state)
+{
+    (void)state;
+    struct env_timer t = {.cb = broken_pipe_cb};
+    env_timer_start(env, &t, 0);
+    env_uv_run(env);
+    assert_int_equal(broken_pipe_errno, EPIPE);
+}
+
 /* ---- clocks and randomness ---- */
 
 static void clocks_advance(void **state)
@@ -518,6 +572,9 @@ int main(void)
         cmocka_unit_test_setup_teardown(stop_from_another_thread_ends_the_run, setup, teardown),
         cmocka_unit_test_setup_teardown(works_of_a_queue_run_and_finish_in_order, setup, teardown),
         cmocka_unit_test_setup_teardown(queues_run_at_the_same_time, setup, teardown),
+        cmocka_unit_test_setup_teardown(workers_take_no_signals_from_the_program, setup, teardown),
+        cmocka_unit_test_setup_teardown(peer_that_hangs_up_does_not_kill_the_process, setup,
+                                        teardown),
         cmocka_unit_test_setup_teardown(clocks_advance, setup, teardown),
         cmocka_unit_test_setup_teardown(time_stands_still_within_a_turn, setup, teardown),
         cmocka_unit_test_setup_teardown(random_bytes_differ, setup, teardown),
