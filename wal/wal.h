@@ -127,7 +127,8 @@ int wal_log_read(struct wal_log *log, uint64_t index, struct wal_entry *out, siz
  * ERR_CORRUPT after the last good record. */
 struct wal_dump_record {
     uint64_t segment, offset, uid, index, term;
-    const char *kind; /* "entry", "truncate", "hard-state", "checkpoint", "restart", "drop", "commit", "mark" */
+    const char *kind; /* "entry", "truncate", "hard-state", "checkpoint", "create", "restart", "drop", "commit", "mark", and
+                         of each segment's first block "opening", "restate" */
     uint8_t type;
     struct slice data;
 };
