@@ -10,12 +10,14 @@ docker_pid=""
 docker_up() {
     command -v docker >/dev/null || return 1
     docker info >/dev/null 2>&1 && return 0
-    [ "$(id -u)" = 0 ] && command -v dockerd >/dev/null || return 1
+    if [ "$(id -u)" != 0 ] || ! command -v dockerd >/dev/null; then
+        return 1
+    fi
     docker_log=$(mktemp)
     dockerd >"$docker_log" 2>&1 &
     docker_pid=$!
-    local i
-    for i in $(seq 1 60); do
+    local tries=60
+    while [ $((tries--)) -gt 0 ]; do
         docker info >/dev/null 2>&1 && return 0
         kill -0 "$docker_pid" 2>/dev/null || break
         sleep 0.5
@@ -36,10 +38,10 @@ docker_down() {
 docker_base() { # name
     docker image inspect "$1" >/dev/null 2>&1 && return 0
     timeout 60 docker pull -q "$1" >/dev/null 2>&1 && return 0
-    [ "$(id -u)" = 0 ] && command -v debootstrap >/dev/null || {
+    if [ "$(id -u)" != 0 ] || ! command -v debootstrap >/dev/null; then
         echo "$1 can't be pulled, and debootstrap (as root) is needed to make it" >&2
         return 1
-    }
+    fi
     local dir site sources
     # shellcheck disable=SC2016 # apt's own variables
     site=$(apt-get indextargets --format '$(SITE) $(CODENAME)' | awk '$2 == "bookworm" { print $1; exit }')
