@@ -292,7 +292,9 @@ static int segments_load(struct wal_scan *scan, struct names *names, uint64_t no
 {
     size_t from = names->count;
 
-    qsort(names->sequences, names->count, sizeof *names->sequences, compare_u64);
+    if (names->count > 1) {
+        qsort(names->sequences, names->count, sizeof *names->sequences, compare_u64);
+    }
     /* Released files can come back after a power loss, as their renames aren't synced: what lies
      * below a hole isn't the log. Should it have been, replay misses entries and says so. */
     while (from > 0 &&

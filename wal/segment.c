@@ -172,6 +172,19 @@ static void prepare_run(struct env_work *work)
     }
 }
 
+/* Released segments may have taken the places meanwhile. */
+static void spare_keep(struct wal *wal, uint64_t id)
+{
+    char path[WAL_PATH_BYTES];
+
+    if (wal->spare_count < WAL_SPARES_MAX) {
+        wal->spares[wal->spare_count++] = id;
+        return;
+    }
+    wal__spare_path(wal->dir, id, path);
+    (void)env_file_unlink(wal->env, path);
+}
+
 static void prepare_failed(struct wal *wal)
 {
     struct wal_prepare *p = &wal->prepare;
@@ -183,15 +196,9 @@ static void prepare_failed(struct wal *wal)
                  (unsigned long long)wal->segment_bytes, wal->dir);
     }
     wal->no_space = true;
-    /* Whether the file still has the spare's name isn't known when a rename or a directory sync
-     * failed: it is left alone, and the next life recycles it. */
-    if (p->spare_made && !p->want_segment && wal->spare_count < WAL_SPARES_MAX) {
-        wal->spares[wal->spare_count++] = p->spare_id;
-    }
+    /* A segment that failed half way: its header's salt must not be used again, so the next try draws a new one and
+     * renames over whatever name the file has by now. */
     if (p->want_segment && (p->spare_made || p->recycle)) {
-        /* Both sync failures and failed renames may hide a lost header. The name with this sequence
-         * may exist, and its salt must not be used again: the next try draws a new one and renames
-         * over it. */
         char path[WAL_PATH_BYTES];
         wal__spare_path(wal->dir, p->spare_id, path);
         (void)env_file_unlink(wal->env, path);
@@ -220,8 +227,7 @@ static void prepare_done(struct env_work *work)
         }
         p->file = NULL;
     } else if (p->err == 0) {
-        assert(wal->spare_count < WAL_SPARES_MAX);
-        wal->spares[wal->spare_count++] = p->spare_id;
+        spare_keep(wal, p->spare_id);
     }
     if (p->err != 0) {
         prepare_failed(wal);

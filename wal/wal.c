@@ -322,6 +322,12 @@ void wal_abandon(struct wal *wal)
     wal->abandoned = true;
     wal->closing = false;
     quiet(wal);
+    for (unsigned i = 0; i < 2; i++) {
+        if (wal->writes[i].done) { /* it was waiting for the one before it */
+            wal->writes[i].done = false;
+            wal->in_flight--;
+        }
+    }
     wal__finish_step(wal);
 }
 

@@ -1,0 +1,109 @@
+/* The power goes at any file operation, again and again, and what was reported durable is there
+ * each time. */
+#include "support/test.h"
+#include "unit/wal/fixture.h"
+
+static void print_seed(uint64_t seed, const char *what)
+{
+    (void)fprintf(stderr, "seed %llu: %s\n", (unsigned long long)seed, what);
+}
+
+/* Some turns of a life: random operations, works of either queue completing in any order, time
+ * passing. */
+static void live(struct fixture *f, size_t turns)
+{
+    for (size_t i = 0; i < turns && f->fail_calls == 0; i++) {
+        size_t steps = (size_t)mem_env_random(&f->env, 6);
+        for (size_t s = 0; s < steps; s++) {
+            (void)model_step(&f->model, f->wal, &f->env);
+        }
+        mem_env_tasks(&f->env);
+        for (uint64_t n = mem_env_random(&f->env, 4); n > 0; n--) {
+            (void)mem_env_work_one(&f->env, (unsigned)mem_env_random(&f->env, ENV_QUEUE_COUNT));
+        }
+        if (mem_env_random(&f->env, 20) == 0) {
+            mem_env_advance_ms(&f->env, mem_env_random(&f->env, 120));
+        }
+    }
+}
+
+/* Opens with the machine dying again during recovery, a few times, before it succeeds. */
+static void recover(struct fixture *f, uint64_t seed)
+{
+    for (int tries = 0; tries < 3 && mem_env_random(&f->env, 2) == 0; tries++) {
+        f->env.dies_at = f->env.ops + (long)mem_env_random(&f->env, 60);
+        if (fixture_open(f) == 0) {
+            fixture_abandon(f);
+        } else if (f->error.text[0] != '\0' && strstr(f->error.text, "damaged") != NULL) {
+            print_seed(seed, f->error.text);
+            fail();
+        }
+        mem_env_power_cut(&f->env, (enum mem_cut)mem_env_random(&f->env, 3));
+    }
+    f->env.dies_at = -1;
+    fixture_must_open(f);
+}
+
+static void one_seed(uint64_t seed)
+{
+    struct fixture *f = calloc(1, sizeof *f);
+    long found;
+
+    assert_non_null(f);
+    fixture_init(f, seed);
+    f->opts.direct = seed % 2 == 0;
+    f->opts.cache_bytes = seed % 3 == 0 ? 1 : 64 << 10;
+    fixture_must_open(f);
+    for (int life = 0; life < 6; life++) {
+        size_t durable;
+        if (life > 0) {
+            model_restart(&f->model, f->wal);
+        } else {
+            f->model.digests[0] = model_digest_of(f->wal);
+        }
+        if (mem_env_random(&f->env, 3) != 0) {
+            f->env.dies_at = f->env.ops + (long)mem_env_random(&f->env, 400);
+        }
+        live(f, 40 + (size_t)mem_env_random(&f->env, 60));
+        durable = model_durable_steps(&f->model, f->durable);
+        fixture_abandon(f);
+        mem_env_power_cut(&f->env, (enum mem_cut)mem_env_random(&f->env, 3));
+        recover(f, seed);
+        found = model_find(&f->model, model_digest_of(f->wal));
+        if (found < (long)durable) {
+            print_seed(seed, "acknowledged records are lost, or the state never was");
+            (void)fprintf(stderr, "life %d durable %zu of %zu, found %ld\n", life, durable,
+                          f->model.steps, found);
+        }
+        assert_true(found >= (long)durable);
+    }
+    fixture_stop(f);
+    assert_int_equal(f->close_err, 0);
+    fixture_close(f);
+    free(f);
+}
+
+static void power_loss_at_any_operation_loses_nothing_durable(void **state)
+{
+    const char *seed = getenv("WAL_SEED");
+    const char *count = getenv("WAL_SEEDS");
+    unsigned long n = count != NULL ? strtoul(count, NULL, 10) : 150;
+
+    (void)state;
+    if (seed != NULL) {
+        one_seed(strtoull(seed, NULL, 10));
+        return;
+    }
+    for (uint64_t i = 1; i <= n; i++) {
+        one_seed(i);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(power_loss_at_any_operation_loses_nothing_durable),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
