@@ -549,6 +549,16 @@ int consensus_start(struct consensus *c, const struct consensus_start *start,
 /* ---- local events
  * ---------------------------------------------------------------------------------- */
 
+/* Guard (j): a follower that may not campaign (a standby, or one whose disk is slow) never forgets
+ * a leader that fell silent, and refuses every candidate on its account. */
+static void forget_leader(struct consensus *c)
+{
+    struct raft *r = &c->raft;
+    raft_free(r->follower_state.current_leader.address);
+    r->follower_state.current_leader.address = NULL;
+    r->follower_state.current_leader.id = 0;
+}
+
 int consensus_tick(struct consensus *c, uint64_t now_ms, struct consensus_update **update)
 {
     *update = NULL;
@@ -559,7 +569,8 @@ int consensus_tick(struct consensus *c, uint64_t now_ms, struct consensus_update
     struct raft *r = &c->raft;
     /* A leader that is asked more often than due drops followers which didn't answer in between out
      * of its pipeline. */
-    if (c->now >= raft_timeout(r)) {
+    uint64_t due = raft_timeout(r);
+    if (c->now >= due) {
         if (r->state == RAFT_FOLLOWER && consensus__sole_voter(c) && !r->snapshot.installing &&
             r->last_stored >= consensus__trail_last(&r->trail)) {
             /* Guard (f), while running: a sole voter would lead its current term, which another
@@ -574,6 +585,9 @@ int consensus_tick(struct consensus *c, uint64_t now_ms, struct consensus_update
         rv = consensus__step(c, &event, NULL, 0, NULL);
         if (rv != 0) {
             return rv;
+        }
+        if (r->state == RAFT_FOLLOWER && c->now >= due) {
+            forget_leader(c);
         }
     }
     return consensus__finish(c, update);

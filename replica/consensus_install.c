@@ -120,7 +120,7 @@ int consensus__receive_snapshot(struct consensus *c, const struct consensus_mess
     if (rv == 0) {
         rv = consensus__step(c, &event, NULL, 0, NULL);
     }
-    if (rv != 0 || !r->snapshot.installing) {
+    if (rv != 0 || stale || !r->snapshot.installing) {
         consensus__saved_log_close(&saved);
         return rv;
     }
