@@ -373,8 +373,11 @@ static void choose(struct cluster *cl, struct node *n, uint64_t index, const str
     } else {
         cl->chosen = grown(cl->chosen, &cl->chosen_capacity, index + 1, sizeof *cl->chosen);
         assert(index == (cl->chosen_count == 0 ? 1 : cl->chosen_count));
-        cl->chosen[index] = (struct chosen){
-            .term = e->term, .hash = hash, .command = entry_command(e), .type = e->type};
+        cl->chosen[index] = (struct chosen){.term = e->term,
+                                            .hash = hash,
+                                            .command = entry_command(e),
+                                            .type = e->type,
+                                            .known_term = consensus_term(n->c)};
         cl->chosen_count = index + 1;
         for (size_t i = 0; i < cl->pending_count;) {
             struct ack *a = &cl->pending[i];
@@ -448,8 +451,8 @@ static void check_leader(struct cluster *cl, struct node *n)
     }
     cl->leaders[term] = n->id;
     for (uint64_t i = n->log.prev_index + 1; i < cl->chosen_count; i++) {
-        /* A committed entry of a later term than this leader's says nothing about it. */
-        if (cl->chosen[i].term < term && log_term(&n->log, i) != cl->chosen[i].term) {
+        /* Only what was committed in a lower term must be here: an old vote may arrive late. */
+        if (cl->chosen[i].known_term < term && log_term(&n->log, i) != cl->chosen[i].term) {
             violation(cl, "leader %llu of term %llu lacks the committed entry %llu",
                       (unsigned long long)n->id, (unsigned long long)term, (unsigned long long)i);
         }

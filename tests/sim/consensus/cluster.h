@@ -127,6 +127,7 @@ struct packet {
 
 struct chosen { /* what was applied at an index, by whom first */
     uint64_t term, hash;
+    uint64_t known_term; /* of that replica then: it was committed in this term or before */
     uint64_t command;
     uint8_t type;
 };
