@@ -1,11 +1,11 @@
 /* The client's core: a state machine on an environment, without threads and without globals.
  *
- * It knows the cluster's nodes, finds the leader of each shard, keeps sessions, numbers commands and resends them with
- * their number until they are answered, so that each takes effect once. libcairn runs it on a library thread; the
- * simulator runs it under virtual time.
+ * It knows the cluster's nodes, finds the leader of each shard, keeps sessions, numbers commands
+ * and resends them with their number until they are answered, so that each takes effect once.
+ * libcairn runs it on a library thread; the simulator runs it under virtual time.
  *
- * All calls on the reactor's thread, except core_prepare_*() and core_call_discard(): any thread. No callback runs from
- * inside a call. */
+ * All calls on the reactor's thread, except core_prepare_*() and core_call_discard(): any thread.
+ * No callback runs from inside a call. */
 #ifndef CAIRN_CLIENT_CORE_H
 #define CAIRN_CLIENT_CORE_H
 
@@ -17,32 +17,37 @@ struct core;
 struct core_heap;
 struct core_op;
 
-#define CORE_CALLS_MAX (1u << 20) /* unfinished calls of one client; beyond: BUSY */
+#define CORE_CALLS_MAX  (1u << 20) /* unfinished calls of one client; beyond: BUSY */
 #define CORE_TEXT_BYTES 256
 
 struct core_opts {
-    uint32_t timeout_ms;   /* deadline of a call; 0: 30000 */
-    uint32_t inflight_max; /* numbered commands in flight per shard, 1..SESSION_WINDOW_MAX; 0: 256 */
-    uint32_t lease_ms;     /* 1000..3600000; 0: 60000 */
+    uint32_t timeout_ms; /* deadline of a call; 0: 30000 */
+    uint32_t
+        inflight_max;  /* numbered commands in flight per shard, 1..SESSION_WINDOW_MAX; 0: 256 */
+    uint32_t lease_ms; /* 1000..3600000; 0: 60000 */
 };
 
-/* The cluster is known (err 0), or it could not be reached within timeout_ms: UNAVAILABLE, TLS, UNAUTHENTICATED ...; only
- * core_close() is allowed then. Once. */
+/* The cluster is known (err 0), or it could not be reached within timeout_ms: UNAVAILABLE, TLS,
+ * UNAUTHENTICATED ...; only core_close() is allowed then. Once. */
 typedef void (*core_ready_cb)(void *arg, struct core *core, int err, const char *text);
-/* endpoints: "[cairn://]host:port,host:port", copied. self: name of our certificate, node_uid 0; borrowed until the core is
- * closed. ERR_INVAL (endpoints, with a text), ERR_NOMEM. */
-int core_open(struct env *env, const char *endpoints, const struct rpc_identity *self, const struct core_opts *opts,
-              core_ready_cb cb, void *arg, struct core **out, struct err_text *e);
-/* Fails what is pending with CANCELED, ends the sessions (at most 1 s), closes the connections, frees the core, calls done
- * in a later turn. */
+/* endpoints: "[cairn://]host:port,host:port", copied. self: name of our certificate, node_uid 0;
+ * borrowed until the core is closed. ERR_INVAL (endpoints, with a text), ERR_NOMEM. */
+int core_open(struct env *env, const char *endpoints, const struct rpc_identity *self,
+              const struct core_opts *opts, core_ready_cb cb, void *arg, struct core **out,
+              struct err_text *e);
+/* Fails what is pending with CANCELED, ends the sessions (at most 1 s), closes the connections,
+ * frees the core, calls done in a later turn. */
 void core_close(struct core *core, void (*done)(void *arg), void *arg);
 
-/* ---- calls ---------------------------------------------------------------------------------------------------------- */
+/* ---- calls
+ * ----------------------------------------------------------------------------------------------------------
+ */
 
 struct core_call;
 typedef void (*core_call_cb)(struct core_call *call);
 
-/* Caller's memory: zero it, core_prepare_*() it, set cb, hand it to core_call(); not to be touched until cb. */
+/* Caller's memory: zero it, core_prepare_*() it, set cb, hand it to core_call(); not to be touched
+ * until cb. */
 struct core_call {
     core_call_cb cb;
     uint32_t timeout_ms; /* 0: the core's */
@@ -54,13 +59,15 @@ struct core_call {
     uint64_t size;              /* STAT */
     uint32_t type, flags;       /* STAT */
     bool more;                  /* ROOT_LIST */
-    struct buf bytes;           /* ADMIN: JSON; ROOT_LIST: entries as on the wire; given (free with buf_close) */
-    struct core_heap *opened;   /* HEAP_OPEN: given (free with core_heap_close) */
+    struct buf
+        bytes; /* ADMIN: JSON; ROOT_LIST: entries as on the wire; given (free with buf_close) */
+    struct core_heap *opened; /* HEAP_OPEN: given (free with core_heap_close) */
 
     /* The core's. */
     struct core *core;
     struct core_heap *heap;
     struct core_shard *shard;
+    uint64_t target; /* STAT: the pointer */
     uint16_t kind;
     struct list link;     /* by deadline, or among the finished */
     struct list ops;      /* its requests */
@@ -77,48 +84,56 @@ struct core_call {
     } read;
 };
 
-/* Check the arguments and encode the request (bytes are copied, except where a read's result goes). 0; INVAL, TOOBIG, RANGE
- * (with call->text), NOMEM: nothing kept. heap: borrowed until core_call(). thread: any */
-int core_prepare_alloc(struct core_call *call, struct core_heap *heap, uint64_t bytes, uint32_t type, struct slice init);
+/* Check the arguments and encode the request (bytes are copied, except where a read's result goes).
+ * 0; INVAL, TOOBIG, RANGE (with call->text), NOMEM: nothing kept. heap: borrowed until core_call().
+ * thread: any */
+int core_prepare_alloc(struct core_call *call, struct core_heap *heap, uint64_t bytes,
+                       uint32_t type, struct slice init);
 int core_prepare_free(struct core_call *call, struct core_heap *heap, uint64_t ptr);
 /* data: len bytes, borrowed until cb */
-int core_prepare_read(struct core_call *call, struct core_heap *heap, uint64_t ptr, uint64_t offset, void *data,
-                      size_t len);
-int core_prepare_write(struct core_call *call, struct core_heap *heap, uint64_t ptr, uint64_t offset, struct slice data);
-int core_prepare_compare_and_write(struct core_call *call, struct core_heap *heap, uint64_t ptr, uint64_t offset,
-                                   struct slice expected, struct slice desired);
-int core_prepare_write_if_version(struct core_call *call, struct core_heap *heap, uint64_t ptr, uint64_t version,
-                                  uint64_t offset, struct slice data);
-int core_prepare_add_u64(struct core_call *call, struct core_heap *heap, uint64_t ptr, uint64_t offset, uint64_t delta);
+int core_prepare_read(struct core_call *call, struct core_heap *heap, uint64_t ptr, uint64_t offset,
+                      void *data, size_t len);
+int core_prepare_write(struct core_call *call, struct core_heap *heap, uint64_t ptr,
+                       uint64_t offset, struct slice data);
+int core_prepare_compare_and_write(struct core_call *call, struct core_heap *heap, uint64_t ptr,
+                                   uint64_t offset, struct slice expected, struct slice desired);
+int core_prepare_write_if_version(struct core_call *call, struct core_heap *heap, uint64_t ptr,
+                                  uint64_t version, uint64_t offset, struct slice data);
+int core_prepare_add_u64(struct core_call *call, struct core_heap *heap, uint64_t ptr,
+                         uint64_t offset, uint64_t delta);
 int core_prepare_stat(struct core_call *call, struct core_heap *heap, uint64_t ptr);
 int core_prepare_root_get(struct core_call *call, struct core_heap *heap, const char *name);
-int core_prepare_root_set(struct core_call *call, struct core_heap *heap, const char *name, uint64_t ptr);
-int core_prepare_root_compare_and_set(struct core_call *call, struct core_heap *heap, const char *name,
-                                      uint64_t expected, uint64_t desired);
+int core_prepare_root_set(struct core_call *call, struct core_heap *heap, const char *name,
+                          uint64_t ptr);
+int core_prepare_root_compare_and_set(struct core_call *call, struct core_heap *heap,
+                                      const char *name, uint64_t expected, uint64_t desired);
 int core_prepare_root_delete(struct core_call *call, struct core_heap *heap, const char *name);
-int core_prepare_root_list(struct core_call *call, struct core_heap *heap, uint32_t shard, struct slice after,
-                           uint32_t max);
+int core_prepare_root_list(struct core_call *call, struct core_heap *heap, uint32_t shard,
+                           struct slice after, uint32_t max);
 /* Is the shard served? A linearizable read that needs no object; err 0 once it is. */
 int core_prepare_probe(struct core_call *call, struct core_heap *heap, uint32_t shard);
 /* Only the catalogue's entry: probe the shards to know that they serve. */
-int core_prepare_heap_create(struct core_call *call, struct core *core, const char *name, uint32_t shards,
-                             uint32_t replicas, uint64_t shard_bytes_max);
+int core_prepare_heap_create(struct core_call *call, struct core *core, const char *name,
+                             uint32_t shards, uint32_t replicas, uint64_t shard_bytes_max);
 int core_prepare_heap_drop(struct core_call *call, struct core *core, const char *name);
 int core_prepare_heap_open(struct core_call *call, struct core *core, const char *name);
 /* node NULL: any */
-int core_prepare_admin(struct core_call *call, struct core *core, const char *node, const char *verb, struct slice args);
+int core_prepare_admin(struct core_call *call, struct core *core, const char *node,
+                       const char *verb, struct slice args);
 /* Frees what a prepared call holds that was never handed over. thread: any */
 void core_call_discard(struct core_call *call);
 
 /* cb follows, exactly once, in this turn at the earliest. */
 void core_call(struct core *core, struct core_call *call);
-/* Ends a call with `err` now (INDOUBT if it is a command that may have taken effect; it then goes on in the background). */
+/* Ends a call with `err` now (INDOUBT if it is a command that may have taken effect; it then goes
+ * on in the background). */
 void core_call_cancel(struct core_call *call, int err);
 
 uint32_t core_heap_shards(const struct core_heap *heap); /* thread: any */
 /* The shard that a root's name belongs to. thread: any */
 uint32_t core_heap_root_shard(const struct core_heap *heap, struct slice name);
-void core_heap_close(struct core_heap *heap); /* no call on it prepared and not handed over; NULL is allowed */
+void core_heap_close(
+    struct core_heap *heap); /* no call on it prepared and not handed over; NULL is allowed */
 
 struct core_stats {
     uint64_t calls, sends, resends, bounces, sessions_opened, in_background;

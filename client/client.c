@@ -1,0 +1,356 @@
+/* The library thread, and what crosses over to it.
+ *
+ * Calls are encoded by their callers, pushed onto a lock-free list and taken all at once by the
+ * library thread. Only the push onto an empty list wakes it, so thousands of calls cost one
+ * wake-up. Everything else (core, connections, timers) belongs to the library thread alone. */
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/assert.h"
+#include "base/env_uv.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "client/sdk.h"
+#include "rpc/tls.h"
+
+#define DRAIN_MS   2u
+#define DRAINS_MAX 1000u /* connections close within a second; the rest is patience */
+
+/* ---- the list of things to do ---- */
+
+static void on_post(struct env_post *post)
+{
+    struct cairn_client *client = container_of(post, struct cairn_client, post);
+    /* From here on a push posts again: env_post() has read what it needs of `post` before. */
+    struct sdk_item *newest = atomic_exchange(&client->items, NULL);
+    struct sdk_item *oldest = NULL;
+    while (newest != NULL) {
+        struct sdk_item *next = newest->next;
+        newest->next = oldest;
+        oldest = newest;
+        newest = next;
+    }
+    while (oldest != NULL) {
+        struct sdk_item *item = oldest;
+        oldest = item->next;
+        item->run(item);
+    }
+}
+
+void sdk__push(struct cairn_client *client, struct sdk_item *item)
+{
+    struct sdk_item *head = atomic_load_explicit(&client->items, memory_order_relaxed);
+    do {
+        item->next = head;
+    } while (!atomic_compare_exchange_weak(&client->items, &head, item));
+    if (head == NULL) {
+        env_post(client->env, &client->post);
+    }
+}
+
+bool sdk__on_library_thread(const struct cairn_client *client)
+{
+    return pthread_equal(pthread_self(), client->thread) != 0;
+}
+
+/* ---- the library thread ---- */
+
+static void *library_thread(void *arg)
+{
+    struct cairn_client *client = arg;
+    env_uv_run(client->env);
+    return NULL;
+}
+
+/* A library has no business with the program's signals, so its thread takes none. */
+static int thread_start(struct cairn_client *client)
+{
+    sigset_t all;
+    sigset_t before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    int rv = pthread_create(&client->thread, NULL, library_thread, client);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    return rv == 0 ? 0 : ERR_NOMEM;
+}
+
+static void on_ready(void *arg, struct core *core, int err, const char *text)
+{
+    struct cairn_client *client = arg;
+    (void)core;
+    struct sdk_stripe *stripe = &client->stripes[0];
+    pthread_mutex_lock(&stripe->lock);
+    client->ready = true;
+    client->ready_err = err;
+    (void)snprintf(client->ready_text, sizeof client->ready_text, "%s", text);
+    pthread_cond_broadcast(&stripe->wake);
+    pthread_mutex_unlock(&stripe->lock);
+}
+
+static void count_sockets(uv_handle_t *handle, void *arg)
+{
+    *(uint32_t *)arg += handle->type == UV_TCP;
+}
+
+/* The core is gone; its connections still say goodbye. */
+static void on_drain_timer(struct env_timer *timer)
+{
+    struct cairn_client *client = container_of(timer, struct cairn_client, drain);
+    uint32_t sockets = 0;
+    uv_walk(env_uv_loop(client->env), count_sockets, &sockets);
+    if (sockets == 0 || ++client->drains == DRAINS_MAX) {
+        env_uv_stop(client->env);
+        return;
+    }
+    env_timer_start_in_ms(client->env, timer, DRAIN_MS);
+}
+
+static void on_core_closed(void *arg)
+{
+    struct cairn_client *client = arg;
+    client->core = NULL;
+    env_timer_start_in_ms(client->env, &client->drain, 0);
+}
+
+static void on_close(struct sdk_item *item)
+{
+    struct cairn_client *client = container_of(item, struct cairn_client, close);
+    core_close(client->core, on_core_closed, client);
+}
+
+/* ---- connecting ---- */
+
+void cairn_client_opts_init(cairn_client_opts *opts, size_t struct_size)
+{
+    cairn_client_opts defaults = {
+        .struct_size = struct_size,
+        .timeout_ms = 30000,
+        .inflight_max = 256,
+        .lease_ms = 60000,
+    };
+    memset(opts, 0, struct_size);
+    memcpy(opts, &defaults, struct_size < sizeof defaults ? struct_size : sizeof defaults);
+}
+
+/* A program built against an older header has a shorter struct: the rest keeps its defaults. */
+static int opts_take(cairn_client_opts *out, const cairn_client_opts *opts)
+{
+    cairn_client_opts_init(out, sizeof *out);
+    if (opts == NULL) {
+        return 0;
+    }
+    if (opts->struct_size < sizeof opts->struct_size || opts->struct_size > 4096) {
+        return sdk__fail(CAIRN_E_INVAL, "set up the options with cairn_client_opts_init()");
+    }
+    memcpy(out, opts, opts->struct_size < sizeof *out ? opts->struct_size : sizeof *out);
+    if (out->timeout_ms == 0 || out->inflight_max == 0 || out->inflight_max > SESSION_WINDOW_MAX ||
+        out->lease_ms < 1000 || out->lease_ms > 3600000) {
+        return sdk__fail(
+            CAIRN_E_INVAL,
+            "options: timeout_ms is at least 1, inflight_max 1..%d, lease_ms 1000..3600000",
+            SESSION_WINDOW_MAX);
+    }
+    return 0;
+}
+
+static const char *or_env(const char *value, const char *name)
+{
+    if (value == NULL) {
+        value = getenv(name);
+    }
+    return value != NULL && value[0] != '\0' ? value : NULL;
+}
+
+static int tls_open(struct cairn_client *client, const cairn_client_opts *opts)
+{
+    struct tls_opts tls = {
+        .ca_file = or_env(opts->ca_file, "CAIRN_CA"),
+        .cert_file = or_env(opts->cert_file, "CAIRN_CERT"),
+        .key_file = or_env(opts->key_file, "CAIRN_KEY"),
+    };
+    if (tls.ca_file == NULL || tls.cert_file == NULL || tls.key_file == NULL) {
+        return sdk__fail(CAIRN_E_INVAL, "no %s file: give it in the options or in $%s",
+                         tls.ca_file == NULL     ? "CA"
+                         : tls.cert_file == NULL ? "certificate"
+                                                 : "key",
+                         tls.ca_file == NULL     ? "CAIRN_CA"
+                         : tls.cert_file == NULL ? "CAIRN_CERT"
+                                                 : "CAIRN_KEY");
+    }
+    struct err_text e = {{0}};
+    int rv = tls_attach(client->env, &tls, &e);
+    if (rv != 0) {
+        return sdk__fail(rv, "%s", e.text);
+    }
+    struct env_peer self = {0};
+    int64_t not_after = 0;
+    rv = tls_self(client->env, &self, &not_after);
+    if (rv != 0) {
+        tls_detach(client->env);
+        return sdk__fail(rv, "%s: the certificate names no user", tls.cert_file);
+    }
+    static_assert(sizeof client->identity.name == sizeof self.name, "names have one length");
+    memcpy(client->identity.name, self.name, sizeof self.name);
+    return 0;
+}
+
+static void stripes_open(struct cairn_client *client)
+{
+    pthread_condattr_t attr;
+    pthread_condattr_init(&attr);
+    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+    for (uint32_t i = 0; i < SDK_STRIPES; i++) {
+        pthread_mutex_init(&client->stripes[i].lock, NULL);
+        pthread_cond_init(&client->stripes[i].wake, &attr);
+    }
+    pthread_condattr_destroy(&attr);
+}
+
+static void stripes_close(struct cairn_client *client)
+{
+    for (uint32_t i = 0; i < SDK_STRIPES; i++) {
+        pthread_cond_destroy(&client->stripes[i].wake);
+        pthread_mutex_destroy(&client->stripes[i].lock);
+    }
+}
+
+static void client_close(struct cairn_client *client)
+{
+    tls_detach(client->env);
+    env_uv_close(client->env);
+    stripes_close(client);
+    mem_free(client);
+}
+
+static void drop_core(void *arg)
+{
+    struct cairn_client *client = arg;
+    env_uv_stop(client->env);
+}
+
+/* Everything but the thread. */
+static int client_open(const char *endpoints, const cairn_client_opts *opts,
+                       struct cairn_client **out)
+{
+    struct cairn_client *client = mem_zalloc(sizeof *client);
+    if (client == NULL) {
+        return sdk__fail(CAIRN_E_NOMEM, "%s", "");
+    }
+    client->post.cb = on_post;
+    client->close.run = on_close;
+    client->drain.cb = on_drain_timer;
+    client->timeout_ms = opts->timeout_ms;
+    int rv = env_uv_open(&client->env);
+    if (rv != 0) {
+        mem_free(client);
+        return sdk__fail(rv, "no event loop: %s", err_text_of(rv));
+    }
+    rv = tls_open(client, opts);
+    if (rv != 0) {
+        env_uv_close(client->env);
+        mem_free(client);
+        return rv;
+    }
+    stripes_open(client);
+    struct core_opts core_opts = {.timeout_ms = opts->timeout_ms,
+                                  .inflight_max = opts->inflight_max,
+                                  .lease_ms = opts->lease_ms};
+    struct err_text e = {{0}};
+    rv = core_open(client->env, endpoints, &client->identity, &core_opts, on_ready, client,
+                   &client->core, &e);
+    if (rv != 0) {
+        client_close(client);
+        return sdk__fail(rv, "%s", e.text);
+    }
+    *out = client;
+    return 0;
+}
+
+static _Atomic bool log_wanted;
+
+int cairn_connect(const char *endpoints, const cairn_client_opts *opts, cairn_client **out)
+{
+    *out = NULL;
+    cairn_client_opts taken;
+    int rv = opts_take(&taken, opts);
+    if (rv != 0) {
+        return rv;
+    }
+    endpoints = or_env(endpoints, "CAIRN_ENDPOINTS");
+    if (endpoints == NULL) {
+        return sdk__fail(CAIRN_E_INVAL, "no endpoints: give host:port or set $CAIRN_ENDPOINTS");
+    }
+    if (!atomic_load(&log_wanted)) {
+        log_set_level(LOG_OFF);
+    }
+    struct cairn_client *client = NULL;
+    rv = client_open(endpoints, &taken, &client);
+    if (rv != 0) {
+        return rv;
+    }
+    rv = thread_start(client);
+    if (rv != 0) { /* the loop is run here, just to end what was begun */
+        core_close(client->core, drop_core, client);
+        env_uv_run(client->env);
+        client_close(client);
+        return sdk__fail(rv, "the library thread could not be started");
+    }
+    struct sdk_stripe *stripe = &client->stripes[0];
+    pthread_mutex_lock(&stripe->lock);
+    while (!client->ready) {
+        pthread_cond_wait(&stripe->wake, &stripe->lock);
+    }
+    rv = client->ready_err;
+    pthread_mutex_unlock(&stripe->lock);
+    if (rv != 0) {
+        (void)sdk__fail(rv, "can't connect to %s: %s", endpoints, client->ready_text);
+        cairn_client_free(client);
+        return rv;
+    }
+    *out = client;
+    return 0;
+}
+
+void cairn_client_free(cairn_client *client)
+{
+    if (client == NULL) {
+        return;
+    }
+    assert(!sdk__on_library_thread(client)); /* it would wait for itself */
+    sdk__push(client, &client->close);
+    pthread_join(client->thread, NULL);
+    client_close(client);
+}
+
+/* ---- log ---- */
+
+static pthread_mutex_t log_lock = PTHREAD_MUTEX_INITIALIZER;
+static cairn_log_cb log_cb;
+static void *log_arg;
+
+static void on_log(void *arg, enum log_level level, const char *line)
+{
+    (void)arg;
+    pthread_mutex_lock(&log_lock);
+    cairn_log_cb cb = log_cb;
+    void *cb_arg = log_arg;
+    pthread_mutex_unlock(&log_lock);
+    if (cb != NULL) {
+        cb(cb_arg, (int)level, line);
+    }
+}
+
+void cairn_set_log(cairn_log_cb cb, void *arg)
+{
+    pthread_mutex_lock(&log_lock);
+    log_cb = cb;
+    log_arg = arg;
+    pthread_mutex_unlock(&log_lock);
+    atomic_store(&log_wanted, cb != NULL);
+    if (cb != NULL) {
+        log_set_sink(on_log, NULL);
+    }
+    log_set_level(cb != NULL ? LOG_DEBUG : LOG_OFF);
+}

@@ -1,0 +1,261 @@
+/* Futures: a call's outcome, handed from the library thread to whoever asks.
+ *
+ * `state` is a set of bits that only grow; each side sets its own and learns from the value before
+ * what the other has done, so that nobody needs a lock but those who sleep. After the library
+ * thread has set FUTURE_READY it doesn't touch the future any more, unless a callback is set: the
+ * owner may be freeing it already. */
+#include <errno.h>
+#include <string.h>
+#include <time.h>
+
+#include "base/assert.h"
+#include "base/mem.h"
+#include "client/sdk.h"
+
+static struct sdk_stripe *stripe_of(struct cairn_client *client, const struct cairn_future *future)
+{
+    uintptr_t bits = (uintptr_t)future;
+    return &client->stripes[(bits >> 6 ^ bits >> 12) % SDK_STRIPES];
+}
+
+static void destroy(struct cairn_future *future)
+{
+    buf_close(&future->call.bytes);
+    mem_free(future->data);
+    mem_free(future);
+}
+
+/* Runs the callback and then, if its owner has freed the future (perhaps in there), lets it go. */
+static void callback_run(struct cairn_future *future)
+{
+    if ((atomic_load(&future->state) & FUTURE_FREED) == 0) {
+        future->cb(future, future->arg);
+    }
+    unsigned before = atomic_fetch_or(&future->state, FUTURE_CALLED);
+    if ((before & FUTURE_FREED) != 0) {
+        destroy(future);
+    }
+}
+
+static void on_done(struct core_call *call)
+{
+    struct cairn_future *future = container_of(call, struct cairn_future, call);
+    struct sdk_stripe *stripe = stripe_of(future->client, future);
+    unsigned before = atomic_fetch_or(&future->state, FUTURE_READY);
+    if ((before & FUTURE_WAITED) != 0) {
+        pthread_mutex_lock(&stripe->lock);
+        pthread_cond_broadcast(&stripe->wake);
+        pthread_mutex_unlock(&stripe->lock);
+    }
+    if ((before & FUTURE_CALLBACK) != 0) {
+        callback_run(future);
+    } else if ((before & FUTURE_FREED) != 0) {
+        destroy(future);
+    }
+}
+
+static void on_submit(struct sdk_item *item)
+{
+    struct cairn_future *future = container_of(item, struct cairn_future, submit);
+    core_call(future->client->core, &future->call);
+}
+
+static void on_callback(struct sdk_item *item)
+{
+    callback_run(container_of(item, struct cairn_future, callback));
+}
+
+void sdk__future_init(struct cairn_future *future, struct cairn_client *client)
+{
+    memset(future, 0, sizeof *future);
+    future->client = client;
+    future->call.cb = on_done;
+    future->submit.run = on_submit;
+    future->callback.run = on_callback;
+}
+
+struct cairn_future *sdk__future_new(struct cairn_heap *heap)
+{
+    struct cairn_future *future = heap == NULL ? NULL : mem_alloc(sizeof *future);
+    if (future != NULL) {
+        sdk__future_init(future, heap->client);
+    }
+    return future;
+}
+
+int sdk__future_start(struct cairn_future *future, int prepared, struct cairn_future **out)
+{
+    *out = NULL;
+    if (prepared != 0) {
+        (void)sdk__fail(prepared, "%s", future == NULL ? "" : future->call.text);
+        if (future != NULL) {
+            core_call_discard(&future->call);
+            destroy(future);
+        }
+        return prepared;
+    }
+    *out = future;
+    sdk__push(future->client, &future->submit);
+    return 0;
+}
+
+int sdk__future_run(struct cairn_future *future, int prepared)
+{
+    if (prepared != 0) {
+        core_call_discard(&future->call);
+        return sdk__fail(prepared, "%s", future->call.text);
+    }
+    if (sdk__on_library_thread(future->client)) {
+        core_call_discard(&future->call);
+        return sdk__fail(CAIRN_E_INVAL, "a blocking call in a callback: use the _async form there");
+    }
+    sdk__push(future->client, &future->submit);
+    int rv = cairn_future_wait(future, UINT32_MAX);
+    assert(rv == 0);
+    return future->call.err == 0 ? 0 : sdk__fail(future->call.err, "%s", future->call.text);
+}
+
+/* ---- waiting ---- */
+
+static bool is_ready(const struct cairn_future *future)
+{
+    return (atomic_load(&future->state) & FUTURE_READY) != 0;
+}
+
+static struct timespec time_after(uint32_t ms)
+{
+    struct timespec at = {0};
+    (void)clock_gettime(CLOCK_MONOTONIC, &at);
+    at.tv_sec += (time_t)(ms / 1000);
+    at.tv_nsec += (long)(ms % 1000) * 1000000;
+    if (at.tv_nsec >= 1000000000) {
+        at.tv_nsec -= 1000000000;
+        at.tv_sec++;
+    }
+    return at;
+}
+
+int cairn_future_wait(cairn_future *future, uint32_t timeout_ms)
+{
+    if (is_ready(future)) {
+        return 0;
+    }
+    if (timeout_ms == 0) {
+        return sdk__fail(CAIRN_E_TIMEOUT, "the call is still under way");
+    }
+    if (sdk__on_library_thread(future->client)) {
+        return sdk__fail(CAIRN_E_INVAL, "waiting in a callback would wait for ever");
+    }
+    struct timespec until = time_after(timeout_ms);
+    struct sdk_stripe *stripe = stripe_of(future->client, future);
+    int rv = 0;
+    pthread_mutex_lock(&stripe->lock);
+    atomic_fetch_or(&future->state, FUTURE_WAITED);
+    while (!is_ready(future) && rv != ETIMEDOUT) {
+        if (timeout_ms == UINT32_MAX) {
+            pthread_cond_wait(&stripe->wake, &stripe->lock);
+        } else {
+            rv = pthread_cond_timedwait(&stripe->wake, &stripe->lock, &until);
+        }
+    }
+    pthread_mutex_unlock(&stripe->lock);
+    if (!is_ready(future)) {
+        return sdk__fail(CAIRN_E_TIMEOUT, "the call is still under way after %u ms", timeout_ms);
+    }
+    return 0;
+}
+
+int cairn_future_on_ready(cairn_future *future, cairn_future_cb cb, void *arg)
+{
+    if (cb == NULL || (atomic_load(&future->state) & FUTURE_CALLBACK) != 0) {
+        return sdk__fail(CAIRN_E_INVAL, "a future has one callback");
+    }
+    future->cb = cb;
+    future->arg = arg;
+    unsigned before = atomic_fetch_or(&future->state, FUTURE_CALLBACK);
+    if ((before & FUTURE_READY) != 0) {
+        sdk__push(future->client, &future->callback);
+    }
+    return 0;
+}
+
+void cairn_future_free(cairn_future *future)
+{
+    if (future == NULL) {
+        return;
+    }
+    unsigned before = atomic_fetch_or(&future->state, FUTURE_FREED);
+    bool calling = (before & FUTURE_CALLBACK) != 0 && (before & FUTURE_CALLED) == 0;
+    if ((before & FUTURE_READY) != 0 && !calling) {
+        destroy(future);
+    }
+}
+
+/* ---- results ---- */
+
+int cairn_future_error(const cairn_future *future)
+{
+    if (!is_ready(future)) {
+        return sdk__fail(CAIRN_E_INVAL, "the future isn't ready: wait for it first");
+    }
+    return future->call.err;
+}
+
+const char *cairn_future_errormsg(const cairn_future *future)
+{
+    return is_ready(future) ? future->call.text : "";
+}
+
+/* 0 if the future is ready, succeeded, and is of that kind. */
+static int check(const struct cairn_future *future, bool right_kind)
+{
+    if (!is_ready(future)) {
+        return sdk__fail(CAIRN_E_INVAL, "the future isn't ready: wait for it first");
+    }
+    if (!right_kind) {
+        return sdk__fail(CAIRN_E_INVAL, "the call has no such result");
+    }
+    return future->call.err == 0 ? 0 : sdk__fail(future->call.err, "%s", future->call.text);
+}
+
+int cairn_future_get_ptr(const cairn_future *future, cairn_ptr *ptr)
+{
+    uint16_t kind = future->call.kind;
+    int rv = check(future, kind == KIND_ALLOC || kind == KIND_ROOT_GET);
+    *ptr = rv == 0 ? (cairn_ptr){future->call.value} : CAIRN_NULL;
+    return rv;
+}
+
+int cairn_future_get_u64(const cairn_future *future, uint64_t *value)
+{
+    int rv = check(future, future->call.kind == KIND_ADD_U64);
+    *value = rv == 0 ? future->call.value : 0;
+    return rv;
+}
+
+int cairn_future_get_bytes(const cairn_future *future, const void **data, size_t *len,
+                           uint64_t *version)
+{
+    int rv = check(future, future->call.kind == KIND_READ);
+    *data = rv == 0 ? future->data : NULL;
+    *len = rv == 0 ? future->call.read.len : 0;
+    if (version != NULL) {
+        *version = rv == 0 ? future->call.version : 0;
+    }
+    return rv;
+}
+
+int cairn_future_get_object(const cairn_future *future, cairn_object *object)
+{
+    const struct core_call *call = &future->call;
+    int rv = check(future, call->kind == KIND_STAT);
+    memset(object, 0, sizeof *object);
+    if (rv == 0) {
+        *object = (cairn_object){.ptr = {call->target},
+                                 .size = call->size,
+                                 .version = call->version,
+                                 .type = call->type,
+                                 .flags = call->flags};
+    }
+    return rv;
+}

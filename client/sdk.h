@@ -1,0 +1,83 @@
+/* libcairn above the core: handles, the library thread, futures. Nobody outside client/ includes
+ * this. */
+#ifndef CAIRN_CLIENT_SDK_H
+#define CAIRN_CLIENT_SDK_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "cairn/cairn.h"
+#include "client/core.h"
+
+/* Something for the library thread to do; caller's memory until run. */
+struct sdk_item {
+    struct sdk_item *next;
+    void (*run)(struct sdk_item *item);
+};
+
+/* Waiters of many futures share few locks: a future that nobody waits for costs no system call. */
+#define SDK_STRIPES 16u
+struct sdk_stripe {
+    pthread_mutex_t lock;
+    pthread_cond_t wake;
+};
+
+struct cairn_client {
+    struct env *env;
+    struct core *core; /* library thread only, once it runs */
+    struct rpc_identity identity;
+    pthread_t thread;
+    _Atomic(struct sdk_item *) items; /* newest first */
+    struct env_post post;             /* under way while items isn't empty */
+    struct sdk_stripe stripes[SDK_STRIPES];
+    struct sdk_item close;
+    struct env_timer drain; /* waits until the last connection is closed */
+    uint32_t drains;
+    uint32_t timeout_ms;
+    /* The outcome of connecting, guarded by stripes[0]. */
+    bool ready;
+    int ready_err;
+    char ready_text[CORE_TEXT_BYTES];
+};
+
+struct cairn_heap {
+    struct cairn_client *client;
+    struct core_heap *core;
+    struct sdk_item close;
+};
+
+enum future_state {
+    FUTURE_READY = 1 << 0,    /* the outcome is there */
+    FUTURE_WAITED = 1 << 1,   /* somebody waits in its stripe */
+    FUTURE_CALLBACK = 1 << 2, /* cb is set */
+    FUTURE_CALLED = 1 << 3,   /* cb has returned */
+    FUTURE_FREED = 1 << 4     /* by its owner; the memory goes when nobody else needs it */
+};
+
+struct cairn_future {
+    struct core_call call; /* the library thread's until FUTURE_READY */
+    struct cairn_client *client;
+    struct sdk_item submit, callback;
+    _Atomic unsigned state;
+    cairn_future_cb cb;
+    void *arg;
+    uint8_t *data; /* READ: the future's own bytes */
+};
+
+/* client.c */
+void sdk__push(struct cairn_client *client, struct sdk_item *item); /* thread: any */
+bool sdk__on_library_thread(const struct cairn_client *client);     /* thread: any */
+
+/* error.c: set the calling thread's message and return err. An empty text becomes the code's. */
+int sdk__fail(int err, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
+/* future.c */
+void sdk__future_init(struct cairn_future *future, struct cairn_client *client);
+struct cairn_future *sdk__future_new(struct cairn_heap *heap); /* NULL: no memory, or no heap */
+/* `prepared` is what core_prepare_*() returned for future->call (the future is freed if it failed).
+ */
+int sdk__future_start(struct cairn_future *future, int prepared, struct cairn_future **out);
+/* The same for a future in the caller's frame, and waits. Its results are in future->call. */
+int sdk__future_run(struct cairn_future *future, int prepared);
+
+#endif
