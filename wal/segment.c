@@ -60,6 +60,7 @@ char wal__name_parse(const char *name, uint64_t *number)
  * every sync of the log would then pay for. */
 int wal__spare_make(struct env *env, const char *dir, uint64_t id, uint64_t bytes)
 {
+    size_t chunk = bytes < ZERO_CHUNK_BYTES ? (size_t)bytes : ZERO_CHUNK_BYTES;
     char path[WAL_PATH_BYTES];
     struct env_file *file;
     uint8_t *zeroes;
@@ -67,17 +68,17 @@ int wal__spare_make(struct env *env, const char *dir, uint64_t id, uint64_t byte
 
     assert(bytes % WAL_ALIGN == 0);
     wal__spare_path(dir, id, path);
-    zeroes = mem_aligned(WAL_ALIGN, ZERO_CHUNK_BYTES);
+    zeroes = mem_aligned(WAL_ALIGN, chunk);
     if (zeroes == NULL) {
         return ERR_NOMEM;
     }
-    memset(zeroes, 0, ZERO_CHUNK_BYTES);
+    memset(zeroes, 0, chunk);
     rv = env_file_open(env, path, ENV_OPEN_WRITE | ENV_OPEN_CREATE, &file);
     if (rv != 0) {
         goto out;
     }
-    for (uint64_t at = 0; rv == 0 && at < bytes; at += ZERO_CHUNK_BYTES) {
-        uint64_t len = bytes - at < ZERO_CHUNK_BYTES ? bytes - at : ZERO_CHUNK_BYTES;
+    for (uint64_t at = 0; rv == 0 && at < bytes; at += chunk) {
+        uint64_t len = bytes - at < chunk ? bytes - at : chunk;
         rv = env_file_pwrite(env, file, zeroes, (size_t)len, at);
     }
     if (rv == 0) {

@@ -68,7 +68,9 @@ static void inode_write(struct mem_inode *i, const void *data, size_t len, uint6
         memset(i->data + i->bytes, 0, end - i->bytes);
         i->bytes = end;
     }
-    memcpy(i->data + offset, data, len);
+    if (len > 0) {
+        memcpy(i->data + offset, data, len);
+    }
 }
 
 static void inode_log_write(struct mem_inode *i, const void *data, size_t len, uint64_t offset)
@@ -83,7 +85,9 @@ static void inode_log_write(struct mem_inode *i, const void *data, size_t len, u
     w->offset = offset;
     w->len = len;
     w->data = must(malloc(len + 1));
-    memcpy(w->data, data, len);
+    if (len > 0) {
+        memcpy(w->data, data, len);
+    }
 }
 
 static void inode_sync(struct mem_inode *i)
@@ -640,8 +644,11 @@ void mem_env_copy(struct mem_env *to, const struct mem_env *from)
         const struct mem_inode *i = from->names[n].inode;
         if (i != NULL) {
             struct mem_inode *copy = must(calloc(1, sizeof *copy));
-            inode_write(copy, i->data, i->bytes, 0);
-            inode_sync(copy);
+            copy->data = must(malloc(i->bytes + 1));
+            copy->bytes = copy->capacity = i->bytes;
+            if (i->bytes > 0) {
+                memcpy(copy->data, i->data, i->bytes);
+            }
             name_add(to->names, from->names[n].path, copy);
         }
     }

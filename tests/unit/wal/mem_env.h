@@ -73,6 +73,6 @@ void mem_env_power_cut(struct mem_env *m, enum mem_cut cut);
 /* The files themselves. */
 struct mem_inode *mem_env_file(struct mem_env *m, const char *path);
 void mem_env_copy(struct mem_env *to,
-                  const struct mem_env *from); /* files and names, all as synced */
+                  const struct mem_env *from); /* files and names; not for a power cut */
 
 #endif
