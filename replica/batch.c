@@ -1,0 +1,514 @@
+/* Commands on their way into the log and back: batches, who waits for them, and applying entries.
+ *
+ * All commands of a turn become one entry; while an entry is in flight the next batch collects, so
+ * that the batch grows with the load and not with a timer. The bytes of a command are copied once,
+ * from the frame into the entry. */
+#include <string.h>
+
+#include "base/hlc.h"
+#include "base/log.h"
+#include "replica/internal.h"
+
+#define BATCH_POOL_MAX  8u
+#define BATCH_BYTES_MIN 1024u
+#define APPLY_ENTRIES   64u
+#define CLOCK_LEAD_MS                                                                              \
+    500u /* a stamp runs ahead of the median clock by this much at most (rules X16) */
+#define CLOCK_SAMPLE_MS_MAX 5000u /* older samples say nothing */
+
+/* ---- memory
+ * --------------------------------------------------------------------------------------------------------
+ */
+
+static void block_release(struct wal_block *block)
+{
+    mem_free(container_of(block, struct batch_block, block));
+}
+
+static int block_reserve(struct batch *b, size_t more)
+{
+    size_t need = b->len + more;
+    if (b->block != NULL && need <= b->block->capacity) {
+        return 0;
+    }
+    size_t capacity = b->block == NULL ? BATCH_BYTES_MIN : b->block->capacity * 2;
+    while (capacity < need) {
+        capacity *= 2;
+    }
+    struct batch_block *block = mem_realloc(b->block, sizeof *block + capacity);
+    if (block == NULL) {
+        return ERR_NOMEM;
+    }
+    if (b->block == NULL) {
+        block->block.refs = 1;
+        block->block.release = block_release;
+    }
+    block->capacity = capacity;
+    b->block = block;
+    return 0;
+}
+
+static void batch_free(struct batch *b)
+{
+    if (b->block != NULL) {
+        wal_block_unref(&b->block->block);
+    }
+    mem_free(b->waiters);
+    mem_free(b->results);
+    mem_free(b);
+}
+
+static struct batch *batch_new(struct shard *s)
+{
+    struct batch *b;
+    if (s->batch_pool_count > 0) {
+        b = list_entry(s->batch_pool.next, struct batch, link);
+        list_remove(&b->link);
+        s->batch_pool_count--;
+    } else {
+        b = mem_zalloc(sizeof *b);
+        if (b == NULL) {
+            return NULL;
+        }
+        list_init(&b->link);
+    }
+    b->len = 0;
+    b->count = 0;
+    b->index = 0;
+    size_t first = s->batch_bytes > BATCH_BYTES_MIN ? s->batch_bytes : BATCH_BYTES_MIN;
+    if (block_reserve(b, first) != 0) {
+        batch_free(b);
+        return NULL;
+    }
+    b->len = ENTRY_HEADER_BYTES;
+    return b;
+}
+
+/* The batch is unlinked and nobody waits any more. */
+static void batch_done(struct shard *s, struct batch *b)
+{
+    if (b->block != NULL) {
+        wal_block_unref(&b->block->block);
+        b->block = NULL;
+    }
+    if (s->batch_pool_count >= BATCH_POOL_MAX) {
+        batch_free(b);
+        return;
+    }
+    list_push_back(&s->batch_pool, &b->link);
+    s->batch_pool_count++;
+}
+
+static int waiters_reserve(struct batch *b)
+{
+    if (b->count < b->waiters_capacity) {
+        return 0;
+    }
+    uint32_t capacity = b->waiters_capacity == 0 ? 16 : b->waiters_capacity * 2;
+    struct shard_command **waiters = mem_realloc(b->waiters, capacity * sizeof *waiters);
+    if (waiters == NULL) {
+        return ERR_NOMEM;
+    }
+    b->waiters = waiters;
+    struct command_result *results = mem_realloc(b->results, capacity * sizeof *results);
+    if (results == NULL) {
+        return ERR_NOMEM;
+    }
+    b->results = results;
+    b->waiters_capacity = capacity;
+    return 0;
+}
+
+/* ---- proposing
+ * -----------------------------------------------------------------------------------------------------
+ */
+
+static int batch_append(struct shard *s, uint16_t kind, struct slice body,
+                        struct shard_command *command)
+{
+    struct batch *b = s->open;
+    if (b != NULL && b->len >= BATCH_BYTES_CLOSE) {
+        if (s->ready_count >= BATCHES_READY_MAX) {
+            return ERR_BUSY;
+        }
+        list_push_back(&s->ready, &b->link);
+        s->ready_count++;
+        s->open = b = NULL;
+    }
+    if (b == NULL) {
+        s->open = b = batch_new(s);
+        if (b == NULL) {
+            return ERR_NOMEM;
+        }
+    }
+    int rv = block_reserve(b, ENTRY_COMMAND_HEADER_BYTES + body.len);
+    if (rv == 0) {
+        rv = waiters_reserve(b);
+    }
+    if (rv != 0) {
+        return rv;
+    }
+    uint8_t *at = b->block->data + b->len;
+    store_u16(at, kind);
+    store_u16(at + 2, 0);
+    store_u32(at + 4, (uint32_t)body.len);
+    memcpy(at + ENTRY_COMMAND_HEADER_BYTES, body.data, body.len);
+    b->len += ENTRY_COMMAND_HEADER_BYTES + body.len;
+    assert(b->len <= ENTRY_BYTES_MAX);
+    b->waiters[b->count++] = command;
+    s->r->counters.commands++;
+    replica__turn(s);
+    return 0;
+}
+
+static int check_open(const struct shard *s)
+{
+    if (s->failed) {
+        return ERR_IO;
+    }
+    if (s->dropped) {
+        return ERR_NOSHARD;
+    }
+    if (s->r->stopping) {
+        return ERR_SHUTDOWN;
+    }
+    if (!shard__leads(s)) {
+        return ERR_NOTLEADER;
+    }
+    if (!s->serving || consensus_transferee(s->consensus) != 0) {
+        return ERR_BUSY;
+    }
+    return wal_has_room(s->r->wal) ? 0 : ERR_DISKFULL;
+}
+
+int shard_propose(struct shard *shard, uint16_t kind, struct slice body, uint64_t owner,
+                  struct shard_command *command)
+{
+    int rv = check_open(shard);
+    if (rv != 0) {
+        return rv;
+    }
+    if (body.len > COMMAND_BYTES_MAX) {
+        return ERR_TOOBIG;
+    }
+    struct command_prefix prefix;
+    rv = fsm_validate(shard->uid, kind, body, &prefix);
+    if (rv != 0) {
+        return rv;
+    }
+    if (prefix.session != 0) {
+        rv = session_check(shard->heap, prefix.session, owner);
+    } else if (kind == KIND_SESSION_OPEN) {
+        struct msg_session_open m;
+        rv = message_decode_session_open(body, &m);
+        if (rv == 0 && m.owner != owner) {
+            rv = ERR_DENIED;
+        }
+    } else if (kind != KIND_NODE_JOIN) {
+        rv = ERR_DENIED; /* TICK and SESSION_EXPIRE are the leader's own */
+    }
+    return rv != 0 ? rv : batch_append(shard, kind, body, command);
+}
+
+int shard__propose_own(struct shard *s, uint16_t kind, struct slice body)
+{
+    if (s->failed || s->dropped || !shard__leads(s) || consensus_transferee(s->consensus) != 0) {
+        return ERR_NOTLEADER;
+    }
+    return batch_append(s, kind, body, NULL);
+}
+
+/* ---- time
+ * ----------------------------------------------------------------------------------------------------------
+ */
+
+/* What the voters' clocks allow, or UINT64_MAX while a majority of them isn't known. */
+static uint64_t clock_bound_ms(struct shard *s, uint64_t now_ms)
+{
+    struct replica *r = s->r;
+    struct consensus_config config;
+    int64_t offsets[NODES_MAX * 2];
+    uint32_t count = 0;
+    uint32_t voters = 0;
+    consensus_get_config(s->consensus, &config);
+    for (uint32_t i = 0; i < config.count; i++) {
+        if (config.servers[i].role != CONSENSUS_VOTER) {
+            continue;
+        }
+        voters++;
+        int64_t offset = 0;
+        if (config.servers[i].id != s->self_id) {
+            const struct peer *peer = replica__peer(r, replica_id_node(config.servers[i].id));
+            if (peer == NULL || !peer->wall_known || now_ms - peer->wall_ms > CLOCK_SAMPLE_MS_MAX) {
+                continue;
+            }
+            offset = peer->wall_offset_ms;
+        }
+        uint32_t at = count++;
+        while (at > 0 && offsets[at - 1] > offset) {
+            offsets[at] = offsets[at - 1];
+            at--;
+        }
+        offsets[at] = offset;
+    }
+    if (voters < 2 || count <= voters / 2) {
+        return UINT64_MAX;
+    }
+    int64_t bound =
+        (int64_t)(env_wall_us(r->env) / 1000) + offsets[(count - 1) / 2] + CLOCK_LEAD_MS;
+    return bound > 0 ? (uint64_t)bound : 0;
+}
+
+/* Within a term entry time follows our monotonic clock, so that a jump of the wall clock expires
+ * nobody (rules E18). */
+uint64_t shard__stamp(struct shard *s)
+{
+    uint64_t now_ms = env_now_ms(s->r->env);
+    uint64_t ms = hlc_to_ms(s->stamp_base) + (now_ms - s->stamp_base_ms);
+    uint64_t bound = clock_bound_ms(s, now_ms);
+    return hlc_next(s->stamp_last, ms < bound ? ms : bound);
+}
+
+/* ---- submitting
+ * ----------------------------------------------------------------------------------------------------
+ */
+
+static void waiters_answer(struct batch *b, int err)
+{
+    struct command_result result = {.err = err};
+    for (uint32_t i = 0; i < b->count; i++) {
+        struct shard_command *command = b->waiters[i];
+        b->waiters[i] = NULL;
+        if (command != NULL) {
+            command->cb(command, &result);
+        }
+    }
+}
+
+static void batch_submit(struct shard *s, struct batch *b)
+{
+    uint8_t *header = b->block->data;
+    uint64_t stamp = shard__stamp(s);
+    store_u16(header, ENTRY_FORMAT);
+    store_u16(header + 2, 0);
+    store_u32(header + 4, b->count);
+    store_u64(header + 8, stamp);
+    s->batch_bytes = (s->batch_bytes * 3 + b->len) / 4 + 64;
+    struct wal_block *block = &b->block->block;
+    struct consensus_update *update = NULL;
+    b->block = NULL; /* taken */
+    int rv = consensus_submit(s->consensus, env_now_ms(s->r->env), ENTRY_COMMAND,
+                              slice_of(header, b->len), block, &update);
+    if (rv != 0 || update->entry_count == 0) {
+        waiters_answer(b, rv == ERR_NOTLEADER ? ERR_NOTLEADER : ERR_BUSY);
+        batch_done(s, b);
+        shard__handle(s, rv, update);
+        return;
+    }
+    s->stamp_last = stamp;
+    b->index = update->first_index;
+    b->term = update->entries[0].term;
+    list_push_back(&s->in_flight, &b->link);
+    s->in_flight_count++;
+    s->r->counters.batches++;
+    shard__handle(s, rv, update);
+}
+
+/* Full batches go at once, up to a few in flight; the open one when nothing is. */
+void batch_end_of_turn(struct shard *s)
+{
+    if (s->failed || !shard__leads(s)) {
+        return;
+    }
+    while (s->ready_count > 0 && s->in_flight_count < BATCHES_IN_FLIGHT_MAX && shard__leads(s)) {
+        struct batch *b = list_entry(s->ready.next, struct batch, link);
+        list_remove(&b->link);
+        s->ready_count--;
+        batch_submit(s, b);
+    }
+    struct batch *b = s->open;
+    if (b != NULL && b->count > 0 && s->in_flight_count == 0 && s->ready_count == 0 &&
+        shard__leads(s)) {
+        s->open = NULL;
+        batch_submit(s, b);
+    }
+}
+
+void batch_refuse(struct shard *s, int err)
+{
+    /* A callback may propose again: into a new open batch, which is refused at once since we don't
+     * lead. */
+    struct list all;
+    list_init(&all);
+    list_splice(&all, &s->in_flight);
+    list_splice(&all, &s->ready);
+    s->in_flight_count = 0;
+    s->ready_count = 0;
+    if (s->open != NULL) {
+        list_push_back(&all, &s->open->link);
+        s->open = NULL;
+    }
+    while (!list_empty(&all)) {
+        struct batch *b = list_entry(all.next, struct batch, link);
+        list_remove(&b->link);
+        waiters_answer(b, err);
+        batch_done(s, b);
+    }
+}
+
+void batch_close(struct shard *s)
+{
+    assert(s->open == NULL && list_empty(&s->in_flight) && list_empty(&s->ready));
+    while (!list_empty(&s->batch_pool)) {
+        struct batch *b = list_entry(s->batch_pool.next, struct batch, link);
+        list_remove(&b->link);
+        batch_free(b);
+    }
+    s->batch_pool_count = 0;
+}
+
+/* ---- applying
+ * ------------------------------------------------------------------------------------------------------
+ */
+
+/* The batch that became entry `index`, or NULL. Those that lost their place to another term's entry
+ * are answered. */
+static struct batch *in_flight_take(struct shard *s, uint64_t index, uint64_t term)
+{
+    while (!list_empty(&s->in_flight)) {
+        struct batch *b = list_entry(s->in_flight.next, struct batch, link);
+        if (b->index > index) {
+            return NULL;
+        }
+        list_remove(&b->link);
+        s->in_flight_count--;
+        if (b->index == index && b->term == term) {
+            return b;
+        }
+        waiters_answer(b, ERR_UNAVAILABLE);
+        batch_done(s, b);
+    }
+    return NULL;
+}
+
+static void results_deliver(struct shard *s, struct batch *b)
+{
+    for (uint32_t i = 0; i < b->count; i++) {
+        struct shard_command *command = b->waiters[i];
+        b->waiters[i] = NULL;
+        if (command != NULL) {
+            command->cb(command, &b->results[i]);
+        }
+    }
+    batch_done(s, b);
+    replica__turn(s); /* the next one may go */
+}
+
+static int apply_entry(struct shard *s, uint64_t index, const struct wal_entry *entry)
+{
+    struct batch *b = in_flight_take(s, index, entry->term);
+    bool meta_changed = false;
+    int rv = fsm_apply(s->heap, index, entry, b != NULL ? b->results : NULL,
+                       b != NULL ? b->count : 0, &meta_changed);
+    if (rv != 0) {
+        if (b != NULL) {
+            waiters_answer(b, ERR_UNAVAILABLE);
+            batch_done(s, b);
+        }
+        shard__fail(s, rv, "an entry could not be applied");
+        return rv;
+    }
+    s->applied = index;
+    s->log_bytes += entry->data.len + 64;
+    s->log_entries++;
+    if (meta_changed) {
+        s->r->meta_changed = true;
+        checkpoint_want(s, false);
+        replica__turn(s);
+    }
+    if (shard__leads(s) && entry->term == s->lead_term) {
+        s->serving = true;
+    }
+    if (b != NULL) {
+        results_deliver(s, b);
+    }
+    return 0;
+}
+
+static int apply_configuration(struct shard *s, uint64_t index, const struct wal_entry *entry)
+{
+    int rv = apply_entry(s, index, entry);
+    if (rv == 0) {
+        struct consensus_update *update = NULL;
+        rv = consensus_configuration_applied(s->consensus, env_now_ms(s->r->env), index,
+                                             entry->data, &update);
+        shard__absorb(s, rv, update);
+    }
+    return rv;
+}
+
+/* Where applying must stop for now. */
+static uint64_t apply_limit(const struct shard *s)
+{
+    uint64_t limit = consensus_commit_index(s->consensus);
+    uint64_t last = wal_log_last_index(s->log);
+    limit = limit < last ? limit : last;
+    if (s->r->opts.mode == IMAGE_PMEM) {
+        /* The image follows apply at once, and must not run ahead of the log. Syncing costs nothing
+         * there. */
+        uint64_t durable = wal_log_durable_index(s->log);
+        limit = limit < durable ? limit : durable;
+    }
+    return limit;
+}
+
+void shard__apply(struct shard *s)
+{
+    struct wal_entry entries[APPLY_ENTRIES];
+    size_t budget = APPLY_BYTES_PER_TURN;
+    uint64_t before = s->applied;
+    while (!s->failed && s->install.step == INSTALL_NONE && s->applied < apply_limit(s)) {
+        size_t count;
+        uint64_t left = apply_limit(s) - s->applied;
+        int rv = wal_log_read(s->log, s->applied + 1, entries,
+                              left < APPLY_ENTRIES ? (size_t)left : APPLY_ENTRIES,
+                              APPLY_BYTES_PER_TURN, &count);
+        if (rv != 0 || count == 0) {
+            shard__fail(s, rv != 0 ? rv : ERR_CORRUPT, "the log could not be read");
+            break;
+        }
+        bool stop = false;
+        for (size_t i = 0; i < count; i++) {
+            uint64_t index = s->applied + 1;
+            if (stop || s->failed) {
+                /* only give back */
+            } else if (entries[i].type != ENTRY_CHANGE) {
+                budget -= entries[i].data.len + 64 < budget ? entries[i].data.len + 64 : budget;
+                stop = apply_entry(s, index, &entries[i]) != 0 || budget == 0;
+            } else if (wal_log_durable_index(s->log) < index) {
+                stop = true; /* a configuration counts only when it can't be lost here (rules E8) */
+            } else {
+                stop = apply_configuration(s, index, &entries[i]) != 0;
+            }
+            if (entries[i].block != NULL) {
+                wal_block_unref(entries[i].block);
+            }
+        }
+        if (stop) {
+            if (budget == 0) {
+                s->apply_again = true;
+                replica__turn(s);
+            }
+            break;
+        }
+    }
+    if (s->applied != before && !s->failed) {
+        wal_log_applied(s->log, s->applied);
+        if (s->r->opts.mode == IMAGE_PMEM && checkpoint_possible(s)) {
+            int rv = image_commit(s->image, s->heap);
+            if (rv != 0) {
+                shard__fail(s, rv, "the image could not be committed");
+            }
+        }
+    }
+}

@@ -1,0 +1,162 @@
+/* When a shard's image is brought up to date, and what of the log may go then (rules E8, E9, E12).
+ * One checkpoint at a time on this node's device. */
+#include "base/log.h"
+#include "replica/internal.h"
+
+#define CHECKPOINT_LOG_BYTES_DEFAULT ((uint64_t)8 << 20)
+#define CHECKPOINT_INTERVAL_MS       300000u
+#define KEEP_ENTRIES_MAX             1024u /* for followers that lag a little */
+#define KEEP_BYTES_MAX               ((uint64_t)4 << 20)
+#define BACKOFF_MS_MIN               1000u
+#define BACKOFF_MS_MAX               60000u
+
+static uint64_t log_bytes_limit(const struct shard *s)
+{
+    uint64_t limit = s->r->opts.checkpoint_log_bytes;
+    return limit != 0 ? limit : CHECKPOINT_LOG_BYTES_DEFAULT;
+}
+
+bool checkpoint_possible(const struct shard *s)
+{
+    return !s->failed && !s->dropped && s->install.step == INSTALL_NONE && s->heap != NULL &&
+           s->applied > 0 && wal_log_durable_index(s->log) >= s->applied &&
+           shard__hard_state_is_durable(s);
+}
+
+void checkpoint_want(struct shard *s, bool pressed)
+{
+    s->checkpoint_wanted = true;
+    s->checkpoint_pressed = s->checkpoint_pressed || pressed;
+}
+
+/* Entries up to here may be released. */
+static uint64_t keep_after(const struct shard *s, uint64_t index, bool pressed)
+{
+    uint64_t keep = index;
+    if (!pressed) {
+        uint64_t mean = s->log_entries > 0 ? s->log_bytes / s->log_entries + 1 : 256;
+        uint64_t window =
+            KEEP_BYTES_MAX / mean < KEEP_ENTRIES_MAX ? KEEP_BYTES_MAX / mean : KEEP_ENTRIES_MAX;
+        keep = index > window ? index - window : 0;
+    }
+    if (s->pin.view != NULL && s->pin.manifest.index < keep) {
+        keep = s->pin.manifest.index; /* its receivers go on from there */
+    }
+    return keep > s->keep_after ? keep : s->keep_after;
+}
+
+/* The image is durable at `index`: tells the log and consensus. */
+static void mark(struct shard *s, uint64_t sequence, uint64_t index, uint64_t term)
+{
+    uint64_t keep = keep_after(s, index, s->checkpoint_pressed);
+    int rv = wal_log_mark_checkpoint(s->log, sequence, index, keep, NULL);
+    if (rv != 0) {
+        shard__fail(s, rv, "the log took no mark");
+        return;
+    }
+    s->keep_after = keep;
+    s->checkpoint_index = index;
+    s->checkpoint_sequence = sequence;
+    s->log_bytes = 0;
+    s->log_entries = 0;
+    s->checkpoint_wanted = false;
+    s->checkpoint_pressed = false;
+    s->checkpoint_ms = env_now_ms(s->r->env);
+    s->checkpoint_backoff_ms = 0;
+    struct consensus_update *update = NULL;
+    rv = consensus_snapshot_taken(s->consensus, env_now_ms(s->r->env), index, term, keep, &update);
+    shard__handle(s, rv, update);
+}
+
+static void back_off(struct shard *s)
+{
+    uint64_t ms = s->checkpoint_backoff_ms * 2;
+    s->checkpoint_backoff_ms = ms < BACKOFF_MS_MIN   ? BACKOFF_MS_MIN
+                               : ms > BACKOFF_MS_MAX ? BACKOFF_MS_MAX
+                                                     : ms;
+    s->checkpoint_retry_ms = env_now_ms(s->r->env) + s->checkpoint_backoff_ms;
+}
+
+static void checkpoint_done(void *arg, const struct image_result *result)
+{
+    struct shard *s = arg;
+    s->checkpoint_running = false;
+    if (s->r->checkpointing == s) {
+        s->r->checkpointing = NULL;
+    }
+    if (s->failed || s->dropped) {
+        return;
+    }
+    if (result->err == 0) {
+        mark(s, result->sequence, result->index, result->term);
+    } else if (result->err == ERR_DISKFULL || result->err == ERR_BUSY || result->err == ERR_NOMEM) {
+        log_warn("replica", "a checkpoint failed, the one before stays", "shard=%llx err=%s",
+                 (unsigned long long)s->uid, err_name(result->err));
+        back_off(s);
+    } else {
+        shard__fail(s, result->err, "a checkpoint could not be written");
+    }
+    checkpoint_run(s->r);
+}
+
+static int start(struct shard *s)
+{
+    if (!checkpoint_possible(s) || image_busy(s->image)) {
+        return ERR_BUSY;
+    }
+    if (s->applied == s->checkpoint_index) {
+        /* Nothing new; under pressure the tail that is kept for laggards goes. */
+        struct image_stats stats;
+        image_get_stats(s->image, &stats);
+        if (s->checkpoint_pressed && s->keep_after < s->applied) {
+            mark(s, s->checkpoint_sequence, s->applied, stats.term);
+        }
+        s->checkpoint_wanted = false;
+        s->checkpoint_pressed = false;
+        return 0;
+    }
+    int rv = image_checkpoint(s->image, s->heap, checkpoint_done, s);
+    if (rv == 0) {
+        s->checkpoint_running = true;
+        s->r->checkpointing = s;
+    } else if (rv == ERR_BUSY || rv == ERR_NOMEM || rv == ERR_DISKFULL) {
+        back_off(s);
+    } else {
+        shard__fail(s, rv, "a checkpoint could not be started");
+    }
+    return rv;
+}
+
+void checkpoint_run(struct replica *r)
+{
+    uint64_t now_ms = env_now_ms(r->env);
+    list_for_each (it, &r->shards) {
+        struct shard *s = list_entry(it, struct shard, link);
+        if (r->checkpointing != NULL || r->stopped) {
+            return;
+        }
+        if (s->checkpoint_wanted && now_ms >= s->checkpoint_retry_ms) {
+            (void)start(s);
+        }
+    }
+}
+
+void checkpoint_tick(struct shard *s, uint64_t now_ms)
+{
+    if (s->log_bytes >= log_bytes_limit(s) ||
+        (s->applied > s->checkpoint_index && now_ms - s->checkpoint_ms >= CHECKPOINT_INTERVAL_MS)) {
+        s->checkpoint_wanted = true;
+    }
+}
+
+int shard_checkpoint(struct shard *shard)
+{
+    if (shard->failed) {
+        return ERR_IO;
+    }
+    checkpoint_want(shard, false);
+    if (shard->r->checkpointing != NULL || shard->checkpoint_running) {
+        return ERR_BUSY;
+    }
+    return start(shard);
+}

@@ -1,0 +1,433 @@
+/* What the files of replica/ share. Nobody outside includes this. */
+#ifndef CAIRN_REPLICA_INTERNAL_H
+#define CAIRN_REPLICA_INTERNAL_H
+
+#include "base/assert.h"
+#include "base/mem.h"
+#include "replica/fsm_layout.h"
+#include "replica/replica.h"
+
+#define SESSIONS_CURSOR_BYTES 9u
+
+#define TICK_MS               20u /* one timer for all shards: elections, heartbeats, housekeeping */
+#define HOUSEKEEPING_MS       1000u /* the slow part of it, per shard */
+#define BATCHES_IN_FLIGHT_MAX 4u    /* entries submitted and not yet applied, when they come full */
+#define BATCHES_READY_MAX     16u /* full batches that wait for one of those places; beyond: BUSY */
+#define SHARD_TABLE_SIZE      2048u /* buckets of uid -> shard */
+#define PEER_ITEMS_BYTES_MAX  (FRAME_BYTES_MAX - 4096u)
+#define APPEND_PAYLOAD_BYTES  (1u << 20) /* entries of one message; at least one entry in any case \
+                                          */
+#define APPEND_TOTAL_BYTES_MAX (8u << 20) /* entries sent for one message of consensus, split up   \
+                                           */
+#define HELD_BYTES_MAX (8u << 20)         /* messages of a shard that wait for its hard state */
+#define APPLY_BYTES_PER_TURN                                                                       \
+    (1u << 20) /* replay and catching up leave the loop to others after this much */
+#define PIN_IDLE_MS        30000u /* a view for receivers goes after this long without a request */
+#define PIN_DONE_MS        3000u  /* ... or this long after a receiver got its last page */
+#define INSTALL_TIMEOUT_MS 10000u /* no answer to a page request */
+#define PAGES_PER_FETCH    240u   /* fits BULK_CHUNK_BYTES_MAX */
+
+static_assert(PAGES_PER_FETCH * (HEAP_PAGE_BYTES + 8u) + 64u <= BULK_CHUNK_BYTES_MAX,
+              "one bulk frame");
+
+/* ---- peers
+ * ---------------------------------------------------------------------------------------------------------
+ */
+
+struct peer {
+    uint32_t node;
+    struct buf out;    /* items of the next PEER_BATCH */
+    uint64_t heard_ms; /* monotonic: newest batch from it; 0 never */
+    bool wall_known;
+    int64_t wall_offset_ms; /* its wall clock - ours */
+    uint64_t wall_ms;       /* monotonic time of that sample */
+};
+
+/* ---- batches
+ * -------------------------------------------------------------------------------------------------------
+ */
+
+/* Memory of one entry. */
+struct batch_block {
+    struct wal_block block; /* first */
+    size_t capacity;
+    uint8_t data[];
+};
+
+/* Commands on their way into one entry, and who waits for them. */
+struct batch {
+    struct list link; /* shard->ready, shard->in_flight or shard->batch_pool */
+    struct batch_block *block;
+    size_t len;
+    uint32_t count;
+    uint64_t index, term;           /* once submitted */
+    struct shard_command **waiters; /* by ordinal; NULL: our own command */
+    uint32_t waiters_capacity;
+    struct command_result *results;
+};
+
+/* ---- reads
+ * ---------------------------------------------------------------------------------------------------------
+ */
+
+struct read_round {
+    bool running;
+    uint64_t seq, term, index;
+    uint64_t started_ms, sent_ms;
+    struct consensus_config config; /* as it was when the round began */
+    uint32_t yes;                   /* bit per server of config */
+    struct list reads;
+};
+
+/* ---- snapshots
+ * -----------------------------------------------------------------------------------------------------
+ */
+
+struct manifest {
+    uint64_t uid, index, term, digest, page_count, bytes_max, view;
+    uint32_t node; /* where the pages are */
+};
+
+/* Outgoing: a view that receivers fetch from. */
+struct pin {
+    struct view *view; /* NULL: none */
+    struct manifest manifest;
+    struct consensus_config config;
+    uint64_t config_index;
+    uint64_t used_ms;
+    uint64_t done_ms; /* a receiver got everything; 0 */
+};
+
+enum install_step {
+    INSTALL_NONE,
+    INSTALL_OPENING,
+    INSTALL_FETCHING,
+    INSTALL_WAITING,
+    INSTALL_WRITING
+};
+struct install {
+    enum install_step step;
+    struct manifest manifest;
+    struct consensus_config config;
+    uint64_t config_index;
+    struct heap_receive *receive;
+    struct heap *heap; /* complete, not yet durable */
+    uint64_t view, next;
+    uint64_t token; /* of the request in flight */
+    uint64_t sent_ms;
+};
+
+/* ---- a shard
+ * -------------------------------------------------------------------------------------------------------
+ */
+
+/* A position of the log and what is durable with it. */
+struct persist_mark {
+    uint64_t position, index, term;
+};
+
+struct shard {
+    struct replica *r;
+    struct shard *hash_next;
+    struct list link;      /* replica->shards */
+    struct list turn_link; /* replica->turn_shards, else alone */
+    uint64_t uid, heap_id;
+    uint32_t number; /* index in its heap */
+    uint64_t self_id;
+    char *dir;
+
+    struct consensus *consensus; /* NULL only when failed at open */
+    struct wal_log *log;
+    struct image *image;
+    struct heap *heap;
+
+    bool failed;
+    bool dropped;  /* the catalogue has it no more: goes as soon as nothing is in progress */
+    bool handling; /* inside shard_handle(): consensus may not be entered */
+
+    /* Output commit: messages wait for the hard state's position. */
+    uint64_t hard_state_position;
+    struct buf held; /* {node u32, length u32, item} each */
+    struct persist_mark *marks;
+    size_t marks_head, marks_count, marks_capacity;
+
+    uint64_t applied;
+    uint64_t leader; /* replica id as last reported */
+    bool leader_changed;
+    bool apply_again; /* the turn's budget was used up */
+
+    /* Leading. */
+    bool serving;    /* an entry of our term is applied */
+    bool needs_tick; /* elected: the first entry is still to be submitted */
+    uint64_t lead_since_ms;
+    uint64_t lead_term;
+    uint64_t stamp_base, stamp_base_ms; /* HLC and monotonic time when the term began */
+    uint64_t stamp_last;
+
+    struct batch *open;
+    struct list ready;
+    uint32_t ready_count;
+    struct list in_flight;
+    uint32_t in_flight_count;
+    struct list batch_pool;
+    uint32_t batch_pool_count;
+    size_t batch_bytes; /* of the last ones: how much to allocate first */
+
+    struct list reads;      /* not yet in a round */
+    struct list reads_done; /* confirmed, wait for apply */
+    uint64_t reads_done_index;
+    struct read_round round;
+    uint64_t read_seq;
+    struct list reads_failed; /* cb due in this turn with reads_failed_err */
+
+    /* Checkpoints. */
+    uint64_t log_bytes, log_entries; /* applied since the last one */
+    bool checkpoint_wanted, checkpoint_pressed, checkpoint_running;
+    uint64_t checkpoint_index, checkpoint_sequence; /* newest durable one */
+    uint64_t checkpoint_ms;                         /* when it ended */
+    uint64_t checkpoint_retry_ms, checkpoint_backoff_ms;
+    uint64_t keep_after; /* entries up to here were released */
+
+    struct pin pin;
+    struct install install;
+
+    /* Housekeeping of a leader. */
+    uint64_t housekeeping_ms;
+    uint8_t session_cursor[SESSIONS_CURSOR_BYTES];
+    size_t session_cursor_len;
+    uint64_t confirm_ms; /* last CONFIRM to all */
+    uint64_t catch_up_id, catch_up_ms;
+    uint64_t prefer_ms, prefer_backoff_ms;
+};
+
+struct replica {
+    struct env *env;
+    struct wal *wal;
+    struct replica_opts opts; /* dir is our copy */
+    char *dir;
+    const struct replica_cbs *cbs;
+    void *arg;
+
+    struct list shards;
+    struct shard *table[SHARD_TABLE_SIZE];
+    uint32_t shard_count;
+    struct shard *meta;
+
+    struct peer peers[NODES_MAX];
+    uint32_t peer_count;
+    uint8_t peer_of[256]; /* node -> index + 1; 0 none */
+
+    struct env_task turn;
+    struct list turn_shards;
+    struct env_timer tick;
+    struct env_timer again; /* work left over for the next turn */
+
+    bool meta_changed; /* tell the node, and look for shards to open or drop */
+    bool reconcile;    /* more of that is left */
+    bool dirs_cleaned;
+    bool any_dropped;
+    bool opening; /* replica_open() hasn't returned */
+    uint64_t token_last;
+    struct shard *checkpointing; /* one at a time */
+
+    bool stopping, stopped;
+    uint64_t stop_deadline_ms;
+    void (*stop_done)(void *arg);
+    void *stop_arg;
+
+    struct wal_entry *entries_in; /* of a received message; grows */
+    size_t entries_in_capacity;
+    struct buf scratch;
+
+    struct replica_counters counters;
+};
+
+/* ---- replica.c
+ * -----------------------------------------------------------------------------------------------------
+ */
+
+void replica__turn(struct shard *s); /* look at this shard at the end of the turn */
+struct peer *replica__peer(struct replica *r, uint32_t node);
+/* Puts an item of a shard into a peer's batch, or holds it until the shard's hard state is durable.
+ */
+void replica__send(struct shard *s, uint32_t node, struct slice item);
+/* The buffer to append an item for `node` to; NULL: unknown node. Room for `bytes` is made by
+ * flushing. */
+struct buf *replica__out(struct replica *r, uint32_t node, size_t bytes);
+/* Shard table. */
+void replica__add(struct replica *r, struct shard *s);
+void replica__remove(struct replica *r, struct shard *s);
+/* Opens shards of this node that the catalogue has and drops those it has no more; a few at a time.
+ */
+void replica__reconcile(struct replica *r);
+
+/* A block of the log with room for `bytes` bytes and one reference; NULL: no memory. */
+struct wal_block *replica__block(size_t bytes);
+uint8_t *replica__block_data(struct wal_block *block);
+
+/* ---- shard.c
+ * -------------------------------------------------------------------------------------------------------
+ */
+
+struct shard_open_opts {
+    uint64_t uid, heap_id;
+    uint32_t number;
+    uint64_t bytes_max;
+    bool birth_allowed; /* nothing of it may be here yet */
+    bool founder;       /* with these members, and we write the first entry */
+    const struct consensus_config *founders;
+};
+/* ERR_NOTFOUND: nothing here and birth isn't allowed. On other errors the shard exists, failed,
+ * unless *out is NULL. */
+int shard__open(struct replica *r, const struct shard_open_opts *opts, struct shard **out,
+                struct err_text *e);
+void shard__free(struct shard *s);
+void shard__fail(struct shard *s, int err, const char *text);
+/* What consensus answered to an event: does all that follows from it. err from the event; update
+ * NULL with an error. */
+void shard__handle(struct shard *s, int err, struct consensus_update *update);
+/* Only the storing, sending and noting part of it, without applying. */
+void shard__absorb(struct shard *s, int err, struct consensus_update *update);
+void shard__tick(struct shard *s, uint64_t now_ms);
+void shard__durable(struct shard *s, uint64_t position);
+void shard__end_of_turn(struct shard *s);
+/* A command of our own (session = 0, seq = 0, or a TICK): nobody waits. */
+int shard__propose_own(struct shard *s, uint16_t kind, struct slice body);
+bool shard__leads(const struct shard *s);
+/* Answers everyone who waits for a command or a read. */
+void shard__refuse_waiters(struct shard *s, int err);
+bool shard__hard_state_is_durable(const struct shard *s);
+
+/* ---- batch.c
+ * -------------------------------------------------------------------------------------------------------
+ */
+
+void batch_end_of_turn(struct shard *s);
+void batch_refuse(struct shard *s, int err); /* whoever waits gets err */
+void batch_close(struct shard *s);           /* nobody waits; frees */
+void shard__apply(struct shard *s);
+/* HLC of an entry submitted now. */
+uint64_t shard__stamp(struct shard *s);
+
+/* ---- fsm.c
+ * ---------------------------------------------------------------------------------------------------------
+ */
+
+/* Applies one entry. results: room for as many as the entry has commands (results_max), or NULL
+ * when nobody waits. 0, or an error that is fatal to the replica. *meta_changed: the catalogue may
+ * have changed. */
+int fsm_apply(struct heap *heap, uint64_t index, const struct wal_entry *entry,
+              struct command_result *results, uint32_t results_max, bool *meta_changed);
+/* Checks that a command may stand in an entry of this shard. 0, ERR_PROTOCOL, ERR_INVAL. */
+int fsm_validate(uint64_t uid, uint16_t kind, struct slice body, struct command_prefix *prefix);
+void fsm_header_get(const struct heap *heap, struct fsm_header *out);
+void fsm_config(const struct heap *heap, struct consensus_config *out, uint64_t *index);
+
+/* ---- session.c
+ * -----------------------------------------------------------------------------------------------------
+ */
+
+struct fsm_now {
+    uint64_t stamp;   /* effective, of the entry */
+    uint64_t version; /* of the command */
+};
+struct session_ticket {
+    struct session_record record; /* as it will be */
+    uint64_t seq, digest;
+    bool found; /* *result is the stored one: nothing is executed */
+};
+/* Before executing a sequenced command: 0 (execute, then session_leave; or found), or a code that
+ * is the result. Renews. */
+int session_enter(struct heap *heap, const struct command_prefix *prefix, struct slice body,
+                  uint16_t kind, const struct fsm_now *now, struct session_ticket *ticket,
+                  struct command_result *result);
+/* Afterwards: keeps the result. Returns a fatal error or 0. */
+int session_leave(struct heap *heap, const struct session_ticket *ticket,
+                  const struct command_result *result);
+int session_open(struct heap *heap, const struct msg_session_open *m, const struct fsm_now *now,
+                 uint64_t *id);
+int session_keepalive(struct heap *heap, const struct command_prefix *prefix,
+                      const struct fsm_now *now);
+int session_close(struct heap *heap, uint64_t id);
+int session_expire(struct heap *heap, const struct msg_session_expire *m,
+                   const struct fsm_now *now);
+/* 0, ERR_SESSION_EXPIRED, or ERR_DENIED (another owner's). */
+int session_check(const struct heap *heap, uint64_t id, uint64_t owner);
+/* Looks at a few sessions of a led shard and proposes to end what has expired. */
+void session_sweep(struct shard *s);
+
+/* ---- catalog.c
+ * -----------------------------------------------------------------------------------------------------
+ */
+
+/* Result of a command, or (with *fatal) an error that stops the replica. */
+int catalog_founded(struct heap *heap, const struct consensus_config *config);
+int catalog_heap_create(struct heap *heap, const struct msg_heap_create *m, uint64_t version,
+                        uint64_t *id, int *fatal);
+int catalog_heap_drop(struct heap *heap, const struct msg_heap_drop *m, uint64_t *id, int *fatal);
+int catalog_node_join(struct heap *heap, const struct msg_node_join *m, uint64_t *id, int *fatal);
+/* Every shard of every heap; stops when cb returns false. */
+struct catalog_place {
+    uint64_t uid, heap_id, shard_bytes_max;
+    uint32_t number; /* in its heap */
+    uint32_t count;
+    uint64_t members[REPLICAS_MAX], founders[REPLICAS_MAX];
+};
+void catalog_places(const struct heap *meta,
+                    bool (*cb)(void *arg, const struct catalog_place *place), void *arg);
+int catalog_place_of(const struct heap *meta, uint64_t uid, struct catalog_place *out);
+uint64_t catalog_next_uid(const struct heap *meta);
+/* Replica ids of the nodes, in order of their numbers; returns the count. */
+uint32_t catalog_nodes(const struct heap *meta, uint64_t ids[NODES_MAX]);
+
+/* ---- read_index.c
+ * --------------------------------------------------------------------------------------------------
+ */
+
+void read_end_of_turn(struct shard *s);
+void read_serve(struct shard *s); /* after apply */
+void read_refuse(struct shard *s, int err);
+void read_tick(struct shard *s, uint64_t now_ms);
+/* Asks all voters for their clocks and whether we still lead. */
+void read_send_confirm(struct shard *s, uint64_t seq);
+int read_on_confirm(struct replica *r, uint32_t node, struct slice body);
+int read_on_confirm_result(struct replica *r, uint32_t node, struct slice body);
+
+/* ---- checkpoint.c
+ * --------------------------------------------------------------------------------------------------
+ */
+
+void checkpoint_want(struct shard *s, bool pressed);
+/* Starts the next one that is due and possible. */
+void checkpoint_run(struct replica *r);
+void checkpoint_tick(struct shard *s, uint64_t now_ms);
+/* Entry heap_index() and the hard state are durable here. */
+bool checkpoint_possible(const struct shard *s);
+
+/* ---- transfer.c
+ * ----------------------------------------------------------------------------------------------------
+ */
+
+/* Fills a SNAPSHOT message. ERR_BUSY: can't now. */
+int transfer_fill(struct shard *s, struct consensus_message *m, struct buf *data);
+void transfer_install(struct shard *s, const struct consensus_message *m);
+void transfer_answer(struct shard *s, uint64_t token, int err, uint16_t kind, struct slice body);
+int transfer_serve(struct replica *r, uint32_t node, uint16_t kind, struct slice body,
+                   uint16_t *answer_kind, struct buf *out);
+void transfer_tick(struct shard *s, uint64_t now_ms);
+/* Gives everything back; before the heap goes. */
+void transfer_cancel(struct shard *s);
+int manifest_decode(struct slice data, struct manifest *out);
+int manifest_encode(const struct manifest *m, struct buf *out);
+
+/* ---- membership.c
+ * --------------------------------------------------------------------------------------------------
+ */
+
+/* Slow part of a leader's tick. */
+void membership_tick(struct shard *s, uint64_t now_ms);
+/* Hands leadership to the most caught-up voter that was heard lately. ERR_NOTFOUND: there is none.
+ */
+int membership_hand_over(struct shard *s);
+
+#endif

@@ -1,0 +1,286 @@
+/* Linearizable reads without a log write (Ongaro, "Consensus: Bridging Theory and Practice", §6.4;
+ * rules X22).
+ *
+ * All reads that wait at the end of a turn form a round: it notes the commit index and asks the
+ * voters whether the term is still theirs. A majority that says yes after the round began proves
+ * that no later leader existed then, so that whoever was acknowledged before is at or below the
+ * noted index. One round at a time: the next one collects meanwhile. */
+#include <string.h>
+
+#include "replica/internal.h"
+
+#define ITEM_HEADER_BYTES 6u
+
+/* ---- asking
+ * --------------------------------------------------------------------------------------------------------
+ */
+
+/* Begins an item in the scratch buffer; NULL: no memory. */
+static struct buf *item_begin(struct replica *r, uint16_t kind)
+{
+    buf_clear(&r->scratch);
+    uint8_t *header = buf_extend(&r->scratch, ITEM_HEADER_BYTES);
+    if (header == NULL) {
+        return NULL;
+    }
+    store_u16(header, kind);
+    return &r->scratch;
+}
+
+static void item_send(struct shard *s, uint32_t node)
+{
+    struct buf *b = &s->r->scratch;
+    store_u32(b->data + 2, (uint32_t)(b->len - ITEM_HEADER_BYTES));
+    replica__send(s, node, slice_of(b->data, b->len));
+}
+
+void read_send_confirm(struct shard *s, uint64_t seq)
+{
+    struct replica *r = s->r;
+    struct consensus_config config;
+    consensus_get_config(s->consensus, &config);
+    s->confirm_ms = env_now_ms(r->env);
+    for (uint32_t i = 0; i < config.count; i++) {
+        const struct consensus_server *server = &config.servers[i];
+        if (server->role != CONSENSUS_VOTER || server->id == s->self_id) {
+            continue;
+        }
+        struct msg_confirm m = {
+            .uid = s->uid,
+            .from = s->self_id,
+            .to = server->id,
+            .term = s->lead_term,
+            .seq = seq,
+            .wall_ms = env_wall_us(r->env) / 1000,
+        };
+        struct buf *b = item_begin(r, KIND_CONFIRM);
+        if (b != NULL && message_encode_confirm(&m, b) == 0) {
+            item_send(s, replica_id_node(server->id));
+        }
+    }
+}
+
+/* ---- rounds
+ * --------------------------------------------------------------------------------------------------------
+ */
+
+static void reads_call(struct list *reads, int err)
+{
+    struct list all;
+    list_init(&all);
+    list_splice(&all, reads);
+    while (!list_empty(&all)) {
+        struct shard_read *read = list_entry(all.next, struct shard_read, link);
+        list_remove(&read->link);
+        read->cb(read, err);
+    }
+}
+
+static uint32_t voters_of(const struct consensus_config *config, uint32_t *mask)
+{
+    uint32_t count = 0;
+    *mask = 0;
+    for (uint32_t i = 0; i < config->count; i++) {
+        if (config->servers[i].role == CONSENSUS_VOTER) {
+            count++;
+            *mask |= 1u << i;
+        }
+    }
+    return count;
+}
+
+static bool same_config(const struct consensus_config *a, const struct consensus_config *b)
+{
+    if (a->count != b->count) {
+        return false;
+    }
+    for (uint32_t i = 0; i < a->count; i++) {
+        if (a->servers[i].id != b->servers[i].id || a->servers[i].role != b->servers[i].role) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* Reads of the round may be served if a majority has answered; begins anew when the voters changed
+ * meanwhile. */
+static void round_check(struct shard *s)
+{
+    struct read_round *round = &s->round;
+    uint32_t mask;
+    uint32_t voters = voters_of(&round->config, &mask);
+    if (!round->running || (uint32_t)__builtin_popcount(round->yes & mask) <= voters / 2) {
+        return;
+    }
+    round->running = false;
+    struct consensus_config now;
+    consensus_get_config(s->consensus, &now);
+    if (!shard__leads(s) || s->lead_term != round->term || consensus_change_pending(s->consensus) ||
+        !same_config(&now, &round->config)) {
+        list_splice(&round->reads, &s->reads);
+        list_splice(&s->reads, &round->reads); /* keeps the order */
+        replica__turn(s);
+        return;
+    }
+    list_splice(&s->reads_done, &round->reads);
+    if (round->index > s->reads_done_index) {
+        s->reads_done_index = round->index;
+    }
+    if (!list_empty(&s->reads)) {
+        replica__turn(s);
+    }
+}
+
+static void round_begin(struct shard *s)
+{
+    struct read_round *round = &s->round;
+    round->running = true;
+    round->seq = ++s->read_seq;
+    round->term = s->lead_term;
+    round->index = consensus_commit_index(s->consensus);
+    round->started_ms = round->sent_ms = env_now_ms(s->r->env);
+    round->yes = 0;
+    consensus_get_config(s->consensus, &round->config);
+    list_splice(&round->reads, &s->reads);
+    for (uint32_t i = 0; i < round->config.count; i++) {
+        if (round->config.servers[i].id == s->self_id) {
+            round->yes |= 1u << i;
+        }
+    }
+    s->r->counters.read_batches++;
+    read_send_confirm(s, round->seq);
+    round_check(s);
+}
+
+void read_serve(struct shard *s)
+{
+    if (!list_empty(&s->reads_done) && s->applied >= s->reads_done_index) {
+        reads_call(&s->reads_done, 0);
+    }
+}
+
+void read_end_of_turn(struct shard *s)
+{
+    if (!s->round.running && !list_empty(&s->reads) && shard__leads(s) && s->serving &&
+        !consensus_change_pending(s->consensus)) {
+        round_begin(s);
+        read_serve(s);
+    }
+}
+
+void read_refuse(struct shard *s, int err)
+{
+    s->round.running = false;
+    list_splice(&s->reads, &s->round.reads);
+    list_splice(&s->reads, &s->reads_done);
+    s->reads_done_index = 0;
+    reads_call(&s->reads, err);
+}
+
+void read_tick(struct shard *s, uint64_t now_ms)
+{
+    struct read_round *round = &s->round;
+    if (!shard__leads(s)) {
+        return;
+    }
+    if (round->running && now_ms - round->started_ms > s->r->opts.election_ms) {
+        round->running = false;
+        reads_call(&round->reads, ERR_UNAVAILABLE);
+        replica__turn(s);
+    } else if (round->running && now_ms - round->sent_ms >= s->r->opts.heartbeat_ms) {
+        round->sent_ms = now_ms; /* a question or an answer was lost */
+        read_send_confirm(s, round->seq);
+    } else if (!round->running && !list_empty(&s->reads)) {
+        replica__turn(s); /* a change of configuration was pending */
+    }
+}
+
+int shard_read_index(struct shard *shard, struct shard_read *read)
+{
+    if (shard->failed) {
+        return ERR_IO;
+    }
+    if (shard->dropped) {
+        return ERR_NOSHARD;
+    }
+    if (shard->r->stopped) {
+        return ERR_SHUTDOWN;
+    }
+    if (!shard__leads(shard)) {
+        return ERR_NOTLEADER;
+    }
+    if (!shard->serving) {
+        return ERR_BUSY;
+    }
+    list_push_back(&shard->reads, &read->link);
+    shard->r->counters.reads++;
+    replica__turn(shard);
+    return 0;
+}
+
+/* ---- answering
+ * -----------------------------------------------------------------------------------------------------
+ */
+
+static void note_clock(struct replica *r, uint32_t node, uint64_t wall_ms)
+{
+    struct peer *peer = replica__peer(r, node);
+    if (peer != NULL) {
+        peer->wall_known = true;
+        peer->wall_offset_ms = (int64_t)wall_ms - (int64_t)(env_wall_us(r->env) / 1000);
+        peer->wall_ms = env_now_ms(r->env);
+    }
+}
+
+int read_on_confirm(struct replica *r, uint32_t node, struct slice body)
+{
+    struct msg_confirm m;
+    if (message_decode_confirm(body, &m) != 0 || replica_id_node(m.from) != node) {
+        return ERR_PROTOCOL;
+    }
+    note_clock(r, node, m.wall_ms);
+    struct shard *s = replica_shard(r, m.uid);
+    if (s == NULL || s->failed || m.to != s->self_id) {
+        return 0;
+    }
+    struct msg_confirm_result answer = {
+        .uid = m.uid,
+        .from = s->self_id,
+        .to = m.from,
+        .term = m.term,
+        .seq = m.seq,
+        .yes = consensus_term(s->consensus) == m.term && s->install.step == INSTALL_NONE &&
+               !consensus_installing(s->consensus),
+        .wall_ms = env_wall_us(r->env) / 1000,
+    };
+    struct buf *b = item_begin(r, KIND_CONFIRM_RESULT);
+    if (b != NULL && message_encode_confirm_result(&answer, b) == 0) {
+        item_send(s, node); /* waits for the hard state like every message */
+    }
+    return 0;
+}
+
+int read_on_confirm_result(struct replica *r, uint32_t node, struct slice body)
+{
+    struct msg_confirm_result m;
+    if (message_decode_confirm_result(body, &m) != 0 || replica_id_node(m.from) != node) {
+        return ERR_PROTOCOL;
+    }
+    note_clock(r, node, m.wall_ms);
+    struct shard *s = replica_shard(r, m.uid);
+    if (s == NULL || s->failed || m.to != s->self_id) {
+        return 0;
+    }
+    struct read_round *round = &s->round;
+    if (!round->running || m.seq != round->seq || m.term != round->term || m.yes != 1) {
+        return 0;
+    }
+    for (uint32_t i = 0; i < round->config.count; i++) {
+        if (round->config.servers[i].id == m.from) {
+            round->yes |= 1u << i;
+        }
+    }
+    round_check(s);
+    read_serve(s);
+    return 0;
+}
