@@ -250,7 +250,7 @@ static int file_pwrite(struct env_file *file, const void *data, size_t len, uint
     uint64_t grows = offset + len > file->inode->bytes ? offset + len - file->inode->bytes : 0;
     bool dies = dead(m);
 
-    if (!dies && m->disk_bytes_max != 0 && disk_used(m) + grows > m->disk_bytes_max) {
+    if (!dies && grows > 0 && m->disk_bytes_max != 0 && disk_used(m) + grows > m->disk_bytes_max) {
         return ERR_DISKFULL;
     }
     if (dies && m->ops > m->dies_at + 1) {
