@@ -1,0 +1,311 @@
+#include "alloc/arena.h"
+
+#include <string.h>
+#include <sys/mman.h>
+
+#include "base/assert.h"
+#include "base/hash.h"
+#include "base/mem.h"
+
+#define CHUNK_SHIFT 20
+#define TRIM_PAGES  16 /* shorter runs keep their memory and are zeroed when used again */
+
+static uint64_t words_of(uint64_t pages)
+{
+    return (pages + 63) / 64;
+}
+
+static uint64_t sums_of(uint64_t pages)
+{
+    return (words_of(pages) + 63) / 64;
+}
+
+size_t pageset_bytes(uint64_t pages)
+{
+    return (size_t)(words_of(pages) + sums_of(pages)) * sizeof(uint64_t);
+}
+
+void pageset_place(struct pageset *s, void *memory, uint64_t pages)
+{
+    s->words = memory;
+    s->sums = s->words + words_of(pages);
+}
+
+uint64_t pageset_next(const struct pageset *s, uint64_t from, uint64_t pages)
+{
+    if (from >= pages) {
+        return pages;
+    }
+    uint64_t word = from >> 6;
+    uint64_t bits = s->words[word] & (~(uint64_t)0 << (from & 63));
+    while (bits == 0) {
+        word++;
+        if (word >= words_of(pages)) {
+            return pages;
+        }
+        uint64_t sum = s->sums[word >> 6] & (~(uint64_t)0 << (word & 63));
+        if (sum == 0) {
+            word |= 63; /* the loop goes on with the next sum */
+            continue;
+        }
+        word = (word & ~(uint64_t)63) + (uint64_t)__builtin_ctzll(sum);
+        bits = s->words[word];
+    }
+    uint64_t page = (word << 6) + (uint64_t)__builtin_ctzll(bits);
+    return page < pages ? page : pages;
+}
+
+/* Calls for every word that may have a bit. */
+#define FOR_EACH_WORD(word, s, pages)                                                              \
+    for (uint64_t sum_ = 0; sum_ < sums_of(pages); sum_++)                                         \
+        for (uint64_t bits_ = (s)->sums[sum_], word = 0;                                           \
+             bits_ != 0 && (word = (sum_ << 6) + (uint64_t)__builtin_ctzll(bits_), true);          \
+             bits_ &= bits_ - 1)
+
+void pageset_copy(struct pageset *to, const struct pageset *from, uint64_t pages)
+{
+    FOR_EACH_WORD(word, from, pages)
+    {
+        to->words[word] = from->words[word];
+    }
+    memcpy(to->sums, from->sums, sums_of(pages) * sizeof *to->sums);
+}
+
+uint64_t pageset_merge(struct pageset *to, const struct pageset *from, uint64_t pages)
+{
+    uint64_t added = 0;
+    FOR_EACH_WORD(word, from, pages)
+    {
+        added += (uint64_t)__builtin_popcountll(from->words[word] & ~to->words[word]);
+        to->words[word] |= from->words[word];
+    }
+    for (uint64_t i = 0; i < sums_of(pages); i++) {
+        to->sums[i] |= from->sums[i];
+    }
+    return added;
+}
+
+void pageset_clear(struct pageset *s, uint64_t pages)
+{
+    FOR_EACH_WORD(word, s, pages)
+    {
+        s->words[word] = 0;
+    }
+    memset(s->sums, 0, sums_of(pages) * sizeof *s->sums);
+}
+
+/* ---- life ---- */
+
+static void *reserve(size_t bytes, int protection)
+{
+    void *p = mmap(NULL, bytes, protection, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (p == MAP_FAILED) {
+        return NULL;
+    }
+    /* A huge page would make an almost empty arena cost megabytes. */
+    (void)madvise(p, bytes, MADV_NOHUGEPAGE);
+    return p;
+}
+
+int arena_open(struct arena *a, uint64_t pages)
+{
+    assert(pages > 0);
+    memset(a, 0, sizeof *a);
+    a->pages = pages;
+    size_t set = pageset_bytes(pages);
+    size_t chunks = (size_t)((pages << PAGE_SHIFT >> CHUNK_SHIFT) / 64 + 1) * sizeof(uint64_t);
+    a->memory_bytes = 5 * set + chunks + (size_t)pages * sizeof *a->hash;
+    a->memory = reserve(a->memory_bytes, PROT_READ | PROT_WRITE);
+    if (a->memory == NULL) {
+        return ERR_NOMEM;
+    }
+    a->base = reserve((size_t)(pages << PAGE_SHIFT), PROT_NONE);
+    if (a->base == NULL) {
+        (void)munmap(a->memory, a->memory_bytes);
+        return ERR_NOMEM;
+    }
+    uint8_t *at = a->memory;
+    struct pageset *sets[] = {&a->hot, &a->present, &a->dirty, &a->unhashed, &a->stale};
+    for (size_t i = 0; i < sizeof sets / sizeof sets[0]; i++) {
+        pageset_place(sets[i], at, pages);
+        at += set;
+    }
+    a->chunks = (uint64_t *)(void *)at;
+    at += chunks;
+    a->hash = (uint64_t *)(void *)at;
+    return 0;
+}
+
+void arena_close(struct arena *a)
+{
+    assert(a->view_count == 0);
+    assert(a->copy_count == 0);
+    mem_free(a->copies);
+    (void)munmap(a->base, (size_t)(a->pages << PAGE_SHIFT));
+    (void)munmap(a->memory, a->memory_bytes);
+    memset(a, 0, sizeof *a);
+}
+
+int arena_commit(struct arena *a, uint64_t address, uint64_t len)
+{
+    uint64_t end = a->pages << PAGE_SHIFT;
+    assert(len > 0);
+    assert(address + len <= end);
+    for (uint64_t chunk = address >> CHUNK_SHIFT; chunk <= (address + len - 1) >> CHUNK_SHIFT;
+         chunk++) {
+        uint64_t bit = (uint64_t)1 << (chunk & 63);
+        if ((a->chunks[chunk >> 6] & bit) != 0) {
+            continue;
+        }
+        uint64_t from = chunk << CHUNK_SHIFT;
+        uint64_t bytes =
+            end - from < ((uint64_t)1 << CHUNK_SHIFT) ? end - from : (uint64_t)1 << CHUNK_SHIFT;
+        if (mprotect(a->base + from, (size_t)bytes, PROT_READ | PROT_WRITE) != 0) {
+            return ERR_NOMEM;
+        }
+        a->chunks[chunk >> 6] |= bit;
+    }
+    return 0;
+}
+
+/* ---- writing ---- */
+
+static void mark_changed(struct arena *a, uint64_t page)
+{
+    if (!pageset_has(&a->dirty, page)) {
+        pageset_add(&a->dirty, page);
+        a->dirty_count++;
+    }
+    pageset_add(&a->unhashed, page);
+}
+
+/* An absent page whose memory has leftovers gets its zeroes. */
+static void wash(struct arena *a, uint64_t page)
+{
+    if (pageset_has(&a->stale, page)) {
+        view_save(a, page);
+        memset(a->base + (page << PAGE_SHIFT), 0, PAGE_BYTES);
+        pageset_remove(&a->stale, page);
+        a->stale_count--;
+    }
+}
+
+void arena_touch(struct arena *a, uint64_t page)
+{
+    assert(page < a->pages);
+    if (pageset_has(&a->present, page)) {
+        view_save(a, page);
+    } else {
+        wash(a, page);
+        pageset_add(&a->present, page);
+        a->present_count++;
+    }
+    mark_changed(a, page);
+    pageset_add(&a->hot, page);
+}
+
+void arena_clean(struct arena *a, uint64_t address, uint64_t len)
+{
+    if (len == 0) {
+        return;
+    }
+    uint64_t last = (address + len - 1) >> PAGE_SHIFT;
+    for (uint64_t page = address >> PAGE_SHIFT; page <= last; page++) {
+        wash(a, page);
+    }
+}
+
+void arena_zero(struct arena *a, uint64_t address, uint64_t len)
+{
+    uint64_t end = address + len;
+    while (address < end) {
+        uint64_t page = address >> PAGE_SHIFT;
+        uint64_t stop = (page + 1) << PAGE_SHIFT;
+        stop = stop < end ? stop : end;
+        if (pageset_has(&a->present, page)) {
+            memset(arena_write(a, address, stop - address), 0, stop - address);
+        }
+        address = stop;
+    }
+}
+
+void arena_drop(struct arena *a, uint64_t page, uint64_t count)
+{
+    for (uint64_t p = page; p < page + count; p++) {
+        if (!pageset_has(&a->present, p)) {
+            continue;
+        }
+        pageset_remove(&a->present, p);
+        a->present_count--;
+        pageset_remove(&a->hot, p);
+        mark_changed(a, p);
+        pageset_add(&a->stale, p);
+        a->stale_count++;
+    }
+    /* Memory goes back only while no view may still look at it. */
+    if (count >= TRIM_PAGES && a->view_count == 0) {
+        (void)madvise(a->base + (page << PAGE_SHIFT), (size_t)(count << PAGE_SHIFT), MADV_DONTNEED);
+        for (uint64_t p = page; p < page + count; p++) {
+            if (pageset_has(&a->stale, p)) {
+                pageset_remove(&a->stale, p);
+                a->stale_count--;
+            }
+        }
+    }
+}
+
+/* ---- loading and the digest ---- */
+
+uint64_t arena_page_hash(uint64_t page, const void *bytes)
+{
+    return hash64(page, bytes, PAGE_BYTES);
+}
+
+int arena_load(struct arena *a, uint64_t page, const void *bytes)
+{
+    assert(page < a->pages);
+    assert(a->view_count == 0);
+    int rv = arena_commit(a, page << PAGE_SHIFT, PAGE_BYTES);
+    if (rv != 0) {
+        return rv;
+    }
+    memcpy(a->base + (page << PAGE_SHIFT), bytes, PAGE_BYTES);
+    if (!pageset_has(&a->present, page)) {
+        pageset_add(&a->present, page);
+        a->present_count++;
+    }
+    uint64_t hash = arena_page_hash(page, bytes);
+    a->digest += hash - a->hash[page];
+    a->hash[page] = hash;
+    return 0;
+}
+
+void arena_unload(struct arena *a, uint64_t page)
+{
+    assert(page < a->pages);
+    if (!pageset_has(&a->present, page)) {
+        return;
+    }
+    memset(a->base + (page << PAGE_SHIFT), 0, PAGE_BYTES);
+    pageset_remove(&a->present, page);
+    a->present_count--;
+    a->digest -= a->hash[page];
+    a->hash[page] = 0;
+}
+
+uint64_t arena_digest(struct arena *a)
+{
+    for (uint64_t page = 0; (page = pageset_next(&a->unhashed, page, a->pages)) < a->pages;
+         page++) {
+        uint64_t hash = 0;
+        if (pageset_has(&a->present, page)) {
+            hash = arena_page_hash(page, a->base + (page << PAGE_SHIFT));
+        }
+        a->digest += hash - a->hash[page];
+        a->hash[page] = hash;
+    }
+    pageset_clear(&a->unhashed, a->pages);
+    /* The next write of a page has to mark it again. */
+    pageset_clear(&a->hot, a->pages);
+    return a->digest;
+}

@@ -1,0 +1,151 @@
+/* The arena: a flat byte space in pages, reserved once as address space, that knows which pages are
+ * present, which have changed, and what open views still need. Addresses are byte offsets.
+ *
+ * A page that was never written, or that was dropped, is absent: zero by definition, in no image
+ * and no transfer. */
+#ifndef CAIRN_ALLOC_ARENA_H
+#define CAIRN_ALLOC_ARENA_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "alloc/heap.h"
+#include "alloc/heap_layout.h"
+
+/* A set of pages: a bit each, and above it a bit for every 64 that may have some. */
+struct pageset {
+    uint64_t *words;
+    uint64_t *sums;
+};
+
+static inline bool pageset_has(const struct pageset *s, uint64_t page)
+{
+    return (s->words[page >> 6] >> (page & 63) & 1) != 0;
+}
+static inline void pageset_add(struct pageset *s, uint64_t page)
+{
+    s->words[page >> 6] |= (uint64_t)1 << (page & 63);
+    s->sums[page >> 12] |= (uint64_t)1 << (page >> 6 & 63);
+}
+static inline void pageset_remove(struct pageset *s, uint64_t page)
+{
+    s->words[page >> 6] &= ~((uint64_t)1 << (page & 63));
+}
+size_t pageset_bytes(uint64_t pages); /* memory of a set over so many pages */
+void pageset_place(struct pageset *s, void *memory, uint64_t pages); /* empty, in zeroed memory */
+uint64_t pageset_next(const struct pageset *s, uint64_t from,
+                      uint64_t pages); /* `pages` at the end */
+void pageset_copy(struct pageset *to, const struct pageset *from, uint64_t pages); /* to is empty */
+uint64_t pageset_merge(struct pageset *to, const struct pageset *from,
+                       uint64_t pages); /* how many are new in `to` */
+void pageset_clear(struct pageset *s, uint64_t pages);
+
+struct copy; /* of a page, for views */
+
+struct arena {
+    uint8_t *base;
+    uint64_t pages; /* of the reservation */
+    void *memory;   /* of all below */
+    size_t memory_bytes;
+    uint64_t *chunks;   /* bit: this MiB is accessible */
+    struct pageset hot; /* written since the newest view; thus dirty, unhashed, present, saved */
+    struct pageset present;
+    struct pageset dirty;    /* changed since the last checkpoint began */
+    struct pageset unhashed; /* changed since hash[] was computed; a subset of dirty */
+    struct pageset stale;    /* absent, but the memory isn't zero */
+    uint64_t *hash;          /* what the page contributes to digest */
+    uint64_t digest;
+    uint64_t present_count, dirty_count, stale_count;
+
+    struct view *views[VIEWS_MAX]; /* oldest first */
+    uint32_t view_count;
+    uint64_t epoch; /* of the newest view ever */
+    struct copy **copies;
+    size_t copy_buckets, copy_count;
+    size_t copy_max; /* 0: derived from the size */
+};
+
+int arena_open(struct arena *a, uint64_t pages); /* ERR_NOMEM */
+void arena_close(struct arena *a);
+/* Makes [address, address + len) accessible, in steps of 1 MiB. ERR_NOMEM. */
+int arena_commit(struct arena *a, uint64_t address, uint64_t len);
+
+void arena_touch(struct arena *a, uint64_t page);
+void arena_clean(struct arena *a, uint64_t address, uint64_t len);
+
+/* For reading, wherever pages are known to be present. */
+static inline const void *arena_at(const struct arena *a, uint64_t address)
+{
+    return a->base + address;
+}
+/* For reading where a page may be absent. */
+static inline const void *arena_read(struct arena *a, uint64_t address, uint64_t len)
+{
+    if (a->stale_count != 0) {
+        arena_clean(a, address, len);
+    }
+    return a->base + address;
+}
+/* For writing: every page is marked. Valid until the command ends. len > 0. */
+static inline void *arena_write(struct arena *a, uint64_t address, uint64_t len)
+{
+    uint64_t last = (address + len - 1) >> PAGE_SHIFT;
+    for (uint64_t page = address >> PAGE_SHIFT; page <= last; page++) {
+        if (!pageset_has(&a->hot, page)) {
+            arena_touch(a, page);
+        }
+    }
+    return a->base + address;
+}
+/* Zeroes the part of [address, address + len) that lies in present pages. */
+void arena_zero(struct arena *a, uint64_t address, uint64_t len);
+/* The pages become absent. */
+void arena_drop(struct arena *a, uint64_t page, uint64_t count);
+
+/* For loading an image or a transfer: not dirty, hashed. No views open. */
+int arena_load(struct arena *a, uint64_t page, const void *bytes); /* ERR_NOMEM */
+void arena_unload(struct arena *a, uint64_t page);
+
+uint64_t arena_digest(struct arena *a);
+uint64_t arena_page_hash(uint64_t page, const void *bytes);
+
+/* ---- views (alloc/view.c)
+ * ------------------------------------------------------------------------------------------- */
+
+struct view_hash {
+    uint64_t page, old;
+};
+
+struct view {
+    struct heap *heap;
+    struct arena *arena;
+    uint64_t epoch;
+    uint64_t index, term;
+    uint64_t pages; /* of address space in use */
+    struct pageset present;
+    struct pageset gone; /* checkpoints: pages that changed and are absent */
+    void *memory;
+    struct view_hash *hashes; /* pages that weren't hashed at opening */
+    size_t hash_count, hash_done;
+    uint64_t digest;
+    bool checkpoint;
+    bool canceled;
+};
+
+/* Before a page's memory changes: keeps its bytes for the views that need them. Never fails: views
+ * are canceled. */
+void view_save(struct arena *a, uint64_t page);
+/* A view of the pages that changed since the last checkpoint (or of all), whose dirty marks it
+ * takes. */
+int view_open_checkpoint(struct heap *heap, bool all, struct view **out);
+/* Next page of a checkpoint's view that is present, from `from` on; view_page_count() at the end.
+ */
+uint64_t view_next_present(const struct view *view, uint64_t from);
+uint64_t view_next_gone(const struct view *view, uint64_t from);
+/* Hashes what is due up to and including `page`; before view_thaw() of the same. */
+void view_hash_until(struct view *view, uint64_t page);
+/* The view doesn't need this page any more. */
+void view_thaw(struct view *view, uint64_t page);
+
+#endif

@@ -1,0 +1,345 @@
+/* Maps: AVL trees whose nodes are the records themselves, so that a value keeps its place while
+ * others come and go. The depth is bounded (1.44 log2 n), which no chosen set of keys can change.
+ */
+#include <string.h>
+
+#include "alloc/engine.h"
+
+struct path {
+    uint64_t at[MAP_HEIGHT_MAX + 2];
+    uint32_t depth;
+};
+
+static const struct map_node *node_get(const struct heap *h, uint64_t place)
+{
+    return (const struct map_node *)arena_at(&h->arena, block_address(h, place));
+}
+
+static struct map_node *node_edit(struct heap *h, uint64_t place)
+{
+    return (struct map_node *)arena_write(&h->arena, block_address(h, place),
+                                          sizeof(struct map_node));
+}
+
+static struct slice node_key(const struct map_node *n)
+{
+    return slice_of(n + 1, n->key_len);
+}
+
+static uint64_t value_offset(size_t key_len)
+{
+    return (sizeof(struct map_node) + key_len + 7) & ~(uint64_t)7;
+}
+
+static struct slice node_value(const struct map_node *n)
+{
+    return slice_of((const uint8_t *)n + value_offset(n->key_len), n->value_len);
+}
+
+static int key_compare(struct slice a, struct slice b)
+{
+    size_t len = a.len < b.len ? a.len : b.len;
+    int c = len == 0 ? 0 : memcmp(a.data, b.data, len);
+    if (c != 0) {
+        return c;
+    }
+    return a.len < b.len ? -1 : a.len > b.len;
+}
+
+static uint64_t find(const struct heap *h, enum heap_map map, struct slice key)
+{
+    assert(map < HEAP_MAP_COUNT);
+    uint64_t at = header(h)->maps[map].root;
+    while (at != 0) {
+        const struct map_node *n = node_get(h, at);
+        int c = key_compare(key, node_key(n));
+        if (c == 0) {
+            return at;
+        }
+        at = c < 0 ? n->left : n->right;
+    }
+    return 0;
+}
+
+/* Path from the root to the key, or to where it would hang. True: found, as the last one. */
+static bool find_path(const struct heap *h, enum heap_map map, struct slice key, struct path *path)
+{
+    path->depth = 0;
+    uint64_t at = header(h)->maps[map].root;
+    while (at != 0) {
+        assert(path->depth < MAP_HEIGHT_MAX);
+        path->at[path->depth++] = at;
+        const struct map_node *n = node_get(h, at);
+        int c = key_compare(key, node_key(n));
+        if (c == 0) {
+            return true;
+        }
+        at = c < 0 ? n->left : n->right;
+    }
+    return false;
+}
+
+static uint32_t height(const struct heap *h, uint64_t place)
+{
+    return place == 0 ? 0 : node_get(h, place)->height;
+}
+
+/* Sets the node's height from its children; true if that changed it. */
+static bool update(struct heap *h, uint64_t place)
+{
+    const struct map_node *n = node_get(h, place);
+    uint32_t left = height(h, n->left);
+    uint32_t right = height(h, n->right);
+    uint8_t tall = (uint8_t)((left > right ? left : right) + 1);
+    if (n->height == tall) {
+        return false;
+    }
+    node_edit(h, place)->height = tall;
+    return true;
+}
+
+static uint64_t rotate_right(struct heap *h, uint64_t top)
+{
+    struct map_node *n = node_edit(h, top);
+    uint64_t left = n->left;
+    struct map_node *l = node_edit(h, left);
+    n->left = l->right;
+    l->right = top;
+    (void)update(h, top);
+    (void)update(h, left);
+    return left;
+}
+
+static uint64_t rotate_left(struct heap *h, uint64_t top)
+{
+    struct map_node *n = node_edit(h, top);
+    uint64_t right = n->right;
+    struct map_node *r = node_edit(h, right);
+    n->right = r->left;
+    r->left = top;
+    (void)update(h, top);
+    (void)update(h, right);
+    return right;
+}
+
+/* Restores the balance of one subtree; returns its new top. */
+static uint64_t balance(struct heap *h, uint64_t top, bool *changed)
+{
+    uint8_t before = node_get(h, top)->height;
+    (void)update(h, top);
+    const struct map_node *n = node_get(h, top);
+    int lean = (int)height(h, n->left) - (int)height(h, n->right);
+    if (lean > 1) {
+        const struct map_node *l = node_get(h, n->left);
+        if (height(h, l->left) < height(h, l->right)) {
+            uint64_t left = rotate_left(h, n->left);
+            node_edit(h, top)->left = left;
+        }
+        top = rotate_right(h, top);
+    } else if (lean < -1) {
+        const struct map_node *r = node_get(h, n->right);
+        if (height(h, r->right) < height(h, r->left)) {
+            uint64_t right = rotate_right(h, n->right);
+            node_edit(h, top)->right = right;
+        }
+        top = rotate_left(h, top);
+    }
+    *changed = node_get(h, top)->height != before;
+    return top;
+}
+
+/* Makes the link to `from` below path[depth - 1] (or the root) point to `to`. */
+static void relink(struct heap *h, enum heap_map map, const struct path *path, uint32_t depth,
+                   uint64_t from, uint64_t to)
+{
+    if (depth == 0) {
+        header_edit(h)->maps[map].root = to;
+        return;
+    }
+    struct map_node *parent = node_edit(h, path->at[depth - 1]);
+    if (parent->left == from) {
+        parent->left = to;
+    } else {
+        assert(parent->right == from);
+        parent->right = to;
+    }
+}
+
+static void rebalance(struct heap *h, enum heap_map map, const struct path *path, uint32_t depth)
+{
+    while (depth > 0) {
+        depth--;
+        uint64_t was = path->at[depth];
+        bool changed = false;
+        uint64_t top = balance(h, was, &changed);
+        if (top != was) {
+            relink(h, map, path, depth, was, top);
+        }
+        if (!changed) {
+            return;
+        }
+    }
+}
+
+int heap_map_get(const struct heap *heap, enum heap_map map, struct slice key, struct slice *value)
+{
+    *value = slice_of(NULL, 0);
+    uint64_t at = find(heap, map, key);
+    if (at == 0) {
+        return ERR_NOTFOUND;
+    }
+    *value = node_value(node_get(heap, at));
+    return 0;
+}
+
+uint8_t *heap_map_edit(struct heap *heap, enum heap_map map, struct slice key, uint64_t offset,
+                       uint64_t len)
+{
+    uint64_t at = find(heap, map, key);
+    if (at == 0) {
+        return NULL;
+    }
+    const struct map_node *n = node_get(heap, at);
+    if (len == 0 || offset > n->value_len || len > n->value_len - offset) {
+        return NULL;
+    }
+    return arena_write(&heap->arena, block_address(heap, at) + value_offset(n->key_len) + offset,
+                       len);
+}
+
+/* A record without links. */
+static int node_new(struct heap *h, enum heap_map map, struct slice key, struct slice value,
+                    uint64_t *out)
+{
+    uint64_t at = value_offset(key.len);
+    int rv = block_alloc(h, POOL_INTERNAL, at + value.len, 0, out);
+    if (rv != 0) {
+        return rv;
+    }
+    uint8_t *bytes = arena_write(&h->arena, block_address(h, *out), at + value.len);
+    memset(bytes, 0, at);
+    struct map_node *n = (struct map_node *)(void *)bytes;
+    n->value_len = (uint32_t)value.len;
+    n->key_len = (uint16_t)key.len;
+    n->height = 1;
+    n->map = (uint8_t)map;
+    memcpy(bytes + sizeof *n, key.data, key.len);
+    if (value.len > 0) {
+        memcpy(bytes + at, value.data, value.len);
+    }
+    return 0;
+}
+
+int heap_map_put(struct heap *heap, enum heap_map map, struct slice key, struct slice value)
+{
+    assert(map < HEAP_MAP_COUNT);
+    if (key.len == 0 || key.len > MAP_KEY_BYTES_MAX) {
+        return key.len == 0 ? ERR_INVAL : ERR_TOOBIG;
+    }
+    if (value.len > MAP_VALUE_BYTES_MAX) {
+        return ERR_TOOBIG;
+    }
+    struct path path;
+    bool found = find_path(heap, map, key, &path);
+    uint64_t old = found ? path.at[path.depth - 1] : 0;
+    if (found && node_get(heap, old)->value_len == value.len) {
+        if (value.len > 0) {
+            memcpy(heap_map_edit(heap, map, key, 0, value.len), value.data, value.len);
+        }
+        return 0;
+    }
+    uint64_t fresh = 0;
+    int rv = node_new(heap, map, key, value, &fresh);
+    if (rv != 0) {
+        return rv;
+    }
+    if (found) {
+        const struct map_node *o = node_get(heap, old);
+        struct map_node *n = node_edit(heap, fresh);
+        n->left = o->left;
+        n->right = o->right;
+        n->height = o->height;
+        relink(heap, map, &path, path.depth - 1, old, fresh);
+        block_free(heap, old);
+        return 0;
+    }
+    header_edit(heap)->maps[map].count++;
+    if (path.depth == 0) {
+        header_edit(heap)->maps[map].root = fresh;
+        return 0;
+    }
+    struct map_node *parent = node_edit(heap, path.at[path.depth - 1]);
+    if (key_compare(key, node_key(parent)) < 0) {
+        parent->left = fresh;
+    } else {
+        parent->right = fresh;
+    }
+    rebalance(heap, map, &path, path.depth);
+    return 0;
+}
+
+int heap_map_delete(struct heap *heap, enum heap_map map, struct slice key)
+{
+    struct path path;
+    assert(map < HEAP_MAP_COUNT);
+    if (!find_path(heap, map, key, &path)) {
+        return ERR_NOTFOUND;
+    }
+    uint32_t own = path.depth - 1;
+    uint64_t at = path.at[own];
+    const struct map_node *n = node_get(heap, at);
+    if (n->left == 0 || n->right == 0) {
+        relink(heap, map, &path, own, at, n->left != 0 ? n->left : n->right);
+        rebalance(heap, map, &path, own);
+    } else {
+        /* The next key takes the node's place. */
+        uint64_t next = n->right;
+        while (node_get(heap, next)->left != 0) {
+            path.at[path.depth++] = next;
+            next = node_get(heap, next)->left;
+        }
+        relink(heap, map, &path, path.depth, next, node_get(heap, next)->right);
+        struct map_node *s = node_edit(heap, next);
+        n = node_get(heap, at);
+        s->left = n->left;
+        s->right = n->right;
+        s->height = n->height;
+        relink(heap, map, &path, own, at, next);
+        path.at[own] = next;
+        rebalance(heap, map, &path, path.depth);
+    }
+    header_edit(heap)->maps[map].count--;
+    block_free(heap, at);
+    return 0;
+}
+
+uint64_t heap_map_count(const struct heap *heap, enum heap_map map)
+{
+    assert(map < HEAP_MAP_COUNT);
+    return header(heap)->maps[map].count;
+}
+
+int heap_map_next(const struct heap *heap, enum heap_map map, struct slice after, struct slice *key,
+                  struct slice *value)
+{
+    assert(map < HEAP_MAP_COUNT);
+    *key = slice_of(NULL, 0);
+    *value = slice_of(NULL, 0);
+    uint64_t at = header(heap)->maps[map].root;
+    uint64_t best = 0;
+    while (at != 0) {
+        const struct map_node *n = node_get(heap, at);
+        if (key_compare(node_key(n), after) > 0) {
+            best = at;
+            at = n->left;
+        } else {
+            at = n->right;
+        }
+    }
+    if (best == 0) {
+        return ERR_NOTFOUND;
+    }
+    *key = node_key(node_get(heap, best));
+    *value = node_value(node_get(heap, best));
+    return 0;
+}

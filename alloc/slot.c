@@ -1,0 +1,211 @@
+/* The slot table. A slot page is numbered once and for all; freeing bumps a slot's generation and
+ * retires the slot when the generations are used up, and a page whose slots are all retired leaves
+ * its frame to a new page. */
+#include <string.h>
+
+#include "alloc/engine.h"
+
+#define SLOTS_USABLE (SLOTS_PER_PAGE - SLOT_FIRST)
+#define NEXT_MASK    (SLOT_PAGE_QUEUED - 1)
+
+static const uint32_t *directory(const struct heap *h, uint64_t page)
+{
+    return (const uint32_t *)arena_at(&h->arena, h->regions.directory_at + page * 4);
+}
+
+int64_t slot_frame(const struct heap *h, uint64_t page)
+{
+    if (page >= header(h)->slot_pages) {
+        return -1;
+    }
+    return (int64_t)*directory(h, page) - 1;
+}
+
+static uint64_t frame_address(const struct heap *h, uint64_t frame)
+{
+    return h->regions.frames_at + frame * PAGE_BYTES;
+}
+
+static struct slot_page *page_edit(struct heap *h, uint64_t page)
+{
+    int64_t frame = slot_frame(h, page);
+    assert(frame >= 0);
+    return (struct slot_page *)arena_write(&h->arena, frame_address(h, (uint64_t)frame),
+                                           sizeof(struct slot_page));
+}
+
+/* Page and entry lie in the same page of the arena: marked with page_edit() or here. */
+static uint64_t *entry_edit(struct heap *h, uint64_t slot)
+{
+    int64_t frame = slot_frame(h, slot / SLOTS_PER_PAGE);
+    assert(frame >= 0);
+    return (uint64_t *)arena_write(
+        &h->arena, frame_address(h, (uint64_t)frame) + slot % SLOTS_PER_PAGE * 8, 8);
+}
+
+uint64_t slot_get(const struct heap *h, uint64_t slot)
+{
+    int64_t frame = slot_frame(h, slot / SLOTS_PER_PAGE);
+    if (frame < 0 || slot % SLOTS_PER_PAGE < SLOT_FIRST) {
+        return 0;
+    }
+    return *(const uint64_t *)arena_at(&h->arena, frame_address(h, (uint64_t)frame) +
+                                                      slot % SLOTS_PER_PAGE * 8);
+}
+
+static int page_new(struct heap *h)
+{
+    const struct heap_header *hd = header(h);
+    uint32_t page = hd->slot_pages;
+    if (page >= h->regions.slot_pages_max) {
+        return ERR_NOSPACE;
+    }
+    uint32_t frame = hd->slot_frame_free;
+    if (frame == 0 && hd->slot_frames >= h->regions.frames_max) {
+        return ERR_NOSPACE;
+    }
+    int rv = 0;
+    if (frame == 0) {
+        rv = space_take_page(h);
+    }
+    if (rv == 0 && page % (PAGE_BYTES / 4) == 0) {
+        /* The frame's page isn't counted yet: two pages are wanted at once. */
+        uint64_t want = space_bytes(h) + (frame == 0 ? 2 : 1) * PAGE_BYTES;
+        if (want > hd->bytes_max) {
+            rv = space_take_page(h);
+            if (rv == 0 && space_bytes(h) + (frame == 0 ? 2 : 1) * PAGE_BYTES > hd->bytes_max) {
+                rv = ERR_NOSPACE;
+            }
+        }
+        if (rv == 0) {
+            rv = arena_commit(&h->arena, h->regions.directory_at + (uint64_t)page * 4, 4);
+        }
+    }
+    if (rv == 0) {
+        rv = arena_commit(&h->arena, frame_address(h, frame != 0 ? frame - 1 : hd->slot_frames),
+                          PAGE_BYTES);
+    }
+    if (rv != 0) {
+        return rv;
+    }
+    struct heap_header *edit = header_edit(h);
+    if (frame != 0) {
+        frame--;
+        edit->slot_frame_free =
+            (uint32_t) * (const uint64_t *)arena_at(&h->arena, frame_address(h, frame));
+        edit->slot_frame_free_count--;
+    } else {
+        frame = edit->slot_frames++;
+    }
+    edit->slot_pages++;
+    edit->slot_current = page + 1;
+    *(uint32_t *)arena_write(&h->arena, h->regions.directory_at + (uint64_t)page * 4, 4) =
+        frame + 1;
+    struct slot_page *p =
+        (struct slot_page *)arena_write(&h->arena, frame_address(h, frame), PAGE_BYTES);
+    memset(p, 0, PAGE_BYTES);
+    p->free_count = SLOTS_USABLE;
+    p->fresh = SLOT_FIRST;
+    p->page = page;
+    return 0;
+}
+
+int slot_prepare(struct heap *h, uint64_t *slot)
+{
+    uint32_t current = header(h)->slot_current;
+    if (current == 0 || page_edit(h, current - 1)->free_count == 0) {
+        uint32_t queued = header(h)->slot_queue_head;
+        if (queued != 0) {
+            struct slot_page *p = page_edit(h, queued - 1);
+            struct heap_header *hd = header_edit(h);
+            hd->slot_queue_head = p->next & NEXT_MASK;
+            if (hd->slot_queue_head == 0) {
+                hd->slot_queue_tail = 0;
+            }
+            hd->slot_queue_count--;
+            p->next = 0;
+            hd->slot_current = queued;
+        } else {
+            int rv = page_new(h);
+            if (rv != 0) {
+                return rv;
+            }
+        }
+        current = header(h)->slot_current;
+    }
+    const struct slot_page *p = page_edit(h, current - 1);
+    assert(p->free_count > 0);
+    *slot = (uint64_t)(current - 1) * SLOTS_PER_PAGE + (p->head != 0 ? p->head : p->fresh);
+    return 0;
+}
+
+uint32_t slot_take(struct heap *h, uint64_t slot, uint64_t place)
+{
+    struct slot_page *p = page_edit(h, slot / SLOTS_PER_PAGE);
+    uint64_t *entry = entry_edit(h, slot);
+    assert(slot_word_state(*entry) == SLOT_FREE);
+    uint32_t generation = 1;
+    if (p->head != 0) {
+        assert(p->head == slot % SLOTS_PER_PAGE);
+        generation = slot_word_generation(*entry);
+        p->head = (uint16_t)slot_word_place(*entry);
+    } else {
+        assert(p->fresh == slot % SLOTS_PER_PAGE);
+        p->fresh++;
+    }
+    p->free_count--;
+    *entry = slot_word(generation, SLOT_LIVE, place);
+    return generation;
+}
+
+static void page_leave(struct heap *h, uint64_t page)
+{
+    uint64_t frame = (uint64_t)slot_frame(h, page);
+    struct heap_header *hd = header_edit(h);
+    memset(arena_write(&h->arena, frame_address(h, frame), PAGE_BYTES), 0, PAGE_BYTES);
+    *(uint64_t *)arena_write(&h->arena, frame_address(h, frame), 8) = hd->slot_frame_free;
+    hd->slot_frame_free = (uint32_t)frame + 1;
+    hd->slot_frame_free_count++;
+    *(uint32_t *)arena_write(&h->arena, h->regions.directory_at + page * 4, 4) = 0;
+    hd->slot_retired++;
+    if (hd->slot_current == page + 1) {
+        hd->slot_current = 0;
+    }
+}
+
+void slot_release(struct heap *h, uint64_t slot)
+{
+    uint64_t page = slot / SLOTS_PER_PAGE;
+    struct slot_page *p = page_edit(h, page);
+    uint64_t *entry = entry_edit(h, slot);
+    uint32_t generation = slot_word_generation(*entry);
+    assert(slot_word_state(*entry) == SLOT_LIVE);
+    if (generation == SLOT_GENERATION_MAX) {
+        *entry = slot_word(generation, SLOT_RETIRED, 0);
+        p->retired++;
+        if (p->retired == SLOTS_USABLE) {
+            page_leave(h, page); /* no entry is free, so it isn't in the queue */
+        }
+        return;
+    }
+    *entry = slot_word(generation + 1, SLOT_FREE, p->head);
+    p->head = (uint16_t)(slot % SLOTS_PER_PAGE);
+    p->free_count++;
+    struct heap_header *hd = header_edit(h);
+    /* A page with many retired slots may never have so many free ones: then all that can be is
+     * enough. */
+    uint32_t enough =
+        SLOTS_USABLE - p->retired < SLOT_PAGE_REUSE ? SLOTS_USABLE - p->retired : SLOT_PAGE_REUSE;
+    if (p->free_count >= enough && (p->next & SLOT_PAGE_QUEUED) == 0 &&
+        hd->slot_current != page + 1) {
+        p->next = SLOT_PAGE_QUEUED;
+        if (hd->slot_queue_tail != 0) {
+            struct slot_page *tail = page_edit(h, hd->slot_queue_tail - 1);
+            tail->next = SLOT_PAGE_QUEUED | (uint32_t)(page + 1);
+        } else {
+            hd->slot_queue_head = (uint32_t)(page + 1);
+        }
+        hd->slot_queue_tail = (uint32_t)(page + 1);
+        hd->slot_queue_count++;
+    }
+}

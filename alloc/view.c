@@ -1,0 +1,363 @@
+/* Views: what the arena was at one index. A page that changes while a view needs it is copied
+ * first; one copy serves all views opened since the page's last copy. Copies are labelled with the
+ * epoch of the newest view at that time: a view reads the copy with the smallest epoch that isn't
+ * below its own, or the live page when there is none. */
+#include <string.h>
+
+#include "alloc/arena.h"
+#include "alloc/engine.h"
+#include "base/assert.h"
+#include "base/mem.h"
+
+struct copy {
+    struct copy *next; /* of the bucket */
+    uint64_t page;
+    uint64_t epoch;
+    uint8_t bytes[4096];
+};
+
+#define COPY_BUCKETS_MIN 64
+#define COPIES_MIN       4096 /* 16 MiB; beyond that a quarter of the present pages */
+
+static size_t bucket_of(const struct arena *a, uint64_t page)
+{
+    return (size_t)(page * 0x9e3779b97f4a7c15ull >> 20) & (a->copy_buckets - 1);
+}
+
+static struct copy *copy_for(const struct arena *a, uint64_t page, uint64_t epoch)
+{
+    struct copy *best = NULL;
+    if (a->copy_count == 0) {
+        return NULL;
+    }
+    for (struct copy *c = a->copies[bucket_of(a, page)]; c != NULL; c = c->next) {
+        if (c->page == page && c->epoch >= epoch && (best == NULL || c->epoch < best->epoch)) {
+            best = c;
+        }
+    }
+    return best;
+}
+
+static uint64_t copy_epoch_max(const struct arena *a, uint64_t page)
+{
+    uint64_t epoch = 0;
+    if (a->copy_count == 0) {
+        return 0;
+    }
+    for (struct copy *c = a->copies[bucket_of(a, page)]; c != NULL; c = c->next) {
+        if (c->page == page && c->epoch > epoch) {
+            epoch = c->epoch;
+        }
+    }
+    return epoch;
+}
+
+/* Copies that no view alive can read. */
+static void copies_free(struct arena *a)
+{
+    uint64_t oldest = UINT64_MAX;
+    for (uint32_t i = 0; i < a->view_count; i++) {
+        if (!a->views[i]->canceled && a->views[i]->epoch < oldest) {
+            oldest = a->views[i]->epoch;
+        }
+    }
+    for (size_t i = 0; i < a->copy_buckets && a->copy_count > 0; i++) {
+        struct copy **link = &a->copies[i];
+        while (*link != NULL) {
+            struct copy *c = *link;
+            if (c->epoch >= oldest) {
+                link = &c->next;
+                continue;
+            }
+            *link = c->next;
+            mem_free(c);
+            a->copy_count--;
+        }
+    }
+}
+
+static bool buckets_grow(struct arena *a)
+{
+    size_t count = a->copy_buckets == 0 ? COPY_BUCKETS_MIN : a->copy_buckets * 4;
+    struct copy **buckets = mem_zalloc(count * sizeof *buckets);
+    if (buckets == NULL) {
+        return a->copy_buckets != 0; /* longer chains, then */
+    }
+    struct copy **old = a->copies;
+    size_t old_count = a->copy_buckets;
+    a->copies = buckets;
+    a->copy_buckets = count;
+    for (size_t i = 0; i < old_count; i++) {
+        for (struct copy *c = old[i], *next = NULL; c != NULL; c = next) {
+            next = c->next;
+            c->next = buckets[bucket_of(a, c->page)];
+            buckets[bucket_of(a, c->page)] = c;
+        }
+    }
+    mem_free(old);
+    return true;
+}
+
+static void cancel(struct view *view)
+{
+    view->canceled = true;
+    copies_free(view->arena);
+}
+
+/* The oldest long view goes first; a checkpoint's only when there is no other way. */
+static void cancel_one(struct arena *a, bool checkpoint_too)
+{
+    for (int pass = 0; pass < (checkpoint_too ? 2 : 1); pass++) {
+        for (uint32_t i = 0; i < a->view_count; i++) {
+            struct view *view = a->views[i];
+            if (!view->canceled && view->checkpoint == (pass == 1)) {
+                cancel(view);
+                return;
+            }
+        }
+    }
+}
+
+static bool page_is_needed(const struct arena *a, uint64_t page)
+{
+    uint64_t saved = copy_epoch_max(a, page);
+    for (uint32_t i = 0; i < a->view_count; i++) {
+        const struct view *view = a->views[i];
+        if (!view->canceled && view->epoch > saved && page < view->pages &&
+            pageset_has(&view->present, page)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static size_t copies_max(const struct arena *a)
+{
+    if (a->copy_max != 0) {
+        return a->copy_max;
+    }
+    size_t quarter = (size_t)(a->present_count / 4);
+    return quarter > COPIES_MIN ? quarter : COPIES_MIN;
+}
+
+void view_save(struct arena *a, uint64_t page)
+{
+    if (a->view_count == 0) {
+        return;
+    }
+    while (page_is_needed(a, page)) {
+        if (a->copy_count >= copies_max(a)) {
+            size_t before = a->copy_count;
+            cancel_one(a, false);
+            if (a->copy_count != before) {
+                continue;
+            }
+            /* Only checkpoints are left: they are short, and bounded by what was dirty. */
+        }
+        struct copy *copy = NULL;
+        if (a->copy_count < a->copy_buckets * 2 || buckets_grow(a)) {
+            copy = mem_alloc(sizeof *copy);
+        }
+        if (copy == NULL) {
+            cancel_one(a, true);
+            continue;
+        }
+        copy->page = page;
+        copy->epoch = a->epoch;
+        memcpy(copy->bytes, a->base + (page << PAGE_SHIFT), PAGE_BYTES);
+        copy->next = a->copies[bucket_of(a, page)];
+        a->copies[bucket_of(a, page)] = copy;
+        a->copy_count++;
+        return;
+    }
+}
+
+/* ---- opening and closing ---- */
+
+static int hashes_take(struct view *view)
+{
+    struct arena *a = view->arena;
+    size_t count = 0;
+    for (uint64_t p = 0; (p = pageset_next(&a->unhashed, p, a->pages)) < a->pages; p++) {
+        count++;
+    }
+    view->digest = a->digest;
+    if (count == 0) {
+        return 0;
+    }
+    view->hashes = mem_alloc(count * sizeof *view->hashes);
+    if (view->hashes == NULL) {
+        return ERR_NOMEM;
+    }
+    for (uint64_t p = 0; (p = pageset_next(&a->unhashed, p, a->pages)) < a->pages; p++) {
+        view->hashes[view->hash_count].page = p;
+        view->hashes[view->hash_count].old = a->hash[p];
+        view->hash_count++;
+    }
+    return 0;
+}
+
+static int open_view(struct heap *heap, bool checkpoint, bool all, struct view **out)
+{
+    struct arena *a = heap_arena(heap);
+    *out = NULL;
+    if (a->view_count == VIEWS_MAX) {
+        return ERR_BUSY;
+    }
+    struct view *view = mem_zalloc(sizeof *view);
+    if (view == NULL) {
+        return ERR_NOMEM;
+    }
+    size_t bytes = pageset_bytes(a->pages);
+    view->memory = mem_zalloc(checkpoint ? 2 * bytes : bytes);
+    if (view->memory == NULL) {
+        goto err_after_alloc;
+    }
+    view->heap = heap;
+    view->arena = a;
+    view->index = heap_index(heap);
+    view->term = heap_term(heap);
+    view->pages = heap_page_count(heap);
+    view->checkpoint = checkpoint;
+    if (hashes_take(view) != 0) {
+        goto err_after_memory;
+    }
+    pageset_place(&view->present, view->memory, a->pages);
+    if (checkpoint) {
+        pageset_place(&view->gone, (uint8_t *)view->memory + bytes, a->pages);
+    }
+    if (!checkpoint || all) {
+        pageset_copy(&view->present, &a->present, a->pages);
+    }
+    if (checkpoint) {
+        for (uint64_t p = 0; (p = pageset_next(&a->dirty, p, a->pages)) < a->pages; p++) {
+            pageset_add(pageset_has(&a->present, p) ? &view->present : &view->gone, p);
+        }
+        pageset_clear(&a->dirty, a->pages);
+        a->dirty_count = 0;
+    }
+    pageset_clear(&a->hot, a->pages);
+    view->epoch = ++a->epoch;
+    a->views[a->view_count++] = view;
+    *out = view;
+    return 0;
+
+err_after_memory:
+    mem_free(view->memory);
+err_after_alloc:
+    mem_free(view);
+    return ERR_NOMEM;
+}
+
+int view_open(struct heap *heap, struct view **out)
+{
+    return open_view(heap, false, true, out);
+}
+
+int view_open_checkpoint(struct heap *heap, bool all, struct view **out)
+{
+    return open_view(heap, true, all, out);
+}
+
+void view_close(struct view *view)
+{
+    struct arena *a = view->arena;
+    uint32_t i = 0;
+    while (i < a->view_count && a->views[i] != view) {
+        i++;
+    }
+    assert(i < a->view_count);
+    memmove(&a->views[i], &a->views[i + 1], (a->view_count - i - 1) * sizeof a->views[0]);
+    a->view_count--;
+    copies_free(a);
+    assert(a->view_count > 0 || a->copy_count == 0);
+    mem_free(view->hashes);
+    mem_free(view->memory);
+    mem_free(view);
+}
+
+/* ---- reading ---- */
+
+uint64_t view_index(const struct view *view)
+{
+    return view->index;
+}
+
+uint64_t view_term(const struct view *view)
+{
+    return view->term;
+}
+
+uint64_t view_page_count(const struct view *view)
+{
+    return view->pages;
+}
+
+bool view_canceled(const struct view *view)
+{
+    return view->canceled;
+}
+
+const struct heap *view_heap_header(const struct view *view)
+{
+    (void)view;
+    return NULL;
+}
+
+const uint8_t *view_page(struct view *view, uint64_t page)
+{
+    const struct arena *a = view->arena;
+    if (view->canceled || page >= view->pages || !pageset_has(&view->present, page)) {
+        return NULL;
+    }
+    const struct copy *copy = copy_for(a, page, view->epoch);
+    return copy != NULL ? copy->bytes : a->base + (page << PAGE_SHIFT);
+}
+
+uint64_t view_next_present(const struct view *view, uint64_t from)
+{
+    uint64_t page = pageset_next(&view->present, from, view->arena->pages);
+    return page < view->pages ? page : view->pages;
+}
+
+uint64_t view_next_gone(const struct view *view, uint64_t from)
+{
+    return pageset_next(&view->gone, from, view->arena->pages);
+}
+
+static void hash_one(struct view *view, const struct view_hash *due)
+{
+    struct arena *a = view->arena;
+    const uint8_t *bytes = view_page(view, due->page);
+    uint64_t hash = bytes == NULL ? 0 : arena_page_hash(due->page, bytes);
+    view->digest += hash - due->old;
+    /* When the page is still the same the arena needn't hash it again. */
+    bool same = bytes == NULL ? !pageset_has(&a->present, due->page)
+                              : bytes == a->base + (due->page << PAGE_SHIFT) &&
+                                    pageset_has(&a->present, due->page);
+    if (same && pageset_has(&a->unhashed, due->page) && a->hash[due->page] == due->old &&
+        !pageset_has(&a->hot, due->page)) {
+        a->digest += hash - due->old;
+        a->hash[due->page] = hash;
+        pageset_remove(&a->unhashed, due->page);
+    }
+}
+
+void view_hash_until(struct view *view, uint64_t page)
+{
+    while (view->hash_done < view->hash_count && view->hashes[view->hash_done].page <= page) {
+        hash_one(view, &view->hashes[view->hash_done]);
+        view->hash_done++;
+    }
+}
+
+uint64_t view_digest(struct view *view)
+{
+    view_hash_until(view, UINT64_MAX);
+    return view->digest;
+}
+
+void view_thaw(struct view *view, uint64_t page)
+{
+    pageset_remove(&view->present, page);
+}
