@@ -6,8 +6,10 @@
 
 #include "client/core.h"
 
-#define ATTEMPT_MS          2000u /* a request unanswered for so long is asked of another node */
-#define CONNECT_WAIT_MS     500u /* a shard waits so long for the connection to its supposed leader */
+#define ATTEMPT_MS      2000u /* a request unanswered for so long is asked of another node */
+#define CONNECT_WAIT_MS 500u  /* a shard waits so long for the connection to its supposed leader */
+#define SHUN_MS                                                                                    \
+    200u /* a node that didn't serve is tried again only after the others had time to connect */
 #define ENDPOINT_STAGGER_MS 200u /* the next endpoint is tried while the first keeps silent */
 #define BACKOFF_FIRST_MS    10u  /* drawn from half of it to twice of it: 5..20 */
 #define BACKOFF_MAX_MS      500u
@@ -48,7 +50,8 @@ struct core_node {
     struct rpc_conn *conn; /* NULL: not ready */
     struct list inflight;  /* ops, oldest first */
     bool goaway;
-    bool failed; /* an endpoint: its last attempt failed */
+    uint64_t goaway_ns; /* since when */
+    bool failed;        /* an endpoint: its last attempt failed */
     int failure;
 };
 
@@ -65,6 +68,8 @@ struct core_shard {
     uint32_t homeless;            /* NOSHARD in a row */
     uint64_t retry_ns;            /* nothing is sent before */
     uint64_t connect_until_ns;    /* waiting for the leader's connection; 0: not waiting */
+    struct core_node *shunned;    /* didn't serve lately; NULL: none */
+    uint64_t shunned_until_ns;
     struct env_timer timer;
     int last_err;
     char last_text[CORE_TEXT_BYTES];

@@ -155,6 +155,7 @@ static void on_frame(void *arg, struct rpc_conn *conn, const struct frame_header
     struct core *core = node->core;
     if (header->kind == KIND_GOAWAY) {
         node->goaway = true;
+        node->goaway_ns = env_now_ns(core->env);
         log_info("client", "node goes away", "node=%s", node->address);
         return;
     }

@@ -33,27 +33,25 @@ static uint64_t backoff_ns(struct core_shard *shard)
     return low + env_random_u64(shard->core->env) % (ms * NS_PER_MS * 3 / 2);
 }
 
-/* The next connected node after the one tried last; one that goes away only if there is no other.
- */
+/* The next connected node after the one tried last. One that goes away or didn't serve just now
+ * gets its turn only after the others have had time to connect. */
 static struct core_node *pick(struct core_shard *shard)
 {
     struct core *core = shard->core;
-    struct core_node *leaving = NULL;
+    uint64_t now = env_now_ns(core->env);
+    struct core_node *last_resort = NULL;
     for (uint32_t i = 1; i <= core->node_count; i++) {
         struct core_node *node = core->nodes[(shard->rotor + i) % core->node_count];
-        if (core__node_usable(node)) {
-            shard->rotor = node->index;
+        bool shunned = node == shard->shunned && now < shard->shunned_until_ns;
+        if (core__node_usable(node) && (!shunned || core->node_count == 1)) {
             return node;
         }
-        if (node->conn != NULL && leaving == NULL) {
-            leaving = node;
+        if (node->conn != NULL && !shunned && now >= node->goaway_ns + SHUN_MS * NS_PER_MS) {
+            last_resort = node;
         }
         (void)core__node_open(node); /* out of memory: the next failure tries again */
     }
-    if (leaving != NULL) {
-        shard->rotor = leaving->index;
-    }
-    return leaving;
+    return last_resort;
 }
 
 static void arm(struct core_shard *shard, uint64_t at_ns)
@@ -85,7 +83,7 @@ static struct core_node *route(struct core_shard *shard)
     }
     shard->connect_until_ns = 0;
     if (node == NULL) {
-        arm(shard, env_now_ns(shard->core->env) + BACKOFF_MAX_MS * NS_PER_MS);
+        arm(shard, env_now_ns(shard->core->env) + SHUN_MS * NS_PER_MS);
     } else {
         shard->rotor = node->index;
     }
@@ -230,6 +228,8 @@ void core__shard_bounce(struct core_shard *shard, struct core_node *from, int er
             leader = NULL;
         }
         shard->leader = leader;
+        shard->shunned = from;
+        shard->shunned_until_ns = env_now_ns(core->env) + SHUN_MS * NS_PER_MS;
         if (leader != NULL && shard->failures <= 2) {
             wait_ns =
                 0; /* told by who should know; later ones may be sending us round in circles */
