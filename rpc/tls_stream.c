@@ -676,8 +676,7 @@ void tls__conn_close(struct env_conn *c, int reason)
     if (c->state == STREAM_DRAINING || c->state == STREAM_DEAD) {
         return;
     }
-    bool polite = reason != ERR_TIMEOUT && reason != ERR_BUSY && reason != ERR_NOMEM;
-    if (c->state == STREAM_OPEN && polite && !c->broken) {
+    if (c->state == STREAM_OPEN && !c->broken) {
         drain(c, reason, err_text_of(reason));
     } else {
         tls__stream_kill(c, reason, err_text_of(reason));
