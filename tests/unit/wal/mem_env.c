@@ -131,7 +131,7 @@ static void name_add(struct mem_name *names, const char *path, struct mem_inode 
             return;
         }
     }
-    assert(!"too many files");
+    assert_failed(__FILE__, __LINE__, __func__, "too many files");
 }
 
 static void name_remove(struct mem_name *name)
@@ -432,7 +432,7 @@ static void timer_start(struct env *env, struct env_timer *t, uint64_t at_ns)
             return;
         }
     }
-    assert(!"too many timers");
+    assert_failed(__FILE__, __LINE__, __func__, "too many timers");
 }
 
 static void defer(struct env *env, struct env_task *task)

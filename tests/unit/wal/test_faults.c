@@ -1,5 +1,5 @@
-/* Every allocation and every file operation fails in turn, once and for ever: a clean error or success, no leak, and
- * what was durable before is there afterwards. */
+/* Every allocation and every file operation fails in turn, once and for ever: a clean error or
+ * success, no leak, and what was durable before is there afterwards. */
 #include "base/mem.h"
 #include "support/fault.h"
 #include "support/test.h"

@@ -78,12 +78,8 @@ static void a_record_comes_back_and_no_flipped_bit_passes(void **state)
 static void a_block_belongs_to_one_life_of_one_place(void **state)
 {
     uint8_t block[2 * WAL_ALIGN];
-    struct wal_block_head in = {.bytes = 5000,
-                                .records = 2,
-                                .synced_to = 77,
-                                .position = 5,
-                                .position_end = 9,
-                                .flags = 1};
+    struct wal_block_head in = {
+        .bytes = 5000, .records = 2, .synced_to = 77, .position = 5, .position_end = 9, .flags = 1};
     struct wal_block_head out;
     struct wal_header other;
     struct slice s = slice_of(block, sizeof block);

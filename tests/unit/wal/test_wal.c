@@ -295,9 +295,9 @@ static void damage_under_a_read_kills_the_log(void **state)
     for (size_t at = 8192; at < file->bytes; at += 64) {
         file->data[at] ^= 1;
     }
-    assert_int_equal(wal_log_read(wal_log_find(f->wal, l->uid), l->prev_index + 1, &out, 1, 1,
-                                  &count),
-                     ERR_CORRUPT);
+    assert_int_equal(
+        wal_log_read(wal_log_find(f->wal, l->uid), l->prev_index + 1, &out, 1, 1, &count),
+        ERR_CORRUPT);
     assert_int_equal(f->fail_calls, 0); /* never from inside the call */
     mem_env_settle(&f->env);
     assert_int_equal(f->fail_calls, 1);
