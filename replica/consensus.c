@@ -71,7 +71,11 @@ int consensus__to_raft_config(struct consensus *c, const struct consensus_config
     }
     consensus__heap_leave(c);
     assert(rv == 0); /* the configuration was checked and the heap doesn't fail */
-    return c->dead ? ERR_NOMEM : 0;
+    if (c->dead) {
+        raft_configuration_close(out);
+        return ERR_NOMEM;
+    }
+    return 0;
 }
 
 void consensus__from_raft_config(const struct raft_configuration *config,
@@ -323,7 +327,13 @@ int consensus__step(struct consensus *c, struct raft_event *event, const struct 
     consensus__heap_enter(c);
     int rv = raft_step(&c->raft, event, &u);
     consensus__heap_leave(c);
+    if (u.flags & (RAFT_UPDATE_SNAPSHOT)) {
+        c->install_meta = u.snapshot.metadata;
+    }
     if (c->dead) {
+        if ((u.flags & (RAFT_UPDATE_ENTRIES)) && u.entries.batch == &c->raft.barrier) {
+            raft_free(c->raft.barrier.batch);
+        }
         return ERR_NOMEM;
     }
     if (rv != 0) {
@@ -336,9 +346,6 @@ int consensus__step(struct consensus *c, struct raft_event *event, const struct 
         for (unsigned i = 0; i < u.messages.n; i++) {
             collect_message(c, &u.messages.batch[i]);
         }
-    }
-    if (u.flags & (RAFT_UPDATE_SNAPSHOT)) {
-        c->install_meta = u.snapshot.metadata;
     }
     return 0;
 }
