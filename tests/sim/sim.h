@@ -19,8 +19,8 @@
 struct sim;
 struct sim_host;
 
-#define SIM_MS        1000000ull
-#define SIM_SECOND    1000000000ull
+#define SIM_MS        ((uint64_t)1000000)
+#define SIM_SECOND    ((uint64_t)1000000000)
 #define SIM_HOSTS_MAX 24
 
 /* ---- the world ---- */
