@@ -1,0 +1,20 @@
+/* One node in a thread, over real TLS, with objects in plain memory: what the SDK's threads and
+ * futures are tested against. */
+#ifndef CAIRN_TESTS_UNIT_CLIENT_SERVER_H
+#define CAIRN_TESTS_UNIT_CLIENT_SERVER_H
+
+#include <stdbool.h>
+
+#include "support/dir.h"
+
+struct server;
+
+/* Makes certificates under `dir` (ca.crt, n1.*, alice.*, and eve.* of another CA) and starts to
+ * serve. */
+struct server *server_start(const struct dir *dir);
+void server_stop(struct server *server);
+const char *server_endpoint(const struct server *server);
+/* While it holds, requests wait unanswered. thread: any */
+void server_hold(struct server *server, bool hold);
+
+#endif

@@ -1,0 +1,350 @@
+/* The SDK's threads, futures and blocking calls, through the public header, over real TLS. */
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "support/test.h"
+
+#include "cairn/cairn.h"
+#include "unit/client/server.h"
+
+static struct dir dir;
+static struct server *server;
+static cairn_client *client;
+static cairn_heap *heap;
+
+static int connect_as(const char *name, uint32_t timeout_ms, cairn_client **out)
+{
+    char paths[3][DIR_PATH_BYTES];
+    char file[64];
+    cairn_client_opts opts;
+    cairn_client_opts_init(&opts, sizeof opts);
+    opts.ca_file = dir_path(&dir, "ca.crt", paths[0]);
+    (void)snprintf(file, sizeof file, "%s.crt", name);
+    opts.cert_file = dir_path(&dir, file, paths[1]);
+    (void)snprintf(file, sizeof file, "%s.key", name);
+    opts.key_file = dir_path(&dir, file, paths[2]);
+    opts.timeout_ms = timeout_ms;
+    return cairn_connect(server_endpoint(server), &opts, out);
+}
+
+static int begin(void **state)
+{
+    (void)state;
+    dir_open(&dir);
+    server = server_start(&dir);
+    if (connect_as("alice", 20000, &client) != 0 || cairn_heap_open(client, "h", &heap) != 0) {
+        print_error("%s\n", cairn_errormsg());
+        return -1;
+    }
+    return 0;
+}
+
+static int end(void **state)
+{
+    (void)state;
+    cairn_heap_close(heap);
+    cairn_client_free(client);
+    server_stop(server);
+    dir_close(&dir);
+    return 0;
+}
+
+static void blocking_calls_work(void **state)
+{
+    (void)state;
+    cairn_ptr ptr;
+    cairn_ptr found;
+    char text[16] = {0};
+    uint64_t version = 0;
+    cairn_object object;
+    assert_int_equal(cairn_heap_shards(heap), 1);
+    assert_int_equal(cairn_root_get(heap, "r", &found), CAIRN_E_NOTFOUND);
+    assert_string_equal(cairn_errormsg(), "no such root");
+    assert_int_equal(cairn_alloc_init(heap, 64, 3, "hello", 6, &ptr), 0);
+    assert_int_equal(cairn_read(heap, ptr, 0, text, 6, &version), 0);
+    assert_string_equal(text, "hello");
+    assert_int_equal(version, 4);
+    assert_int_equal(cairn_write(heap, ptr, 1, "a", 1), 0);
+    assert_int_equal(cairn_read(heap, ptr, 0, text, 6, NULL), 0);
+    assert_string_equal(text, "hallo");
+    assert_int_equal(cairn_write(heap, ptr, 64, "a", 1), CAIRN_E_RANGE);
+    assert_int_equal(cairn_stat(heap, ptr, &object), 0);
+    assert_true(cairn_ptr_equals(object.ptr, ptr));
+    assert_int_equal(object.type, 3);
+    assert_int_equal(cairn_root_set(heap, "r", ptr), 0);
+    assert_int_equal(cairn_root_get(heap, "r", &found), 0);
+    assert_true(cairn_ptr_equals(found, ptr));
+    assert_int_equal(cairn_free(heap, ptr), CAIRN_E_STALE);
+    assert_int_equal(cairn_alloc(NULL, 1, 0, &ptr), CAIRN_E_INVAL);
+    assert_int_equal(cairn_heap_open(client, "other", &(cairn_heap *){NULL}), CAIRN_E_NOTFOUND);
+    char *json = NULL;
+    assert_int_equal(cairn_admin(client, NULL, "status", NULL, &json), 0);
+    assert_string_equal(json, "{\"ok\":true}");
+    cairn_json_free(json);
+}
+
+static void a_large_read_comes_in_pieces(void **state)
+{
+    (void)state;
+    size_t len = (2u << 20) + 5;
+    char *data = malloc(len);
+    cairn_ptr ptr;
+    memset(data, 1, len);
+    assert_int_equal(cairn_alloc_init(heap, 64, 0, "x", 1, &ptr), 0);
+    assert_int_equal(cairn_read(heap, ptr, 0, data, len, NULL), 0);
+    assert_int_equal(data[0], 'x');
+    assert_int_equal(data[len - 1], 0);
+    assert_int_equal(cairn_read(heap, ptr, 2u << 20, data, len, NULL), CAIRN_E_RANGE);
+    free(data);
+}
+
+static int count_root(void *arg, const char *name, cairn_ptr ptr, uint64_t version)
+{
+    (void)ptr;
+    (void)version;
+    (void)strcat(arg, name);
+    return 0;
+}
+
+static void roots_are_listed_page_by_page(void **state)
+{
+    (void)state;
+    char names[16] = "";
+    assert_int_equal(cairn_root_list(heap, count_root, names), 0);
+    assert_string_equal(names, "ab");
+}
+
+/* ---- futures ---- */
+
+static void thousands_of_calls_are_in_flight_from_one_thread(void **state)
+{
+    (void)state;
+    enum { COUNT = 20000 };
+    static cairn_future *futures[COUNT];
+    cairn_ptr ptr;
+    uint64_t value;
+    assert_int_equal(cairn_alloc(heap, 64, 0, &ptr), 0);
+    for (int i = 0; i < COUNT; i++) {
+        assert_int_equal(cairn_add_u64_async(heap, ptr, 0, 1, &futures[i]), 0);
+    }
+    for (int i = 0; i < COUNT; i++) {
+        assert_int_equal(cairn_future_wait(futures[i], UINT32_MAX), 0);
+        assert_int_equal(cairn_future_error(futures[i]), 0);
+        assert_int_equal(cairn_future_get_u64(futures[i], &value), 0);
+        cairn_future_free(futures[i]);
+    }
+    assert_int_equal(cairn_read(heap, ptr, 0, &value, sizeof value, NULL), 0);
+    assert_int_equal(value, COUNT);
+}
+
+static void a_future_has_the_result_of_its_kind_once_it_is_ready(void **state)
+{
+    (void)state;
+    cairn_future *f = NULL;
+    cairn_ptr ptr;
+    uint64_t value;
+    cairn_object object;
+    const void *data;
+    size_t len;
+    assert_int_equal(cairn_alloc(heap, 64, 0, &ptr), 0);
+    server_hold(server, true);
+    assert_int_equal(cairn_read_async(heap, ptr, 8, 16, &f), 0);
+    assert_int_equal(cairn_future_error(f), CAIRN_E_INVAL);
+    assert_int_equal(cairn_future_get_bytes(f, &data, &len, NULL), CAIRN_E_INVAL);
+    assert_int_equal(cairn_future_wait(f, 0), CAIRN_E_TIMEOUT);
+    assert_int_equal(cairn_future_wait(f, 30), CAIRN_E_TIMEOUT);
+    server_hold(server, false);
+    assert_int_equal(cairn_future_wait(f, 20000), 0);
+    assert_int_equal(cairn_future_get_bytes(f, &data, &len, NULL), 0);
+    assert_int_equal(len, 16);
+    assert_int_equal(cairn_future_get_ptr(f, &ptr), CAIRN_E_INVAL);
+    assert_int_equal(cairn_future_get_u64(f, &value), CAIRN_E_INVAL);
+    assert_int_equal(cairn_future_get_object(f, &object), CAIRN_E_INVAL);
+    assert_string_equal(cairn_future_errormsg(f), "");
+    cairn_future_free(f);
+    cairn_future_free(NULL);
+    assert_int_equal(cairn_alloc_async(heap, 0, 0, &f), CAIRN_E_INVAL);
+    assert_null(f);
+}
+
+struct seen {
+    pthread_mutex_t lock;
+    pthread_cond_t wake;
+    int calls;
+    int blocking;
+    bool free_inside;
+};
+
+static void on_ready(cairn_future *future, void *arg)
+{
+    struct seen *seen = arg;
+    cairn_ptr ptr;
+    int rv = cairn_alloc(heap, 1, 0, &ptr); /* would wait for this very thread */
+    if (seen->free_inside) {
+        cairn_future_free(future);
+    }
+    pthread_mutex_lock(&seen->lock);
+    seen->calls++;
+    seen->blocking = rv;
+    pthread_cond_broadcast(&seen->wake);
+    pthread_mutex_unlock(&seen->lock);
+}
+
+static void await(struct seen *seen, int calls)
+{
+    pthread_mutex_lock(&seen->lock);
+    while (seen->calls < calls) {
+        pthread_cond_wait(&seen->wake, &seen->lock);
+    }
+    pthread_mutex_unlock(&seen->lock);
+}
+
+static void a_callback_runs_once_and_may_free_its_future(void **state)
+{
+    (void)state;
+    struct seen seen = {.free_inside = true};
+    pthread_mutex_init(&seen.lock, NULL);
+    pthread_cond_init(&seen.wake, NULL);
+    cairn_future *f = NULL;
+    /* set before it is ready */
+    server_hold(server, true);
+    assert_int_equal(cairn_alloc_async(heap, 64, 0, &f), 0);
+    assert_int_equal(cairn_future_on_ready(f, on_ready, &seen), 0);
+    assert_int_equal(cairn_future_on_ready(f, on_ready, &seen), CAIRN_E_INVAL);
+    server_hold(server, false);
+    await(&seen, 1);
+    assert_int_equal(seen.blocking, CAIRN_E_INVAL);
+    /* and after */
+    seen.free_inside = false;
+    assert_int_equal(cairn_alloc_async(heap, 64, 0, &f), 0);
+    assert_int_equal(cairn_future_wait(f, UINT32_MAX), 0);
+    assert_int_equal(cairn_future_on_ready(f, on_ready, &seen), 0);
+    await(&seen, 2);
+    cairn_future_free(f);
+    pthread_cond_destroy(&seen.wake);
+    pthread_mutex_destroy(&seen.lock);
+}
+
+static void a_freed_future_lets_its_call_go_on(void **state)
+{
+    (void)state;
+    cairn_ptr ptr;
+    uint64_t value = 0;
+    assert_int_equal(cairn_alloc(heap, 64, 0, &ptr), 0);
+    for (int i = 0; i < 1000; i++) {
+        cairn_future *f = NULL;
+        assert_int_equal(cairn_add_u64_async(heap, ptr, 0, 1, &f), 0);
+        cairn_future_free(f);
+    }
+    for (int i = 0; i < 5000 && value < 1000; i++) {
+        assert_int_equal(cairn_read(heap, ptr, 0, &value, sizeof value, NULL), 0);
+    }
+    assert_int_equal(value, 1000);
+}
+
+static void *adder(void *arg)
+{
+    cairn_ptr *ptr = arg;
+    for (int i = 0; i < 300; i++) {
+        if (cairn_add_u64(heap, *ptr, 0, 1, NULL) != 0) {
+            return arg;
+        }
+    }
+    return NULL;
+}
+
+static void a_heap_is_used_by_many_threads(void **state)
+{
+    (void)state;
+    pthread_t threads[8];
+    cairn_ptr ptr;
+    uint64_t value;
+    assert_int_equal(cairn_alloc(heap, 64, 0, &ptr), 0);
+    for (int i = 0; i < 8; i++) {
+        assert_int_equal(pthread_create(&threads[i], NULL, adder, &ptr), 0);
+    }
+    for (int i = 0; i < 8; i++) {
+        void *failed = NULL;
+        pthread_join(threads[i], &failed);
+        assert_null(failed);
+    }
+    assert_int_equal(cairn_read(heap, ptr, 0, &value, sizeof value, NULL), 0);
+    assert_int_equal(value, 2400);
+}
+
+static void freeing_the_client_cancels_what_is_pending(void **state)
+{
+    (void)state;
+    cairn_client *c = NULL;
+    cairn_heap *h = NULL;
+    static cairn_future *f[3]; /* futures outlive their heap here only to look at them */
+    assert_int_equal(connect_as("alice", 20000, &c), 0);
+    assert_int_equal(cairn_heap_open(c, "h", &h), 0);
+    server_hold(server, true);
+    for (int i = 0; i < 3; i++) {
+        assert_int_equal(cairn_alloc_async(h, 8, 0, &f[i]), 0);
+    }
+    cairn_heap_close(h);
+    cairn_client_free(c);
+    for (int i = 0; i < 3; i++) {
+        assert_int_equal(cairn_future_error(f[i]), CAIRN_E_CANCELED);
+        cairn_future_free(f[i]);
+    }
+    server_hold(server, false);
+}
+
+static void a_deadline_in_flight_leaves_a_write_in_doubt_and_a_read_timed_out(void **state)
+{
+    (void)state;
+    cairn_client *c = NULL;
+    cairn_heap *h = NULL;
+    cairn_ptr ptr;
+    char byte;
+    assert_int_equal(connect_as("alice", 300, &c), 0);
+    assert_int_equal(cairn_heap_open(c, "h", &h), 0);
+    assert_int_equal(cairn_alloc(h, 8, 0, &ptr), 0);
+    server_hold(server, true);
+    assert_int_equal(cairn_write(h, ptr, 0, "a", 1), CAIRN_E_INDOUBT);
+    assert_true(cairn_error_is(CAIRN_E_INDOUBT, CAIRN_ERROR_MAYBE_COMMITTED));
+    assert_int_equal(cairn_read(h, ptr, 0, &byte, 1, NULL), CAIRN_E_TIMEOUT);
+    server_hold(server, false);
+    cairn_heap_close(h);
+    cairn_client_free(c);
+}
+
+/* ---- connecting ---- */
+
+static void a_failed_connect_says_why(void **state)
+{
+    (void)state;
+    cairn_client *c = NULL;
+    assert_int_equal(connect_as("nobody", 1000, &c), CAIRN_E_NOTFOUND);
+    assert_non_null(strstr(cairn_errormsg(), "nobody"));
+    int rv = connect_as("eve", 3000, &c);
+    assert_true(rv == CAIRN_E_TLS || rv == CAIRN_E_UNAUTHENTICATED || rv == CAIRN_E_UNAVAILABLE);
+    assert_null(c);
+    assert_int_equal(cairn_connect("nothing", NULL, &c), CAIRN_E_INVAL);
+    cairn_client_opts opts = {.struct_size = 0};
+    assert_int_equal(cairn_connect("a:1", &opts, &c), CAIRN_E_INVAL);
+    cairn_client_opts_init(&opts, sizeof opts);
+    opts.inflight_max = 100000;
+    assert_int_equal(cairn_connect("a:1", &opts, &c), CAIRN_E_INVAL);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(blocking_calls_work),
+        cmocka_unit_test(a_large_read_comes_in_pieces),
+        cmocka_unit_test(roots_are_listed_page_by_page),
+        cmocka_unit_test(thousands_of_calls_are_in_flight_from_one_thread),
+        cmocka_unit_test(a_future_has_the_result_of_its_kind_once_it_is_ready),
+        cmocka_unit_test(a_callback_runs_once_and_may_free_its_future),
+        cmocka_unit_test(a_freed_future_lets_its_call_go_on),
+        cmocka_unit_test(a_heap_is_used_by_many_threads),
+        cmocka_unit_test(freeing_the_client_cancels_what_is_pending),
+        cmocka_unit_test(a_deadline_in_flight_leaves_a_write_in_doubt_and_a_read_timed_out),
+        cmocka_unit_test(a_failed_connect_says_why),
+    };
+    return cmocka_run_group_tests(tests, begin, end);
+}
