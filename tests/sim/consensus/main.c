@@ -76,6 +76,8 @@ static uint64_t run(uint64_t seed, bool verbose)
                       (unsigned long long)target);
         }
         stuck++; /* too many disks were lost: nothing to demand */
+        printf("seed %llu: no majority left\n", (unsigned long long)seed);
+        if (verbose) { violation(&cl, "as it ended"); }
     } else if (cl.now - from > recovery_max) {
         recovery_max = cl.now - from;
     }
