@@ -252,6 +252,17 @@ static void collect_message(struct consensus *c, const struct raft_message *in)
         out->log_term = in->append_entries.prev_log_term;
         out->commit = in->append_entries.leader_commit;
         out->count = in->append_entries.n_entries;
+        if (out->index == 0 && c->raft.trail.offset > 0) {
+            /* Guard (k): libraft takes a snapshot at index 1 for the entry itself, which it doesn't
+             * have, and would send an empty message for ever. What the follower needs is the
+             * snapshot. */
+            out->type = MSG_SNAPSHOT;
+            out->index = c->raft.trail.snapshot.index;
+            out->log_term = c->raft.trail.snapshot.term;
+            out->config_index = c->raft.configuration_last_snapshot_index;
+            out->commit = 0;
+            out->count = 0;
+        }
         break;
     case RAFT_APPEND_ENTRIES_RESULT:
         out->version = in->append_entries_result.version;

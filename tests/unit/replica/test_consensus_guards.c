@@ -247,6 +247,26 @@ static void j_a_standby_votes_and_forgets_a_silent_leader(void **state)
     fixture_close(&f);
 }
 
+static void k_a_snapshot_at_index_one_is_sent(void **state)
+{
+    (void)state;
+    struct fixture f;
+    fixture_open(&f, 3, 1);
+    assert_int_equal(consensus_snapshot_taken(f.c, f.now, 1, 1, 1, &f.u), 0);
+    become_leader(&f);
+    must_receive(&f, append_result(&f, 3, 0, 1));
+    const struct consensus_message *m = sent_to(&f, MSG_SNAPSHOT, 3);
+    assert_non_null(m);
+    assert_int_equal(m->index, 1);
+    assert_int_equal(m->log_term, 1);
+    assert_null(sent_to(&f, MSG_APPEND, 3));
+    must_receive(&f, append_result(&f, 3, 1, 0)); /* installed */
+    m = sent_to(&f, MSG_APPEND, 3);
+    assert_int_equal(m->index, 1);
+    assert_int_equal(m->count, f.last - 1);
+    fixture_close(&f);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -259,6 +279,7 @@ int main(void)
         cmocka_unit_test(g_no_change_before_an_entry_of_the_own_term_is_committed),
         cmocka_unit_test(h_rolling_back_a_change_keeps_the_one_before_it),
         cmocka_unit_test(i_a_late_rejection_of_what_matches_is_ignored),
+        cmocka_unit_test(k_a_snapshot_at_index_one_is_sent),
         cmocka_unit_test(j_a_standby_votes_and_forgets_a_silent_leader),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
