@@ -169,11 +169,11 @@ static int check_open(const struct shard *s)
     if (s->dropped) {
         return ERR_NOSHARD;
     }
-    if (s->r->stopping) {
-        return ERR_SHUTDOWN;
-    }
     if (!shard__leads(s)) {
         return ERR_NOTLEADER;
+    }
+    if (s->r->stopping) {
+        return ERR_SHUTDOWN;
     }
     if (!s->serving || consensus_transferee(s->consensus) != 0) {
         return ERR_BUSY;

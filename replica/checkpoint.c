@@ -27,6 +27,7 @@ void checkpoint_want(struct shard *s, bool pressed)
 {
     s->checkpoint_wanted = true;
     s->checkpoint_pressed = s->checkpoint_pressed || pressed;
+    s->r->checkpoints_wanted = true;
 }
 
 /* Entries up to here may be released. */
@@ -130,6 +131,7 @@ static int start(struct shard *s)
 void checkpoint_run(struct replica *r)
 {
     uint64_t now_ms = env_now_ms(r->env);
+    bool wanted = false;
     list_for_each (it, &r->shards) {
         struct shard *s = list_entry(it, struct shard, link);
         if (r->checkpointing != NULL || r->stopped) {
@@ -138,14 +140,16 @@ void checkpoint_run(struct replica *r)
         if (s->checkpoint_wanted && now_ms >= s->checkpoint_retry_ms) {
             (void)start(s);
         }
+        wanted = wanted || (s->checkpoint_wanted && !s->failed);
     }
+    r->checkpoints_wanted = wanted;
 }
 
 void checkpoint_tick(struct shard *s, uint64_t now_ms)
 {
     if (s->log_bytes >= log_bytes_limit(s) ||
         (s->applied > s->checkpoint_index && now_ms - s->checkpoint_ms >= CHECKPOINT_INTERVAL_MS)) {
-        s->checkpoint_wanted = true;
+        checkpoint_want(s, false);
     }
 }
 

@@ -15,11 +15,14 @@
 #define BATCHES_READY_MAX     16u /* full batches that wait for one of those places; beyond: BUSY */
 #define SHARD_TABLE_SIZE      2048u /* buckets of uid -> shard */
 #define PEER_ITEMS_BYTES_MAX  (FRAME_BYTES_MAX - 4096u)
-#define APPEND_PAYLOAD_BYTES  (1u << 20) /* entries of one message; at least one entry in any case \
-                                          */
-#define APPEND_TOTAL_BYTES_MAX (8u << 20) /* entries sent for one message of consensus, split up   \
-                                           */
-#define HELD_BYTES_MAX (8u << 20)         /* messages of a shard that wait for its hard state */
+#define APPEND_PAYLOAD_BYTES                                                                       \
+    (1u << 20) /* entries of one message; at least one entry in any case                           \
+                */
+#define APPEND_TOTAL_BYTES_MAX                                                                     \
+    (8u << 20)               /* entries sent for one message of consensus, split up                \
+                              */
+#define ENTRY_ITEM_BYTES 13u /* of an entry in a payload, without its bytes: term, type, length */
+#define HELD_BYTES_MAX   (8u << 20) /* messages of a shard that wait for its hard state */
 #define APPLY_BYTES_PER_TURN                                                                       \
     (1u << 20) /* replay and catching up leave the loop to others after this much */
 #define PIN_IDLE_MS        30000u /* a view for receivers goes after this long without a request */
@@ -229,6 +232,7 @@ struct replica {
     bool opening; /* replica_open() hasn't returned */
     uint64_t token_last;
     struct shard *checkpointing; /* one at a time */
+    bool checkpoints_wanted;
 
     bool stopping, stopped;
     uint64_t stop_deadline_ms;
@@ -429,5 +433,6 @@ void membership_tick(struct shard *s, uint64_t now_ms);
 /* Hands leadership to the most caught-up voter that was heard lately. ERR_NOTFOUND: there is none.
  */
 int membership_hand_over(struct shard *s);
+uint64_t membership_heir(struct shard *s); /* who that would be, 0 nobody */
 
 #endif

@@ -181,7 +181,7 @@ static int transfer_to(struct shard *s, uint64_t id)
     return rv;
 }
 
-int membership_hand_over(struct shard *s)
+uint64_t membership_heir(struct shard *s)
 {
     struct consensus_config config;
     uint64_t now_ms = env_now_ms(s->r->env);
@@ -200,7 +200,13 @@ int membership_hand_over(struct shard *s)
             best_match = match;
         }
     }
-    return best == 0 ? ERR_NOTFOUND : transfer_to(s, best);
+    return best;
+}
+
+int membership_hand_over(struct shard *s)
+{
+    uint64_t heir = membership_heir(s);
+    return heir == 0 ? ERR_NOTFOUND : transfer_to(s, heir);
 }
 
 int shard_transfer_leadership(struct shard *shard, uint32_t node)

@@ -10,7 +10,6 @@
 #define META_BYTES_MAX_DEFAULT ((uint64_t)64 << 20)
 #define OPENS_PER_TURN         8u
 #define ITEM_HEADER_BYTES      6u
-#define ENTRY_ITEM_BYTES       13u /* of an entry in a payload, without its bytes */
 #define ENTRIES_IN_MAX         65536u
 #define VOTERS_OF_META_MAX     REPLICAS_MAX
 #define HAND_OVER_AGAIN_MS     100u
@@ -373,20 +372,13 @@ static void finish_drops(struct replica *r)
  * ------------------------------------------------------------------------------------------------------
  */
 
+/* Leads a shard that somebody else could lead. */
 static bool leads_anything(struct replica *r)
 {
     list_for_each (it, &r->shards) {
         struct shard *s = list_entry(it, struct shard, link);
-        if (!s->dropped && shard__leads(s)) {
-            struct consensus_config config;
-            uint32_t voters = 0;
-            consensus_get_config(s->consensus, &config);
-            for (uint32_t i = 0; i < config.count; i++) {
-                voters += config.servers[i].role == CONSENSUS_VOTER;
-            }
-            if (voters > 1) {
-                return true;
-            }
+        if (!s->dropped && shard__leads(s) && membership_heir(s) != 0) {
+            return true;
         }
     }
     return false;
@@ -617,6 +609,9 @@ void replica_log_durable(struct replica *r, uint64_t position)
         if (s->marks_count > 0 || s->held.len > 0) {
             shard__durable(s, position);
         }
+    }
+    if (r->checkpoints_wanted && r->checkpointing == NULL) {
+        checkpoint_run(r); /* now what was applied is durable, with some luck */
     }
 }
 

@@ -106,7 +106,18 @@ void shard__fail(struct shard *s, int err, const char *text)
 #define HELD_HEADER_BYTES 8u
 #define RAFT_ITEM_BYTES   256u /* of a message without its payload, generously */
 
-static void send_raft(struct shard *s, const struct consensus_message *m, struct slice payload)
+/* An item being written straight into the peer's batch, or into what is held. */
+struct item {
+    struct buf *out; /* NULL: lost, as the network loses messages */
+    size_t start, body;
+    uint32_t node;
+    bool hold;
+};
+
+/* Writes all of a message but its payload; `payload_bytes` follow, appended to item.out by the
+ * caller. */
+static struct item item_begin(struct shard *s, const struct consensus_message *m,
+                              size_t payload_bytes)
 {
     struct msg_raft raft = {
         .uid = s->uid,
@@ -124,29 +135,74 @@ static void send_raft(struct shard *s, const struct consensus_message *m, struct
         .capacity = m->capacity,
         .type = (uint8_t)m->type,
         .version = m->version,
-        .payload = payload,
     };
-    uint32_t node = replica_id_node(m->to);
-    bool hold = !shard__hard_state_is_durable(s);
-    struct buf *out = hold ? &s->held : replica__out(s->r, node, payload.len + RAFT_ITEM_BYTES);
-    if (out == NULL || (hold && out->len > HELD_BYTES_MAX)) {
-        return; /* lost, as the network loses messages */
+    struct item item = {.node = replica_id_node(m->to), .hold = !shard__hard_state_is_durable(s)};
+    struct buf *out =
+        item.hold ? &s->held : replica__out(s->r, item.node, payload_bytes + RAFT_ITEM_BYTES);
+    if (out == NULL || (item.hold && out->len > HELD_BYTES_MAX) ||
+        buf_reserve(out, payload_bytes + RAFT_ITEM_BYTES) != 0) {
+        return item;
     }
-    size_t start = out->len;
-    uint8_t *header = buf_extend(out, (hold ? HELD_HEADER_BYTES : 0) + ITEM_HEADER_BYTES);
-    size_t body = out->len;
-    if (header == NULL || message_encode_raft(&raft, out) != 0) {
-        out->len = start;
-        return;
+    item.start = out->len;
+    (void)buf_extend(out, (item.hold ? HELD_HEADER_BYTES : 0) + ITEM_HEADER_BYTES);
+    item.body = out->len;
+    if (message_encode_raft(&raft, out) != 0) {
+        out->len = item.start;
+        return item;
     }
-    header = out->data + start;
-    if (hold) {
-        store_u32(header, node);
-        store_u32(header + 4, (uint32_t)(out->len - start - HELD_HEADER_BYTES));
+    item.out = out;
+    return item;
+}
+
+static void item_end(const struct item *item, size_t payload_bytes)
+{
+    struct buf *out = item->out;
+    uint8_t *header = out->data + item->start;
+    /* The payload is the last field: its length stands right before it. */
+    store_u32(out->data + out->len - payload_bytes - 4, (uint32_t)payload_bytes);
+    if (item->hold) {
+        store_u32(header, item->node);
+        store_u32(header + 4, (uint32_t)(out->len - item->start - HELD_HEADER_BYTES));
         header += HELD_HEADER_BYTES;
     }
     store_u16(header, KIND_RAFT);
-    store_u32(header + 2, (uint32_t)(out->len - body));
+    store_u32(header + 2, (uint32_t)(out->len - item->body));
+}
+
+static void send_raft(struct shard *s, const struct consensus_message *m, struct slice payload)
+{
+    struct item item = item_begin(s, m, payload.len);
+    if (item.out != NULL) {
+        int rv = buf_append(item.out, payload.data, payload.len);
+        assert(rv == 0); /* reserved */
+        item_end(&item, payload.len);
+    }
+}
+
+static void send_entries(struct shard *s, const struct consensus_message *m,
+                         const struct wal_entry *entries)
+{
+    size_t bytes = 0;
+    for (size_t i = 0; i < m->count; i++) {
+        bytes += ENTRY_ITEM_BYTES + entries[i].data.len;
+    }
+    struct item item = item_begin(s, m, bytes);
+    if (item.out == NULL) {
+        return;
+    }
+    uint8_t *at = buf_extend(item.out, bytes);
+    assert(at != NULL); /* reserved */
+    for (size_t i = 0; i < m->count; i++) {
+        const struct wal_entry *e = &entries[i];
+        store_u64(at, e->term);
+        at[8] = e->type;
+        store_u32(at + 9, (uint32_t)e->data.len);
+        if (e->data.len > 0) {
+            memcpy(at + ENTRY_ITEM_BYTES, e->data.data, e->data.len);
+        }
+        at += ENTRY_ITEM_BYTES + e->data.len;
+    }
+    item_end(&item, bytes);
 }
 
 void replica__send(struct shard *s, uint32_t node, struct slice item)
@@ -188,7 +244,6 @@ static void release_held(struct shard *s)
 static void send_append(struct shard *s, struct consensus_message m)
 {
     struct wal_entry entries[READ_ENTRIES];
-    struct buf *payload = &s->r->scratch;
     uint64_t end = m.index + m.count;
     size_t total = 0;
     if (m.count == 0) {
@@ -198,39 +253,20 @@ static void send_append(struct shard *s, struct consensus_message m)
     while (m.index < end && total < APPEND_TOTAL_BYTES_MAX) {
         size_t count = 0;
         size_t want = end - m.index < READ_ENTRIES ? (size_t)(end - m.index) : READ_ENTRIES;
-        buf_clear(payload);
         if (wal_log_read(s->log, m.index + 1, entries, want, APPEND_PAYLOAD_BYTES, &count) != 0 ||
             count == 0) {
             return;
         }
-        bool complete = true;
+        m.count = (uint32_t)count;
+        send_entries(s, &m, entries);
+        m.index += count;
+        m.log_term = entries[count - 1].term;
         for (size_t i = 0; i < count; i++) {
-            const struct wal_entry *e = &entries[i];
-            uint8_t *at = complete ? buf_extend(payload, 13 + e->data.len) : NULL;
-            complete = at != NULL;
-            if (complete) {
-                store_u64(at, e->term);
-                at[8] = e->type;
-                store_u32(at + 9, (uint32_t)e->data.len);
-                if (e->data.len > 0) {
-                    memcpy(at + 13, e->data.data, e->data.len);
-                }
-            }
-        }
-        uint64_t last_term = entries[count - 1].term;
-        for (size_t i = 0; i < count; i++) {
+            total += entries[i].data.len;
             if (entries[i].block != NULL) {
                 wal_block_unref(entries[i].block);
             }
         }
-        if (!complete) {
-            return;
-        }
-        m.count = (uint32_t)count;
-        send_raft(s, &m, slice_of(payload->data, payload->len));
-        total += payload->len;
-        m.index += count;
-        m.log_term = last_term;
     }
 }
 

@@ -242,6 +242,13 @@ static void install_fail(struct shard *s, int err)
     struct consensus_update *update = NULL;
     int rv = consensus_snapshot_installed(s->consensus, env_now_ms(s->r->env), false, &update);
     shard__handle(s, rv, update);
+    uint64_t index = wal_log_durable_index(s->log);
+    if (!s->failed && index > 0 && wal_log_term(s->log, index) != 0) {
+        /* What became durable meanwhile was not reported. */
+        rv = consensus_persisted(s->consensus, env_now_ms(s->r->env), index,
+                                 wal_log_term(s->log, index), &update);
+        shard__handle(s, rv, update);
+    }
 }
 
 static void request(struct shard *s, uint16_t kind)

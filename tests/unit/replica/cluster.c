@@ -50,7 +50,8 @@ static void answer_in(void *arg)
 {
     struct packet *p = arg;
     struct cluster_node *node = &p->cluster->nodes[p->to];
-    replica_bulk_answer(node->replica, p->token, p->err, p->kind, slice_of(p->body.data, p->body.len));
+    replica_bulk_answer(node->replica, p->token, p->err, p->kind,
+                        slice_of(p->body.data, p->body.len));
 }
 
 static void packet_in(void *arg)
@@ -63,7 +64,8 @@ static void packet_in(void *arg)
     }
     struct buf out = {0};
     uint16_t kind = 0;
-    int err = replica_bulk_serve(node->replica, p->from + 1, p->kind, slice_of(p->body.data, p->body.len), &kind, &out);
+    int err = replica_bulk_serve(node->replica, p->from + 1, p->kind,
+                                 slice_of(p->body.data, p->body.len), &kind, &out);
     buf_clear(&p->body);
     (void)buf_append(&p->body, out.data, out.len);
     buf_close(&out);
@@ -335,8 +337,8 @@ void cluster_check_equal(struct cluster *c, uint64_t uid)
                 digest = d;
             }
             if (d != digest) {
-                (void)fprintf(stderr, "node %u differs in shard %llx at index %llu\n", i + 1, (unsigned long long)uid,
-                              (unsigned long long)index);
+                (void)fprintf(stderr, "node %u differs in shard %llx at index %llu\n", i + 1,
+                              (unsigned long long)uid, (unsigned long long)index);
             }
             assert(d == digest);
             if (heap_check(shard_heap(s), &e) != 0) {
@@ -382,11 +384,12 @@ static void propose(void *arg)
 {
     struct request *q = arg;
     struct shard *s = replica_shard(q->node->replica, q->uid);
-    q->rv = s == NULL ? ERR_NOSHARD : shard_propose(s, q->kind, q->body, CLUSTER_OWNER, &q->command);
+    q->rv =
+        s == NULL ? ERR_NOSHARD : shard_propose(s, q->kind, q->body, CLUSTER_OWNER, &q->command);
 }
 
-int cluster_command_at(struct cluster *c, uint32_t i, uint16_t kind, struct slice body, struct command_result *result,
-                       uint64_t wait_ms)
+int cluster_command_at(struct cluster *c, uint32_t i, uint16_t kind, struct slice body,
+                       struct command_result *result, uint64_t wait_ms)
 {
     struct command_prefix prefix;
     int rv = message_command_prefix(body, &prefix);
@@ -489,8 +492,8 @@ void cluster_read(struct cluster *c, uint64_t uid, cluster_look_cb cb, void *arg
 
 /* ---- a client ---- */
 
-struct command_result client_open(struct cluster_client *client, struct cluster *c, uint64_t uid, uint64_t nonce,
-                                  uint32_t window, uint32_t lease_ms)
+struct command_result client_open(struct cluster_client *client, struct cluster *c, uint64_t uid,
+                                  uint64_t nonce, uint32_t window, uint32_t lease_ms)
 {
     *client = (struct cluster_client){.cluster = c, .uid = uid};
     struct msg_session_open m = {
@@ -498,18 +501,23 @@ struct command_result client_open(struct cluster_client *client, struct cluster 
     struct buf body = {0};
     int rv = message_encode_session_open(&m, &body);
     assert(rv == 0);
-    struct command_result result = cluster_command(c, KIND_SESSION_OPEN, slice_of(body.data, body.len));
+    struct command_result result =
+        cluster_command(c, KIND_SESSION_OPEN, slice_of(body.data, body.len));
     buf_close(&body);
     client->session = result.value;
     return result;
 }
 
-static struct command_result client_send(struct cluster_client *client, uint16_t kind, struct buf *body)
+static struct command_result client_send(struct cluster_client *client, uint16_t kind,
+                                         struct buf *body)
 {
-    struct command_prefix prefix = {
-        .uid = client->uid, .session = client->session, .seq = ++client->seq, .acked = client->acked};
+    struct command_prefix prefix = {.uid = client->uid,
+                                    .session = client->session,
+                                    .seq = ++client->seq,
+                                    .acked = client->acked};
     message_patch_command(body->data, &prefix);
-    struct command_result result = cluster_command(client->cluster, kind, slice_of(body->data, body->len));
+    struct command_result result =
+        cluster_command(client->cluster, kind, slice_of(body->data, body->len));
     client->acked = client->seq;
     buf_close(body);
     return result;
@@ -535,7 +543,8 @@ struct command_result client_add(struct cluster_client *client, uint64_t ptr, ui
     return client_send(client, KIND_ADD_U64, &body);
 }
 
-struct command_result client_write(struct cluster_client *client, uint64_t ptr, uint64_t offset, struct slice data)
+struct command_result client_write(struct cluster_client *client, uint64_t ptr, uint64_t offset,
+                                   struct slice data)
 {
     struct msg_write m = {.ptr = ptr, .offset = offset, .data = data};
     struct buf body = {0};
@@ -560,7 +569,8 @@ uint64_t cluster_heap(struct cluster *c, const char *name, uint32_t shards, uint
 {
     struct cluster_client client;
     struct slice text = slice_of(name, strlen(name));
-    struct command_result result = client_open(&client, c, SHARD_META, sim_random(c->sim), 4, 60000);
+    struct command_result result =
+        client_open(&client, c, SHARD_META, sim_random(c->sim), 4, 60000);
     assert(result.code == 0);
     struct msg_heap_create m = {.shard_bytes_max = bytes_max, .shard_count = shards, .name = text};
     struct buf body = {0};
@@ -581,7 +591,8 @@ uint64_t cluster_heap(struct cluster *c, const char *name, uint32_t shards, uint
 void cluster_heap_drop(struct cluster *c, const char *name)
 {
     struct cluster_client client;
-    struct command_result result = client_open(&client, c, SHARD_META, sim_random(c->sim), 4, 60000);
+    struct command_result result =
+        client_open(&client, c, SHARD_META, sim_random(c->sim), 4, 60000);
     struct msg_heap_drop m = {.name = slice_of(name, strlen(name))};
     struct buf body = {0};
     int rv = message_encode_heap_drop(&m, &body);

@@ -1,5 +1,6 @@
-/* Three replicas in one process under virtual time, for tests of replica/: the simulated machines of tests/sim, with a
- * message carrier in place of rpc. Any failure of the harness itself aborts. */
+/* Three replicas in one process under virtual time, for tests of replica/: the simulated machines
+ * of tests/sim, with a message carrier in place of rpc. Any failure of the harness itself aborts.
+ */
 #ifndef CAIRN_TESTS_UNIT_REPLICA_CLUSTER_H
 #define CAIRN_TESTS_UNIT_REPLICA_CLUSTER_H
 
@@ -39,7 +40,8 @@ void cluster_run_ms(struct cluster *c, uint64_t ms);
 void cluster_start(struct cluster *c, uint32_t node); /* 0.. */
 void cluster_kill(struct cluster *c, uint32_t node, enum sim_death how);
 
-/* A committed and applied command, wherever the leader is: asks again, with the same bytes, for up to 30 s. */
+/* A committed and applied command, wherever the leader is: asks again, with the same bytes, for up
+ * to 30 s. */
 struct command_result cluster_command(struct cluster *c, uint16_t kind, struct slice body);
 /* Asks one node once: 0 or the code of shard_propose() or of the result's err. */
 int cluster_command_at(struct cluster *c, uint32_t node, uint16_t kind, struct slice body,
@@ -52,7 +54,8 @@ int cluster_read_at(struct cluster *c, uint32_t node, uint64_t uid, uint64_t wai
 
 /* Index of the node that leads and serves; waits for one. */
 uint32_t cluster_leader(struct cluster *c, uint64_t uid);
-struct shard_info cluster_info(struct cluster *c, uint32_t node, uint64_t uid); /* uid 0: no such shard there */
+struct shard_info cluster_info(struct cluster *c, uint32_t node,
+                               uint64_t uid); /* uid 0: no such shard there */
 /* Waits until all running nodes have applied the same index of the shard, then compares digests. */
 void cluster_check_equal(struct cluster *c, uint64_t uid);
 
@@ -62,13 +65,15 @@ struct cluster_client {
     struct cluster *cluster;
     uint64_t uid, session, seq, acked;
 };
-struct command_result client_open(struct cluster_client *client, struct cluster *c, uint64_t uid, uint64_t nonce,
-                                  uint32_t window, uint32_t lease_ms);
+struct command_result client_open(struct cluster_client *client, struct cluster *c, uint64_t uid,
+                                  uint64_t nonce, uint32_t window, uint32_t lease_ms);
 /* Sends the next command; results are acknowledged with the next one. */
 uint64_t client_alloc(struct cluster_client *client, uint64_t size, struct slice init);
 struct command_result client_add(struct cluster_client *client, uint64_t ptr, uint64_t delta);
-struct command_result client_write(struct cluster_client *client, uint64_t ptr, uint64_t offset, struct slice data);
-/* Creates a heap by a session of its own on the meta shard and returns the uid of its first shard, opened everywhere. */
+struct command_result client_write(struct cluster_client *client, uint64_t ptr, uint64_t offset,
+                                   struct slice data);
+/* Creates a heap by a session of its own on the meta shard and returns the uid of its first shard,
+ * opened everywhere. */
 uint64_t cluster_heap(struct cluster *c, const char *name, uint32_t shards, uint64_t bytes_max);
 void cluster_heap_drop(struct cluster *c, const char *name);
 

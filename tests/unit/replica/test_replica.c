@@ -8,7 +8,7 @@
 
 #include "unit/replica/cluster.h"
 
-#define SMALL_LOG ((uint64_t)64 << 10)
+#define SMALL_LOG  ((uint64_t)64 << 10)
 #define HEAP_BYTES ((uint64_t)16 << 20)
 
 struct number {
@@ -61,8 +61,8 @@ static void what_is_written_is_read(void **state)
     cluster_close(&c);
 }
 
-static struct command_result add_as(struct cluster_client *client, uint64_t ptr, uint64_t delta, uint64_t seq,
-                                    uint64_t acked)
+static struct command_result add_as(struct cluster_client *client, uint64_t ptr, uint64_t delta,
+                                    uint64_t seq, uint64_t acked)
 {
     struct msg_add_u64 m = {.uid = client->uid,
                             .session = client->session,
@@ -72,7 +72,8 @@ static struct command_result add_as(struct cluster_client *client, uint64_t ptr,
                             .delta = delta};
     struct buf body = {0};
     assert_int_equal(message_encode_add_u64(&m, &body), 0);
-    struct command_result result = cluster_command(client->cluster, KIND_ADD_U64, slice_of(body.data, body.len));
+    struct command_result result =
+        cluster_command(client->cluster, KIND_ADD_U64, slice_of(body.data, body.len));
     buf_close(&body);
     return result;
 }
@@ -96,10 +97,12 @@ static void a_command_sent_again_is_executed_once(void **state)
     assert_int_equal(first.code, 0);
     assert_memory_equal(&first, &again, sizeof first);
     assert_int_equal(read_number(&c, uid, ptr), 5);
-    assert_int_equal(add_as(&client, ptr, 6, 2, 0).code, ERR_PROTOCOL); /* the number with another command */
+    assert_int_equal(add_as(&client, ptr, 6, 2, 0).code,
+                     ERR_PROTOCOL); /* the number with another command */
     assert_int_equal(add_as(&client, ptr, 1, 4, 2).code, 0);
-    assert_int_equal(add_as(&client, ptr, 5, 2, 1).code, ERR_INVAL);  /* its result was acknowledged */
-    assert_int_equal(add_as(&client, ptr, 1, 7, 2).code, ERR_LIMIT);  /* the window is 4 */
+    assert_int_equal(add_as(&client, ptr, 5, 2, 1).code,
+                     ERR_INVAL); /* its result was acknowledged */
+    assert_int_equal(add_as(&client, ptr, 1, 7, 2).code, ERR_LIMIT); /* the window is 4 */
     assert_int_equal(add_as(&client, ptr, 1, 3, 3).code, ERR_PROTOCOL);
     assert_int_equal(read_number(&c, uid, ptr), 6);
 
@@ -227,7 +230,7 @@ static void heaps_come_and_go_and_uids_are_never_used_again(void **state)
         assert_int_equal(catalog_find(c.nodes[i].replica, slice_of("one", 3), &heap), ERR_NOTFOUND);
         assert_null(replica_shard(c.nodes[i].replica, first));
         assert_null(wal_log_find(c.nodes[i].wal, first));
-        assert_int_equal(files_below(&c, i, "shards/0000000000000010"), 0);
+        assert_int_equal(files_below(&c, i, "shards/0000000000000010/"), 0);
     }
     uint64_t second = cluster_heap(&c, "one", 2, HEAP_BYTES);
     assert_true(second >= first + 20);
@@ -256,7 +259,9 @@ static void fill(struct cluster_client *client, uint64_t ptr, uint32_t writes)
     static uint8_t bytes[4096];
     for (uint32_t i = 0; i < writes; i++) {
         memset(bytes, (int)i + 1, sizeof bytes);
-        assert_int_equal(client_write(client, ptr, (i % 64) * sizeof bytes, slice_of(bytes, sizeof bytes)).code, 0);
+        assert_int_equal(
+            client_write(client, ptr, (i % 64) * sizeof bytes, slice_of(bytes, sizeof bytes)).code,
+            0);
     }
 }
 
@@ -339,10 +344,12 @@ static void a_node_that_lost_its_disk_joins_under_a_new_id(void **state)
     struct msg_node_join join = {.uid = SHARD_META, .node = 3, .node_uid = 4711};
     struct buf body = {0};
     assert_int_equal(message_encode_node_join(&join, &body), 0);
-    struct command_result result = cluster_command(&c, KIND_NODE_JOIN, slice_of(body.data, body.len));
+    struct command_result result =
+        cluster_command(&c, KIND_NODE_JOIN, slice_of(body.data, body.len));
     assert_int_equal(result.code, 0);
     assert_int_equal(result.value, replica_id_make(1, 3));
-    assert_int_equal(cluster_command(&c, KIND_NODE_JOIN, slice_of(body.data, body.len)).value, replica_id_make(1, 3));
+    assert_int_equal(cluster_command(&c, KIND_NODE_JOIN, slice_of(body.data, body.len)).value,
+                     replica_id_make(1, 3));
     buf_close(&body);
 
     c.nodes[2].founding = false;
@@ -455,7 +462,8 @@ static void noise_in(void *arg)
     struct buf out = {0};
     (void)replica_receive(n->node->replica, n->node->number % 3 + 1, slice_of(n->bytes, n->len));
     (void)replica_bulk_serve(n->node->replica, n->node->number % 3 + 1,
-                             (uint16_t)(KIND_PAGES_OPEN + n->bytes[0] % 5), slice_of(n->bytes, n->len), &kind, &out);
+                             (uint16_t)(KIND_PAGES_OPEN + n->bytes[0] % 5),
+                             slice_of(n->bytes, n->len), &kind, &out);
     buf_close(&out);
 }
 
@@ -490,7 +498,8 @@ static void bytes_that_mean_nothing_are_refused(void **state)
     uint8_t junk[64] = {0};
     store_u64(junk, uid);
     for (uint16_t kind = 0; kind < KIND_LIMIT; kind++) {
-        assert_int_not_equal(cluster_command_at(&c, leader, kind, slice_of(junk, sizeof junk), &result, 100), 0);
+        assert_int_not_equal(
+            cluster_command_at(&c, leader, kind, slice_of(junk, sizeof junk), &result, 100), 0);
     }
     check_all(&c, uid);
     cluster_close(&c);
