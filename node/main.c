@@ -1,5 +1,6 @@
 /* cairnd: one node of a cluster. */
 #include <argp.h>
+#include <malloc.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -131,6 +132,15 @@ static void on_signal(uv_signal_t *handle, int number)
     node_stop(process->node, stopped, process);
 }
 
+/* One malloc arena: the reactor allocates, workers hardly do, and an arena per thread would keep its own freed memory.
+ * Large blocks go back to the system when they are freed. */
+static void save_memory(void)
+{
+    mallopt(M_ARENA_MAX, 1);
+    mallopt(M_MMAP_THRESHOLD, 256 << 10);
+    mallopt(M_TRIM_THRESHOLD, 512 << 10);
+}
+
 /* Every connection and every shard's files take descriptors: use what the system lets us have. */
 static void raise_limits(void)
 {
@@ -224,5 +234,6 @@ int main(int argc, char **argv)
     log_set_json(config.log_json);
     log_set_tag(config.name);
     raise_limits();
+    save_memory();
     return run(&config);
 }

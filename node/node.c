@@ -18,7 +18,7 @@ void node_config_init(struct node_config *config)
     config->checkpoint_log_bytes = 8u << 20;
     config->meta_bytes_max = 64u << 20;
     config->wal_segment_bytes = 16u << 20;
-    config->wal_cache_bytes = 8u << 20;
+    config->wal_cache_bytes = 4u << 20;
     config->wal_disk_bytes_max = 1u << 30;
     config->wal_direct = true;
     config->shutdown_ms = 5000;
