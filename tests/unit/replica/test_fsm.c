@@ -1,0 +1,513 @@
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+#include <string.h>
+
+#include "base/hlc.h"
+#include "replica/internal.h"
+
+#define UID       16u
+#define OWNER     7u
+#define START_MS  1000000u
+#define BATCH_MAX 64u
+
+/* One heap, and entries made by hand. */
+struct machine {
+    uint64_t uid;
+    struct heap *heap;
+    uint64_t index, term, now_ms;
+    uint64_t session, seq, acked;
+    bool meta_changed;
+    struct buf entry; /* being built */
+    uint32_t count;
+    struct command_result results[BATCH_MAX];
+};
+
+static void apply_raw(struct machine *m, enum consensus_entry_type type, struct slice data)
+{
+    struct wal_entry entry = {.term = m->term, .type = (uint8_t)type, .data = data};
+    memset(m->results, 0x55, sizeof m->results);
+    assert_int_equal(
+        fsm_apply(m->heap, ++m->index, &entry, m->results, BATCH_MAX, &m->meta_changed), 0);
+}
+
+static void begin(struct machine *m)
+{
+    buf_clear(&m->entry);
+    m->count = 0;
+    uint8_t *at = buf_extend(&m->entry, ENTRY_HEADER_BYTES);
+    assert_non_null(at);
+    memset(at, 0, ENTRY_HEADER_BYTES);
+}
+
+static void add(struct machine *m, uint16_t kind, struct slice body)
+{
+    uint8_t *at = buf_extend(&m->entry, ENTRY_COMMAND_HEADER_BYTES + body.len);
+    assert_non_null(at);
+    store_u16(at, kind);
+    store_u16(at + 2, 0);
+    store_u32(at + 4, (uint32_t)body.len);
+    if (body.len > 0) {
+        memcpy(at + ENTRY_COMMAND_HEADER_BYTES, body.data, body.len);
+    }
+    m->count++;
+}
+
+static void commit(struct machine *m)
+{
+    store_u16(m->entry.data, ENTRY_FORMAT);
+    store_u32(m->entry.data + 4, m->count);
+    store_u64(m->entry.data + 8, hlc_from_ms(m->now_ms));
+    apply_raw(m, ENTRY_COMMAND, slice_of(m->entry.data, m->entry.len));
+}
+
+static struct command_result one(struct machine *m, uint16_t kind, struct buf *body)
+{
+    begin(m);
+    add(m, kind, slice_of(body->data, body->len));
+    buf_close(body);
+    commit(m);
+    return m->results[0];
+}
+
+/* Encodes a command of the machine's session with the next number. */
+#define COMMAND(m, NAME, name, ...)                                                                \
+    command_encoded((m), KIND_##NAME, encode_##name((m), (struct msg_##name){__VA_ARGS__}))
+
+#define ENCODER(name)                                                                              \
+    static struct buf encode_##name(struct machine *m, struct msg_##name msg)                      \
+    {                                                                                              \
+        struct buf body = {0};                                                                     \
+        msg.uid = m->uid;                                                                          \
+        msg.session = m->session;                                                                  \
+        msg.seq = m->seq + 1;                                                                      \
+        msg.acked = m->acked;                                                                      \
+        assert_int_equal(message_encode_##name(&msg, &body), 0);                                   \
+        return body;                                                                               \
+    }
+ENCODER(alloc)
+ENCODER(free)
+ENCODER(write)
+ENCODER(compare_and_write)
+ENCODER(add_u64)
+ENCODER(write_if_version)
+ENCODER(root_set)
+ENCODER(root_compare_and_set)
+ENCODER(root_delete)
+ENCODER(heap_create)
+ENCODER(heap_drop)
+
+static struct command_result command_encoded(struct machine *m, uint16_t kind, struct buf body)
+{
+    struct command_result result = one(m, kind, &body);
+    m->seq++;
+    m->acked = m->seq;
+    return result;
+}
+
+static struct command_result open_session(struct machine *m, uint64_t nonce, uint32_t window,
+                                          uint32_t lease_ms)
+{
+    struct msg_session_open msg = {
+        .uid = m->uid, .nonce = nonce, .owner = OWNER, .window = window, .lease_ms = lease_ms};
+    struct buf body = {0};
+    assert_int_equal(message_encode_session_open(&msg, &body), 0);
+    return one(m, KIND_SESSION_OPEN, &body);
+}
+
+static struct command_result expire(struct machine *m, uint64_t session, uint64_t renewed)
+{
+    struct msg_session_expire msg = {.uid = m->uid, .expired = session, .renewed = renewed};
+    struct buf body = {0};
+    assert_int_equal(message_encode_session_expire(&msg, &body), 0);
+    return one(m, KIND_SESSION_EXPIRE, &body);
+}
+
+static void machine_open(struct machine *m, uint64_t uid)
+{
+    memset(m, 0, sizeof *m);
+    struct heap_opts opts = {
+        .uid = uid, .heap_id = uid == SHARD_META ? 0 : 1, .bytes_max = 8u << 20};
+    assert_int_equal(heap_create(&opts, &m->heap), 0);
+    m->uid = uid;
+    m->term = 1;
+    m->now_ms = START_MS;
+    struct consensus_config config = {.count = 3};
+    for (uint32_t i = 0; i < 3; i++) {
+        config.servers[i] =
+            (struct consensus_server){.id = replica_id_make(0, i + 1), .role = CONSENSUS_VOTER};
+    }
+    struct buf data = {0};
+    assert_int_equal(consensus_config_encode(&config, &data), 0);
+    apply_raw(m, ENTRY_CHANGE, slice_of(data.data, data.len));
+    buf_close(&data);
+    struct command_result opened = open_session(m, 1, 16, 10000);
+    assert_int_equal(opened.code, 0);
+    m->session = opened.value;
+}
+
+static void machine_close(struct machine *m)
+{
+    struct err_text e;
+    assert_int_equal(heap_check(m->heap, &e), 0);
+    heap_free(m->heap);
+    buf_close(&m->entry);
+}
+
+static struct slice text(const char *s)
+{
+    return slice_of(s, strlen(s));
+}
+
+static void object_commands_do_what_they_say(void **state)
+{
+    (void)state;
+    struct machine m;
+    machine_open(&m, UID);
+    struct command_result r = COMMAND(&m, ALLOC, alloc, .size = 16, .init = text("12345678"));
+    assert_int_equal(r.code, 0);
+    uint64_t ptr = r.value;
+    assert_int_equal(
+        COMMAND(&m, WRITE, write, .ptr = ptr, .offset = 8, .data = text("abcdefgh")).code, 0);
+    assert_int_equal(
+        COMMAND(&m, WRITE, write, .ptr = ptr, .offset = 9, .data = text("abcdefgh")).code,
+        ERR_RANGE);
+    r = COMMAND(&m, COMPARE_AND_WRITE, compare_and_write, .ptr = ptr, .offset = 8,
+                .expected = text("abc"), .desired = text("ABC"));
+    assert_int_equal(r.code, 0);
+    uint64_t version = r.version;
+    r = COMMAND(&m, COMPARE_AND_WRITE, compare_and_write, .ptr = ptr, .offset = 8,
+                .expected = text("abc"), .desired = text("xyz"));
+    assert_int_equal(r.code, ERR_CONFLICT);
+    assert_int_equal(r.version, version);
+    assert_int_equal(COMMAND(&m, COMPARE_AND_WRITE, compare_and_write, .ptr = ptr,
+                             .expected = text("ab"), .desired = text("a"))
+                         .code,
+                     ERR_INVAL);
+    r = COMMAND(&m, WRITE_IF_VERSION, write_if_version, .ptr = ptr, .version = version - 1,
+                .data = text("z"));
+    assert_int_equal(r.code, ERR_CONFLICT);
+    assert_int_equal(r.version, version);
+    r = COMMAND(&m, WRITE_IF_VERSION, write_if_version, .ptr = ptr, .version = version,
+                .data = text("\1\0\0\0\0\0\0"));
+    assert_int_equal(r.code, 0);
+    assert_true(r.version > version);
+    r = COMMAND(&m, WRITE, write, .ptr = ptr,
+                .data = slice_of("\xff\xff\xff\xff\xff\xff\xff\xff", 8));
+    assert_int_equal(r.code, 0);
+    r = COMMAND(&m, ADD_U64, add_u64, .ptr = ptr, .delta = 2);
+    assert_true(r.value == UINT64_MAX);
+    r = COMMAND(&m, ADD_U64, add_u64, .ptr = ptr, .delta = 0);
+    assert_int_equal(r.value, 1);
+    assert_int_equal(COMMAND(&m, ADD_U64, add_u64, .ptr = ptr, .offset = 9).code, ERR_RANGE);
+    assert_int_equal(COMMAND(&m, FREE, free, .ptr = ptr).code, 0);
+    assert_int_equal(COMMAND(&m, FREE, free, .ptr = ptr).code, ERR_STALE);
+    assert_int_equal(COMMAND(&m, WRITE, write, .ptr = ptr, .data = text("x")).code, ERR_STALE);
+    assert_int_equal(COMMAND(&m, ALLOC, alloc, .size = 0).code, ERR_INVAL);
+    assert_int_equal(COMMAND(&m, ALLOC, alloc, .size = OBJECT_BYTES_MAX + 1ull).code, ERR_TOOBIG);
+    assert_int_equal(COMMAND(&m, ALLOC, alloc, .size = OBJECT_BYTES_MAX).code, ERR_NOSPACE);
+    assert_int_equal(
+        COMMAND(&m, HEAP_CREATE, heap_create, .shard_count = 1, .name = text("h")).code, ERR_INVAL);
+    machine_close(&m);
+}
+
+static void root_commands_do_what_they_say(void **state)
+{
+    (void)state;
+    struct machine m;
+    machine_open(&m, UID);
+    struct slice name = text("root");
+    uint64_t one_ptr = ptr_make(3, 1, 5);
+    uint64_t two_ptr = ptr_make(4, 1, 6);
+    assert_int_equal(COMMAND(&m, ROOT_SET, root_set, .ptr = 0, .name = name).code, ERR_INVAL);
+    assert_int_equal(COMMAND(&m, ROOT_SET, root_set, .ptr = one_ptr).code, ERR_INVAL);
+    assert_int_equal(
+        COMMAND(&m, ROOT_SET, root_set, .ptr = one_ptr, .name = slice_of("a\0b", 3)).code,
+        ERR_INVAL);
+    assert_int_equal(COMMAND(&m, ROOT_DELETE, root_delete, .name = name).code, ERR_NOTFOUND);
+    struct command_result r =
+        COMMAND(&m, ROOT_COMPARE_AND_SET, root_compare_and_set, .desired = one_ptr, .name = name);
+    assert_int_equal(r.code, 0);
+    uint64_t version = r.version;
+    r = COMMAND(&m, ROOT_COMPARE_AND_SET, root_compare_and_set, .desired = two_ptr, .name = name);
+    assert_int_equal(r.code, ERR_CONFLICT);
+    assert_int_equal(r.version, version);
+    assert_int_equal(r.value, one_ptr);
+    assert_int_equal(COMMAND(&m, ROOT_SET, root_set, .ptr = two_ptr, .name = name).code, 0);
+    assert_int_equal(
+        COMMAND(&m, ROOT_COMPARE_AND_SET, root_compare_and_set, .expected = two_ptr, .name = name)
+            .code,
+        0);
+    assert_int_equal(COMMAND(&m, ROOT_COMPARE_AND_SET, root_compare_and_set, .name = name).code, 0);
+    assert_int_equal(heap_map_count(m.heap, HEAP_MAP_ROOTS), 0);
+    assert_int_equal(COMMAND(&m, ROOT_SET, root_set, .ptr = two_ptr, .name = name).code, 0);
+    r = COMMAND(&m, ROOT_DELETE, root_delete, .name = name);
+    assert_int_equal(r.code, 0);
+    assert_int_equal(r.value, two_ptr);
+    machine_close(&m);
+}
+
+static void every_command_of_an_entry_has_its_own_version(void **state)
+{
+    (void)state;
+    struct machine m;
+    machine_open(&m, UID);
+    begin(&m);
+    for (uint32_t i = 0; i < 10; i++) {
+        struct buf body = encode_alloc(&m, (struct msg_alloc){.size = 8});
+        m.seq++;
+        add(&m, KIND_ALLOC, slice_of(body.data, body.len));
+        buf_close(&body);
+    }
+    m.now_ms -= 500; /* a stamp that went back */
+    commit(&m);
+    for (uint32_t i = 0; i < 10; i++) {
+        assert_int_equal(m.results[i].code, 0);
+        assert_true(i == 0 || m.results[i].version > m.results[i - 1].version);
+        assert_true(m.results[i].version >= hlc_from_ms(START_MS));
+    }
+    machine_close(&m);
+}
+
+static void a_result_is_kept_until_it_is_acknowledged(void **state)
+{
+    (void)state;
+    struct machine m;
+    machine_open(&m, UID);
+    struct command_result first[16];
+    struct buf bodies[17];
+    for (uint32_t i = 0; i < 16; i++) {
+        bodies[i] = encode_alloc(&m, (struct msg_alloc){.size = i + 1});
+        m.seq++;
+        begin(&m);
+        add(&m, KIND_ALLOC, slice_of(bodies[i].data, bodies[i].len));
+        commit(&m);
+        first[i] = m.results[0];
+        assert_int_equal(first[i].code, 0);
+    }
+    bodies[16] = encode_alloc(&m, (struct msg_alloc){.size = 1});
+    assert_int_equal(one(&m, KIND_ALLOC, &bodies[16]).code, ERR_LIMIT);
+    for (uint32_t i = 0; i < 16; i++) {
+        begin(&m);
+        add(&m, KIND_ALLOC, slice_of(bodies[i].data, bodies[i].len));
+        commit(&m);
+        assert_memory_equal(&m.results[0], &first[i], sizeof first[i]);
+        buf_close(&bodies[i]);
+    }
+    m.seq = 16;
+    m.acked = 9;
+    assert_int_equal(COMMAND(&m, ALLOC, alloc, .size = 1).code,
+                     0); /* number 17 takes the place of 1 */
+    m.seq = 8;
+    m.acked = 0;
+    assert_int_equal(COMMAND(&m, ALLOC, alloc, .size = 9).code, ERR_INVAL); /* 9 was acknowledged */
+    struct heap_stats stats;
+    heap_get_stats(m.heap, &stats);
+    assert_int_equal(stats.object_count, 17);
+    machine_close(&m);
+}
+
+static void a_session_expires_only_when_its_mark_stood_still(void **state)
+{
+    (void)state;
+    struct machine m;
+    struct fsm_header h;
+    machine_open(&m, UID);
+    uint64_t opened = hlc_from_ms(START_MS);
+    assert_int_equal(expire(&m, m.session, opened).code, ERR_CONFLICT); /* too early */
+    m.now_ms += 9999;
+    assert_int_equal(COMMAND(&m, ALLOC, alloc, .size = 1).code, 0); /* renews */
+    uint64_t renewed = hlc_from_ms(m.now_ms);
+    m.now_ms += 9999;
+    assert_int_equal(expire(&m, m.session, opened).code, ERR_CONFLICT); /* an old mark */
+    assert_int_equal(expire(&m, m.session, renewed).code, ERR_CONFLICT);
+    m.now_ms += 1;
+    m.term++; /* a new leader: everyone is renewed by its first entry */
+    assert_int_equal(expire(&m, m.session, renewed).code, ERR_CONFLICT);
+    m.now_ms += 10000;
+    assert_int_equal(expire(&m, m.session, renewed).code, 0);
+    assert_int_equal(expire(&m, m.session, renewed).code, ERR_NOTFOUND);
+    fsm_header_get(m.heap, &h);
+    assert_int_equal(h.session_count, 0);
+    assert_int_equal(heap_map_count(m.heap, HEAP_MAP_SESSIONS), 0);
+    m.acked = 0;
+    m.seq = 0;
+    assert_int_equal(COMMAND(&m, ALLOC, alloc, .size = 1).code, ERR_SESSION_EXPIRED);
+    machine_close(&m);
+}
+
+static void sessions_are_bounded(void **state)
+{
+    (void)state;
+    struct machine m;
+    machine_open(&m, UID);
+    assert_int_equal(open_session(&m, 2, 0, 5000).code, ERR_INVAL);
+    assert_int_equal(open_session(&m, 2, SESSION_WINDOW_MAX + 1, 5000).code, ERR_INVAL);
+    assert_int_equal(open_session(&m, 2, 1, 999).code, ERR_INVAL);
+    assert_int_equal(open_session(&m, 2, 1, 3600001).code, ERR_INVAL);
+    uint32_t opened = 1;
+    for (uint64_t nonce = 10; nonce < 10 + SESSIONS_PER_SHARD_MAX + 5; nonce++) {
+        int code = open_session(&m, nonce, 1, 5000).code;
+        assert_true(code == 0 || code == ERR_LIMIT);
+        opened += code == 0;
+    }
+    assert_int_equal(opened, SESSIONS_PER_SHARD_MAX);
+    machine_close(&m);
+}
+
+static void what_cannot_be_understood_does_nothing(void **state)
+{
+    (void)state;
+    struct machine m;
+    machine_open(&m, UID);
+    const uint8_t junk[64] = {UID};
+    for (uint32_t kind = 0; kind < KIND_LIMIT; kind++) {
+        for (size_t len = 0; len <= sizeof junk; len += 16) {
+            begin(&m);
+            add(&m, (uint16_t)kind, slice_of(junk, len));
+            commit(&m);
+            assert_true(m.results[0].code < 0 || kind == KIND_TICK);
+        }
+    }
+    /* Entries whose frame is wrong, cut anywhere. */
+    struct buf body = encode_alloc(&m, (struct msg_alloc){.size = 8});
+    begin(&m);
+    add(&m, KIND_ALLOC, slice_of(body.data, body.len));
+    for (size_t len = 0; len < m.entry.len; len++) {
+        apply_raw(&m, ENTRY_COMMAND, slice_of(m.entry.data, len));
+    }
+    store_u16(m.entry.data, ENTRY_FORMAT);
+    store_u16(m.entry.data + 2, 1);
+    store_u32(m.entry.data + 4, 1);
+    apply_raw(&m, ENTRY_COMMAND, slice_of(m.entry.data, m.entry.len));
+    apply_raw(&m, ENTRY_BARRIER, slice_of(NULL, 0));
+    struct heap_stats stats;
+    heap_get_stats(m.heap, &stats);
+    assert_int_equal(stats.object_count, 0);
+    assert_int_equal(heap_map_count(m.heap, HEAP_MAP_SESSIONS), 2);
+    buf_close(&body);
+    machine_close(&m);
+}
+
+static void the_catalogue_spreads_shards_over_the_nodes(void **state)
+{
+    (void)state;
+    struct machine m;
+    struct catalog_place place;
+    machine_open(&m, SHARD_META);
+    assert_true(m.meta_changed);
+    struct command_result r =
+        COMMAND(&m, HEAP_CREATE, heap_create, .shard_bytes_max = (1u << 20) + 1, .shard_count = 4,
+                .replicas = 2, .name = text("a-heap_1"));
+    assert_int_equal(r.code, 0);
+    assert_int_equal(r.value, 1);
+    for (uint32_t i = 0; i < 4; i++) {
+        assert_int_equal(catalog_place_of(m.heap, SHARD_UID_FIRST + i, &place), 0);
+        assert_int_equal(place.number, i);
+        assert_int_equal(place.count, 2);
+        assert_int_equal(place.shard_bytes_max % HEAP_PAGE_BYTES, 0);
+        assert_int_equal(replica_id_node(place.members[0]), i % 3 + 1);
+        assert_int_equal(replica_id_node(place.members[1]), (i + 1) % 3 + 1);
+    }
+    const struct {
+        const char *name;
+        uint64_t bytes;
+        uint32_t shards, replicas;
+        int code;
+    } bad[] = {
+        {"a-heap_1", 1u << 20, 1, 0, ERR_EXISTS}, {"", 1u << 20, 1, 0, ERR_INVAL},
+        {"-a", 1u << 20, 1, 0, ERR_INVAL},        {"A", 1u << 20, 1, 0, ERR_INVAL},
+        {"a b", 1u << 20, 1, 0, ERR_INVAL},       {"b", 1u << 20, 0, 0, ERR_INVAL},
+        {"b", 1u << 20, 257, 0, ERR_INVAL},       {"b", 1u << 20, 1, 4, ERR_INVAL},
+        {"b", 1u << 20, 1, 6, ERR_INVAL},         {"b", (1u << 20) - 1, 1, 0, ERR_INVAL},
+        {"b", UINT64_MAX, 1, 0, ERR_INVAL},
+    };
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        r = COMMAND(&m, HEAP_CREATE, heap_create, .shard_bytes_max = bad[i].bytes,
+                    .shard_count = bad[i].shards, .replicas = bad[i].replicas,
+                    .name = text(bad[i].name));
+        assert_int_equal(r.code, bad[i].code);
+    }
+    /* 1023 shards beside the meta shard fit on a node, not more. */
+    char name[] = "big0";
+    for (int i = 0; i < 3; i++, name[3]++) {
+        assert_int_equal(COMMAND(&m, HEAP_CREATE, heap_create, .shard_bytes_max = 1u << 20,
+                                 .shard_count = 256, .replicas = 3, .name = text(name))
+                             .code,
+                         0);
+    }
+    assert_int_equal(COMMAND(&m, HEAP_CREATE, heap_create, .shard_bytes_max = 1u << 20,
+                             .shard_count = 256, .replicas = 3, .name = text(name))
+                         .code,
+                     ERR_LIMIT);
+
+    struct msg_node_join join = {.uid = SHARD_META, .node = 2, .node_uid = 99};
+    for (int again = 0; again < 2; again++) {
+        struct buf body = {0};
+        assert_int_equal(message_encode_node_join(&join, &body), 0);
+        r = one(&m, KIND_NODE_JOIN, &body);
+        assert_int_equal(r.code, 0);
+        assert_int_equal(r.value, replica_id_make(1, 2));
+    }
+    assert_int_equal(catalog_place_of(m.heap, SHARD_UID_FIRST + 1, &place), 0);
+    assert_int_equal(place.members[0], replica_id_make(1, 2));
+    assert_int_equal(place.founders[0], replica_id_make(0, 2));
+    join.node = 4;
+    struct buf body = {0};
+    assert_int_equal(message_encode_node_join(&join, &body), 0);
+    assert_int_equal(one(&m, KIND_NODE_JOIN, &body).code, ERR_NOTFOUND);
+
+    r = COMMAND(&m, HEAP_DROP, heap_drop, .name = text("a-heap_1"));
+    assert_int_equal(r.code, 0);
+    assert_int_equal(r.value, 1);
+    assert_int_equal(COMMAND(&m, HEAP_DROP, heap_drop, .name = text("a-heap_1")).code,
+                     ERR_NOTFOUND);
+    assert_int_equal(catalog_place_of(m.heap, SHARD_UID_FIRST, &place), ERR_NOTFOUND);
+    assert_int_equal(COMMAND(&m, ALLOC, alloc, .size = 1).code, ERR_INVAL);
+    machine_close(&m);
+}
+
+static void what_may_not_be_proposed_is_told_at_once(void **state)
+{
+    (void)state;
+    struct machine m;
+    struct command_prefix prefix;
+    machine_open(&m, UID);
+    struct buf body = encode_alloc(&m, (struct msg_alloc){.size = 8});
+    struct slice whole = slice_of(body.data, body.len);
+    assert_int_equal(fsm_validate(UID, KIND_ALLOC, whole, &prefix), 0);
+    assert_int_equal(prefix.session, m.session);
+    assert_int_equal(fsm_validate(UID + 1, KIND_ALLOC, whole, &prefix), ERR_PROTOCOL);
+    assert_int_equal(fsm_validate(UID, KIND_READ, whole, &prefix), ERR_PROTOCOL);
+    for (size_t len = 0; len < whole.len; len++) {
+        assert_int_equal(fsm_validate(UID, KIND_ALLOC, slice_of(whole.data, len), &prefix),
+                         ERR_PROTOCOL);
+    }
+    prefix.session = 0;
+    message_patch_command(body.data, &prefix);
+    assert_int_equal(fsm_validate(UID, KIND_ALLOC, whole, &prefix), ERR_PROTOCOL);
+    assert_int_equal(session_check(m.heap, m.session, OWNER), 0);
+    assert_int_equal(session_check(m.heap, m.session, OWNER + 1), ERR_DENIED);
+    assert_int_equal(session_check(m.heap, m.session + 1, OWNER), ERR_SESSION_EXPIRED);
+    buf_close(&body);
+    machine_close(&m);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(object_commands_do_what_they_say),
+        cmocka_unit_test(root_commands_do_what_they_say),
+        cmocka_unit_test(every_command_of_an_entry_has_its_own_version),
+        cmocka_unit_test(a_result_is_kept_until_it_is_acknowledged),
+        cmocka_unit_test(a_session_expires_only_when_its_mark_stood_still),
+        cmocka_unit_test(sessions_are_bounded),
+        cmocka_unit_test(what_cannot_be_understood_does_nothing),
+        cmocka_unit_test(the_catalogue_spreads_shards_over_the_nodes),
+        cmocka_unit_test(what_may_not_be_proposed_is_told_at_once),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
