@@ -1,8 +1,10 @@
-/* The real transport: TCP by libuv, TLS 1.3 by OpenSSL over memory BIOs, certificates required on both sides.
+/* The real transport: TCP by libuv, TLS 1.3 by OpenSSL over memory BIOs, certificates required on
+ * both sides.
  *
- * Attached to a real environment; fills the transport entries of its table. TLS 1.3 only, no tickets, no resumption, no
- * 0-RTT; peer identity = the SAN URI "cairn://node/NAME" or "cairn://user/NAME"; a server certificate needs EKU
- * serverAuth, a client one clientAuth. Handshakes end within 5 s. Every refusal is one clear log line. */
+ * Attached to a real environment; fills the transport entries of its table. TLS 1.3 only, no
+ * tickets, no resumption, no 0-RTT; peer identity = the SAN URI "cairn://node/NAME" or
+ * "cairn://user/NAME"; a server certificate needs EKU serverAuth, a client one clientAuth.
+ * Handshakes end within 5 s. Every refusal is one clear log line. */
 #ifndef CAIRN_RPC_TLS_H
 #define CAIRN_RPC_TLS_H
 
