@@ -36,7 +36,7 @@ struct node_config {
     uint64_t checkpoint_log_bytes;      /* 8 MiB */
     uint64_t meta_bytes_max;            /* 64 MiB */
     uint64_t wal_segment_bytes;         /* 16 MiB */
-    uint64_t wal_cache_bytes;           /* 8 MiB */
+    uint64_t wal_cache_bytes;           /* 4 MiB */
     uint64_t wal_disk_bytes_max;        /* 1 GiB */
     bool wal_direct;                    /* true */
     uint32_t shutdown_ms;               /* handing over at most this long; 5000 */
