@@ -55,8 +55,11 @@ void wal__spare_path(const char *dir, uint64_t id, char out[WAL_PATH_BYTES]);
 char wal__name_parse(const char *name, uint64_t *number);
 /* Blocking; file functions only. thread: any */
 int wal__spare_make(struct env *env, const char *dir, uint64_t id, uint64_t bytes);
+/* From the spare file: header and, unless empty, an opening block, synced; then the segment's name,
+ * which may replace another file. */
 int wal__segment_make(struct env *env, const char *dir, uint64_t spare_id,
-                      const struct wal_header *header, bool direct, struct env_file **out);
+                      const struct wal_header *header, struct slice opening, bool direct,
+                      struct env_file **out);
 /* Starts making what is missing, unless it is being made or just failed. */
 void wal__prepare_kick(struct wal *wal);
 /* Releases what can go, oldest first. */
@@ -104,6 +107,7 @@ struct wal_log {
     uint64_t gap_last_term; /* 0: unknown */
     struct wal_gap_item *gap;
     size_t gap_count, gap_capacity;
+    bool restated; /* by the opening block that replay is at */
 
     uint64_t durable_index;
     uint64_t applied_index;
@@ -205,6 +209,7 @@ void wal__finish_step(struct wal *wal);
 struct wal_found {
     struct wal_header header;
     uint64_t file_bytes;
+    uint64_t prev_valid;  /* what its opening block says of the segment before */
     uint64_t valid_bytes; /* offset up to which its blocks stand */
 };
 

@@ -207,6 +207,15 @@ static int replay_record(struct replay *p, const struct wal_record *r, const str
     }
 }
 
+static void restate_set(struct wal_log *log, const struct wal_restate *s)
+{
+    log->term = s->term;
+    log->voted_for = s->voted_for;
+    log->checkpoint_sequence = s->checkpoint_sequence;
+    log->checkpoint_index = s->checkpoint_index;
+    log->commit_hint = s->commit_hint;
+}
+
 /* The log begins here: a RESTATE is all that is known, and its entries' places are still to come.
  */
 static int restate_adopt(struct wal *wal, const struct wal_record *r)
@@ -225,11 +234,36 @@ static int restate_adopt(struct wal *wal, const struct wal_record *r)
     log->gap_last = s.last_index;
     log->gap_last_term = s.last_term;
     log->first = s.last_index + 1;
-    log->term = s.term;
-    log->voted_for = s.voted_for;
-    log->checkpoint_sequence = s.checkpoint_sequence;
-    log->checkpoint_index = s.checkpoint_index;
-    log->commit_hint = s.commit_hint;
+    restate_set(log, &s);
+    return 0;
+}
+
+/* A recovery cut the log at S and wrote what it had read behind S into its opening block: entries
+ * as such, everything else as the state it led to. Entries that are missing now follow in this
+ * block. */
+static int restate_replace(struct wal *wal, const struct wal_record *r)
+{
+    struct wal_log *log = wal_log_find(wal, r->uid);
+    struct wal_restate s;
+
+    if (wal__restate_unpack(r->data, &s) != 0 || r->uid == 0) {
+        return ERR_CORRUPT;
+    }
+    if (log == NULL) {
+        log = wal__log_new(wal, r->uid, s.prev_index, s.prev_term);
+        if (log == NULL) {
+            return ERR_NOMEM;
+        }
+        log->gap_last = s.prev_index;
+    } else if (s.prev_index < log->prev_index) {
+        reset(log, s.prev_index, s.prev_term);
+    } else {
+        release(log, s.prev_index, s.prev_term);
+        log->prev_term = s.prev_term;
+        cut(log, s.last_index + 1);
+    }
+    restate_set(log, &s);
+    log->restated = true;
     return 0;
 }
 
@@ -285,6 +319,30 @@ static int adopt_cb(struct replay *p, const struct wal_record *r, const struct p
     return r->kind == WAL_KIND_RESTATE ? restate_adopt(p->wal, r) : 0;
 }
 
+static int replace_cb(struct replay *p, const struct wal_record *r, const struct place *at)
+{
+    (void)at;
+    return r->kind == WAL_KIND_RESTATE ? restate_replace(p->wal, r) : 0;
+}
+
+static int replay_recovery(struct replay *p, struct slice records, const struct place *at)
+{
+    int rv;
+
+    list_for_each (it, &p->wal->logs) {
+        list_entry(it, struct wal_log, link)->restated = false;
+    }
+    rv = each_record(p, records, at, replace_cb);
+    list_for_each_safe (it2, next, &p->wal->logs) {
+        struct wal_log *log = list_entry(it2, struct wal_log, link);
+        if (rv == 0 && !log->restated) { /* dropped behind S */
+            log->count = 0;
+            wal__log_free(log);
+        }
+    }
+    return rv == 0 ? each_record(p, records, at, replay_record) : rv;
+}
+
 /* The block's own records lead to the state that its RESTATEs give. Only the entries among them
  * that are alive at its end matter, and of several with one index the last one is it. */
 static int place_cb(struct replay *p, const struct wal_record *r, const struct place *at)
@@ -327,6 +385,8 @@ static int on_block(void *arg, const struct wal_scan *scan, size_t segment, uint
         if (rv == 0) {
             rv = each_record(p, records, &at, place_cb);
         }
+    } else if (opening && (head->flags & WAL_BLOCK_FLAG_RECOVERY) != 0) {
+        rv = replay_recovery(p, records, &at);
     } else {
         rv = each_record(p, records, &at, replay_record);
     }
@@ -512,9 +572,9 @@ static int repeat(struct wal *wal, struct wal_scan *scan, struct wal_buffer *b)
 }
 
 /* The file of the new segment: a spare one if there is any, for there may be no room for another.
- */
-static int begin_file(struct wal *wal, const struct wal_header *header, struct env_file **out,
-                      struct err_text *e)
+ * The opening block is synced before the file gets its name. */
+static int begin_file(struct wal *wal, const struct wal_header *header, struct slice opening,
+                      struct env_file **out, struct err_text *e)
 {
     uint64_t spare;
     int rv = 0;
@@ -527,7 +587,7 @@ static int begin_file(struct wal *wal, const struct wal_header *header, struct e
         rv = wal__spare_make(wal->env, wal->dir, spare, wal->segment_bytes);
     }
     if (rv == 0) {
-        rv = wal__segment_make(wal->env, wal->dir, spare, header, wal->opts.direct, out);
+        rv = wal__segment_make(wal->env, wal->dir, spare, header, opening, wal->opts.direct, out);
     }
     if (rv != 0) {
         err_set(e, rv, "can't make a log segment of %" PRIu64 " bytes in %s: %s",
@@ -536,7 +596,7 @@ static int begin_file(struct wal *wal, const struct wal_header *header, struct e
     return rv;
 }
 
-static int begin_write(struct wal *wal, struct wal_segment *s, struct wal_buffer *b)
+static size_t begin_seal(struct wal *wal, const struct wal_header *header, struct wal_buffer *b)
 {
     struct wal_block_head head = {
         .bytes = (uint32_t)b->used,
@@ -544,42 +604,82 @@ static int begin_write(struct wal *wal, struct wal_segment *s, struct wal_buffer
         .synced_to = wal->synced_to,
         .position = wal->position,
         .position_end = wal->position,
-        .flags = WAL_BLOCK_FLAG_OPENING,
+        .flags = WAL_BLOCK_FLAG_OPENING | WAL_BLOCK_FLAG_RECOVERY,
     };
-    size_t bytes;
-    int rv;
 
     b->offset = WAL_HEADER_BYTES;
-    bytes = wal__block_seal(b->data, &head, &s->header, b->offset);
-    rv = env_file_pwrite(wal->env, s->file, b->data, bytes, b->offset);
-    if (rv == 0) {
-        rv = env_file_sync(wal->env, s->file);
+    return wal__block_seal(b->data, &head, header, b->offset);
+}
+
+/* What the new segment is to the last one.
+ *
+ * Usually its successor, which states that the last one is valid up to S: not up to where it was
+ * readable, as what stands between may be in the page cache only, and its loss by a power cut
+ * tomorrow is no damage. But if the last one's opening block itself stands above S, nothing in it
+ * can be relied on; all of it is repeated, and the new file takes its sequence and, by the rename,
+ * its place. */
+static uint64_t begin_header(const struct wal *wal, const struct wal_scan *scan,
+                             struct wal_header *header, bool *replaces)
+{
+    const struct wal_found *last = scan->count > 0 ? &scan->segments[scan->count - 1] : NULL;
+
+    memset(header, 0, sizeof *header);
+    header->sequence = 1;
+    header->bytes = wal->segment_bytes;
+    header->node_uid = wal->opts.node_uid;
+    header->salt = env_random_u64(wal->env);
+    *replaces = false;
+    if (last == NULL) {
+        return 0;
     }
-    if (rv != 0) {
-        return rv;
+    if (scan->synced_to <= last->header.base + WAL_HEADER_BYTES) {
+        *replaces = true;
+        header->sequence = last->header.sequence;
+        header->base = last->header.base;
+        return last->prev_valid;
     }
-    wal->plan_end = WAL_HEADER_BYTES + bytes;
-    wal->synced_to = s->header.base + wal->plan_end;
+    header->sequence = last->header.sequence + 1;
+    header->base = last->header.base + last->header.bytes;
+    return scan->synced_to - last->header.base;
+}
+
+/* Makes the file's segment the current one, instead of the last one or behind it. */
+static int begin_adopt(struct wal *wal, const struct wal_header *header, struct env_file *file,
+                       const struct wal_buffer *b, bool replaces)
+{
+    struct wal_segment *s = wal__segment_new(wal, header, file);
+    struct wal_segment *old = list_entry(wal->segments.prev, struct wal_segment, link);
+
+    if (s == NULL) {
+        env_file_close(wal->env, file);
+        return ERR_NOMEM;
+    }
+    list_push_back(&wal->segments, &s->link);
+    wal->segment_count++;
+    wal->current = s;
+    s->opened = true;
+    wal__buffer_placed(wal, b, s);
+    if (replaces) {
+        assert(old->live == 0);
+        list_remove(&old->link);
+        wal->segment_count--;
+        env_file_close(wal->env, old->file);
+        mem_free(old);
+    }
     return 0;
 }
 
 int wal__begin(struct wal *wal, struct wal_scan *scan, struct err_text *e)
 {
-    const struct wal_found *last = scan->count > 0 ? &scan->segments[scan->count - 1] : NULL;
-    uint64_t prev_valid = last != NULL ? last->valid_bytes : 0;
-    struct wal_header header = {.sequence = 1, .bytes = wal->segment_bytes};
+    struct wal_header header;
     struct wal_buffer *b;
-    struct wal_segment *s;
     struct env_file *file;
+    uint64_t prev_valid;
+    bool replaces;
     size_t padded;
     int rv;
 
-    header.node_uid = wal->opts.node_uid;
-    header.salt = env_random_u64(wal->env);
-    if (last != NULL) {
-        header.sequence = last->header.sequence + 1;
-        header.base = last->header.base + last->header.bytes;
-    }
+    prev_valid = begin_header(wal, scan, &header, &replaces);
     wal->position = wal->durable_position = wal->notified_position = scan->position;
     wal->synced_to = scan->synced_to;
     rv = wal__opening_make(wal, prev_valid, NULL, repeat_bytes(wal, scan), &b);
@@ -598,26 +698,15 @@ int wal__begin(struct wal *wal, struct wal_scan *scan, struct err_text *e)
                      wal->segment_bytes, 4 * padded);
         goto out;
     }
-    rv = begin_file(wal, &header, &file, e);
-    if (rv != 0) {
-        goto out;
+    padded = begin_seal(wal, &header, b);
+    rv = begin_file(wal, &header, slice_of(b->data, padded), &file, e);
+    if (rv == 0) {
+        rv = begin_adopt(wal, &header, file, b, replaces);
     }
-    s = wal__segment_new(wal, &header, file);
-    if (s == NULL) {
-        env_file_close(wal->env, file);
-        rv = ERR_NOMEM;
-        goto out;
+    if (rv == 0) {
+        wal->plan_end = WAL_HEADER_BYTES + padded;
+        wal->synced_to = header.base + wal->plan_end;
     }
-    list_push_back(&wal->segments, &s->link);
-    wal->segment_count++;
-    wal->current = s;
-    rv = begin_write(wal, s, b);
-    if (rv != 0) {
-        err_set(e, rv, "can't write to the log in %s: %s", wal->dir, err_text_of(rv));
-        goto out;
-    }
-    s->opened = true;
-    wal__buffer_placed(wal, b, s);
 out:
     wal__buffer_put(wal, b);
     return rv;

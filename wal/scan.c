@@ -214,6 +214,7 @@ static int opening_check(struct wal_scan *scan, size_t i, bool *valid, struct er
         return err_set(e, ERR_CORRUPT, "log segment %" PRIu64 " has no opening record at offset %u",
                        scan->segments[i].header.sequence, WAL_HEADER_BYTES);
     }
+    scan->segments[i].prev_valid = record.index;
     if (i > 0) {
         struct wal_found *before = &scan->segments[i - 1];
         if (record.index < WAL_HEADER_BYTES || record.index > before->header.bytes ||
@@ -254,6 +255,22 @@ static int drop_unused(struct wal_scan *scan, struct err_text *e)
     return 0;
 }
 
+/* S is the end of a block, or it was never written by us. */
+static bool ends_a_block(const struct wal_scan *scan, const struct wal_found *s)
+{
+    uint64_t at = WAL_HEADER_BYTES;
+
+    while (at < s->valid_bytes && s->header.base + at < scan->synced_to) {
+        struct wal_block_head head;
+        if (!wal__block_check(image_from(scan, at), &s->header, at, &head)) {
+            return false;
+        }
+        at += wal__round_up(head.bytes, WAL_ALIGN);
+    }
+    return scan->synced_to <= s->header.base + WAL_HEADER_BYTES ||
+           s->header.base + at == scan->synced_to;
+}
+
 /* How far the last segment goes, and S. */
 static int find_end(struct wal_scan *scan, struct err_text *e)
 {
@@ -276,7 +293,7 @@ static int find_end(struct wal_scan *scan, struct err_text *e)
     }
     s->valid_bytes = at;
     scan_behind(scan, &s->header, at);
-    if (s->header.base + at < scan->synced_to) {
+    if (s->header.base + at < scan->synced_to || !ends_a_block(scan, s)) {
         return damage(scan, last, at, e);
     }
     for (uint64_t i = at; i < scan->image_bytes; i++) {

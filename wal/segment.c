@@ -94,7 +94,8 @@ out:
 }
 
 int wal__segment_make(struct env *env, const char *dir, uint64_t spare_id,
-                      const struct wal_header *header, bool direct, struct env_file **out)
+                      const struct wal_header *header, struct slice opening, bool direct,
+                      struct env_file **out)
 {
     char from[WAL_PATH_BYTES], to[WAL_PATH_BYTES];
     struct env_file *file = NULL;
@@ -121,6 +122,9 @@ int wal__segment_make(struct env *env, const char *dir, uint64_t spare_id,
         goto out;
     }
     rv = env_file_pwrite(env, file, bytes, WAL_HEADER_BYTES, 0);
+    if (rv == 0 && opening.len > 0) {
+        rv = env_file_pwrite(env, file, opening.data, opening.len, WAL_HEADER_BYTES);
+    }
     if (rv == 0) {
         rv = env_file_sync(env, file);
     }
@@ -168,8 +172,8 @@ static void prepare_run(struct env_work *work)
         p->spare_made = p->err == 0;
     }
     if (p->err == 0 && p->want_segment) {
-        p->err = wal__segment_make(wal->env, wal->dir, p->spare_id, &p->header, wal->opts.direct,
-                                   &p->file);
+        p->err = wal__segment_make(wal->env, wal->dir, p->spare_id, &p->header, slice_of(NULL, 0),
+                                   wal->opts.direct, &p->file);
     }
 }
 
@@ -197,8 +201,8 @@ static void prepare_failed(struct wal *wal)
                  (unsigned long long)wal->segment_bytes, wal->dir);
     }
     wal->no_space = true;
-    /* A segment that failed half way: its header's salt must not be used again, so the next try draws a new one and
-     * renames over whatever name the file has by now. */
+    /* A segment that failed half way: its header's salt must not be used again, so the next try
+     * draws a new one and renames over whatever name the file has by now. */
     if (p->want_segment && (p->spare_made || p->recycle)) {
         char path[WAL_PATH_BYTES];
         wal__spare_path(wal->dir, p->spare_id, path);

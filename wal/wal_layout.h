@@ -16,16 +16,17 @@
 
 #include "base/buf.h"
 
-#define WAL_VERSION            1u
-#define WAL_ALIGN              4096u
-#define WAL_HEADER_BYTES       4096u
-#define WAL_BLOCK_HEAD_BYTES   64u
-#define WAL_RECORD_HEAD_BYTES  40u
-#define WAL_RESTATE_BYTES      72u /* data of a RESTATE record */
-#define WAL_SEGMENT_BYTES_MIN  (64u << 10)
-#define WAL_SEGMENT_BYTES_MAX  (1u << 30)
-#define WAL_BLOCK_FLAG_OPENING 1u /* first block of its segment */
-#define WAL_RECORD_TYPE_CLEAN  1u /* type of a MARK: written by a clean stop */
+#define WAL_VERSION             1u
+#define WAL_ALIGN               4096u
+#define WAL_HEADER_BYTES        4096u
+#define WAL_BLOCK_HEAD_BYTES    64u
+#define WAL_RECORD_HEAD_BYTES   40u
+#define WAL_RESTATE_BYTES       72u /* data of a RESTATE record */
+#define WAL_SEGMENT_BYTES_MIN   (64u << 10)
+#define WAL_SEGMENT_BYTES_MAX   (1u << 30)
+#define WAL_BLOCK_FLAG_OPENING  1u /* first block of its segment */
+#define WAL_BLOCK_FLAG_RECOVERY 2u /* and the first of its life: its RESTATEs replace what was */
+#define WAL_RECORD_TYPE_CLEAN   1u /* type of a MARK: written by a clean stop */
 
 enum wal_kind {
     WAL_KIND_ENTRY = 1,      /* index, term, type, data */
