@@ -228,10 +228,16 @@ void cluster_start(struct cluster *c, uint32_t i)
     sim_proc_call(node->env, open_node, node);
 }
 
+/* A log that is abandoned waits for its writes in flight before it frees itself, and those of a
+ * dead process never end: what it holds stays, and is known here. */
+static struct wal *graves[1024];
+static size_t grave_count;
+
 static void end(struct cluster_node *node)
 {
     replica_free(node->replica);
     node->replica = NULL;
+    graves[grave_count++ % (sizeof graves / sizeof *graves)] = node->wal;
     wal_abandon(node->wal);
     node->wal = NULL;
     sim_proc_free(node->env);
