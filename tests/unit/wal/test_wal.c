@@ -125,6 +125,28 @@ static void durable_is_the_contiguous_prefix_when_the_second_write_is_first(void
     finish(f);
 }
 
+static void a_completion_counts_only_for_the_copy_that_it_wrote(void **state)
+{
+    struct fixture *f = start(19);
+    struct wal_entry e = {.term = 1, .type = 1};
+    struct wal_log *log;
+
+    (void)state;
+    fixture_must_open(f);
+    mem_env_settle(&f->env);
+    assert_int_equal(wal_log_create(f->wal, 7, 0, 0, &log), 0);
+    assert_int_equal(wal_log_append(log, 1, &e, 1, NULL), 0);
+    mem_env_tasks(&f->env); /* in flight; now the same entry goes and comes again */
+    assert_int_equal(wal_log_truncate(log, 1, NULL), 0);
+    assert_int_equal(wal_log_append(log, 1, &e, 1, NULL), 0);
+    mem_env_tasks(&f->env);
+    assert_true(mem_env_work_one(&f->env, ENV_QUEUE_LOG_0));
+    assert_int_equal(wal_log_durable_index(log), 0);
+    mem_env_settle(&f->env);
+    assert_int_equal(wal_log_durable_index(log), 1);
+    finish(f);
+}
+
 static void state_of_every_kind_survives_a_restart(void **state)
 {
     struct fixture *f = start(4);
@@ -555,6 +577,7 @@ int main(void)
         cmocka_unit_test(a_turns_appends_become_one_write),
         cmocka_unit_test(few_waiting_bytes_go_with_the_next_write),
         cmocka_unit_test(durable_is_the_contiguous_prefix_when_the_second_write_is_first),
+        cmocka_unit_test(a_completion_counts_only_for_the_copy_that_it_wrote),
         cmocka_unit_test(state_of_every_kind_survives_a_restart),
         cmocka_unit_test(misuse_is_answered),
         cmocka_unit_test(too_many_shards_for_a_segment_are_refused),
