@@ -433,7 +433,9 @@ void transfer_tick(struct shard *s, uint64_t now_ms)
 {
     struct install *in = &s->install;
     struct pin *pin = &s->pin;
-    if (pin->view != NULL && (view_canceled(pin->view) || now_ms - pin->used_ms >= PIN_IDLE_MS ||
+    /* The view keeps the log behind it: a receiver that has gone must not fill the log for long. */
+    uint64_t idle_ms = wal_has_room(s->r->wal) ? PIN_IDLE_MS : PIN_DONE_MS;
+    if (pin->view != NULL && (view_canceled(pin->view) || now_ms - pin->used_ms >= idle_ms ||
                               (pin->done_ms != 0 && now_ms - pin->done_ms >= PIN_DONE_MS))) {
         pin_close(s);
     }
