@@ -292,9 +292,10 @@ void cluster_open(struct cluster *c, uint64_t seed, enum fault_mode mode, bool v
     config->node_count = c->node_count;
     config->storage = NODE_STORAGE_DISK;
     config->checkpoint_log_bytes = 32768u << sim_below(c->sim, 5);
-    config->wal_segment_bytes = 262144u << sim_below(c->sim, 2);
+    config->wal_segment_bytes = 131072u << sim_below(c->sim, 3);
     config->wal_cache_bytes = 65536u << sim_below(c->sim, 4);
-    config->wal_disk_bytes_max = 64u << 20;
+    /* Small enough that logs are cut short and laggards need a snapshot, in most runs. */
+    config->wal_disk_bytes_max = config->wal_segment_bytes * (8 + sim_below(c->sim, 24));
     config->meta_bytes_max = 4u << 20;
     config->wal_direct = sim_below(c->sim, 2) == 0;
     for (uint32_t i = 0; i < c->node_count; i++) {
@@ -436,6 +437,47 @@ bool cluster_settled(struct cluster *c, uint64_t lag, char *why, size_t why_byte
         }
     }
     return true;
+}
+
+static void dump_shard(void *arg, struct shard *shard)
+{
+    static const char *const states[] = {"unavailable", "follower", "candidate", "leader"};
+    struct shard_info info;
+    (void)arg;
+    shard_get_info(shard, &info);
+    (void)fprintf(stderr,
+                  "     shard %-3" PRIu64 " id %" PRIx64 " %s of n%u term %" PRIu64 " log %" PRIu64
+                  "..%" PRIu64 " commit %" PRIu64 " applied %" PRIu64 " checkpoint %" PRIu64
+                  "%s%s%s members",
+                  info.uid, info.replica_id, states[info.state], info.leader_node, info.term,
+                  info.first_index, info.last_index, info.commit_index, info.applied_index,
+                  info.checkpoint_index, info.serving ? " serving" : "",
+                  info.failed ? " FAILED" : "", info.installing ? " installing" : "");
+    for (uint32_t i = 0; i < info.config.count; i++) {
+        (void)fprintf(stderr, " %" PRIx64 "%s", info.config.servers[i].id,
+                      info.config.servers[i].role == CONSENSUS_VOTER ? "" : "-");
+    }
+    (void)fprintf(stderr, "\n");
+}
+
+void cluster_dump(struct cluster *c)
+{
+    for (uint32_t i = 0; i < c->node_count; i++) {
+        struct cluster_node *n = &c->nodes[i];
+        struct node_health health = {0};
+        struct sim_disk_stats disk;
+        sim_disk_get_stats(n->host, &disk);
+        if (n->node != NULL) {
+            node_get_health(n->node, &health);
+        }
+        (void)fprintf(stderr,
+                      "  %s: %s phase %d connections %" PRIu64 "%s, disk used %" PRIu64 "\n",
+                      n->name, n->env == NULL ? "down" : "up", health.phase, health.connections,
+                      health.disk_full ? " DISK FULL" : "", disk.used);
+        if (n->node != NULL && node_replica(n->node) != NULL) {
+            replica_each_shard(node_replica(n->node), dump_shard, NULL);
+        }
+    }
 }
 
 void cluster_check_replicas(struct cluster *c)

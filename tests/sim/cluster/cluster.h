@@ -144,6 +144,7 @@ void cluster_kill(struct cluster_node *n, enum sim_death how, uint64_t down_ms);
 void cluster_stop(struct cluster_node *n, uint64_t down_ms); /* orderly */
 uint32_t cluster_up(const struct cluster *c);
 bool cluster_settled(struct cluster *c, uint64_t lag, char *why, size_t why_bytes);
+void cluster_dump(struct cluster *c); /* all that can be seen, on standard error */
 /* Every replica of every shard is equal, and sound inside. */
 void cluster_check_replicas(struct cluster *c);
 

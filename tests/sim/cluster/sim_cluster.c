@@ -102,6 +102,9 @@ static bool run_one(struct run *run)
     if (!c.bad) {
         finish(&c);
     }
+    if (c.bad && run->verbose) {
+        cluster_dump(&c);
+    }
     run->trace = sim_trace_hash(c.sim);
     run->ok = c.counts.ok;
     const struct cluster_counts *k = &c.counts;
