@@ -124,7 +124,8 @@ struct cluster {
     bool faults; /* they go on */
     uint64_t faults_end_ns, nemesis_at_ns;
     uint32_t nemesis_step;
-    bool wiped, calm; /* calm: faults are over, operations must succeed again */
+    bool wiped, closing;
+    bool calm; /* calm: faults are over, operations must succeed again */
     uint32_t think_us;
     struct history history;
     struct cluster_counts counts;
@@ -142,6 +143,7 @@ void cluster_close(struct cluster *c);
 void cluster_run_ms(struct cluster *c, uint64_t ms);
 void cluster_kill(struct cluster_node *n, enum sim_death how, uint64_t down_ms);
 void cluster_stop(struct cluster_node *n, uint64_t down_ms); /* orderly */
+void cluster_end(struct cluster *c);
 uint32_t cluster_up(const struct cluster *c);
 bool cluster_settled(struct cluster *c, uint64_t lag, char *why, size_t why_bytes);
 void cluster_dump(struct cluster *c); /* all that can be seen, on standard error */

@@ -73,6 +73,9 @@ static void finish(struct cluster *c)
     if (!c->bad) {
         clients_stop(c);
     }
+    if (!c->bad) {
+        cluster_end(c);
+    }
     if (!c->bad && c->counts.ok == 0) {
         cluster_fail(c, "nothing succeeded: this proves nothing");
     }
