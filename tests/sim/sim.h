@@ -59,6 +59,8 @@ void sim_proc_kill(struct env *env, enum sim_death how);
  * (if given) is called outside of any turn right after. */
 void sim_proc_kill_in(struct env *env, enum sim_death how, uint32_t operations);
 void sim_proc_on_death(struct env *env, void (*cb)(void *arg), void *arg);
+/* Works are under way: what a real process waits for before it exits. */
+bool sim_proc_busy(const struct env *env);
 /* A live process must have stopped its timers, works, connections and listeners: it ends cleanly.
  */
 void sim_proc_free(struct env *env);
@@ -107,6 +109,7 @@ void sim_net_link(struct sim_host *from, struct sim_host *to, uint64_t delay_ns,
                   uint64_t bytes_per_second);
 /* Resets a random open connection (of that host, or any if NULL) in the middle of its data. */
 bool sim_net_reset_one(struct sim *sim, struct sim_host *host);
+bool sim_net_reset_between(struct sim_host *a, struct sim_host *b); /* false: there is none */
 /* One end of a random connection vanishes without a word: the other end learns it when it sends. */
 bool sim_net_half_open_one(struct sim *sim, struct sim_host *host);
 

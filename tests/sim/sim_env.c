@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "base/hash.h"
+#include "base/log.h"
 #include "sim/internal.h"
 
 #define TURN_BASE_NS      4000u
@@ -196,6 +197,9 @@ static void turn(struct sim_proc *proc, void (*cb)(void *arg), void *arg)
     struct sim *sim = proc->sim;
     assert(!proc->dead && !proc->in_turn);
     uint64_t events = 0;
+    if (log_level() != LOG_OFF) {
+        log_set_tag(proc->name);
+    }
     proc->in_turn = true;
     proc->cost_ns = 0;
     /* Only what is here now: what comes during the turn (conn_pause(false) ...) is for the next. */
@@ -753,6 +757,16 @@ void sim_proc_pause(struct env *env, bool paused)
 bool sim_proc_paused(const struct env *env)
 {
     return sim_proc_of(env)->paused;
+}
+
+bool sim_proc_busy(const struct env *env)
+{
+    const struct sim_proc *proc = sim_proc_of(env);
+    bool busy = !list_empty(&proc->works_done);
+    for (int i = 0; i < ENV_QUEUE_COUNT; i++) {
+        busy = busy || !list_empty(&proc->workers[i].works);
+    }
+    return busy && !proc->dead;
 }
 
 void sim_proc_free(struct env *env)

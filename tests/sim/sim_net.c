@@ -793,7 +793,8 @@ void sim_net_link(struct sim_host *from, struct sim_host *to, uint64_t delay_ns,
     link->bytes_per_second = bytes_per_second;
 }
 
-static struct sim_conn *conn_pick(struct sim *sim, const struct sim_host *host)
+static struct sim_conn *conn_pick(struct sim *sim, const struct sim_host *host,
+                                  const struct sim_host *peer)
 {
     uint64_t count = 0;
     struct sim_conn *picked = NULL;
@@ -806,6 +807,7 @@ static struct sim_conn *conn_pick(struct sim *sim, const struct sim_host *host)
                    !end->proc->dead;
         }
         bool ours = host == NULL || conn->end[0].host == host || conn->end[1].host == host;
+        ours = ours && (peer == NULL || conn->end[0].host == peer || conn->end[1].host == peer);
         if (open && ours && sim_below(sim, ++count) == 0) {
             picked = conn;
         }
@@ -813,9 +815,8 @@ static struct sim_conn *conn_pick(struct sim *sim, const struct sim_host *host)
     return picked;
 }
 
-bool sim_net_reset_one(struct sim *sim, struct sim_host *host)
+static bool conn_reset(struct sim *sim, struct sim_conn *conn)
 {
-    struct sim_conn *conn = conn_pick(sim, host);
     if (conn == NULL) {
         return false;
     }
@@ -831,9 +832,19 @@ bool sim_net_reset_one(struct sim *sim, struct sim_host *host)
     return true;
 }
 
+bool sim_net_reset_one(struct sim *sim, struct sim_host *host)
+{
+    return conn_reset(sim, conn_pick(sim, host, NULL));
+}
+
+bool sim_net_reset_between(struct sim_host *a, struct sim_host *b)
+{
+    return conn_reset(a->sim, conn_pick(a->sim, a, b));
+}
+
 bool sim_net_half_open_one(struct sim *sim, struct sim_host *host)
 {
-    struct sim_conn *conn = conn_pick(sim, host);
+    struct sim_conn *conn = conn_pick(sim, host, NULL);
     if (conn == NULL) {
         return false;
     }

@@ -15,7 +15,7 @@
 #define COUNTERS            4
 #define ROOTS               4
 #define OWN_OBJECTS         24
-#define SLOTS_PER_CLIENT    2
+#define SLOTS_PER_CLIENT    3
 
 enum fault_mode {
     MODE_NONE,
@@ -48,6 +48,7 @@ struct cluster_node {
     bool stopped, start_failed, fatal;
     int err;
     char text[ERR_TEXT_BYTES];
+    uint32_t election_ms;
     uint64_t starts, opened_ns;
     uint32_t failed_starts; /* in a row with a shard that failed */
 };
@@ -80,6 +81,7 @@ struct slot {
     struct env_timer think;
     bool running;
     enum slot_job job;
+    bool reader; /* only reads: it goes on where writes hang, at a leader that is none any more */
     bool is_read, is_cas;
     size_t op; /* in the history */
     struct own *own;

@@ -17,19 +17,30 @@ static uint32_t down(const struct cluster *c)
     return c->node_count - cluster_up(c);
 }
 
-/* The node that leads most, or any: leaders are where faults hurt. */
+struct leads {
+    bool yes;
+};
+
+static void note_leads(void *arg, struct shard *shard)
+{
+    struct leads *leads = arg;
+    struct shard_info info;
+    shard_get_info(shard, &info);
+    leads->yes = leads->yes || (info.state == CONSENSUS_LEADER && info.uid != SHARD_META);
+}
+
+/* A node that leads a shard with objects, if there is one: leaders are where faults hurt. */
 static struct cluster_node *some_leader(struct cluster *c)
 {
     struct cluster_node *n = any_node(c);
     for (uint32_t i = 0; i < c->node_count; i++) {
         struct cluster_node *m = &c->nodes[(n->number - 1 + i) % c->node_count];
         struct replica *r = m->node == NULL ? NULL : node_replica(m->node);
-        struct shard *shard = r == NULL ? NULL : replica_shard(r, SHARD_META);
-        struct shard_info info = {0};
-        if (shard != NULL) {
-            shard_get_info(shard, &info);
+        struct leads leads = {0};
+        if (r != NULL) {
+            replica_each_shard(r, note_leads, &leads);
         }
-        if (info.state == CONSENSUS_LEADER) {
+        if (leads.yes) {
             return m;
         }
     }
@@ -96,15 +107,23 @@ static void partition(struct cluster *c)
     case 0: /* one is alone */
     case 1: {
         bool clients = sim_below(c->sim, 2) == 0;
-        cluster_say(c, "cut: n%u alone%s", one + 1, clients ? ", also for clients" : "");
+        cluster_say(c, "cut: n%u alone%s", one + 1, clients ? " with some clients" : "");
         for (uint32_t i = 0; i < n; i++) {
             if (i != one) {
                 cut(c, one, i, false);
             }
         }
+        /* Clients on both sides: an old leader that still answers some of them is seen to do so. */
         for (uint32_t i = 0; clients && i < c->client_count; i++) {
-            sim_net_cut(c->clients[i].host, c->nodes[one].host, true);
-            sim_net_cut(c->nodes[one].host, c->clients[i].host, true);
+            bool inside = sim_below(c->sim, 2) == 0;
+            for (uint32_t k = 0; k < n; k++) {
+                if ((k == one) != inside) {
+                    sim_net_cut(c->clients[i].host, c->nodes[k].host, true);
+                    sim_net_cut(c->nodes[k].host, c->clients[i].host, true);
+                    while (sim_net_reset_between(c->clients[i].host, c->nodes[k].host)) {
+                    }
+                }
+            }
         }
         break;
     }

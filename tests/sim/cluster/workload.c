@@ -316,7 +316,7 @@ static void register_start(struct slot *slot)
     struct client_host *client = slot->client;
     struct cluster *c = client->cluster;
     uint32_t r = (uint32_t)below(client, REGISTERS);
-    uint64_t ptr = c->registers[r], kind = below(client, 10);
+    uint64_t ptr = c->registers[r], kind = slot->reader ? 0 : below(client, 10);
     uint64_t now = sim_now_ns(c->sim);
     uint64_t value = (uint64_t)(client->index + 1) << 48 | ++client->next_value;
     int rv;
@@ -347,7 +347,7 @@ static void counter_start(struct slot *slot)
     uint32_t k = (uint32_t)below(client, COUNTERS);
     uint64_t ptr = c->counters[k], now = sim_now_ns(c->sim);
     int rv;
-    if (below(client, 4) == 0) {
+    if (slot->reader || below(client, 4) == 0) {
         slot->is_read = true;
         slot->op =
             history_call(&c->history, client->index, OBJECT_COUNTER + k, HISTORY_READ, 0, 0, now);
@@ -365,7 +365,7 @@ static void root_start(struct slot *slot)
     struct client_host *client = slot->client;
     struct cluster *c = client->cluster;
     uint32_t r = (uint32_t)below(client, ROOTS);
-    uint64_t now = sim_now_ns(c->sim), kind = below(client, 10);
+    uint64_t now = sim_now_ns(c->sim), kind = slot->reader ? 0 : below(client, 10);
     uint64_t value = c->root_values[below(client, ROOTS)];
     char name[16];
     (void)snprintf(name, sizeof name, "root-%u", r);
@@ -444,7 +444,7 @@ static void slot_start(struct env_timer *timer)
     slot->own = NULL;
     slot->called_ns = sim_now_ns(client->cluster->sim);
     slot->running = true;
-    uint64_t kind = below(client, 10);
+    uint64_t kind = below(client, slot->reader ? 7 : 10);
     if (kind < 4) {
         slot->job = JOB_REGISTER;
         register_start(slot);
@@ -476,6 +476,7 @@ static void client_go(void *arg)
     client->next_value = 0;
     for (int i = 0; i < SLOTS_PER_CLIENT; i++) {
         client->slots[i].client = client;
+        client->slots[i].reader = i == 0;
         slot_next(&client->slots[i]);
     }
 }
