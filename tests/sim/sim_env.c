@@ -526,12 +526,15 @@ struct sim_done {
     struct list link; /* proc->works_done */
 };
 
+/* Half of the time that a work takes passes before it touches a file, half after it: what it writes
+ * is neither on the disk at once, nor reported as soon as it is. */
 static void worker_next(struct sim_proc *proc, struct sim_worker *worker, uint64_t at_ns)
 {
     if (proc->dead || proc->paused || list_empty(&worker->works) || worker->event.slot != 0) {
         return;
     }
-    sim__schedule(proc->sim, &worker->event, at_ns);
+    uint64_t wait_ns = sim__next(&proc->sim->random) % 300000u * proc->host->disk.slow;
+    sim__schedule(proc->sim, &worker->event, at_ns + 3000u + wait_ns);
 }
 
 static void on_work_done(struct sim_event *event)
@@ -555,7 +558,7 @@ static void on_work_run(struct sim_event *event)
     proc->in_worker = true;
     work->run(work);
     proc->in_worker = false;
-    uint64_t cost = proc->cost_ns + 2000u;
+    uint64_t cost = proc->cost_ns / 2 + 2000u;
     proc->cost_ns = turn_cost;
     sim__trace(proc->sim, 0x300, work->queue, cost);
     if (proc->doomed) {
@@ -582,7 +585,7 @@ static void env_submit_work(struct env *env, struct env_work *work)
     }
     struct sim_worker *worker = &proc->workers[work->queue];
     list_push_back(&worker->works, &work->link);
-    worker_next(proc, worker, proc->sim->now_ns + 5000u + sim__next(&proc->sim->random) % 20000u);
+    worker_next(proc, worker, proc->sim->now_ns);
 }
 
 /* ---- life ---- */

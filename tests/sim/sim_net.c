@@ -152,6 +152,11 @@ static void end_close(struct env_conn *end, int reason, const char *text)
     if (end->proc == NULL || end->proc->dead || end->state == END_GONE || end->closed.inbox) {
         return;
     }
+    if (end->cbs == NULL) {
+        end->state = END_GONE; /* gone before it was accepted: nobody knows it */
+        end->vanished = true;
+        return;
+    }
     end->close_reason = reason;
     (void)snprintf(end->close_text, sizeof end->close_text, "%s", text);
     end->state = END_CLOSING;

@@ -82,6 +82,15 @@ static void crash(struct cluster *c)
     }
 }
 
+/* What is on its way to the disk stays there long enough to be lost. */
+static void slow_disks(struct cluster *c)
+{
+    uint32_t factor = sim_below(c->sim, 2) == 0 ? 1 : 60;
+    for (uint32_t i = 0; i < c->node_count; i++) {
+        sim_disk_slow(c->nodes[i].host, factor);
+    }
+}
+
 static void all_down(struct cluster *c)
 {
     uint64_t ms = 100 + sim_below(c->sim, 1000);
@@ -382,6 +391,9 @@ static void nemesis(void *arg)
         next = now + (200 + sim_below(c->sim, 3000)) * SIM_MS;
     } else {
         soothe(c);
+        if (c->mode == MODE_CRASH || c->mode == MODE_ALL_DOWN) {
+            slow_disks(c);
+        }
         next = now + (200 + sim_below(c->sim, 3 * ELECTION_MS)) * SIM_MS;
     }
     sim_at(c->sim, next, nemesis, c);
