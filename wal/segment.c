@@ -253,6 +253,10 @@ void wal__prepare_kick(struct wal *wal)
 {
     struct wal_prepare *p = &wal->prepare;
 
+    if (wal->next != NULL && wal->spare_count > 0) {
+        /* A retired segment filled the place of the one that couldn't be made. */
+        wal->no_space = false;
+    }
     if (p->active || wal->failed != 0 || wal->current == NULL ||
         (wal->closing && (wal->next != NULL || list_empty(&wal->queue))) ||
         (wal->next != NULL && wal->spare_count > 0) ||
