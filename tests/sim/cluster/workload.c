@@ -37,6 +37,9 @@ static void submit(struct client_host *client, struct core_call *call, int prepa
         return;
     }
     call->cb = cb;
+    if (call == &client->setup) {
+        call->timeout_ms = 30000;
+    }
     core_call(client->core, call);
 }
 
