@@ -1,4 +1,5 @@
-/* Byte slices, growing byte buffers and little-endian cursors. No function here keeps a pointer it was given. */
+/* Byte slices, growing byte buffers and little-endian cursors. No function here keeps a pointer it
+ * was given. */
 #ifndef CAIRN_BASE_BUF_H
 #define CAIRN_BASE_BUF_H
 
@@ -28,13 +29,15 @@ struct buf {
 
 void buf_init(struct buf *b);
 void buf_close(struct buf *b);
-void buf_clear(struct buf *b);                                   /* len = 0, keeps the memory */
-int buf_reserve(struct buf *b, size_t more);                     /* room for `more` bytes: 0 or ERR_NOMEM */
-int buf_append(struct buf *b, const void *data, size_t len);     /* copied; 0 or ERR_NOMEM (nothing appended) */
-uint8_t *buf_extend(struct buf *b, size_t len);                  /* len uninitialised bytes at the end, or NULL */
-void buf_consume(struct buf *b, size_t len);                     /* drop the first len bytes (moves the rest) */
+void buf_clear(struct buf *b);               /* len = 0, keeps the memory */
+int buf_reserve(struct buf *b, size_t more); /* room for `more` bytes: 0 or ERR_NOMEM */
+int buf_append(struct buf *b, const void *data,
+               size_t len);                     /* copied; 0 or ERR_NOMEM (nothing appended) */
+uint8_t *buf_extend(struct buf *b, size_t len); /* len uninitialised bytes at the end, or NULL */
+void buf_consume(struct buf *b, size_t len);    /* drop the first len bytes (moves the rest) */
 
-/* Reading cursor over hostile bytes: after the first short read `failed` stays set and every get returns 0/empty. */
+/* Reading cursor over hostile bytes: after the first short read `failed` stays set and every get
+ * returns 0/empty. */
 struct cursor {
     const uint8_t *at;
     const uint8_t *end;
@@ -68,9 +71,18 @@ static inline uint64_t load_u64(const void *p)
     __builtin_memcpy(&v, p, sizeof v);
     return v;
 }
-static inline void store_u16(void *p, uint16_t v) { __builtin_memcpy(p, &v, sizeof v); }
-static inline void store_u32(void *p, uint32_t v) { __builtin_memcpy(p, &v, sizeof v); }
-static inline void store_u64(void *p, uint64_t v) { __builtin_memcpy(p, &v, sizeof v); }
+static inline void store_u16(void *p, uint16_t v)
+{
+    __builtin_memcpy(p, &v, sizeof v);
+}
+static inline void store_u32(void *p, uint32_t v)
+{
+    __builtin_memcpy(p, &v, sizeof v);
+}
+static inline void store_u64(void *p, uint64_t v)
+{
+    __builtin_memcpy(p, &v, sizeof v);
+}
 
 #if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
 #error "Cairn's formats are little-endian and so must the machine be"

@@ -1,8 +1,8 @@
 /* Error codes: one table for the whole product.
  *
- * A function that can fail returns `int`: 0, or a negative ERR_* code. The codes travel on the wire and stand in the
- * arena (results of commands), and the SDK publishes the same numbers as CAIRN_E_*: a number, once given, is never
- * changed or reused. Append only. */
+ * A function that can fail returns `int`: 0, or a negative ERR_* code. The codes travel on the wire
+ * and stand in the arena (results of commands), and the SDK publishes the same numbers as
+ * CAIRN_E_*: a number, once given, is never changed or reused. Append only. */
 #ifndef CAIRN_BASE_ERR_H
 #define CAIRN_BASE_ERR_H
 
@@ -62,7 +62,8 @@ enum err {
 #undef X
 };
 
-/* Lower-case text of a code, without a full stop; "unknown error" for a number not in the table. thread: any */
+/* Lower-case text of a code, without a full stop; "unknown error" for a number not in the table.
+ * thread: any */
 const char *err_text_of(int err);
 
 /* "NOSPACE"; "UNKNOWN" for a number not in the table. thread: any */
@@ -71,18 +72,21 @@ const char *err_name(int err);
 /* Bits of enum err_class; 0 for a number not in the table. thread: any */
 int err_class(int err);
 
-/* Text for an operator, filled only where one reads it (config, open, recover, connect): what, where, and what to do.
- * Borrowed by the callee for the call. A NULL `struct err_text *` is allowed wherever one is taken. */
+/* Text for an operator, filled only where one reads it (config, open, recover, connect): what,
+ * where, and what to do. Borrowed by the callee for the call. A NULL `struct err_text *` is allowed
+ * wherever one is taken. */
 #define ERR_TEXT_BYTES 512
 struct err_text {
     char text[ERR_TEXT_BYTES];
 };
 
-/* Fill `e` (when it isn't NULL), cutting at ERR_TEXT_BYTES - 1; returns `err`, so that `return err_set(...)` reads well. */
-int err_set(struct err_text *e, int err, const char *format, ...) __attribute__((format(printf, 3, 4)));
+/* Fill `e` (when it isn't NULL), cutting at ERR_TEXT_BYTES - 1; returns `err`, so that `return
+ * err_set(...)` reads well. */
+int err_set(struct err_text *e, int err, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
 
-/* The ERR_* code for an errno value: ENOSPC and EDQUOT -> DISKFULL, ENOMEM -> NOMEM, ENOENT -> NOTFOUND,
- * EEXIST -> EXISTS, EACCES and EPERM -> DENIED, everything else -> IO. thread: any */
+/* The ERR_* code for an errno value: ENOSPC and EDQUOT -> DISKFULL, ENOMEM -> NOMEM, ENOENT ->
+ * NOTFOUND, EEXIST -> EXISTS, EACCES and EPERM -> DENIED, everything else -> IO. thread: any */
 int err_from_errno(int errnum);
 
 #endif

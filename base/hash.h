@@ -1,4 +1,5 @@
-/* 64-bit hashing by xxHash (XXH3). Its values stand in media and in digests: the function never changes. */
+/* 64-bit hashing by xxHash (XXH3). Its values stand in media and in digests: the function never
+ * changes. */
 #ifndef CAIRN_BASE_HASH_H
 #define CAIRN_BASE_HASH_H
 

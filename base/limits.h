@@ -1,31 +1,39 @@
-/* Every bound of the system in one place. A bound is answered with an error that names it, never exceeded. */
+/* Every bound of the system in one place. A bound is answered with an error that names it, never
+ * exceeded. */
 #ifndef CAIRN_BASE_LIMITS_H
 #define CAIRN_BASE_LIMITS_H
 
-#define NODES_MAX 9               /* nodes of a cluster */
-#define REPLICAS_MAX 5            /* voters of a shard */
-#define SHARDS_PER_HEAP_MAX 256   /* shards of one heap (the pointer has room for 4096) */
-#define SHARDS_PER_NODE_MAX 1024  /* replicas on one node */
-#define HEAPS_MAX 256             /* heaps of a cluster */
-#define HEAP_NAME_BYTES_MAX 63    /* [a-z0-9][a-z0-9_-]* */
-#define NODE_NAME_BYTES_MAX 31    /* [a-z0-9][a-z0-9-]* */
+#define NODES_MAX           9    /* nodes of a cluster */
+#define REPLICAS_MAX        5    /* voters of a shard */
+#define SHARDS_PER_HEAP_MAX 256  /* shards of one heap (the pointer has room for 4096) */
+#define SHARDS_PER_NODE_MAX 1024 /* replicas on one node */
+#define HEAPS_MAX           256  /* heaps of a cluster */
+#define HEAP_NAME_BYTES_MAX 63   /* [a-z0-9][a-z0-9_-]* */
+#define NODE_NAME_BYTES_MAX 31   /* [a-z0-9][a-z0-9-]* */
 #define USER_NAME_BYTES_MAX 63
-#define ADDRESS_BYTES_MAX 127     /* "host:port" */
-#define ROOT_NAME_BYTES_MAX 255   /* any bytes but NUL */
-#define OBJECT_BYTES_MAX (64u << 20)      /* one object */
-#define WRITE_BYTES_MAX (512u << 10)      /* payload of one write, compare-and-write or initialised alloc */
-#define READ_BYTES_MAX (512u << 10)       /* payload of one read answer; the SDK reads larger ranges in pieces */
-#define COMMAND_BYTES_MAX (WRITE_BYTES_MAX * 2 + 4096) /* an encoded command: compare-and-write carries two payloads */
-#define BATCH_BYTES_CLOSE (256u << 10)    /* a batch takes no further command once it has this many bytes */
-#define ENTRY_BYTES_MAX (COMMAND_BYTES_MAX + BATCH_BYTES_CLOSE + 64) /* a Raft entry = one batch */
-#define FRAME_BYTES_MAX (4u << 20)        /* body of a frame on the client lane and the Raft lane */
-#define BULK_CHUNK_BYTES_MAX (1u << 20)   /* pages in one bulk frame */
+#define ADDRESS_BYTES_MAX   127         /* "host:port" */
+#define ROOT_NAME_BYTES_MAX 255         /* any bytes but NUL */
+#define OBJECT_BYTES_MAX    (64u << 20) /* one object */
+#define WRITE_BYTES_MAX                                                                            \
+    (512u << 10) /* payload of one write, compare-and-write or initialised alloc */
+#define READ_BYTES_MAX                                                                             \
+    (512u << 10) /* payload of one read answer; the SDK reads larger ranges in pieces */
+#define COMMAND_BYTES_MAX                                                                          \
+    (WRITE_BYTES_MAX * 2 + 4096) /* an encoded command: compare-and-write carries two payloads */
+#define BATCH_BYTES_CLOSE                                                                          \
+    (256u << 10) /* a batch takes no further command once it has this many bytes */
+#define ENTRY_BYTES_MAX                                                                            \
+    (COMMAND_BYTES_MAX + BATCH_BYTES_CLOSE + 64) /* a Raft entry = one batch                       \
+                                                  */
+#define FRAME_BYTES_MAX        (4u << 20) /* body of a frame on the client lane and the Raft lane */
+#define BULK_CHUNK_BYTES_MAX   (1u << 20) /* pages in one bulk frame */
 #define SESSIONS_PER_SHARD_MAX 4096
-#define SESSION_WINDOW_MAX 1024           /* commands in flight of one session on one shard */
-#define CONNECTIONS_MAX 4096              /* accepted connections of a node */
-#define HANDSHAKES_MAX 256                /* of them not yet authenticated */
-#define CONN_QUEUE_BYTES_MAX (64u << 20)  /* unsent bytes of one connection; beyond: closed as too slow */
-#define REQUESTS_PER_CONN_MAX 16384       /* unanswered requests of one connection; beyond: BUSY */
-#define ENDPOINTS_MAX 16
+#define SESSION_WINDOW_MAX     1024 /* commands in flight of one session on one shard */
+#define CONNECTIONS_MAX        4096 /* accepted connections of a node */
+#define HANDSHAKES_MAX         256  /* of them not yet authenticated */
+#define CONN_QUEUE_BYTES_MAX                                                                       \
+    (64u << 20)                     /* unsent bytes of one connection; beyond: closed as too slow */
+#define REQUESTS_PER_CONN_MAX 16384 /* unanswered requests of one connection; beyond: BUSY */
+#define ENDPOINTS_MAX         16
 
 #endif

@@ -1,4 +1,5 @@
-/* Intrusive doubly linked circular list (the kind the Linux kernel made familiar). A head is a node of its own. */
+/* Intrusive doubly linked circular list (the kind the Linux kernel made familiar). A head is a node
+ * of its own. */
 #ifndef CAIRN_BASE_LIST_H
 #define CAIRN_BASE_LIST_H
 
@@ -10,8 +11,14 @@ struct list {
     struct list *next;
 };
 
-static inline void list_init(struct list *l) { l->prev = l->next = l; }
-static inline bool list_empty(const struct list *head) { return head->next == head; }
+static inline void list_init(struct list *l)
+{
+    l->prev = l->next = l;
+}
+static inline bool list_empty(const struct list *head)
+{
+    return head->next == head;
+}
 static inline void list_push_back(struct list *head, struct list *node)
 {
     node->prev = head->prev;
@@ -19,7 +26,10 @@ static inline void list_push_back(struct list *head, struct list *node)
     head->prev->next = node;
     head->prev = node;
 }
-static inline void list_push_front(struct list *head, struct list *node) { list_push_back(head->next, node); }
+static inline void list_push_front(struct list *head, struct list *node)
+{
+    list_push_back(head->next, node);
+}
 /* Unlinks and re-initialises the node, so that removing twice is harmless. */
 static inline void list_remove(struct list *node)
 {
@@ -41,10 +51,11 @@ static inline void list_splice(struct list *to, struct list *from)
 }
 
 #define container_of(ptr, type, member) ((type *)((char *)(ptr)-offsetof(type, member)))
-#define list_entry(ptr, type, member) container_of(ptr, type, member)
-#define list_for_each(it, head) for (struct list *it = (head)->next; it != (head); it = it->next)
+#define list_entry(ptr, type, member)   container_of(ptr, type, member)
+#define list_for_each(it, head)         for (struct list *it = (head)->next; it != (head); it = it->next)
 /* `next` is a second cursor: the body may remove `it`. */
-#define list_for_each_safe(it, next_, head)                                                                            \
-    for (struct list *it = (head)->next, *next_ = it->next; it != (head); it = next_, next_ = it->next)
+#define list_for_each_safe(it, next_, head)                                                        \
+    for (struct list *it = (head)->next, *next_ = it->next; it != (head);                          \
+         it = next_, next_ = it->next)
 
 #endif

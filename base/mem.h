@@ -1,6 +1,7 @@
 /* Memory: the only door to malloc, so that a test can make the nth allocation fail.
  *
- * Every function may return NULL (out of memory, or a fault injected by a test); callers handle it. thread: any */
+ * Every function may return NULL (out of memory, or a fault injected by a test); callers handle it.
+ * thread: any */
 #ifndef CAIRN_BASE_MEM_H
 #define CAIRN_BASE_MEM_H
 
@@ -13,8 +14,8 @@ void *mem_aligned(size_t alignment, size_t bytes);
 char *mem_strdup(const char *text);
 void mem_free(void *block); /* NULL is allowed; also frees mem_aligned() */
 
-/* Test hook: the allocation number `after` from now on (0 = the next one) fails, and `repeat` - 1 more after it
- * (repeat < 0: all that follow; 0: switch off). Per thread. */
+/* Test hook: the allocation number `after` from now on (0 = the next one) fails, and `repeat` - 1
+ * more after it (repeat < 0: all that follow; 0: switch off). Per thread. */
 void mem_fault(long after, long repeat);
 /* Allocations that failed by mem_fault() on this thread since it was last armed. */
 long mem_fault_hits(void);

@@ -67,9 +67,10 @@ void bench_parse(int argc, char **argv, struct bench_opts *out)
         } else if (strcmp(name, "--heap") == 0) {
             out->heap = value;
         } else if (strcmp(name, "--pids") == 0) {
+            char *rest = NULL;
             char *copy = strdup(value);
-            for (char *at = strtok(copy, ","); at != NULL && out->pid_count < BENCH_PIDS_MAX;
-                 at = strtok(NULL, ",")) {
+            for (char *at = strtok_r(copy, ",", &rest);
+                 at != NULL && out->pid_count < BENCH_PIDS_MAX; at = strtok_r(NULL, ",", &rest)) {
                 out->pids[out->pid_count++] = atol(at);
             }
             free(copy);

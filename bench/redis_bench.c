@@ -65,7 +65,8 @@ static void *run(void *arg)
     unsigned id = (unsigned)(size_t)arg;
     struct reader *r = calloc(1, sizeof *r);
     r->ssl = tls_client_connect(&opts);
-    char *out = malloc((size_t)opts.inflight * (opts.bytes + 128) + 128);
+    size_t room = (size_t)opts.inflight * (opts.bytes + 128) + 128;
+    char *out = malloc(room);
     bool put = opts.operation[0] == 'p';
     unsigned key = 0;
     bool filling = !put;
@@ -78,17 +79,20 @@ static void *run(void *arg)
             char name[32];
             int n = snprintf(name, sizeof name, "k%u:%u", id, key++ % opts.keys);
             if (set) {
-                len += (size_t)sprintf(out + len, "*3\r\n$3\r\nSET\r\n$%d\r\n%s\r\n$%u\r\n", n,
-                                       name, opts.bytes);
+                len += (size_t)snprintf(out + len, room - len,
+                                        "*3\r\n$3\r\nSET\r\n$%d\r\n%s\r\n$%u\r\n", n, name,
+                                        opts.bytes);
                 memset(out + len, 'x', opts.bytes);
                 len += opts.bytes;
-                len += (size_t)sprintf(out + len, "\r\n");
+                len += (size_t)snprintf(out + len, room - len, "\r\n");
             } else {
-                len += (size_t)sprintf(out + len, "*2\r\n$3\r\nGET\r\n$%d\r\n%s\r\n", n, name);
+                len += (size_t)snprintf(out + len, room - len, "*2\r\n$3\r\nGET\r\n$%d\r\n%s\r\n",
+                                        n, name);
             }
         }
         if (set) {
-            len += (size_t)sprintf(out + len, "*3\r\n$4\r\nWAIT\r\n$1\r\n1\r\n$1\r\n0\r\n");
+            len += (size_t)snprintf(out + len, room - len,
+                                    "*3\r\n$4\r\nWAIT\r\n$1\r\n1\r\n$1\r\n0\r\n");
         }
         if (SSL_write(r->ssl, out, (int)len) <= 0) {
             bench_failed(id, "redis: write failed");

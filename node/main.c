@@ -132,8 +132,8 @@ static void on_signal(uv_signal_t *handle, int number)
     node_stop(process->node, stopped, process);
 }
 
-/* One malloc arena: the reactor allocates, workers hardly do, and an arena per thread would keep its own freed memory.
- * Large blocks go back to the system when they are freed. */
+/* One malloc arena: the reactor allocates, workers hardly do, and an arena per thread would keep
+ * its own freed memory. Large blocks go back to the system when they are freed. */
 static void save_memory(void)
 {
     mallopt(M_ARENA_MAX, 1);

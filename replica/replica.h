@@ -1,11 +1,13 @@
-/* All shard replicas of one node: libraft glue, state machines, sessions, reads, checkpoints, page transfer.
+/* All shard replicas of one node: libraft glue, state machines, sessions, reads, checkpoints, page
+ * transfer.
  *
- * A shard belongs to this reactor; nothing here locks. The node gives a table of functions for what lies outside (sending
- * to peers, answering bulk requests of others by rpc) and feeds in what arrives. Everything that a shard must remember is
- * in its arena or in the log.
+ * A shard belongs to this reactor; nothing here locks. The node gives a table of functions for what
+ * lies outside (sending to peers, answering bulk requests of others by rpc) and feeds in what
+ * arrives. Everything that a shard must remember is in its arena or in the log.
  *
- * Replica ids (Raft server ids) are number << 8 | node and never reused: a node that lost its disk comes back under a new
- * one (E6). The meta shard has uid SHARD_META and exists on every node; it holds the catalogue of heaps. */
+ * Replica ids (Raft server ids) are number << 8 | node and never reused: a node that lost its disk
+ * comes back under a new one (E6). The meta shard has uid SHARD_META and exists on every node; it
+ * holds the catalogue of heaps. */
 #ifndef CAIRN_REPLICA_REPLICA_H
 #define CAIRN_REPLICA_REPLICA_H
 
@@ -19,18 +21,27 @@
 struct replica;
 struct shard;
 
-#define SHARD_META 1u
+#define SHARD_META      1u
 #define SHARD_UID_FIRST 16u
 
-static inline uint32_t replica_id_node(uint64_t id) { return (uint32_t)(id & 0xff); }
-static inline uint64_t replica_id_make(uint64_t number, uint32_t node) { return number << 8 | node; }
+static inline uint32_t replica_id_node(uint64_t id)
+{
+    return (uint32_t)(id & 0xff);
+}
+static inline uint64_t replica_id_make(uint64_t number, uint32_t node)
+{
+    return number << 8 | node;
+}
 
 /* What lies outside. No function may call back into the replica from inside. */
 struct replica_cbs {
-    /* The items of one PEER_BATCH for a node; borrowed for the call. Dropped if it isn't connected. */
+    /* The items of one PEER_BATCH for a node; borrowed for the call. Dropped if it isn't connected.
+     */
     void (*send)(void *arg, uint32_t node, struct slice items);
-    /* A request on the bulk lane: exactly one replica_bulk_answer(token, ...) follows, in a later turn. */
-    void (*bulk_request)(void *arg, uint32_t node, uint16_t kind, struct slice body, uint64_t token);
+    /* A request on the bulk lane: exactly one replica_bulk_answer(token, ...) follows, in a later
+     * turn. */
+    void (*bulk_request)(void *arg, uint32_t node, uint16_t kind, struct slice body,
+                         uint64_t token);
     /* The catalogue changed (meta shard applied something), or a shard's leader changed. */
     void (*on_catalog)(void *arg);
     void (*on_leader)(void *arg, struct shard *shard);
@@ -40,27 +51,29 @@ struct replica_cbs {
 
 struct replica_opts {
     struct env *env;
-    struct wal *wal;          /* opened by the node, whose on_durable/on_failed/on_pressure call the functions below */
-    const char *dir;          /* shards live in dir/<uid in hex>/; copied */
-    uint32_t node;            /* own number, 1.. */
+    struct wal *wal; /* opened by the node, whose on_durable/on_failed/on_pressure call the
+                        functions below */
+    const char *dir; /* shards live in dir/<uid in hex>/; copied */
+    uint32_t node;   /* own number, 1.. */
     uint32_t nodes[NODES_MAX]; /* numbers of all nodes of the cluster */
     uint32_t node_count;
-    uint64_t self_id;         /* own replica id: replica_id_make(0, node) at founding */
-    bool founding;            /* the meta shard is born with the founding members; else an empty replica waits to be added */
+    uint64_t self_id; /* own replica id: replica_id_make(0, node) at founding */
+    bool founding; /* the meta shard is born with the founding members; else an empty replica waits
+                      to be added */
     uint64_t cluster_id;
     uint32_t election_ms, heartbeat_ms;
-    uint64_t meta_bytes_max;  /* arena limit of the meta shard; 0: 64 MiB */
+    uint64_t meta_bytes_max; /* arena limit of the meta shard; 0: 64 MiB */
     enum image_mode mode;
     uint64_t checkpoint_log_bytes; /* checkpoint a shard after this many bytes of log; 0: 8 MiB */
     const struct replica_cbs *cbs;
     void *arg;
 };
 
-/* Opens the meta shard and every shard that the log or the catalogue holds (blocking). ERR_CORRUPT of one shard's image
- * fails that shard alone. */
+/* Opens the meta shard and every shard that the log or the catalogue holds (blocking). ERR_CORRUPT
+ * of one shard's image fails that shard alone. */
 int replica_open(const struct replica_opts *opts, struct replica **out, struct err_text *e);
-/* Orderly: hands leadership over (at most timeout_ms), refuses new work, then done in a later turn. The replica stays
- * readable until replica_free(). */
+/* Orderly: hands leadership over (at most timeout_ms), refuses new work, then done in a later turn.
+ * The replica stays readable until replica_free(). */
 void replica_stop(struct replica *r, uint32_t timeout_ms, void (*done)(void *arg), void *arg);
 void replica_free(struct replica *r);
 
@@ -69,41 +82,50 @@ void replica_log_durable(struct replica *r, uint64_t position);
 void replica_log_failed(struct replica *r, int err);
 void replica_log_pressure(struct replica *r, struct wal_log *log);
 
-/* From the network. `node` is the verified sender. Malformed items are dropped and counted: ERR_PROTOCOL. */
+/* From the network. `node` is the verified sender. Malformed items are dropped and counted:
+ * ERR_PROTOCOL. */
 int replica_receive(struct replica *r, uint32_t node, struct slice items);
-/* A bulk request of another node: appends the answer's body to *out and sets *kind; an error code goes out as ERROR. */
-int replica_bulk_serve(struct replica *r, uint32_t node, uint16_t kind, struct slice body, uint16_t *answer_kind,
-                       struct buf *out);
-void replica_bulk_answer(struct replica *r, uint64_t token, int err, uint16_t kind, struct slice body);
+/* A bulk request of another node: appends the answer's body to *out and sets *kind; an error code
+ * goes out as ERROR. */
+int replica_bulk_serve(struct replica *r, uint32_t node, uint16_t kind, struct slice body,
+                       uint16_t *answer_kind, struct buf *out);
+void replica_bulk_answer(struct replica *r, uint64_t token, int err, uint16_t kind,
+                         struct slice body);
 
-/* ---- requests ------------------------------------------------------------------------------------------------------ */
+/* ---- requests
+ * ------------------------------------------------------------------------------------------------------
+ */
 
 struct shard *replica_shard(struct replica *r, uint64_t uid); /* NULL: none here */
 void replica_each_shard(struct replica *r, void (*cb)(void *arg, struct shard *shard), void *arg);
 
-/* A command's outcome as it was applied (code 0 or negative), or the reason why it wasn't known to be applied:
- * err NOTLEADER, UNAVAILABLE, BUSY, SHUTDOWN ... (the client asks again with the same number). */
+/* A command's outcome as it was applied (code 0 or negative), or the reason why it wasn't known to
+ * be applied: err NOTLEADER, UNAVAILABLE, BUSY, SHUTDOWN ... (the client asks again with the same
+ * number). */
 struct command_result {
-    int err;          /* 0: applied, see code */
+    int err; /* 0: applied, see code */
     int code;
     uint64_t version;
     uint64_t value;
 };
 struct shard_command;
-typedef void (*shard_command_cb)(struct shard_command *command, const struct command_result *result);
+typedef void (*shard_command_cb)(struct shard_command *command,
+                                 const struct command_result *result);
 /* Caller's memory until cb, which comes exactly once and never from inside shard_propose. */
 struct shard_command {
     shard_command_cb cb;
     void *arg;
     struct list link; /* the shard's */
 };
-/* kind: a COMMAND of rpc/message.def; body: as encoded by the client, copied into the shard's current batch. owner: hash of
- * the user's name from the certificate; the session must be that owner's. Returns 0 (cb follows), or at once: NOTLEADER,
- * BUSY, SESSION_EXPIRED, DENIED, PROTOCOL, TOOBIG, SHUTDOWN, DISKFULL (log has no room), IO (shard failed). */
-int shard_propose(struct shard *shard, uint16_t kind, struct slice body, uint64_t owner, struct shard_command *command);
+/* kind: a COMMAND of rpc/message.def; body: as encoded by the client, copied into the shard's
+ * current batch. owner: hash of the user's name from the certificate; the session must be that
+ * owner's. Returns 0 (cb follows), or at once: NOTLEADER, BUSY, SESSION_EXPIRED, DENIED, PROTOCOL,
+ * TOOBIG, SHUTDOWN, DISKFULL (log has no room), IO (shard failed). */
+int shard_propose(struct shard *shard, uint16_t kind, struct slice body, uint64_t owner,
+                  struct shard_command *command);
 
-/* Linearizable read: cb(0) comes when the local arena may be read (quorum-confirmed ReadIndex, no log write); inside cb
- * the caller reads shard_heap(). */
+/* Linearizable read: cb(0) comes when the local arena may be read (quorum-confirmed ReadIndex, no
+ * log write); inside cb the caller reads shard_heap(). */
 struct shard_read;
 typedef void (*shard_read_cb)(struct shard_read *read, int err);
 struct shard_read {
@@ -111,9 +133,12 @@ struct shard_read {
     void *arg;
     struct list link; /* the shard's */
 };
-int shard_read_index(struct shard *shard, struct shard_read *read); /* 0, or NOTLEADER, BUSY, SHUTDOWN, IO */
+int shard_read_index(struct shard *shard,
+                     struct shard_read *read); /* 0, or NOTLEADER, BUSY, SHUTDOWN, IO */
 
-/* ---- looking ------------------------------------------------------------------------------------------------------- */
+/* ---- looking
+ * -------------------------------------------------------------------------------------------------------
+ */
 
 const struct heap *shard_heap(const struct shard *shard);
 /* Digest at the current applied index (*index). */
@@ -126,7 +151,7 @@ struct shard_info {
     enum consensus_state state;
     uint32_t leader_node; /* 0 unknown */
     bool failed, installing;
-    bool serving;         /* leads and has applied an entry of its term */
+    bool serving; /* leads and has applied an entry of its term */
     uint64_t term, last_index, commit_index, applied_index, first_index;
     uint64_t checkpoint_index, checkpoint_sequence;
     uint64_t sessions;
@@ -147,14 +172,17 @@ struct catalog_shard {
 };
 /* From the meta shard's arena as applied here. ERR_NOTFOUND. */
 int catalog_find(const struct replica *r, struct slice name, struct catalog_heap *out);
-int catalog_shard_of(const struct replica *r, struct slice name, uint32_t index, struct catalog_shard *out);
-void catalog_each(const struct replica *r, void (*cb)(void *arg, const struct catalog_heap *heap), void *arg);
+int catalog_shard_of(const struct replica *r, struct slice name, uint32_t index,
+                     struct catalog_shard *out);
+void catalog_each(const struct replica *r, void (*cb)(void *arg, const struct catalog_heap *heap),
+                  void *arg);
 
 int shard_checkpoint(struct shard *shard); /* starts one now; ERR_BUSY */
 int shard_transfer_leadership(struct shard *shard, uint32_t node);
 
 struct replica_counters {
-    uint64_t commands, batches, reads, read_batches, elections, snapshots_sent, snapshots_installed, malformed;
+    uint64_t commands, batches, reads, read_batches, elections, snapshots_sent, snapshots_installed,
+        malformed;
 };
 void replica_get_counters(const struct replica *r, struct replica_counters *out);
 

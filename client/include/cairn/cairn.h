@@ -1,18 +1,20 @@
 /* Cairn: malloc for a cluster. The C SDK, libcairn.
  *
- * A program connects to a cluster, opens a heap, allocates objects in it, links them with persistent pointers and gives
- * names ("roots") to those it wants to find again. Objects survive crashes, power loss and the loss of machines: a call
- * that changes something returns 0 only after a majority of replicas has it on disk.
+ * A program connects to a cluster, opens a heap, allocates objects in it, links them with
+ * persistent pointers and gives names ("roots") to those it wants to find again. Objects survive
+ * crashes, power loss and the loss of machines: a call that changes something returns 0 only after
+ * a majority of replicas has it on disk.
  *
- * Errors. Every call returns 0 or a negative CAIRN_E_* code; cairn_errormsg() then has a sentence for people.
- * Exactly once. A call is retried inside across leader changes and restarts, and takes effect at most once; after 0 exactly
- * once. CAIRN_E_INDOUBT (a deadline passed, or the session ended, while the answer was outstanding): it may or may not
- * have happened.
- * Threads. A client and a heap may be used by any thread at a time. A library thread does the network; callbacks run on
+ * Errors. Every call returns 0 or a negative CAIRN_E_* code; cairn_errormsg() then has a sentence
+ * for people. Exactly once. A call is retried inside across leader changes and restarts, and takes
+ * effect at most once; after 0 exactly once. CAIRN_E_INDOUBT (a deadline passed, or the session
+ * ended, while the answer was outstanding): it may or may not have happened. Threads. A client and
+ * a heap may be used by any thread at a time. A library thread does the network; callbacks run on
  * it, must not block, and a blocking call inside one returns CAIRN_E_INVAL.
- * Blocking and asynchronous. Every network call exists in both forms; the blocking one is the asynchronous one and a wait.
- * Lifetime. client outlives its heaps, heap outlives its futures; cairn_client_free() fails pending calls with
- * CAIRN_E_CANCELED. Not usable in a child after fork().
+ * Blocking and asynchronous. Every network call exists in both forms; the blocking one is the
+ * asynchronous one and a wait. Lifetime. client outlives its heaps, heap outlives its futures;
+ * cairn_client_free() fails pending calls with CAIRN_E_CANCELED. Not usable in a child after
+ * fork().
  */
 #ifndef CAIRN_CAIRN_H
 #define CAIRN_CAIRN_H
@@ -34,7 +36,8 @@ extern "C" {
 #define CAIRN_VERSION_MINOR 1
 #define CAIRN_VERSION_PATCH 0
 
-/* ---- errors: the numbers never change ------------------------------------------------------------------------------ */
+/* ---- errors: the numbers never change
+ * ------------------------------------------------------------------------------ */
 
 enum cairn_error {
     CAIRN_OK = 0,
@@ -87,36 +90,47 @@ CAIRN_API const char *cairn_version(void);
 CAIRN_API const char *cairn_strerror(int code);
 /* "CAIRN_E_NOSPACE"; static. thread: any */
 CAIRN_API const char *cairn_error_name(int code);
-/* The calling thread's last failure as a sentence (cause, and what to do next); "" if there was none. Valid until the
- * thread's next call. thread: any */
+/* The calling thread's last failure as a sentence (cause, and what to do next); "" if there was
+ * none. Valid until the thread's next call. thread: any */
 CAIRN_API const char *cairn_errormsg(void);
 /* Non-zero if `code` belongs to the class. thread: any */
 CAIRN_API int cairn_error_is(int code, enum cairn_error_class error_class);
 
-/* ---- pointers ------------------------------------------------------------------------------------------------------- */
+/* ---- pointers
+ * -------------------------------------------------------------------------------------------------------
+ */
 
-/* A persistent pointer: shard:12 | generation:14 | slot:38. Valid within its heap, on every node, for ever; a freed one
- * yields CAIRN_E_STALE, always. May be stored in objects as it is. */
+/* A persistent pointer: shard:12 | generation:14 | slot:38. Valid within its heap, on every node,
+ * for ever; a freed one yields CAIRN_E_STALE, always. May be stored in objects as it is. */
 typedef struct cairn_ptr {
     uint64_t word;
 } cairn_ptr;
 static const cairn_ptr CAIRN_NULL = {0};
-static inline int cairn_ptr_is_null(cairn_ptr ptr) { return ptr.word == 0; }
-static inline int cairn_ptr_equals(cairn_ptr a, cairn_ptr b) { return a.word == b.word; }
-/* "shard.generation.slot", slot in ten hex digits: 2.1.0000000041. Writes at most `size` bytes with the final NUL. */
+static inline int cairn_ptr_is_null(cairn_ptr ptr)
+{
+    return ptr.word == 0;
+}
+static inline int cairn_ptr_equals(cairn_ptr a, cairn_ptr b)
+{
+    return a.word == b.word;
+}
+/* "shard.generation.slot", slot in ten hex digits: 2.1.0000000041. Writes at most `size` bytes with
+ * the final NUL. */
 #define CAIRN_PTR_TEXT_BYTES 32
 CAIRN_API void cairn_ptr_format(cairn_ptr ptr, char *text, size_t size);
 /* CAIRN_E_INVAL if `text` isn't such a pointer. */
 CAIRN_API int cairn_ptr_parse(const char *text, cairn_ptr *out);
 
-/* ---- connecting ----------------------------------------------------------------------------------------------------- */
+/* ---- connecting
+ * -----------------------------------------------------------------------------------------------------
+ */
 
 typedef struct cairn_client cairn_client;
 typedef struct cairn_heap cairn_heap;
 typedef struct cairn_future cairn_future;
 
 typedef struct cairn_client_opts {
-    size_t struct_size; /* set by cairn_client_opts_init() */
+    size_t struct_size;    /* set by cairn_client_opts_init() */
     const char *ca_file;   /* NULL: $CAIRN_CA */
     const char *cert_file; /* NULL: $CAIRN_CERT */
     const char *key_file;  /* NULL: $CAIRN_KEY */
@@ -126,122 +140,158 @@ typedef struct cairn_client_opts {
 } cairn_client_opts;
 CAIRN_API void cairn_client_opts_init(cairn_client_opts *opts, size_t struct_size);
 
-/* Connects to the first node that answers and learns the others. endpoints: "cairn://host:port,host:port", with or without
- * the scheme; NULL: $CAIRN_ENDPOINTS. opts NULL: defaults. *client is given (free with cairn_client_free).
- * CAIRN_E_UNAVAILABLE, CAIRN_E_TLS, CAIRN_E_UNAUTHENTICATED, CAIRN_E_INVAL, CAIRN_E_NOTFOUND (a certificate file). */
-CAIRN_API int cairn_connect(const char *endpoints, const cairn_client_opts *opts, cairn_client **client);
+/* Connects to the first node that answers and learns the others. endpoints:
+ * "cairn://host:port,host:port", with or without the scheme; NULL: $CAIRN_ENDPOINTS. opts NULL:
+ * defaults. *client is given (free with cairn_client_free). CAIRN_E_UNAVAILABLE, CAIRN_E_TLS,
+ * CAIRN_E_UNAUTHENTICATED, CAIRN_E_INVAL, CAIRN_E_NOTFOUND (a certificate file). */
+CAIRN_API int cairn_connect(const char *endpoints, const cairn_client_opts *opts,
+                            cairn_client **client);
 CAIRN_API void cairn_client_free(cairn_client *client); /* NULL is allowed */
-/* Lines of the library's log; level 0 debug .. 3 error. NULL: none (the default). Process-wide; any thread calls cb. */
+/* Lines of the library's log; level 0 debug .. 3 error. NULL: none (the default). Process-wide; any
+ * thread calls cb. */
 typedef void (*cairn_log_cb)(void *arg, int level, const char *line);
 CAIRN_API void cairn_set_log(cairn_log_cb cb, void *arg);
 
-/* ---- heaps ---------------------------------------------------------------------------------------------------------- */
+/* ---- heaps
+ * ----------------------------------------------------------------------------------------------------------
+ */
 
 typedef struct cairn_heap_opts {
     size_t struct_size;
-    uint32_t shards;      /* default 4 */
-    uint32_t replicas;    /* of each shard; default 0: 3, or all nodes if there are fewer */
-    uint64_t bytes_max;   /* of all shards together; default 1 GiB */
+    uint32_t shards;    /* default 4 */
+    uint32_t replicas;  /* of each shard; default 0: 3, or all nodes if there are fewer */
+    uint64_t bytes_max; /* of all shards together; default 1 GiB */
 } cairn_heap_opts;
 CAIRN_API void cairn_heap_opts_init(cairn_heap_opts *opts, size_t struct_size);
 
-/* Name: [a-z0-9][a-z0-9_-]*, at most 63 bytes. CAIRN_E_EXISTS. Returns when every shard has a leader. */
-CAIRN_API int cairn_heap_create(cairn_client *client, const char *name, const cairn_heap_opts *opts);
-CAIRN_API int cairn_heap_drop(cairn_client *client, const char *name); /* all its objects are gone */
-CAIRN_API int cairn_heap_open(cairn_client *client, const char *name, cairn_heap **heap); /* CAIRN_E_NOTFOUND */
+/* Name: [a-z0-9][a-z0-9_-]*, at most 63 bytes. CAIRN_E_EXISTS. Returns when every shard has a
+ * leader. */
+CAIRN_API int cairn_heap_create(cairn_client *client, const char *name,
+                                const cairn_heap_opts *opts);
+CAIRN_API int cairn_heap_drop(cairn_client *client,
+                              const char *name); /* all its objects are gone */
+CAIRN_API int cairn_heap_open(cairn_client *client, const char *name,
+                              cairn_heap **heap);  /* CAIRN_E_NOTFOUND */
 CAIRN_API void cairn_heap_close(cairn_heap *heap); /* no call may be pending; NULL is allowed */
 CAIRN_API uint32_t cairn_heap_shards(const cairn_heap *heap);
 
-/* ---- objects -------------------------------------------------------------------------------------------------------- */
+/* ---- objects
+ * --------------------------------------------------------------------------------------------------------
+ */
 
 #define CAIRN_OBJECT_BYTES_MAX (64u << 20)
-#define CAIRN_WRITE_BYTES_MAX (512u << 10) /* one write, one compare-and-write, one initial value */
+#define CAIRN_WRITE_BYTES_MAX                                                                      \
+    (512u << 10) /* one write, one compare-and-write, one initial value                            \
+                  */
 
 typedef struct cairn_object {
     cairn_ptr ptr;
     uint64_t size;
-    uint64_t version; /* of its newest change: a hybrid logical clock stamp, grows with every change */
+    uint64_t
+        version; /* of its newest change: a hybrid logical clock stamp, grows with every change */
     uint32_t type;
     uint32_t flags;
 } cairn_object;
 
-/* Allocates `bytes` (1..CAIRN_OBJECT_BYTES_MAX) zeroed bytes on some shard. type: a number of yours, 0 untyped.
- * An object that only this program's memory points at is lost when the program ends: link it or name it. NOSPACE. */
+/* Allocates `bytes` (1..CAIRN_OBJECT_BYTES_MAX) zeroed bytes on some shard. type: a number of
+ * yours, 0 untyped. An object that only this program's memory points at is lost when the program
+ * ends: link it or name it. NOSPACE. */
 CAIRN_API int cairn_alloc(cairn_heap *heap, uint64_t bytes, uint32_t type, cairn_ptr *ptr);
 /* The same with its first init_bytes bytes given: allocated and filled in one atomic step. */
-CAIRN_API int cairn_alloc_init(cairn_heap *heap, uint64_t bytes, uint32_t type, const void *init, size_t init_bytes,
-                               cairn_ptr *ptr);
+CAIRN_API int cairn_alloc_init(cairn_heap *heap, uint64_t bytes, uint32_t type, const void *init,
+                               size_t init_bytes, cairn_ptr *ptr);
 CAIRN_API int cairn_free(cairn_heap *heap, cairn_ptr ptr); /* STALE on a second free */
-/* Reads exactly len bytes at one version of the object, whatever len. version may be NULL. RANGE. */
-CAIRN_API int cairn_read(cairn_heap *heap, cairn_ptr ptr, uint64_t offset, void *data, size_t len, uint64_t *version);
-/* Writes atomically; len 1..CAIRN_WRITE_BYTES_MAX, TOOBIG beyond: write larger ranges in pieces, each atomic. */
-CAIRN_API int cairn_write(cairn_heap *heap, cairn_ptr ptr, uint64_t offset, const void *data, size_t len);
+/* Reads exactly len bytes at one version of the object, whatever len. version may be NULL. RANGE.
+ */
+CAIRN_API int cairn_read(cairn_heap *heap, cairn_ptr ptr, uint64_t offset, void *data, size_t len,
+                         uint64_t *version);
+/* Writes atomically; len 1..CAIRN_WRITE_BYTES_MAX, TOOBIG beyond: write larger ranges in pieces,
+ * each atomic. */
+CAIRN_API int cairn_write(cairn_heap *heap, cairn_ptr ptr, uint64_t offset, const void *data,
+                          size_t len);
 /* CAIRN_E_CONFLICT if the bytes there aren't `expected`. */
-CAIRN_API int cairn_compare_and_write(cairn_heap *heap, cairn_ptr ptr, uint64_t offset, const void *expected,
-                                      const void *desired, size_t len);
+CAIRN_API int cairn_compare_and_write(cairn_heap *heap, cairn_ptr ptr, uint64_t offset,
+                                      const void *expected, const void *desired, size_t len);
 /* CAIRN_E_CONFLICT if the object has changed since `version`. */
-CAIRN_API int cairn_write_if_version(cairn_heap *heap, cairn_ptr ptr, uint64_t version, uint64_t offset,
-                                     const void *data, size_t len);
+CAIRN_API int cairn_write_if_version(cairn_heap *heap, cairn_ptr ptr, uint64_t version,
+                                     uint64_t offset, const void *data, size_t len);
 /* Adds to a little-endian u64, wrapping; *before (may be NULL) gets the old value. */
-CAIRN_API int cairn_add_u64(cairn_heap *heap, cairn_ptr ptr, uint64_t offset, uint64_t delta, uint64_t *before);
+CAIRN_API int cairn_add_u64(cairn_heap *heap, cairn_ptr ptr, uint64_t offset, uint64_t delta,
+                            uint64_t *before);
 CAIRN_API int cairn_stat(cairn_heap *heap, cairn_ptr ptr, cairn_object *object);
 
-/* ---- roots: names for objects; 1..255 bytes without NUL -------------------------------------------------------------- */
+/* ---- roots: names for objects; 1..255 bytes without NUL
+ * -------------------------------------------------------------- */
 
 CAIRN_API int cairn_root_get(cairn_heap *heap, const char *name, cairn_ptr *ptr); /* NOTFOUND */
 CAIRN_API int cairn_root_set(cairn_heap *heap, const char *name, cairn_ptr ptr);
 /* expected CAIRN_NULL: the root must not exist; desired CAIRN_NULL: delete it. CONFLICT. */
-CAIRN_API int cairn_root_compare_and_set(cairn_heap *heap, const char *name, cairn_ptr expected, cairn_ptr desired);
+CAIRN_API int cairn_root_compare_and_set(cairn_heap *heap, const char *name, cairn_ptr expected,
+                                         cairn_ptr desired);
 CAIRN_API int cairn_root_delete(cairn_heap *heap, const char *name); /* NOTFOUND */
 /* All roots, one shard after another, each in bytewise order; cb returns non-zero to stop. */
 typedef int (*cairn_root_cb)(void *arg, const char *name, cairn_ptr ptr, uint64_t version);
 CAIRN_API int cairn_root_list(cairn_heap *heap, cairn_root_cb cb, void *arg);
 
-/* ---- futures ---------------------------------------------------------------------------------------------------------
+/* ---- futures
+ * ---------------------------------------------------------------------------------------------------------
  *
- * x_async(...) returns 0 with *future given (free with cairn_future_free; that never blocks, and a pending call goes on
- * unobserved), or an error at once. Input bytes are copied before it returns; an output buffer is borrowed until the
- * future is ready. */
-CAIRN_API int cairn_alloc_async(cairn_heap *heap, uint64_t bytes, uint32_t type, cairn_future **future);
-CAIRN_API int cairn_alloc_init_async(cairn_heap *heap, uint64_t bytes, uint32_t type, const void *init,
-                                     size_t init_bytes, cairn_future **future);
-CAIRN_API int cairn_free_async(cairn_heap *heap, cairn_ptr ptr, cairn_future **future);
-CAIRN_API int cairn_read_async(cairn_heap *heap, cairn_ptr ptr, uint64_t offset, size_t len, cairn_future **future);
-CAIRN_API int cairn_write_async(cairn_heap *heap, cairn_ptr ptr, uint64_t offset, const void *data, size_t len,
+ * x_async(...) returns 0 with *future given (free with cairn_future_free; that never blocks, and a
+ * pending call goes on unobserved), or an error at once. Input bytes are copied before it returns;
+ * an output buffer is borrowed until the future is ready. */
+CAIRN_API int cairn_alloc_async(cairn_heap *heap, uint64_t bytes, uint32_t type,
                                 cairn_future **future);
-CAIRN_API int cairn_compare_and_write_async(cairn_heap *heap, cairn_ptr ptr, uint64_t offset, const void *expected,
-                                            const void *desired, size_t len, cairn_future **future);
-CAIRN_API int cairn_write_if_version_async(cairn_heap *heap, cairn_ptr ptr, uint64_t version, uint64_t offset,
-                                           const void *data, size_t len, cairn_future **future);
+CAIRN_API int cairn_alloc_init_async(cairn_heap *heap, uint64_t bytes, uint32_t type,
+                                     const void *init, size_t init_bytes, cairn_future **future);
+CAIRN_API int cairn_free_async(cairn_heap *heap, cairn_ptr ptr, cairn_future **future);
+CAIRN_API int cairn_read_async(cairn_heap *heap, cairn_ptr ptr, uint64_t offset, size_t len,
+                               cairn_future **future);
+CAIRN_API int cairn_write_async(cairn_heap *heap, cairn_ptr ptr, uint64_t offset, const void *data,
+                                size_t len, cairn_future **future);
+CAIRN_API int cairn_compare_and_write_async(cairn_heap *heap, cairn_ptr ptr, uint64_t offset,
+                                            const void *expected, const void *desired, size_t len,
+                                            cairn_future **future);
+CAIRN_API int cairn_write_if_version_async(cairn_heap *heap, cairn_ptr ptr, uint64_t version,
+                                           uint64_t offset, const void *data, size_t len,
+                                           cairn_future **future);
 CAIRN_API int cairn_add_u64_async(cairn_heap *heap, cairn_ptr ptr, uint64_t offset, uint64_t delta,
                                   cairn_future **future);
 CAIRN_API int cairn_stat_async(cairn_heap *heap, cairn_ptr ptr, cairn_future **future);
 CAIRN_API int cairn_root_get_async(cairn_heap *heap, const char *name, cairn_future **future);
-CAIRN_API int cairn_root_set_async(cairn_heap *heap, const char *name, cairn_ptr ptr, cairn_future **future);
-CAIRN_API int cairn_root_compare_and_set_async(cairn_heap *heap, const char *name, cairn_ptr expected,
-                                               cairn_ptr desired, cairn_future **future);
+CAIRN_API int cairn_root_set_async(cairn_heap *heap, const char *name, cairn_ptr ptr,
+                                   cairn_future **future);
+CAIRN_API int cairn_root_compare_and_set_async(cairn_heap *heap, const char *name,
+                                               cairn_ptr expected, cairn_ptr desired,
+                                               cairn_future **future);
 CAIRN_API int cairn_root_delete_async(cairn_heap *heap, const char *name, cairn_future **future);
 
-/* Waits until ready; timeout_ms 0 polls, UINT32_MAX waits for ever. 0, or CAIRN_E_TIMEOUT (the call goes on). */
+/* Waits until ready; timeout_ms 0 polls, UINT32_MAX waits for ever. 0, or CAIRN_E_TIMEOUT (the call
+ * goes on). */
 CAIRN_API int cairn_future_wait(cairn_future *future, uint32_t timeout_ms);
-/* Runs cb once, on the library thread (also when it is ready already); cb may free the future. At most one per future. */
+/* Runs cb once, on the library thread (also when it is ready already); cb may free the future. At
+ * most one per future. */
 typedef void (*cairn_future_cb)(cairn_future *future, void *arg);
 CAIRN_API int cairn_future_on_ready(cairn_future *future, cairn_future_cb cb, void *arg);
 /* The call's outcome; CAIRN_E_INVAL while it isn't ready. */
 CAIRN_API int cairn_future_error(const cairn_future *future);
-CAIRN_API const char *cairn_future_errormsg(const cairn_future *future); /* the future's own; valid until its free */
+CAIRN_API const char *
+cairn_future_errormsg(const cairn_future *future); /* the future's own; valid until its free */
 /* Results by kind of call; CAIRN_E_INVAL for another kind. Bytes are the future's own. */
 CAIRN_API int cairn_future_get_ptr(const cairn_future *future, cairn_ptr *ptr);
 CAIRN_API int cairn_future_get_u64(const cairn_future *future, uint64_t *value);
-CAIRN_API int cairn_future_get_bytes(const cairn_future *future, const void **data, size_t *len, uint64_t *version);
+CAIRN_API int cairn_future_get_bytes(const cairn_future *future, const void **data, size_t *len,
+                                     uint64_t *version);
 CAIRN_API int cairn_future_get_object(const cairn_future *future, cairn_object *object);
 CAIRN_API void cairn_future_free(cairn_future *future); /* NULL is allowed */
 
-/* ---- operators -------------------------------------------------------------------------------------------------------- */
+/* ---- operators
+ * --------------------------------------------------------------------------------------------------------
+ */
 
-/* Asks one node a question (docs/protocol.md, ADMIN): node is a node's name, or NULL for any. args_json NULL: none. *json is
- * given (free with cairn_json_free). */
-CAIRN_API int cairn_admin(cairn_client *client, const char *node, const char *verb, const char *args_json, char **json);
+/* Asks one node a question (docs/protocol.md, ADMIN): node is a node's name, or NULL for any.
+ * args_json NULL: none. *json is given (free with cairn_json_free). */
+CAIRN_API int cairn_admin(cairn_client *client, const char *node, const char *verb,
+                          const char *args_json, char **json);
 CAIRN_API void cairn_json_free(char *json);
 
 #ifdef __cplusplus
