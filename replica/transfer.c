@@ -67,10 +67,12 @@ static void pin_close(struct shard *s)
     memset(&s->pin, 0, sizeof s->pin);
 }
 
-static int pin_open(struct shard *s)
+/* A view at `index` or later: consensus waits until the receiver has got that far, so that an older
+ * one would be offered for ever. */
+static int pin_open(struct shard *s, uint64_t index)
 {
     struct pin *pin = &s->pin;
-    if (pin->view != NULL && !view_canceled(pin->view)) {
+    if (pin->view != NULL && !view_canceled(pin->view) && pin->manifest.index >= index) {
         return 0;
     }
     pin_close(s);
@@ -104,7 +106,7 @@ int transfer_fill(struct shard *s, struct consensus_message *m, struct buf *data
     if (s->failed || s->install.step != INSTALL_NONE || s->applied == 0) {
         return ERR_BUSY;
     }
-    int rv = pin_open(s);
+    int rv = pin_open(s, m->index);
     if (rv != 0) {
         return rv;
     }
