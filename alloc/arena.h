@@ -124,7 +124,8 @@ struct view {
     uint64_t index, term;
     uint64_t pages; /* of address space in use */
     struct pageset present;
-    struct pageset gone; /* checkpoints: pages that changed and are absent */
+    struct pageset gone;  /* checkpoints: pages that changed and are absent */
+    struct pageset taken; /* checkpoints: the dirty marks taken */
     void *memory;
     struct view_hash *hashes; /* pages that weren't hashed at opening */
     size_t hash_count, hash_done;
@@ -139,6 +140,8 @@ void view_save(struct arena *a, uint64_t page);
 /* A view of the pages that changed since the last checkpoint (or of all), whose dirty marks it
  * takes. */
 int view_open_checkpoint(struct heap *heap, bool all, struct view **out);
+/* Gives the dirty marks back: the checkpoint failed. */
+void view_restore_dirty(struct view *view);
 /* Next page of a checkpoint's view that is present, from `from` on; view_page_count() at the end.
  */
 uint64_t view_next_present(const struct view *view, uint64_t from);

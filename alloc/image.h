@@ -1,12 +1,14 @@
-/* The durable home of one shard's heap: checkpoints in a directory (heap-engine.md §2; rules E4, E7, E9-E12, E15).
+/* The durable home of one shard's heap: checkpoints in a directory (heap-engine.md §2; rules E4,
+ * E7, E9-E12, E15).
  *
- * Disk mode: a checkpoint appends the dirty pages of a view to a delta file, syncs, and flips an A/B superblock; deltas
- * are folded into the base later. Pmem mode: the image is mapped and a redo micro-journal makes each image_commit() atomic
- * with one drain. What is on media is always the arena at exactly one index (I4). Format: docs/heap-format.md.
+ * Disk mode: a checkpoint appends the dirty pages of a view to a delta file, syncs, and flips an
+ * A/B superblock; deltas are folded into the base later. Pmem mode: the image is mapped and a redo
+ * micro-journal makes each image_commit() atomic with one drain. What is on media is always the
+ * arena at exactly one index (I4). Format: docs/heap-format.md.
  *
- * Calls on the reactor's thread; writing happens on workers (ENV_QUEUE_CHECKPOINT). After a failed write or sync the image
- * is dead: every later call returns ERR_IO and the replica stops serving (I11); ERR_DISKFULL leaves the previous
- * checkpoint and the image alive. */
+ * Calls on the reactor's thread; writing happens on workers (ENV_QUEUE_CHECKPOINT). After a failed
+ * write or sync the image is dead: every later call returns ERR_IO and the replica stops serving
+ * (I11); ERR_DISKFULL leaves the previous checkpoint and the image alive. */
 #ifndef CAIRN_ALLOC_IMAGE_H
 #define CAIRN_ALLOC_IMAGE_H
 
@@ -21,23 +23,25 @@ struct image_opts {
     const char *dir; /* of this shard; created if missing; copied */
     uint64_t uid;
     enum image_mode mode;
-    /* The log's newest checkpoint mark of this shard (wal_log_checkpoint); a superblock older than it isn't believed
-     * (E9): ERR_CORRUPT. 0: none. */
+    /* The log's newest checkpoint mark of this shard (wal_log_checkpoint); a superblock older than
+     * it isn't believed (E9): ERR_CORRUPT. 0: none. */
     uint64_t mark_sequence;
 };
 
-/* Opens the directory and loads the newest checkpoint (blocking). *heap is given, or NULL when there is none yet.
- * ERR_CORRUPT (text says which file and page), ERR_VERSION, ERR_WRONGCLUSTER (another uid), ERR_IO, ERR_NOMEM,
- * ERR_UNSUPPORTED (pmem mode on something that isn't memory). */
-int image_open(struct env *env, const struct image_opts *opts, struct image **out, struct heap **heap,
-               struct err_text *e);
-/* Nothing may be in progress (image_busy()), or it is abandoned: the files stay valid in any case. */
+/* Opens the directory and loads the newest checkpoint (blocking). *heap is given, or NULL when
+ * there is none yet. ERR_CORRUPT (text says which file and page), ERR_VERSION, ERR_WRONGCLUSTER
+ * (another uid), ERR_IO, ERR_NOMEM, ERR_UNSUPPORTED (pmem mode on something that isn't memory). */
+int image_open(struct env *env, const struct image_opts *opts, struct image **out,
+               struct heap **heap, struct err_text *e);
+/* Nothing may be in progress (image_busy()), or it is abandoned: the files stay valid in any case.
+ */
 void image_close(struct image *image);
 bool image_busy(const struct image *image);
 
-/* Makes the heap's state as of now durable: takes a view, writes what changed since the last checkpoint, flips the
- * superblock, and calls cb with 0 and {sequence, index, term}. Runs piecewise while apply goes on. ERR_BUSY when one is
- * running. The caller calls this only when entry heap_index() and its hard state are durable in the log (E8). */
+/* Makes the heap's state as of now durable: takes a view, writes what changed since the last
+ * checkpoint, flips the superblock, and calls cb with 0 and {sequence, index, term}. Runs piecewise
+ * while apply goes on. ERR_BUSY when one is running. The caller calls this only when entry
+ * heap_index() and its hard state are durable in the log (E8). */
 struct image_checkpoint;
 struct image_result {
     int err;
@@ -47,8 +51,8 @@ struct image_result {
 };
 typedef void (*image_checkpoint_cb)(void *arg, const struct image_result *result);
 int image_checkpoint(struct image *image, struct heap *heap, image_checkpoint_cb cb, void *arg);
-/* The same for a heap that replaces the current one (an installed snapshot): all its present pages are written to new
- * files, the superblock flips, the old files go. */
+/* The same for a heap that replaces the current one (an installed snapshot): all its present pages
+ * are written to new files, the superblock flips, the old files go. */
 int image_replace(struct image *image, struct heap *heap, image_checkpoint_cb cb, void *arg);
 
 /* Pmem mode only: makes the heap's state as of now durable with one drain. 0 or ERR_IO. */
@@ -56,7 +60,7 @@ int image_commit(struct image *image, struct heap *heap);
 
 struct image_stats {
     enum image_mode mode;
-    uint64_t sequence, index, term;      /* of the newest durable checkpoint; 0 if none */
+    uint64_t sequence, index, term; /* of the newest durable checkpoint; 0 if none */
     uint64_t base_bytes, delta_bytes, delta_count;
     uint64_t checkpoints, bytes_written; /* since open */
 };

@@ -209,7 +209,7 @@ static int open_view(struct heap *heap, bool checkpoint, bool all, struct view *
         return ERR_NOMEM;
     }
     size_t bytes = pageset_bytes(a->pages);
-    view->memory = mem_zalloc(checkpoint ? 2 * bytes : bytes);
+    view->memory = mem_zalloc(checkpoint ? 3 * bytes : bytes);
     if (view->memory == NULL) {
         goto err_after_alloc;
     }
@@ -225,6 +225,8 @@ static int open_view(struct heap *heap, bool checkpoint, bool all, struct view *
     pageset_place(&view->present, view->memory, a->pages);
     if (checkpoint) {
         pageset_place(&view->gone, (uint8_t *)view->memory + bytes, a->pages);
+        pageset_place(&view->taken, (uint8_t *)view->memory + 2 * bytes, a->pages);
+        pageset_copy(&view->taken, &a->dirty, a->pages);
     }
     if (!checkpoint || all) {
         pageset_copy(&view->present, &a->present, a->pages);
@@ -257,6 +259,12 @@ int view_open(struct heap *heap, struct view **out)
 int view_open_checkpoint(struct heap *heap, bool all, struct view **out)
 {
     return open_view(heap, true, all, out);
+}
+
+void view_restore_dirty(struct view *view)
+{
+    struct arena *a = view->arena;
+    a->dirty_count += pageset_merge(&a->dirty, &view->taken, a->pages);
 }
 
 void view_close(struct view *view)

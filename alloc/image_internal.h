@@ -1,0 +1,58 @@
+/* What the files of the image share. Nobody outside alloc/ includes this. */
+#ifndef CAIRN_ALLOC_IMAGE_INTERNAL_H
+#define CAIRN_ALLOC_IMAGE_INTERNAL_H
+
+#include "alloc/engine.h"
+#include "alloc/image.h"
+#include "alloc/image_layout.h"
+
+#define IMAGE_PATH_BYTES  4096
+#define IMAGE_PIECE_PAGES 64u /* 256 KiB: what the reactor copies in one turn */
+
+struct image_run;
+struct image_pm;
+
+struct image {
+    struct env *env;
+    char *dir;
+    uint64_t uid;
+    enum image_mode mode;
+    uint64_t mark_sequence;
+    bool dead;    /* durability was lost: every later call fails */
+    bool present; /* there is a checkpoint */
+    struct super_block super;
+    struct image_run *run; /* in progress */
+    struct image_pm *pm;
+    uint64_t checkpoints, bytes_written;
+};
+
+/* "DIR/name" into out; ERR_INVAL when too long. */
+int image_path(const char *dir, const char *name, char out[IMAGE_PATH_BYTES]);
+void image_pages_name(uint64_t sequence, char out[32]);
+/* Writes and syncs the slot of super->sequence; sets its CRC. Creates the file when there is none.
+ */
+int image_super_write(struct env *env, const char *dir, struct super_block *super);
+uint32_t image_crc(const void *block, size_t bytes); /* of all but the last 4 bytes */
+
+/* image_load.c: the newest checkpoint of a directory; *heap NULL when there is none. */
+int image_load(struct image *image, struct heap **heap, struct err_text *e);
+/* Deletes our files that the superblock doesn't name. Best effort. */
+void image_sweep(struct env *env, const char *dir, const struct super_block *super);
+
+/* image_pmem.c */
+int image_pm_open(struct image *image, struct heap **heap, struct err_text *e);
+void image_pm_close(struct image *image);
+int image_pm_commit(struct image *image, struct heap *heap);
+/* A new file with all of the heap, in place of the old one. */
+int image_pm_replace(struct image *image, struct heap *heap);
+
+/* What of libpmem is used: a copy that goes around the cache, and the fence behind which it is
+ * durable. */
+struct image_pm_ops {
+    void (*copy)(void *to, const void *from, size_t len);
+    void (*drain)(void);
+};
+/* For tests that cut between stores. NULL: libpmem. */
+void image_pm_set_ops(const struct image_pm_ops *ops);
+
+#endif

@@ -1,0 +1,120 @@
+/* The bytes of an image's files (docs/heap-format.md). Media format only. */
+#ifndef CAIRN_ALLOC_IMAGE_LAYOUT_H
+#define CAIRN_ALLOC_IMAGE_LAYOUT_H
+
+#include <stdint.h>
+
+#include "base/assert.h"
+
+#define IMAGE_FORMAT      1u
+#define IMAGE_BLOCK_BYTES 4096u
+
+/* ---- disk: "super", two slots of a block each; the valid one with the greater sequence counts
+ * ---- */
+
+#define SUPER_MAGIC     0x3152505553524943ull /* "CIRSUPR1" */
+#define SUPER_FILES_MAX 64
+
+struct super_file {
+    uint64_t sequence; /* names the file */
+    uint64_t bytes;
+    uint32_t footer_crc;
+    uint32_t reserved;
+};
+
+struct super_block {
+    uint64_t magic;
+    uint32_t format;
+    uint32_t file_count; /* the first is the base, the others deltas in order */
+    uint64_t uid;
+    uint64_t sequence;
+    uint64_t index, term, digest;
+    uint64_t bytes_max;
+    struct super_file files[SUPER_FILES_MAX];
+    uint8_t reserved[2488];
+    uint32_t pad;
+    uint32_t crc; /* of all before */
+};
+static_assert(sizeof(struct super_block) == IMAGE_BLOCK_BYTES, "media format");
+
+/* ---- disk: "pages-SEQUENCE": head, pages, table, footer ---- */
+
+#define PAGES_MAGIC  0x3153454741505243ull /* "CRPAGES1" */
+#define FOOTER_MAGIC 0x31524554464f5243ull /* "CROFTER1" */
+
+struct pages_head {
+    uint64_t magic;
+    uint32_t format;
+    uint32_t reserved0;
+    uint64_t uid;
+    uint64_t sequence;
+    uint64_t bytes_max;
+    uint8_t reserved[4048];
+    uint32_t pad;
+    uint32_t crc;
+};
+static_assert(sizeof(struct pages_head) == IMAGE_BLOCK_BYTES, "media format");
+
+/* In ascending order of pages, present ones first, then those that became absent. */
+#define PAGES_GONE ((uint64_t)1 << 63)
+struct pages_entry {
+    uint64_t page;
+    uint32_t crc; /* of the page */
+    uint32_t reserved;
+};
+static_assert(sizeof(struct pages_entry) == 16, "media format");
+
+struct pages_footer {
+    uint64_t magic;
+    uint64_t uid;
+    uint64_t sequence;
+    uint64_t index, term, digest;
+    uint64_t present; /* pages in the file */
+    uint64_t gone;
+    uint32_t table_crc;
+    uint8_t reserved[4020];
+    uint32_t pad;
+    uint32_t crc;
+};
+static_assert(sizeof(struct pages_footer) == IMAGE_BLOCK_BYTES, "media format");
+
+/* ---- pmem: "image.pm": head, two journal halves, state, presence, pages ---- */
+
+#define PM_MAGIC      0x31304d5052494143ull /* "CAIRPM01" */
+#define PM_HALF_MAGIC 0x314c414e4a524943ull /* "CIRJNAL1" */
+#define PM_HALF_BYTES ((uint64_t)4 << 20)
+
+struct pm_head {
+    uint64_t magic;
+    uint32_t format;
+    uint32_t reserved0;
+    uint64_t uid;
+    uint64_t bytes_max;
+    uint64_t half_bytes;
+    uint8_t reserved[4048];
+    uint32_t pad;
+    uint32_t crc;
+};
+static_assert(sizeof(struct pm_head) == IMAGE_BLOCK_BYTES, "media format");
+
+/* A half is valid if and only if its head's CRC fits; bytes of records follow the head. */
+struct pm_half {
+    uint64_t magic;
+    uint64_t sequence;
+    uint64_t index, term;
+    uint64_t bytes;
+    uint32_t body_crc;
+    uint32_t pad;
+    uint64_t reserved;
+    uint32_t reserved2;
+    uint32_t crc; /* of all before */
+};
+static_assert(sizeof(struct pm_half) == 64, "media format");
+
+/* Copy `len` bytes (a multiple of 8) to `offset` of the file. */
+struct pm_record {
+    uint64_t offset;
+    uint64_t len;
+};
+
+#endif

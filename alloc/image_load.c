@@ -1,0 +1,320 @@
+/* Reading an image. Nothing is believed: every block has a checksum, every number a bound, and the
+ * arena that results is checked as a whole. */
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "alloc/image_internal.h"
+#include "base/crc.h"
+#include "base/mem.h"
+
+#define READ_PAGES 64u
+
+static int read_exactly(struct env *env, struct env_file *file, void *data, size_t len,
+                        uint64_t offset)
+{
+    int64_t n = env_file_pread(env, file, data, len, offset);
+    if (n < 0) {
+        return (int)n;
+    }
+    return (size_t)n == len ? 0 : ERR_CORRUPT;
+}
+
+static bool super_is_valid(const struct super_block *s)
+{
+    return s->magic == SUPER_MAGIC && s->crc == image_crc(s, sizeof *s);
+}
+
+/* The newest valid slot. ERR_NOTFOUND: no image. */
+static int super_read(struct image *image, struct err_text *e)
+{
+    char path[IMAGE_PATH_BYTES];
+    struct env_file *file = NULL;
+    int rv = image_path(image->dir, "super", path);
+    if (rv == 0) {
+        rv = env_file_open(image->env, path, ENV_OPEN_READ, &file);
+    }
+    if (rv != 0) {
+        return rv;
+    }
+    struct super_block *slots = mem_zalloc(2 * sizeof *slots);
+    if (slots == NULL) {
+        env_file_close(image->env, file);
+        return ERR_NOMEM;
+    }
+    int64_t n = env_file_pread(image->env, file, slots, 2 * sizeof *slots, 0);
+    env_file_close(image->env, file);
+    const struct super_block *best = NULL;
+    for (int i = 0; i < 2; i++) {
+        if (n >= 0 && super_is_valid(&slots[i]) &&
+            (best == NULL || slots[i].sequence > best->sequence)) {
+            best = &slots[i];
+        }
+    }
+    if (n < 0) {
+        rv = err_set(e, (int)n, "%s: can't be read", path);
+    } else if (best == NULL) {
+        rv = err_set(e, ERR_CORRUPT, "%s: neither slot is a valid superblock", path);
+    } else {
+        image->super = *best;
+        rv = 0;
+    }
+    mem_free(slots);
+    return rv;
+}
+
+static int super_check(const struct image *image, uint64_t mark, struct err_text *e)
+{
+    const struct super_block *s = &image->super;
+    if (s->format != IMAGE_FORMAT) {
+        return err_set(e, ERR_VERSION, "%s/super: format %u; this program knows %u", image->dir,
+                       s->format, IMAGE_FORMAT);
+    }
+    if (s->uid != image->uid) {
+        return err_set(e, ERR_WRONGCLUSTER,
+                       "%s/super: belongs to shard %016" PRIx64 ", not %016" PRIx64, image->dir,
+                       s->uid, image->uid);
+    }
+    if (s->sequence < mark) {
+        return err_set(e, ERR_CORRUPT,
+                       "%s/super: checkpoint %" PRIu64 " is older than %" PRIu64
+                       " in the log: it was lost; repair from the peers",
+                       image->dir, s->sequence, mark);
+    }
+    if (s->file_count == 0 || s->file_count > SUPER_FILES_MAX ||
+        !heap_bytes_max_is_valid(s->bytes_max)) {
+        return err_set(e, ERR_CORRUPT, "%s/super: fields out of bounds", image->dir);
+    }
+    return 0;
+}
+
+struct pages_reader {
+    struct env *env;
+    struct env_file *file;
+    const char *path;
+    struct arena *arena;
+    struct err_text *e;
+    struct pages_entry *table;
+    uint8_t *buffer;
+};
+
+static int pages_table_read(struct pages_reader *r, const struct image *image,
+                            const struct super_file *named, struct pages_footer *footer)
+{
+    struct pages_head head;
+    int64_t size = env_file_size(r->env, r->file);
+    if (size < 0) {
+        return err_set(r->e, (int)size, "%s: can't be read", r->path);
+    }
+    if ((uint64_t)size < named->bytes || named->bytes < 2 * IMAGE_BLOCK_BYTES) {
+        return err_set(r->e, ERR_CORRUPT, "%s: has %" PRIi64 " bytes, not %" PRIu64, r->path, size,
+                       named->bytes);
+    }
+    int rv = read_exactly(r->env, r->file, &head, sizeof head, 0);
+    if (rv == 0) {
+        rv = read_exactly(r->env, r->file, footer, sizeof *footer, named->bytes - sizeof *footer);
+    }
+    if (rv != 0) {
+        return err_set(r->e, rv, "%s: can't be read", r->path);
+    }
+    if (head.crc != image_crc(&head, sizeof head) || head.magic != PAGES_MAGIC ||
+        head.format != IMAGE_FORMAT || head.uid != image->uid || head.sequence != named->sequence ||
+        head.bytes_max != image->super.bytes_max) {
+        return err_set(r->e, ERR_CORRUPT, "%s: damaged head", r->path);
+    }
+    uint64_t limit = r->arena->pages;
+    if (footer->crc != image_crc(footer, sizeof *footer) || footer->crc != named->footer_crc ||
+        footer->magic != FOOTER_MAGIC || footer->uid != image->uid ||
+        footer->sequence != named->sequence || footer->present > limit || footer->gone > limit) {
+        return err_set(r->e, ERR_CORRUPT, "%s: damaged footer", r->path);
+    }
+    uint64_t entries = footer->present + footer->gone;
+    uint64_t table_bytes = entries * sizeof *r->table;
+    uint64_t bytes = 2 * IMAGE_BLOCK_BYTES + footer->present * PAGE_BYTES + table_bytes;
+    if (bytes != named->bytes) {
+        return err_set(r->e, ERR_CORRUPT, "%s: footer doesn't fit the file's size", r->path);
+    }
+    if (entries == 0) {
+        return 0;
+    }
+    r->table = mem_alloc(table_bytes);
+    if (r->table == NULL) {
+        return ERR_NOMEM;
+    }
+    rv = read_exactly(r->env, r->file, r->table, table_bytes,
+                      IMAGE_BLOCK_BYTES + footer->present * PAGE_BYTES);
+    if (rv != 0 || crc32c(0, r->table, table_bytes) != footer->table_crc) {
+        return err_set(r->e, rv != 0 ? rv : ERR_CORRUPT, "%s: damaged page table", r->path);
+    }
+    return 0;
+}
+
+static int pages_apply(struct pages_reader *r, const struct pages_footer *footer)
+{
+    for (uint64_t at = 0; at < footer->present; at += READ_PAGES) {
+        uint64_t count = footer->present - at < READ_PAGES ? footer->present - at : READ_PAGES;
+        int rv = read_exactly(r->env, r->file, r->buffer, count * PAGE_BYTES,
+                              IMAGE_BLOCK_BYTES + at * PAGE_BYTES);
+        if (rv != 0) {
+            return err_set(r->e, rv, "%s: can't be read", r->path);
+        }
+        for (uint64_t i = 0; i < count; i++) {
+            const struct pages_entry *entry = &r->table[at + i];
+            const uint8_t *bytes = r->buffer + i * PAGE_BYTES;
+            if (entry->page >= r->arena->pages || crc32c(0, bytes, PAGE_BYTES) != entry->crc) {
+                return err_set(r->e, ERR_CORRUPT, "%s: page %" PRIu64 " is damaged", r->path,
+                               entry->page);
+            }
+            rv = arena_load(r->arena, entry->page, bytes);
+            if (rv != 0) {
+                return rv;
+            }
+        }
+    }
+    for (uint64_t i = footer->present; i < footer->present + footer->gone; i++) {
+        uint64_t page = r->table[i].page & ~PAGES_GONE;
+        if ((r->table[i].page & PAGES_GONE) == 0 || page >= r->arena->pages) {
+            return err_set(r->e, ERR_CORRUPT, "%s: damaged page table", r->path);
+        }
+        arena_unload(r->arena, page);
+    }
+    return 0;
+}
+
+/* One file into the arena, which is then synced: what the page cache gave us may not be on the disk
+ * (E4). */
+static int pages_load(struct image *image, const struct super_file *named, struct arena *arena,
+                      struct err_text *e)
+{
+    char name[32];
+    char path[IMAGE_PATH_BYTES];
+    image_pages_name(named->sequence, name);
+    int rv = image_path(image->dir, name, path);
+    if (rv != 0) {
+        return rv;
+    }
+    struct pages_reader r = {.env = image->env, .path = path, .arena = arena, .e = e};
+    rv = env_file_open(image->env, path, ENV_OPEN_WRITE, &r.file);
+    if (rv != 0) {
+        return err_set(e, rv == ERR_NOTFOUND ? ERR_CORRUPT : rv, "%s: can't be opened: %s", path,
+                       err_text_of(rv));
+    }
+    r.buffer = mem_alloc(READ_PAGES * PAGE_BYTES);
+    rv = r.buffer == NULL ? ERR_NOMEM : 0;
+    struct pages_footer footer;
+    if (rv == 0) {
+        rv = pages_table_read(&r, image, named, &footer);
+    }
+    if (rv == 0) {
+        rv = pages_apply(&r, &footer);
+    }
+    if (rv == 0) {
+        rv = env_file_sync(image->env, r.file);
+        if (rv != 0) {
+            rv = err_set(e, ERR_IO, "%s: sync failed", path);
+        }
+    }
+    mem_free(r.table);
+    mem_free(r.buffer);
+    env_file_close(image->env, r.file);
+    return rv;
+}
+
+int image_load(struct image *image, struct heap **heap, struct err_text *e)
+{
+    uint64_t mark_sequence = image->mark_sequence;
+    *heap = NULL;
+    int rv = super_read(image, e);
+    if (rv == ERR_NOTFOUND) {
+        char path[IMAGE_PATH_BYTES];
+        struct env_file *file = NULL;
+        if (image_path(image->dir, "image.pm", path) == 0 &&
+            env_file_open(image->env, path, ENV_OPEN_READ, &file) == 0) {
+            env_file_close(image->env, file);
+            return err_set(e, ERR_UNSUPPORTED, "%s: holds an image of the pmem mode", image->dir);
+        }
+        if (mark_sequence != 0) {
+            return err_set(e, ERR_CORRUPT,
+                           "%s: no image, but the log names checkpoint %" PRIu64
+                           "; repair from the peers",
+                           image->dir, mark_sequence);
+        }
+        return 0;
+    }
+    if (rv == 0) {
+        rv = super_check(image, mark_sequence, e);
+    }
+    if (rv != 0) {
+        return rv;
+    }
+    struct heap_regions regions;
+    struct arena arena;
+    heap_regions_of(image->super.bytes_max, &regions);
+    rv = arena_open(&arena, regions.end >> PAGE_SHIFT);
+    if (rv != 0) {
+        return rv;
+    }
+    for (uint32_t i = 0; i < image->super.file_count && rv == 0; i++) {
+        rv = pages_load(image, &image->super.files[i], &arena, e);
+    }
+    if (rv == 0 && arena.digest != image->super.digest) {
+        rv =
+            err_set(e, ERR_CORRUPT, "%s: the pages don't have the checkpoint's digest", image->dir);
+    }
+    struct heap *loaded = NULL;
+    if (rv == 0) {
+        rv = heap_adopt(&arena, image->super.bytes_max, &loaded, e);
+    }
+    if (rv != 0) {
+        arena_close(&arena);
+        return rv;
+    }
+    if (header(loaded)->uid != image->uid || heap_index(loaded) != image->super.index ||
+        heap_term(loaded) != image->super.term) {
+        heap_free(loaded);
+        return err_set(e, ERR_CORRUPT, "%s: the heap isn't the superblock's", image->dir);
+    }
+    *heap = loaded;
+    return 0;
+}
+
+/* ---- names we know ---- */
+
+struct sweep {
+    struct env *env;
+    const char *dir;
+    const struct super_block *super;
+};
+
+static bool name_is_pages(const char *name, uint64_t *sequence)
+{
+    char again[32];
+    if (strlen(name) != 22 || sscanf(name, "pages-%16" SCNx64, sequence) != 1) {
+        return false;
+    }
+    image_pages_name(*sequence, again);
+    return strcmp(name, again) == 0;
+}
+
+static void sweep_one(void *arg, const char *name)
+{
+    const struct sweep *s = arg;
+    uint64_t sequence = 0;
+    bool ours = strcmp(name, "super.tmp") == 0 || strcmp(name, "image.pm.tmp") == 0;
+    if (name_is_pages(name, &sequence)) {
+        ours = true;
+        for (uint32_t i = 0; i < s->super->file_count; i++) {
+            ours = ours && s->super->files[i].sequence != sequence;
+        }
+    }
+    char path[IMAGE_PATH_BYTES];
+    if (ours && image_path(s->dir, name, path) == 0) {
+        (void)env_file_unlink(s->env, path);
+    }
+}
+
+void image_sweep(struct env *env, const char *dir, const struct super_block *super)
+{
+    struct sweep s = {env, dir, super};
+    (void)env_dir_list(env, dir, sweep_one, &s);
+}
