@@ -225,8 +225,8 @@ struct wal_scan {
     size_t spare_count;
     uint64_t synced_to; /* S */
     uint64_t position;
-    uint64_t torn_bytes; /* cut behind the last valid block, for the log line */
-    uint8_t *image;      /* of segment number image_of, image_bytes long */
+    bool torn;      /* an incomplete block stands behind the last valid one */
+    uint8_t *image; /* of segment number image_of, image_bytes long */
     size_t image_of, image_bytes;
     bool image_valid;
 };

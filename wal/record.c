@@ -200,6 +200,11 @@ size_t wal__block_seal(uint8_t *block, const struct wal_block_head *head,
     return padded;
 }
 
+bool wal__block_begun(struct slice in, const struct wal_header *segment)
+{
+    return in.len >= WAL_BLOCK_HEAD_BYTES && load_u64(in.data + BLOCK_SALT_AT) == segment->salt;
+}
+
 bool wal__block_check(struct slice in, const struct wal_header *segment, uint64_t offset,
                       struct wal_block_head *out)
 {

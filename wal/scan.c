@@ -296,11 +296,9 @@ static int find_end(struct wal_scan *scan, struct err_text *e)
     if (s->header.base + at < scan->synced_to || !ends_a_block(scan, s)) {
         return damage(scan, last, at, e);
     }
-    for (uint64_t i = at; i < scan->image_bytes; i++) {
-        if (scan->image[i] != 0) {
-            scan->torn_bytes++;
-        }
-    }
+    /* For the operator: was something begun there? Remains of a recycled file's earlier life
+     * aren't. */
+    scan->torn = wal__block_begun(image_from(scan, at), &s->header);
     return 0;
 }
 

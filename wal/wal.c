@@ -185,11 +185,10 @@ static int recover(struct wal *wal, struct err_text *e)
     if (rv != 0) {
         goto out;
     }
-    if (scan.torn_bytes > 0) {
-        log_warn("wal", "torn tail cut off",
-                 "segment=%" PRIu64 " offset=%" PRIu64 " bytes=%" PRIu64,
+    if (scan.torn) {
+        log_warn("wal", "torn tail cut off", "segment=%" PRIu64 " offset=%" PRIu64,
                  scan.segments[scan.count - 1].header.sequence,
-                 scan.segments[scan.count - 1].valid_bytes, scan.torn_bytes);
+                 scan.segments[scan.count - 1].valid_bytes);
     }
     rv = wal__replay(wal, &scan, e);
     if (rv != 0) {

@@ -108,6 +108,8 @@ int wal__restate_unpack(struct slice in, struct wal_restate *out);
  * computes the checksum. Returns the padded length; the memory must reach as far. */
 size_t wal__block_seal(uint8_t *block, const struct wal_block_head *head,
                        const struct wal_header *segment, uint64_t offset);
+/* Does something stand there that this life of the file has begun to write? */
+bool wal__block_begun(struct slice in, const struct wal_header *segment);
 /* Is there a valid block of this segment at `offset`? `in` is the file from there on. */
 bool wal__block_check(struct slice in, const struct wal_header *segment, uint64_t offset,
                       struct wal_block_head *out);

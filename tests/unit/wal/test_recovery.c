@@ -7,7 +7,10 @@
 #include "unit/wal/fixture.h"
 #include "wal/internal.h"
 
-#define PADDING_STEP 61 /* of the zeroes behind a block's records every so many bytes */
+/* What data/version-1.log holds, in the history that write_log() makes. */
+#define WAL_GOLDEN_RECORDS 0
+#define WAL_GOLDEN_STEP    0
+#define PADDING_STEP       61 /* of the zeroes behind a block's records every so many bytes */
 
 struct subject {
     struct fixture f;     /* wrote the log; its files are what is damaged */
@@ -349,6 +352,52 @@ static void dump_shows_every_kind_and_changes_nothing(void **state)
     free(s);
 }
 
+/* WAL_GOLDEN_WRITE=path makes the recorded file anew: only for a new version of the format. */
+static void golden_write(struct subject *s, const char *path)
+{
+    const struct wal_found *first = &s->scan.segments[0];
+    struct mem_inode *file = copy_of(s, 0);
+    FILE *out = fopen(path, "wb");
+
+    assert_non_null(out);
+    assert_int_equal(first->header.sequence, 1);
+    assert_int_equal(fwrite(file->data, 1, first->valid_bytes, out), first->valid_bytes);
+    assert_int_equal(fclose(out), 0);
+}
+
+static void a_recorded_file_of_version_1_opens_for_ever(void **state)
+{
+    struct subject *s = calloc(1, sizeof *s);
+    static uint8_t bytes[64 << 10];
+    struct mem_inode *file;
+    struct dumped d = {0};
+    FILE *in;
+    size_t len;
+
+    (void)state;
+    subject_init(s, false);
+    if (getenv("WAL_GOLDEN_WRITE") != NULL) {
+        golden_write(s, getenv("WAL_GOLDEN_WRITE"));
+    }
+    in = fopen(WAL_TEST_DATA "/version-1.log", "rb");
+    assert_non_null(in);
+    len = fread(bytes, 1, sizeof bytes, in);
+    assert_int_equal(fclose(in), 0);
+    file = copy_of(s, 0);
+    memcpy(file->data, bytes, len);
+    file->bytes = len;
+    for (size_t i = 1; i < s->scan.count; i++) {
+        char path[WAL_PATH_BYTES];
+        wal__segment_path("/d", s->scan.segments[i].header.sequence, path);
+        assert_int_equal(env_file_unlink(&s->other.env, path), 0);
+    }
+    assert_int_equal(wal_dump(&s->other.env, "/d", on_dump, &d, NULL), 0);
+    assert_int_equal(d.count, WAL_GOLDEN_RECORDS);
+    assert_int_equal(outcome(s), WAL_GOLDEN_STEP);
+    subject_close(s);
+    free(s);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -358,6 +407,7 @@ int main(void)
         cmocka_unit_test(a_missing_segment_is_reported),
         cmocka_unit_test(another_nodes_log_and_another_version_are_refused),
         cmocka_unit_test(dump_shows_every_kind_and_changes_nothing),
+        cmocka_unit_test(a_recorded_file_of_version_1_opens_for_ever),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
