@@ -222,7 +222,7 @@ int cairn_future_get_ptr(const cairn_future *future, cairn_ptr *ptr)
 {
     uint16_t kind = future->call.kind;
     int rv = check(future, kind == KIND_ALLOC || kind == KIND_ROOT_GET);
-    *ptr = rv == 0 ? (cairn_ptr){future->call.value} : CAIRN_NULL;
+    ptr->word = rv == 0 ? future->call.value : 0;
     return rv;
 }
 

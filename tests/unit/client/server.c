@@ -11,8 +11,9 @@
 
 #define OBJECTS      65536u
 #define OBJECT_BYTES 64u
-#define BIG_BYTES    (3u << 20) /* any object's bytes beyond OBJECT_BYTES read as zeroes, up to here \
-                                 */
+#define BIG_BYTES                                                                                  \
+    (3u << 20) /* any object's bytes beyond OBJECT_BYTES read as zeroes, up to here                \
+                */
 #define HELD_MAX 4096u
 
 struct held {

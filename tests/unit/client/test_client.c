@@ -102,7 +102,9 @@ static int count_root(void *arg, const char *name, cairn_ptr ptr, uint64_t versi
 {
     (void)ptr;
     (void)version;
-    (void)strcat(arg, name);
+    char *names = arg;
+    size_t len = strlen(names);
+    (void)snprintf(names + len, 16 - len, "%s", name);
     return 0;
 }
 
