@@ -36,8 +36,7 @@ extern "C" {
 #define CAIRN_VERSION_MINOR 1
 #define CAIRN_VERSION_PATCH 0
 
-/* ---- errors: the numbers never change
- * ------------------------------------------------------------------------------ */
+/* ---- errors: the numbers never change ------------------------------------------------------- */
 
 enum cairn_error {
     CAIRN_OK = 0,
@@ -96,9 +95,7 @@ CAIRN_API const char *cairn_errormsg(void);
 /* Non-zero if `code` belongs to the class. thread: any */
 CAIRN_API int cairn_error_is(int code, enum cairn_error_class error_class);
 
-/* ---- pointers
- * -------------------------------------------------------------------------------------------------------
- */
+/* ---- pointers ------------------------------------------------------------------------------- */
 
 /* A persistent pointer: shard:12 | generation:14 | slot:38. Valid within its heap, on every node,
  * for ever; a freed one yields CAIRN_E_STALE, always. May be stored in objects as it is. */
@@ -121,9 +118,7 @@ CAIRN_API void cairn_ptr_format(cairn_ptr ptr, char *text, size_t size);
 /* CAIRN_E_INVAL if `text` isn't such a pointer. */
 CAIRN_API int cairn_ptr_parse(const char *text, cairn_ptr *out);
 
-/* ---- connecting
- * -----------------------------------------------------------------------------------------------------
- */
+/* ---- connecting ----------------------------------------------------------------------------- */
 
 typedef struct cairn_client cairn_client;
 typedef struct cairn_heap cairn_heap;
@@ -152,9 +147,7 @@ CAIRN_API void cairn_client_free(cairn_client *client); /* NULL is allowed */
 typedef void (*cairn_log_cb)(void *arg, int level, const char *line);
 CAIRN_API void cairn_set_log(cairn_log_cb cb, void *arg);
 
-/* ---- heaps
- * ----------------------------------------------------------------------------------------------------------
- */
+/* ---- heaps ---------------------------------------------------------------------------------- */
 
 typedef struct cairn_heap_opts {
     size_t struct_size;
@@ -175,9 +168,7 @@ CAIRN_API int cairn_heap_open(cairn_client *client, const char *name,
 CAIRN_API void cairn_heap_close(cairn_heap *heap); /* no call may be pending; NULL is allowed */
 CAIRN_API uint32_t cairn_heap_shards(const cairn_heap *heap);
 
-/* ---- objects
- * --------------------------------------------------------------------------------------------------------
- */
+/* ---- objects -------------------------------------------------------------------------------- */
 
 #define CAIRN_OBJECT_BYTES_MAX (64u << 20)
 #define CAIRN_WRITE_BYTES_MAX                                                                      \
@@ -220,8 +211,7 @@ CAIRN_API int cairn_add_u64(cairn_heap *heap, cairn_ptr ptr, uint64_t offset, ui
                             uint64_t *before);
 CAIRN_API int cairn_stat(cairn_heap *heap, cairn_ptr ptr, cairn_object *object);
 
-/* ---- roots: names for objects; 1..255 bytes without NUL
- * -------------------------------------------------------------- */
+/* ---- roots: names for objects; 1..255 bytes without NUL ------------------------------------- */
 
 CAIRN_API int cairn_root_get(cairn_heap *heap, const char *name, cairn_ptr *ptr); /* NOTFOUND */
 CAIRN_API int cairn_root_set(cairn_heap *heap, const char *name, cairn_ptr ptr);
@@ -233,8 +223,7 @@ CAIRN_API int cairn_root_delete(cairn_heap *heap, const char *name); /* NOTFOUND
 typedef int (*cairn_root_cb)(void *arg, const char *name, cairn_ptr ptr, uint64_t version);
 CAIRN_API int cairn_root_list(cairn_heap *heap, cairn_root_cb cb, void *arg);
 
-/* ---- futures
- * ---------------------------------------------------------------------------------------------------------
+/* ---- futures --------------------------------------------------------------------------------
  *
  * x_async(...) returns 0 with *future given (free with cairn_future_free; that never blocks, and a
  * pending call goes on unobserved), or an error at once. Input bytes are copied before it returns;
@@ -284,9 +273,7 @@ CAIRN_API int cairn_future_get_bytes(const cairn_future *future, const void **da
 CAIRN_API int cairn_future_get_object(const cairn_future *future, cairn_object *object);
 CAIRN_API void cairn_future_free(cairn_future *future); /* NULL is allowed */
 
-/* ---- operators
- * --------------------------------------------------------------------------------------------------------
- */
+/* ---- operators ------------------------------------------------------------------------------ */
 
 /* Asks one node a question (docs/protocol.md, ADMIN): node is a node's name, or NULL for any.
  * args_json NULL: none. *json is given (free with cairn_json_free). */
