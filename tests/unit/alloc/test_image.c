@@ -213,7 +213,7 @@ static void power_loss_anywhere_leaves_exactly_one_checkpoint(void **state)
     (void)state;
     uint64_t cases = 0;
     for (uint64_t seed = 1; seed <= 4; seed++) {
-        cases += cut_everywhere(seed, 700, 11);
+        cases += cut_everywhere(seed, 200, 11);
     }
     print_message("%" PRIu64 " power losses\n", cases);
     assert_true(cases > 2000);
