@@ -51,16 +51,19 @@ struct consensus_message {
     enum consensus_message_type type;
     uint64_t from, to; /* replica ids */
     uint64_t term;
+    /* clang-format off */
     /* By type; unused fields are 0:
-     *   APPEND         index/log_term = previous entry; commit; count entries. Out: the caller
-     * reads them from its log at index + 1 .., and may send them as several messages. In:
-     * `entries`, each with a block reference that the consensus takes over, on error too.
+     *   APPEND         index/log_term = previous entry; commit; count entries. Out: the caller reads
+     *                  them from its log at index + 1 .., and may send them as several messages.
+     *                  In: `entries`, each with a block reference that the consensus takes over,
+     *                  on error too.
      *   APPEND_RESULT  rejected, index = last log index, capacity, features
      *   VOTE           index/log_term = last log entry; flags: MSG_PRE_VOTE, MSG_DISRUPT
      *   VOTE_RESULT    flags: MSG_PRE_VOTE, MSG_GRANTED; capacity, features
-     *   SNAPSHOT       index/log_term = last included entry; config + config_index; data =
-     * manifest. Out: the caller fills all of these from its newest checkpoint. TIMEOUT_NOW
-     * index/log_term = last log entry */
+     *   SNAPSHOT       index/log_term = last included entry; config + config_index; data = manifest.
+     *                  Out: the caller fills all of these from its newest checkpoint.
+     *   TIMEOUT_NOW    index/log_term = last log entry */
+    /* clang-format on */
     uint64_t index, log_term, commit, rejected, config_index;
     uint32_t count;
     uint16_t flags, features, capacity;
