@@ -12,7 +12,7 @@
     200u /* a node that didn't serve is tried again only after the others had time to connect */
 #define ENDPOINT_STAGGER_MS 200u /* the next endpoint is tried while the first keeps silent */
 #define BACKOFF_FIRST_MS    10u  /* drawn from half of it to twice of it: 5..20 */
-#define BACKOFF_MAX_MS      500u
+#define BACKOFF_MAX_MS      160u
 #define READ_PIECES_MAX     8u  /* pieces of one large read in flight */
 #define READ_RESTARTS_MAX   16u /* of a large read whose pieces met different versions */
 #define CLOSE_MS            1000u
