@@ -312,15 +312,16 @@ int main(int argc, char **argv)
 
     argp_err_exit_status = EXIT_USAGE;
     argp_parse(&arguments, argc, argv, 0, NULL, &words);
-    if (words.count == 0) {
-        return cli_error(&cli, CAIRN_E_INVAL, "no verb given; cairnctl --help lists them");
-    }
     const struct cli_verb *verb =
-        find_verb(words.words[0], words.count > 1 ? words.words[1] : NULL);
+        words.count == 0 ? NULL
+                         : find_verb(words.words[0], words.count > 1 ? words.words[1] : NULL);
     if (verb == NULL) {
-        return cli_error(&cli, CAIRN_E_INVAL,
-                         "\"%s%s%s\" is not a verb; cairnctl --help lists them", words.words[0],
-                         words.count > 1 ? " " : "", words.count > 1 ? words.words[1] : "");
+        const char *noun = words.count > 0 ? words.words[0] : "";
+        int usage =
+            cli_error(&cli, CAIRN_E_INVAL, "\"%s%s%s\" is not a verb; cairnctl --help lists them",
+                      noun, words.count > 1 ? " " : "", words.count > 1 ? words.words[1] : "");
+        json_decref(cli.warnings);
+        return usage;
     }
     int skip = verb->verb[0] == 0 ? 1 : 2;
     snprintf(kind, sizeof kind, "%s%s%s", verb->noun, skip == 2 ? "." : "", verb->verb);
