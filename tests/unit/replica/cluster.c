@@ -308,7 +308,7 @@ uint32_t cluster_leader(struct cluster *c, uint64_t uid)
         }
         cluster_run_ms(c, STEP_MS);
     }
-    assert(!"a leader within 30 s");
+    assert(false && "a leader within 30 s");
     return 0;
 }
 
@@ -349,7 +349,7 @@ void cluster_check_equal(struct cluster *c, uint64_t uid)
             assert(d == digest);
             if (heap_check(shard_heap(s), &e) != 0) {
                 (void)fprintf(stderr, "node %u: %s\n", i + 1, e.text);
-                assert(!"the heap checks");
+                assert(false && "the heap checks");
             }
             same++;
         }
@@ -358,7 +358,7 @@ void cluster_check_equal(struct cluster *c, uint64_t uid)
         }
         cluster_run_ms(c, STEP_MS);
     }
-    assert(!"replicas at one index within 30 s");
+    assert(false && "replicas at one index within 30 s");
 }
 
 /* ---- commands ---- */
@@ -439,7 +439,7 @@ struct command_result cluster_command(struct cluster *c, uint16_t kind, struct s
         cluster_run_ms(c, 20);
     }
     (void)fprintf(stderr, "command %u: %s\n", kind, err_name(rv));
-    assert(!"the command was applied within 20 s");
+    assert(false && "the command was applied within 20 s");
     return (struct command_result){0};
 }
 
@@ -493,7 +493,7 @@ void cluster_read(struct cluster *c, uint64_t uid, cluster_look_cb cb, void *arg
         }
         cluster_run_ms(c, 20);
     }
-    assert(!"the read was answered within 20 s");
+    assert(false && "the read was answered within 20 s");
 }
 
 /* ---- a client ---- */
