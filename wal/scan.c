@@ -344,6 +344,7 @@ int wal__scan_open(struct wal_scan *scan, struct env *env, const char *dir, uint
                    struct err_text *e)
 {
     struct names names;
+    size_t below_gap;
     bool valid;
     int rv;
 
@@ -361,8 +362,17 @@ int wal__scan_open(struct wal_scan *scan, struct env *env, const char *dir, uint
         goto out;
     }
     rv = segments_load(scan, &names, node_uid, e);
+    below_gap = scan->stale_count;
     if (rv == 0) {
         rv = drop_unused(scan, e);
+    }
+    /* A segment is released only when a younger one is in use: files below a hole with nothing but
+     * unused ones above it mean that the newest segment was taken away. */
+    if (rv == 0 && scan->count == 0 && below_gap > 0) {
+        rv = err_set(e, ERR_CORRUPT,
+                     "segments of the log in %s are missing: %" PRIu64
+                     " and older are there, the ones behind are not",
+                     dir, scan->stale[below_gap - 1]);
     }
     if (rv != 0 || scan->count == 0) {
         goto out;

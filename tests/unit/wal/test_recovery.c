@@ -8,8 +8,8 @@
 #include "wal/internal.h"
 
 /* What data/version-1.log holds, in the history that write_log() makes. */
-#define WAL_GOLDEN_RECORDS 0
-#define WAL_GOLDEN_STEP    0
+#define WAL_GOLDEN_RECORDS 178
+#define WAL_GOLDEN_STEP    168
 #define PADDING_STEP       61 /* of the zeroes behind a block's records every so many bytes */
 
 struct subject {
@@ -281,6 +281,25 @@ static void a_missing_segment_is_reported(void **state)
     free(s);
 }
 
+static void a_missing_newest_segment_is_reported_if_the_next_was_prepared(void **state)
+{
+    struct subject *s = calloc(1, sizeof *s);
+    size_t last;
+    char path[WAL_PATH_BYTES];
+
+    (void)state;
+    subject_init(s, false);
+    last = s->scan.count - 1;
+    wal__segment_path("/d", s->scan.segments[last].header.sequence + 1, path);
+    assert_non_null(mem_env_file(&s->f.env, path));
+    mem_env_copy(&s->other, &s->f.env);
+    wal__segment_path("/d", s->scan.segments[last].header.sequence, path);
+    assert_int_equal(env_file_unlink(&s->other.env, path), 0);
+    assert_int_equal(outcome(s), -1);
+    subject_close(s);
+    free(s);
+}
+
 static void another_nodes_log_and_another_version_are_refused(void **state)
 {
     struct subject *s = calloc(1, sizeof *s);
@@ -386,10 +405,10 @@ static void a_recorded_file_of_version_1_opens_for_ever(void **state)
     file = copy_of(s, 0);
     memcpy(file->data, bytes, len);
     file->bytes = len;
-    for (size_t i = 1; i < s->scan.count; i++) {
+    for (uint64_t i = 2; i < 64; i++) { /* the prepared one too */
         char path[WAL_PATH_BYTES];
-        wal__segment_path("/d", s->scan.segments[i].header.sequence, path);
-        assert_int_equal(env_file_unlink(&s->other.env, path), 0);
+        wal__segment_path("/d", i, path);
+        (void)env_file_unlink(&s->other.env, path);
     }
     assert_int_equal(wal_dump(&s->other.env, "/d", on_dump, &d, NULL), 0);
     assert_int_equal(d.count, WAL_GOLDEN_RECORDS);
@@ -405,6 +424,7 @@ int main(void)
         cmocka_unit_test(every_prefix_is_a_tear_or_reported),
         cmocka_unit_test(after_a_clean_stop_all_damage_is_reported),
         cmocka_unit_test(a_missing_segment_is_reported),
+        cmocka_unit_test(a_missing_newest_segment_is_reported_if_the_next_was_prepared),
         cmocka_unit_test(another_nodes_log_and_another_version_are_refused),
         cmocka_unit_test(dump_shows_every_kind_and_changes_nothing),
         cmocka_unit_test(a_recorded_file_of_version_1_opens_for_ever),
