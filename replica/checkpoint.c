@@ -55,6 +55,8 @@ static void mark(struct shard *s, uint64_t sequence, uint64_t index, uint64_t te
         shard__fail(s, rv, "the log took no mark");
         return;
     }
+    /* Consensus takes no second snapshot of one index, so it doesn't learn of this release. */
+    s->log_is_shorter = index == s->checkpoint_index && keep > s->keep_after;
     s->keep_after = keep;
     s->checkpoint_index = index;
     s->checkpoint_sequence = sequence;
@@ -150,6 +152,17 @@ void checkpoint_tick(struct shard *s, uint64_t now_ms)
     if (s->log_bytes >= log_bytes_limit(s) ||
         (s->applied > s->checkpoint_index && now_ms - s->checkpoint_ms >= CHECKPOINT_INTERVAL_MS)) {
         checkpoint_want(s, false);
+    }
+}
+
+void checkpoint_heal(struct shard *s)
+{
+    if (!s->log_is_shorter) {
+        return;
+    }
+    checkpoint_want(s, false);
+    if (s->applied == s->checkpoint_index) {
+        (void)shard__propose_tick(s); /* there must be something newer to take a snapshot of */
     }
 }
 

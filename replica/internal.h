@@ -184,6 +184,7 @@ struct shard {
     struct list reads_failed; /* cb due in this turn with reads_failed_err */
 
     /* Checkpoints. */
+    bool log_is_shorter;             /* than consensus believes: see checkpoint_heal() */
     uint64_t log_bytes, log_entries; /* applied since the last one */
     bool checkpoint_wanted, checkpoint_pressed, checkpoint_running;
     uint64_t checkpoint_index, checkpoint_sequence; /* newest durable one */
@@ -297,6 +298,7 @@ void shard__durable(struct shard *s, uint64_t position);
 void shard__end_of_turn(struct shard *s);
 /* A command of our own (session = 0, seq = 0, or a TICK): nobody waits. */
 int shard__propose_own(struct shard *s, uint16_t kind, struct slice body);
+int shard__propose_tick(struct shard *s); /* an entry that only moves the clock */
 bool shard__leads(const struct shard *s);
 /* Answers everyone who waits for a command or a read. */
 void shard__refuse_waiters(struct shard *s, int err);
@@ -405,6 +407,8 @@ void checkpoint_want(struct shard *s, bool pressed);
 /* Starts the next one that is due and possible. */
 void checkpoint_run(struct replica *r);
 void checkpoint_tick(struct shard *s, uint64_t now_ms);
+/* A leader's: makes consensus learn what the log released, so that it offers a snapshot instead. */
+void checkpoint_heal(struct shard *s);
 /* Entry heap_index() and the hard state are durable here. */
 bool checkpoint_possible(const struct shard *s);
 

@@ -253,8 +253,9 @@ static void send_append(struct shard *s, struct consensus_message m)
     while (m.index < end && total < APPEND_TOTAL_BYTES_MAX) {
         size_t count = 0;
         size_t want = end - m.index < READ_ENTRIES ? (size_t)(end - m.index) : READ_ENTRIES;
-        if (wal_log_read(s->log, m.index + 1, entries, want, APPEND_PAYLOAD_BYTES, &count) != 0 ||
-            count == 0) {
+        int rv = wal_log_read(s->log, m.index + 1, entries, want, APPEND_PAYLOAD_BYTES, &count);
+        if (rv != 0 || count == 0) {
+            s->log_is_shorter = s->log_is_shorter || rv == ERR_NOTFOUND;
             return;
         }
         m.count = (uint32_t)count;
@@ -490,9 +491,19 @@ void shard__tick(struct shard *s, uint64_t now_ms)
     checkpoint_tick(s, now_ms);
     if (shard__leads(s) && s->serving && now_ms >= s->housekeeping_ms) {
         s->housekeeping_ms = now_ms + HOUSEKEEPING_MS;
+        checkpoint_heal(s);
         session_sweep(s);
         membership_tick(s, now_ms);
     }
+}
+
+int shard__propose_tick(struct shard *s)
+{
+    struct msg_tick m = {.uid = s->uid};
+    struct buf *scratch = &s->r->scratch;
+    buf_clear(scratch);
+    int rv = message_encode_tick(&m, scratch);
+    return rv != 0 ? rv : shard__propose_own(s, KIND_TICK, slice_of(scratch->data, scratch->len));
 }
 
 void shard__end_of_turn(struct shard *s)
@@ -509,12 +520,7 @@ void shard__end_of_turn(struct shard *s)
     }
     if (s->needs_tick && shard__leads(s)) {
         /* The first entry with a stamp of this term: it renews all sessions. */
-        struct msg_tick m = {.uid = s->uid};
-        struct buf *scratch = &s->r->scratch;
-        buf_clear(scratch);
-        s->needs_tick =
-            message_encode_tick(&m, scratch) != 0 ||
-            shard__propose_own(s, KIND_TICK, slice_of(scratch->data, scratch->len)) != 0;
+        s->needs_tick = shard__propose_tick(s) != 0;
     }
     read_end_of_turn(s);
     batch_end_of_turn(s);
