@@ -379,6 +379,55 @@ static void a_node_that_lost_its_disk_joins_under_a_new_id(void **state)
     cluster_close(&c);
 }
 
+static void press(void *arg)
+{
+    struct cluster_node *node = arg;
+    replica_log_pressure(node->replica, wal_log_find(node->wal, SHARD_META));
+}
+
+static void checkpoint_meta(void *arg)
+{
+    struct cluster_node *node = arg;
+    (void)shard_checkpoint(replica_shard(node->replica, SHARD_META));
+}
+
+static void a_log_released_under_pressure_does_not_keep_a_replica_empty(void **state)
+{
+    (void)state;
+    struct cluster c;
+    cluster_open(&c, 15, 0);
+    (void)cluster_heap(&c, "h", 1, HEAP_BYTES);
+    cluster_run_ms(&c, 2000);
+    uint32_t leader = cluster_leader(&c, SHARD_META);
+    uint32_t lost = (leader + 1) % CLUSTER_NODES;
+    cluster_kill(&c, lost, SIM_POWER_LOSS);
+    sim_disk_wipe(c.nodes[lost].host);
+    struct msg_node_join join = {.uid = SHARD_META, .node = lost + 1, .node_uid = 4711};
+    struct buf body = {0};
+    assert_int_equal(message_encode_node_join(&join, &body), 0);
+    uint64_t id = cluster_command(&c, KIND_NODE_JOIN, slice_of(body.data, body.len)).value;
+    buf_close(&body);
+    cluster_run_ms(&c, 3000);
+    leader = cluster_leader(&c, SHARD_META);
+    /* A checkpoint, and the same one again for the log's sake. */
+    sim_proc_call(c.nodes[leader].env, checkpoint_meta, &c.nodes[leader]);
+    cluster_run_ms(&c, 300);
+    struct shard_info before = cluster_info(&c, leader, SHARD_META);
+    assert_int_equal(before.checkpoint_index, before.applied_index);
+    assert_int_equal(before.first_index, 1);
+    sim_proc_call(c.nodes[leader].env, press, &c.nodes[leader]);
+    cluster_run_ms(&c, 300);
+    assert_true(cluster_info(&c, leader, SHARD_META).first_index > 1);
+    c.nodes[lost].founding = false;
+    c.nodes[lost].self_id = id;
+    cluster_start(&c, lost);
+    cluster_run_ms(&c, 15000);
+    struct shard_info info = cluster_info(&c, cluster_leader(&c, SHARD_META), SHARD_META);
+    assert_true(is_voter(&info, id));
+    check_all(&c, 0);
+    cluster_close(&c);
+}
+
 static void a_leader_that_is_cut_off_answers_no_read(void **state)
 {
     (void)state;
@@ -542,6 +591,7 @@ int main(void)
         cmocka_unit_test(all_nodes_losing_power_lose_nothing),
         cmocka_unit_test(a_replica_too_far_behind_is_filled_by_pages),
         cmocka_unit_test(a_node_that_lost_its_disk_joins_under_a_new_id),
+        cmocka_unit_test(a_log_released_under_pressure_does_not_keep_a_replica_empty),
         cmocka_unit_test(a_leader_that_is_cut_off_answers_no_read),
         cmocka_unit_test(a_node_that_stops_hands_its_shards_over),
         cmocka_unit_test(bytes_that_mean_nothing_are_refused),
