@@ -191,6 +191,8 @@ int cli_connect(struct cli *cli)
     opts.timeout_ms = cli->timeout_ms;
     int rv = cairn_connect(cli->endpoints, &opts, &cli->client);
     if (rv != 0) {
+        /* A missing certificate file is no missing heap or root: 3 would mislead scripts. */
+        rv = rv == CAIRN_E_NOTFOUND ? CAIRN_E_CONFIG : rv;
         cli_fail(cli, rv, "connect");
     }
     return rv;
@@ -251,10 +253,11 @@ int cli_object(struct cli *cli, const char *text, cairn_heap **heap, cairn_ptr *
     }
     memcpy(name, text, (size_t)(slash - text));
     name[slash - text] = 0;
-    if (cli_connect(cli) != 0) {
-        return EXIT_UNAVAILABLE;
+    int rv = cli_connect(cli);
+    if (rv != 0) {
+        return cli_exit_of(rv);
     }
-    int rv = cairn_heap_open(cli->client, name, heap);
+    rv = cairn_heap_open(cli->client, name, heap);
     if (rv != 0) {
         return cli_fail(cli, rv, name);
     }

@@ -100,7 +100,7 @@ int verb_status(struct cli *cli)
         {"NODE", "node", false},      {"ADDRESS", "address", false},
         {"STATE", "phase", false},    {"SHARDS", "shards", true},
         {"LEADS", "leading", true},   {"FAILED", "failed", true},
-        {"LOG", "log", true},         {"SYNC p99 µs", "sync_us_p99", true},
+        {"LOG", "log", true},         {"SYNC p99 us", "sync_us_p99", true},
         {"STORAGE", "storage", false}};
     struct overview view = {0};
     uint64_t until = now_ms() + (cli->timeout_given ? cli->timeout_ms : 60000);
@@ -159,8 +159,8 @@ int verb_node_storage(struct cli *cli)
 {
     static const struct cli_column columns[] = {{"NODE", "node", false},
                                                 {"STORAGE", "storage", false},
-                                                {"SYNC p50 µs", "sync_us_p50", true},
-                                                {"SYNC p99 µs", "sync_us_p99", true},
+                                                {"SYNC p50 us", "sync_us_p50", true},
+                                                {"SYNC p99 us", "sync_us_p99", true},
                                                 {"LOG WRITES", "writes", true},
                                                 {"LOG BYTES", "bytes_written", true},
                                                 {"SEGMENTS", "segments", true},

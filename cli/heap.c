@@ -15,14 +15,15 @@ int verb_heap_create(struct cli *cli)
     if (cli->argc != 1) {
         return cli_usage(cli, "heap create NAME [--shards N] [--replicas N] [--size BYTES]");
     }
-    if (cli_connect(cli) != 0) {
-        return EXIT_UNAVAILABLE;
+    int rv = cli_connect(cli);
+    if (rv != 0) {
+        return cli_exit_of(rv);
     }
     cairn_heap_opts_init(&opts, sizeof opts);
     opts.shards = cli->shards != 0 ? cli->shards : opts.shards;
     opts.replicas = cli->replicas;
     opts.bytes_max = cli->size_given ? cli->size : opts.bytes_max;
-    int rv = cairn_heap_create(cli->client, cli->argv[0], &opts);
+    rv = cairn_heap_create(cli->client, cli->argv[0], &opts);
     if (rv != 0) {
         return cli_fail(cli, rv, "heap create");
     }
@@ -93,10 +94,11 @@ int verb_heap_rm(struct cli *cli)
     if (cli->argc != 1) {
         return cli_usage(cli, "heap rm NAME [--yes] [--dry-run]");
     }
-    if (cli_connect(cli) != 0) {
-        return EXIT_UNAVAILABLE;
+    int rv = cli_connect(cli);
+    if (rv != 0) {
+        return cli_exit_of(rv);
     }
-    int rv = cairn_heap_open(cli->client, cli->argv[0], &heap);
+    rv = cairn_heap_open(cli->client, cli->argv[0], &heap);
     if (rv != 0) {
         return cli_fail(cli, rv, cli->argv[0]);
     }
@@ -194,10 +196,11 @@ int verb_heap_stats(struct cli *cli)
 static int open_heap(struct cli *cli, const char *name, cairn_heap **heap)
 {
     *heap = NULL;
-    if (cli_connect(cli) != 0) {
-        return EXIT_UNAVAILABLE;
+    int rv = cli_connect(cli);
+    if (rv != 0) {
+        return cli_exit_of(rv);
     }
-    int rv = cairn_heap_open(cli->client, name, heap);
+    rv = cairn_heap_open(cli->client, name, heap);
     return rv == 0 ? 0 : cli_fail(cli, rv, name);
 }
 

@@ -2,6 +2,8 @@
 #include <argp.h>
 #include <ctype.h>
 #include <errno.h>
+#include <locale.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -124,6 +126,7 @@ static const struct argp_option option_table[] = {
     {"output", 'o', "table|json", 0, "form of the answer; default table", 0},
     {"timeout", KEY_TIMEOUT, "SECONDS", 0, "give up after this long; default 30", 0},
     {"offline", KEY_OFFLINE, "DIR", 0, "work on the data directory of a stopped node", 0},
+    {"help", 'h', NULL, 0, "this text", 0},
     {"yes", KEY_YES, NULL, 0, "don't ask", 1},
     {"dry-run", KEY_DRY_RUN, NULL, 0, "say what would be done", 1},
     {"wait", KEY_WAIT, "STATE", 0, "wait for this state (healthy)", 1},
@@ -141,6 +144,27 @@ static const struct argp_option option_table[] = {
     {"to", KEY_TO, "INDEX", 0, "up to this log index", 1},
     {0}};
 
+struct words {
+    struct cli *cli;
+    char *words[16];
+    int count;
+    bool help;
+    char problem[256]; /* the first thing wrong with the arguments; empty: none */
+};
+
+static void problem(struct argp_state *state, const char *format, ...)
+    __attribute__((format(printf, 2, 3)));
+static void problem(struct argp_state *state, const char *format, ...)
+{
+    struct words *words = state->input;
+    va_list args;
+    if (words->problem[0] == 0) {
+        va_start(args, format);
+        vsnprintf(words->problem, sizeof words->problem, format, args);
+        va_end(args);
+    }
+}
+
 static uint64_t number(struct argp_state *state, const char *text, const char *name, uint64_t max)
 {
     char *end = NULL;
@@ -154,29 +178,26 @@ static uint64_t number(struct argp_state *state, const char *text, const char *n
         end += unit == NULL ? 0 : 1;
     }
     if (!isdigit((unsigned char)text[0]) || *end != 0 || errno != 0 || value > max >> shift) {
-        argp_error(state, "--%s: \"%s\" must be a whole number of at most %llu", name, text,
-                   (unsigned long long)max);
+        problem(state, "--%s: \"%s\" must be a whole number of at most %llu", name, text,
+                (unsigned long long)max);
     }
     return (uint64_t)value << shift;
 }
-
-struct words {
-    struct cli *cli;
-    char *words[16];
-    int count;
-};
 
 static error_t parse_option(int key, char *arg, struct argp_state *state)
 {
     struct words *words = state->input;
     struct cli *cli = words->cli;
     switch (key) {
+    case 'h':
+        words->help = true;
+        return 0;
     case 'e':
         cli->endpoints = arg;
         return 0;
     case 'o':
         if (strcmp(arg, "table") != 0 && strcmp(arg, "json") != 0) {
-            argp_error(state, "--output: \"%s\" must be table or json", arg);
+            problem(state, "--output: \"%s\" must be table or json", arg);
         }
         cli->format = strcmp(arg, "json") == 0 ? FORMAT_JSON : FORMAT_TABLE;
         return 0;
@@ -249,7 +270,8 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
         return 0;
     case ARGP_KEY_ARG:
         if (words->count == (int)(sizeof words->words / sizeof words->words[0])) {
-            argp_error(state, "too many arguments");
+            problem(state, "too many arguments");
+            return 0;
         }
         words->words[words->count++] = arg;
         return 0;
@@ -304,14 +326,50 @@ static const struct cli_verb *find_verb(const char *noun, const char *verb)
     return NULL;
 }
 
+/* The arguments were not understood, so that the option may not have been reached. */
+static bool asks_for_json(int argc, char **argv)
+{
+    for (int i = 1; i < argc; i++) {
+        const char *next = i + 1 < argc ? argv[i + 1] : "";
+        if (strcmp(argv[i], "-ojson") == 0 || strcmp(argv[i], "--output=json") == 0 ||
+            ((strcmp(argv[i], "-o") == 0 || strcmp(argv[i], "--output") == 0) &&
+             strcmp(next, "json") == 0)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static int finish(struct cli *cli, int code)
+{
+    cairn_client_free(cli->client);
+    json_decref(cli->warnings);
+    return code;
+}
+
 int main(int argc, char **argv)
 {
     struct cli cli = {.timeout_ms = 30000, .warnings = json_array()};
     struct words words = {.cli = &cli};
     char kind[64];
 
-    argp_err_exit_status = EXIT_USAGE;
-    argp_parse(&arguments, argc, argv, 0, NULL, &words);
+    setlocale(LC_CTYPE, ""); /* names in UTF-8 are printed as they are */
+    /* What argp says itself (an unknown option) goes to stderr; the answer in json is ours. */
+    if (argp_parse(&arguments, argc, argv, ARGP_NO_EXIT | ARGP_NO_HELP, NULL, &words) != 0 &&
+        words.problem[0] == 0) {
+        snprintf(words.problem, sizeof words.problem,
+                 "an option is unknown or has no value; cairnctl --help lists them");
+    }
+    if (words.help) {
+        argp_help(&arguments, stdout, ARGP_HELP_USAGE | ARGP_HELP_LONG | ARGP_HELP_DOC, "cairnctl");
+        return EXIT_OK;
+    }
+    if (words.problem[0] != 0) {
+        if (asks_for_json(argc, argv)) {
+            cli.format = FORMAT_JSON;
+        }
+        return finish(&cli, cli_error(&cli, CAIRN_E_INVAL, "%s", words.problem));
+    }
     const struct cli_verb *verb =
         words.count == 0 ? NULL
                          : find_verb(words.words[0], words.count > 1 ? words.words[1] : NULL);
@@ -328,8 +386,5 @@ int main(int argc, char **argv)
     cli.kind = kind;
     cli.argc = words.count - skip;
     cli.argv = words.words + skip;
-    int code = verb->run(&cli);
-    cairn_client_free(cli.client);
-    json_decref(cli.warnings);
-    return code;
+    return finish(&cli, verb->run(&cli));
 }

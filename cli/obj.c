@@ -37,11 +37,12 @@ int verb_obj_alloc(struct cli *cli)
         return code;
     }
     uint64_t size = cli->size_given ? cli->size : len;
-    if (cli_connect(cli) != 0) {
+    int rv = cli_connect(cli);
+    if (rv != 0) {
         free(bytes);
-        return EXIT_UNAVAILABLE;
+        return cli_exit_of(rv);
     }
-    int rv = cairn_heap_open(cli->client, cli->argv[0], &heap);
+    rv = cairn_heap_open(cli->client, cli->argv[0], &heap);
     if (rv == 0) {
         size_t first = len < CAIRN_WRITE_BYTES_MAX ? len : CAIRN_WRITE_BYTES_MAX;
         rv = cairn_alloc_init(heap, size, cli->type, bytes, first, &ptr);
