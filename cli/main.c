@@ -362,7 +362,7 @@ int main(int argc, char **argv)
     }
     if (words.help) {
         argp_help(&arguments, stdout, ARGP_HELP_USAGE | ARGP_HELP_LONG | ARGP_HELP_DOC, "cairnctl");
-        return EXIT_OK;
+        return finish(&cli, EXIT_OK);
     }
     if (words.problem[0] != 0) {
         if (asks_for_json(argc, argv)) {

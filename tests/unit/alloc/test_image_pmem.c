@@ -1,0 +1,244 @@
+/* Pmem mode on a mapped file: PMEM_IS_PMEM_FORCE makes libpmem take the test's directory for
+ * memory. The recorder holds back every store until the drain, as a machine without power would. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "alloc/image_internal.h"
+#include "base/env_uv.h"
+#include "heap_model.h"
+#include "support/dir.h"
+
+#define UID        7
+#define STORES_MAX 65536
+
+static struct env *env;
+static struct dir dir;
+
+static struct {
+    bool on;
+    bool lost; /* the power is gone: nothing arrives any more */
+    long left; /* drains until then */
+    uint64_t seed;
+    struct {
+        uint8_t *to;
+        uint8_t *bytes; /* before */
+        size_t len;
+    } stores[STORES_MAX];
+    size_t count;
+} power;
+
+static uint64_t dice(void)
+{
+    power.seed = power.seed * 6364136223846793005ull + 1442695040888963407ull;
+    return power.seed >> 33;
+}
+
+/* Stores are visible at once, but what isn't fenced when the power goes may each have arrived or
+ * not. */
+static void settle(bool fenced)
+{
+    while (power.count > 0) {
+        power.count--;
+        uint8_t *to = power.stores[power.count].to;
+        for (size_t at = 0; at < power.stores[power.count].len; at += 8) {
+            size_t left = power.stores[power.count].len - at;
+            if (!fenced && dice() % 2 == 0) {
+                memcpy(to + at, power.stores[power.count].bytes + at, left < 8 ? left : 8);
+            }
+        }
+        free(power.stores[power.count].bytes);
+    }
+}
+
+static void copy(void *to, const void *from, size_t len)
+{
+    if (power.lost) {
+        return;
+    }
+    assert_true(power.count < STORES_MAX);
+    power.stores[power.count].to = to;
+    power.stores[power.count].len = len;
+    power.stores[power.count].bytes = malloc(len);
+    assert_non_null(power.stores[power.count].bytes);
+    memcpy(power.stores[power.count].bytes, to, len);
+    memcpy(to, from, len);
+    power.count++;
+}
+
+static void drain(void)
+{
+    if (power.lost) {
+        return;
+    }
+    if (power.left-- == 0) {
+        settle(false);
+        power.lost = true;
+        return;
+    }
+    settle(true);
+}
+
+static const struct image_pm_ops recorder = {copy, drain};
+
+static int open_image(const char *path, struct image **image, struct heap **heap,
+                      struct err_text *e)
+{
+    struct image_opts opts = {.dir = path, .uid = UID, .mode = IMAGE_PMEM};
+    return image_open(env, &opts, image, heap, e);
+}
+
+static struct heap *heap_new(void)
+{
+    struct heap_opts opts = {.uid = UID, .heap_id = 3, .shard = 5, .bytes_max = 1 << 20};
+    struct heap *heap = NULL;
+    assert_int_equal(heap_create(&opts, &heap), 0);
+    return heap;
+}
+
+static void commits_survive_reopening(void **state)
+{
+    (void)state;
+    char path[DIR_PATH_BYTES];
+    dir_path(&dir, "a", path);
+    struct model *m = malloc(sizeof *m);
+    struct image *image = NULL;
+    struct heap *first = NULL;
+    assert_non_null(m);
+    model_open(m, 3);
+    assert_int_equal(open_image(path, &image, &first, NULL), 0);
+    assert_null(first);
+    struct heap *heaps[2] = {heap_new(), heap_new()};
+    for (int i = 0; i < 2500; i++) {
+        model_step(m, heaps, 2, 5000);
+        if (i % 7 == 0) {
+            assert_int_equal(image_commit(image, heaps[0]), 0);
+        }
+        if (i % 240 == 239) {
+            assert_int_equal(image_commit(image, heaps[0]), 0);
+            image_close(image);
+            heap_free(heaps[0]);
+            struct err_text e = {""};
+            if (open_image(path, &image, &heaps[0], &e) != 0) {
+                fail_msg("%s", e.text);
+            }
+        }
+    }
+    model_check(m, heaps[0]);
+    model_equal(heaps[0], heaps[1]);
+    image_close(image);
+    heap_free(heaps[0]);
+    heap_free(heaps[1]);
+    model_close(m);
+    free(m);
+}
+
+static void a_cut_at_any_fence_leaves_the_commit_before_or_after(void **state)
+{
+    (void)state;
+    char path[DIR_PATH_BYTES];
+    dir_path(&dir, "b", path);
+    for (long cut = 1; cut < 150; cut++) {
+        struct image *image = NULL;
+        struct heap *heap = NULL;
+        struct model *m = malloc(sizeof *m);
+        assert_non_null(m);
+        model_open(m, (uint64_t)cut);
+        assert_int_equal(open_image(path, &image, &heap, NULL), 0);
+        assert_null(heap);
+        heap = heap_new();
+        power.lost = false;
+        power.left = cut;
+        power.seed = (uint64_t)cut;
+        image_pm_set_ops(&recorder);
+        uint64_t index[2] = {0};
+        uint64_t digest[2] = {0};
+        while (!power.lost) {
+            for (int i = 0; i < 3; i++) {
+                model_step(m, &heap, 1, 3000);
+            }
+            index[0] = index[1];
+            digest[0] = digest[1];
+            index[1] = heap_index(heap);
+            digest[1] = heap_digest(heap);
+            /* The cut may fall between the journal's drain and the home: stores behind it are then
+             * lost. */
+            assert_int_equal(image_commit(image, heap), 0);
+            if (!power.lost && dice() % 40 == 0) {
+                settle(false);
+                power.lost = true;
+                index[0] = index[1];
+                digest[0] = digest[1];
+            }
+        }
+        image_close(image);
+        heap_free(heap);
+        image_pm_set_ops(NULL);
+        struct err_text e = {""};
+        if (open_image(path, &image, &heap, &e) != 0) {
+            fail_msg("cut %ld: %s", cut, e.text);
+        }
+        bool before = heap_index(heap) == index[0] && heap_digest(heap) == digest[0];
+        bool after = heap_index(heap) == index[1] && heap_digest(heap) == digest[1];
+        assert_true(before || after);
+        image_close(image);
+        heap_free(heap);
+        assert_int_equal(image_destroy(env, path), 0);
+        model_close(m);
+        free(m);
+    }
+}
+
+static void what_is_not_memory_is_refused(void **state)
+{
+    (void)state;
+    char path[DIR_PATH_BYTES];
+    dir_path(&dir, "c", path);
+    struct image *image = NULL;
+    struct heap *heap = NULL;
+    struct err_text e = {""};
+    assert_int_equal(open_image(path, &image, &heap, &e), 0);
+    heap = heap_new();
+    heap_begin(heap, 1, 1, 1);
+    heap_end(heap);
+    assert_int_equal(image_commit(image, heap), 0);
+    image_close(image);
+    heap_free(heap);
+    /* A disk-mode image in the same place isn't mixed up with it. */
+    struct image_opts disk = {.dir = path, .uid = UID, .mode = IMAGE_DISK};
+    assert_int_equal(image_open(env, &disk, &image, &heap, &e), ERR_UNSUPPORTED);
+    char file[DIR_PATH_BYTES * 2];
+    (void)snprintf(file, sizeof file, "%s/image.pm", path);
+    dir_file_flip(file, 8, 1);
+    assert_int_equal(open_image(path, &image, &heap, &e), ERR_CORRUPT);
+    dir_file_flip(file, 8, 1);
+    for (uint64_t at = 4096 + 4; at < 4096 + 2 * PM_HALF_BYTES; at += PM_HALF_BYTES) {
+        dir_file_flip(file, at, 1);
+    }
+    assert_int_equal(open_image(path, &image, &heap, &e), ERR_CORRUPT);
+    assert_non_null(strstr(e.text, "neither half"));
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(commits_survive_reopening),
+        cmocka_unit_test(a_cut_at_any_fence_leaves_the_commit_before_or_after),
+        cmocka_unit_test(what_is_not_memory_is_refused),
+    };
+    (void)setenv("PMEM_IS_PMEM_FORCE", "1", 1);
+    dir_open(&dir);
+    if (env_uv_open(&env) != 0) {
+        return 1;
+    }
+    int rv = cmocka_run_group_tests(tests, NULL, NULL);
+    env_uv_close(env);
+    dir_close(&dir);
+    return rv;
+}
