@@ -1,5 +1,5 @@
 /* Pmem mode on a mapped file: PMEM_IS_PMEM_FORCE makes libpmem take the test's directory for
- * memory. The recorder holds back every store until the drain, as a machine without power would. */
+ * memory. The recorder can take back every store since the last drain, as a loss of power would. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
