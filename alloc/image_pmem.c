@@ -7,7 +7,9 @@
  *   3. the same lines go to their home, without a fence: the next commit's drain covers them, and
  * it writes the other half.
  *
- * So at least one half is always valid, and replaying the newest one makes the home complete. */
+ * So at least one half is always valid, and replaying what is valid, in order, makes the home
+ * complete: the newest half may be whole before its drain, when the home of the one before isn't
+ * yet. */
 #include <inttypes.h>
 #include <libpmem.h>
 #include <string.h>
@@ -368,6 +370,17 @@ static int pm_recover(struct image *image, struct image_pm *pm, const char *path
                        "%s: commit %" PRIu64 " is older than %" PRIu64
                        " in the log: it was lost; repair from the peers",
                        path, half->sequence, image->mark_sequence);
+    }
+    /* The newest half may have arrived whole although its drain never ended, and then the home of
+     * the one before isn't covered by any: replay that one first. Where it was covered, writing the
+     * same bytes again changes nothing. */
+    const struct pm_half *before = &halves[1 - newest];
+    if (valid[1 - newest] && before->sequence + 1 == half->sequence) {
+        const uint8_t *earlier = pm->map + half_at(before->sequence) + sizeof *before;
+        if (!records_are_valid(pm, earlier, before->bytes)) {
+            return err_set(e, ERR_CORRUPT, "%s: the journal's records are out of bounds", path);
+        }
+        records_apply(pm, earlier, before->bytes);
     }
     records_apply(pm, body, half->bytes);
     ops->drain();
