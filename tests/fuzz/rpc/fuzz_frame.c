@@ -106,6 +106,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         fake_run(&f, 1);
     }
     if ((data[0] & 16) != 0) {
+        if (o.conn != NULL) {
+            o.mood &= (uint8_t)~1u; /* a connection that its owner paused isn't called idle */
+            rpc_pause(o.conn, false);
+        }
         fake_run(&f, 30000);
         assert(o.closed == 1); /* it said nothing more */
     }
