@@ -1,0 +1,182 @@
+#!/usr/bin/env bash
+# cairnctl: every verb as a table and as JSON, and what each kind of failure exits with (docs/cli.md).
+build=$1
+# shellcheck source=tests/integration/lib.sh
+source "$(dirname "$0")/lib.sh"
+it_cluster
+
+# The envelope of docs/cli.md around an answer, on which the filter must hold.
+json() { # rc filter arguments...
+    local rc=$1 filter=$2
+    shift 2
+    expect "$rc" cairnctl "$@" -o json
+    jq -e '.apiVersion == "cairn/v1" and (.kind | type == "string") and has("data") and (.warnings | type == "array")
+        and has("error")' >/dev/null <<<"$out" || fail "$*: not the envelope: $out"
+    if [ "$rc" = 0 ]; then
+        jq -e '.error == null' >/dev/null <<<"$out" || fail "$*: an error although it succeeded: $out"
+    elif [ "$rc" != 5 ]; then
+        jq -e '.data == null and (.error.code | startswith("CAIRN_E_")) and (.error.message | length > 0)' \
+            >/dev/null <<<"$out" || fail "$*: no error in: $out"
+    fi
+    jq -e "$filter" >/dev/null <<<"$out" || fail "$*: $filter does not hold: $out"
+}
+
+step "status, nodes"
+expect 0 cairnctl status
+has "$out" 'HEALTHY +3/3 nodes'
+has "$out" '^NODE +ADDRESS'
+json 0 '.kind == "status" and .data.state == "HEALTHY" and (.data.nodes | length) == 3 and .data.alarms == 0' status
+expect 0 cairnctl status --wait healthy --timeout 5s
+expect 0 cairnctl node ls
+json 0 '[.data.nodes[] | select(.reachable)] | length == 3' node ls
+expect 0 cairnctl node storage
+json 0 '.data.nodes[0].has_room and .data.nodes[0].storage == "disk"' node storage
+
+step "heaps"
+expect 0 cairnctl heap create bank --shards 2 --size 64M
+has "$out" 'heap bank created: 2 shards'
+json 0 '.data.name == "other" and .data.shards == 1' heap create other --shards 1 --size 16M
+cluster_wait 60
+expect 4 cairnctl heap create bank
+json 4 '.error.code == "CAIRN_E_EXISTS"' heap create bank
+json 2 '.error.code == "CAIRN_E_INVAL"' heap create 'No Such Name'
+expect 0 cairnctl heap ls
+has "$out" '^bank .* 2 '
+json 0 '[.data.heaps[].name] | sort == ["bank", "other"]' heap ls
+expect 0 cairnctl heap stats bank
+json 0 '.data.objects == 0 and (.data.shards | length) == 2' heap stats bank
+json 3 '.error.code == "CAIRN_E_NOTFOUND"' heap stats nosuch
+
+step "objects, roots, pointers"
+expect 0 cairnctl obj alloc bank --data hello --type 7
+p=$out
+has "$p" '^[0-9]+\.[0-9]+\.[0-9a-f]{10}$'
+json 0 '.data.size == 4 and (.data.pointer | test("^[0-9]+\\.[0-9]+\\.[0-9a-f]{10}$"))' obj alloc bank --hex 00ff10AB
+q=$(jq -r .data.pointer <<<"$out")
+expect 0 cairnctl root set bank alice "$p"
+json 0 '.data.name == "bob"' root set bank bob "$q"
+expect 0 cairnctl root get bank alice
+[ "$out" = "$p" ] || fail "root get printed $out instead of $p"
+json 0 ".data.pointer == \"$p\"" root get bank alice
+expect 0 cairnctl root ls bank
+has "$out" "^alice +$p"
+json 0 '[.data.roots[].name] == ["alice", "bob"] and (.data.roots[0].version | type == "string")' root ls bank
+expect 0 cairnctl obj read bank/alice
+has "$out" '68 65 6c 6c 6f +hello$'
+json 0 '.data.hex == "00ff10ab" and .data.length == 4' obj read "bank/$q"
+json 0 '.data.hex == "ff10"' obj read bank/bob --off 1 --len 2
+expect 0 cairnctl obj write bank/alice --off 1 --data E
+expect 0 cairnctl obj read bank/alice --file -
+[ "$out" = hEllo ] || fail "read back $out"
+json 0 '.data.length == 2' obj write bank/alice --hex 4142
+json 0 '.data.size == 5 and .data.type == 7' obj stat bank/alice
+expect 0 cairnctl obj stat bank/alice
+has "$out" "pointer $p +size 5 +type 7 +version [0-9]+"
+expect 0 cairnctl ptr decode "$p"
+has "$out" "^pointer $p +word 0x[0-9a-f]{16} +shard [0-9]+ +generation 1 "
+word=$(cairnctl ptr decode "$p" -o json | jq -r .data.word)
+json 0 ".data.pointer == \"$p\" and (.data.null | not)" ptr decode "$word"
+json 2 '.error.code == "CAIRN_E_INVAL"' ptr decode nonsense
+json 2 '.error.code == "CAIRN_E_RANGE"' obj read bank/alice --off 9
+json 2 '.error.code == "CAIRN_E_RANGE"' obj write bank/alice --off 5 --data x
+json 3 '.error.code == "CAIRN_E_NOTFOUND"' obj read bank/carol
+json 3 '.error.code == "CAIRN_E_NOTFOUND"' root get bank carol
+json 3 '.error.code == "CAIRN_E_NOTFOUND"' root ls nosuch
+json 2 '.error.message | test("even number of hex digits")' obj alloc bank --hex abc
+json 2 '.error.message | test("one of --data, --hex and --file")' obj alloc bank --hex ab --data x
+
+step "what destroys asks first"
+expect 1 cairnctl obj free bank/bob
+has "$err" 'Give --yes'
+json 0 '.data.freed == false' obj free bank/bob --dry-run
+expect 0 cairnctl obj stat bank/bob
+expect 0 cairnctl obj free bank/bob --yes
+json 10 '.error.code == "CAIRN_E_STALE"' obj read "bank/$q"
+json 10 '.error.code == "CAIRN_E_STALE"' obj free "bank/$q" --yes
+expect 10 cairnctl obj write bank/bob --data x
+expect 0 cairnctl root rm bank bob --dry-run
+expect 0 cairnctl root rm bank bob
+expect 3 cairnctl root rm bank bob
+expect 1 cairnctl heap rm other
+expect 0 cairnctl heap rm other --dry-run
+json 0 '[.data.heaps[].name] == ["bank", "other"]' heap ls
+json 0 '.data.removed' heap rm other --yes
+json 3 '.error.code == "CAIRN_E_NOTFOUND"' heap rm other --yes
+
+step "space runs out: 8"
+expect 0 cairnctl heap create small --shards 1 --size 1M
+cluster_wait 60
+json 8 '.error.code == "CAIRN_E_NOSPACE"' obj alloc small --size 8M
+
+step "usage: 2, in JSON, too"
+json 2 '.error.code == "CAIRN_E_INVAL"'
+json 2 '.error.message | test("is not a verb")' bogus verb
+json 2 '.error.message | test("an option is unknown")' status --bogus
+json 2 '.error.message | test("--off: \"x\" must be a whole number")' obj read bank/alice --off x
+json 2 '.error.message | test("^usage: cairnctl heap create NAME")' heap create
+json 2 '.error.message | test("^usage: ")' root set bank onlyname
+json 2 '.error.message | test("^usage: ")' log dump
+expect 2 cairnctl -o yaml status
+expect 0 cairnctl --help
+has "$out" 'replica check'
+has "$out" 'Exit codes: 0 ok'
+expect 0 cairnctl version
+json 0 '.data.version | test("^[0-9]+\\.[0-9]+\\.[0-9]+$")' version
+
+step "shards and their replicas"
+expect 0 cairnctl shard ls bank
+has "$out" 'leader'
+json 0 '[.data.replicas[] | select(.state == "leader")] | length == 2' shard ls bank
+json 3 '.error.code == "CAIRN_E_NOTFOUND"' shard ls nosuch
+expect 0 cairnctl replica check --timeout 30
+has "$out" 'all replicas equal'
+json 0 '.data.different == 0 and .data.pending == 0' replica check bank --timeout 30
+
+step "completion"
+cairnctl completion bash >"$dir/completion"
+bash -n "$dir/completion"
+completed=$(bash -c 'source "$1"; COMP_WORDS=(cairnctl heap ""); COMP_CWORD=2; _cairnctl; echo "${COMPREPLY[*]}"' - "$dir/completion")
+[ "$completed" = "create ls rm stats" ] || fail "completed heap with: $completed"
+completed=$(bash -c 'source "$1"; COMP_WORDS=(cairnctl heap stats b); COMP_CWORD=3; _cairnctl; echo "${COMPREPLY[*]}"' - "$dir/completion")
+[ "$completed" = bank ] || fail "completed the heap with: $completed"
+expect 2 cairnctl completion fish
+
+step "whom nobody knows: 6; nobody there: 7"
+"$root/scripts/certs" "$dir/other" user eve >/dev/null
+"$root/scripts/certs" --expired "$dir/certs" user late >/dev/null
+json 6 '.error.code == "CAIRN_E_TLS"' heap ls --cert "$dir/other/eve.crt" --key "$dir/other/eve.key" --timeout 5
+json 6 '.error.message | test("expired")' heap ls --cert "$dir/certs/late.crt" --key "$dir/certs/late.key" --timeout 5
+# With their CA we would accept ourselves; the node does not.
+json 6 '.error != null' heap ls --ca "$dir/other/ca.crt" --cert "$dir/other/eve.crt" --key "$dir/other/eve.key" --timeout 5
+json 2 '.error.message | test("/nonexistent")' heap ls --cert /nonexistent
+json 7 '.error.message | test("127.0.0.1:1")' heap ls -e 127.0.0.1:1 --timeout 2
+CAIRN_ENDPOINTS='' expect 2 cairnctl heap ls
+
+step "one node gone: degraded, 5; two gone: 5 or 7"
+cluster_term 3
+expect 5 cairnctl status
+has "$out" 'DEGRADED +2/3 nodes'
+json 5 '.data.state == "DEGRADED" and ([.data.nodes[] | select(.reachable | not) | .node] == ["n3"])' status
+json 0 '[.data.nodes[] | select(.reachable | not)] | length == 1' node ls
+expect 7 cairnctl status --wait healthy --timeout 2
+eventually 20 cairnctl obj write bank/alice --data AB --timeout 5
+json 5 '.warnings | length > 0' replica check bank --timeout 2
+
+step "the log of the stopped node"
+expect 0 cairnctl --offline "$dir/n3" log dump
+has "$out" 'entry +shard='
+has "$out" 'HEAP_CREATE\{.*"bank"'
+has "$err" '^[0-9]+ records$'
+expect 0 cairnctl --offline "$dir/n3" log dump -o json
+jq -es 'length > 10 and all(.[]; has("kind") and has("index") and has("term"))' >/dev/null <<<"$out" || fail "$out"
+expect 0 cairnctl --offline "$dir/n3" log dump --shard 1 --from 2 --to 3
+if grep -E 'shard=[^1 ]| index=[^23 ]' <<<"$out"; then fail "not only shard 1 and indexes 2 to 3"; fi
+expect 3 cairnctl --offline "$dir/nosuch" log dump
+
+step "no majority: 7"
+cluster_kill 2
+expect 7 cairnctl obj write bank/alice --data AB --timeout 3
+cluster_start 2 3
+cluster_wait 60
+expect 0 cairnctl obj read bank/alice
+expect 0 cairnctl replica check --timeout 30
