@@ -15,7 +15,8 @@
 cluster_root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
 # A port that nobody listens on now, different from those given before by this shell.
-cluster_port_next=$((20000 + RANDOM % 20000))
+# Below those that Linux gives to outgoing connections, which would take one between its choice and its use.
+cluster_port_next=$((20000 + RANDOM % 12000))
 cluster_free_port() {
     while (exec 3<>"/dev/tcp/127.0.0.1/$cluster_port_next") 2>/dev/null; do
         cluster_port_next=$((cluster_port_next + 1))
