@@ -18,7 +18,8 @@
 #ifndef CAIRN_VERSION
 #define CAIRN_VERSION "0.1.0"
 #endif
-const char *argp_program_version = "cairnd " CAIRN_VERSION;
+/* Visible, although this program is built with hidden symbols: libc finds it by its name. */
+__attribute__((visibility("default"))) const char *argp_program_version = "cairnd " CAIRN_VERSION;
 
 struct process {
     struct env *env;
