@@ -5,9 +5,9 @@
 #include "rpc/rpc.h"
 
 #define HELLO_TIMEOUT_MS    5000u
-#define KEEPALIVE_MS        5000u  /* of silence: then a PING goes out */
-#define SILENCE_MAX_MS      15000u /* without a byte from the peer: closed */
-#define INPUT_KEEP_BYTES    4096u  /* an empty input buffer larger than this is freed */
+#define KEEPALIVE_MS        2000u /* of silence: then a PING goes out */
+#define SILENCE_MAX_MS      6000u /* without a byte from the peer: closed */
+#define INPUT_KEEP_BYTES    4096u /* an empty input buffer larger than this is freed */
 #define RPC_CAUSE_BYTES     288u
 #define LINK_BACKOFF_MS     50u
 #define LINK_BACKOFF_MAX_MS 2000u

@@ -265,10 +265,10 @@ static void silence_is_pinged_then_ended(void **state)
     struct env_conn *raw = fake_raw(&x.f);
     fake_raw_send(raw, bytes, FRAME_HEADER_BYTES + body.len);
     buf_close(&body);
-    fake_run(&x.f, 14900);
+    fake_run(&x.f, 5900);
     assert_int_equal(x.in.ready, 1);
     assert_int_equal(x.in.closed, 0);
-    fake_run(&x.f, 5200);
+    fake_run(&x.f, 2200);
     assert_int_equal(x.in.closed, 1);
     assert_int_equal(x.in.reason, ERR_TIMEOUT);
     assert_true(fake_raw_closed(raw));
