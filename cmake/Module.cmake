@@ -67,7 +67,7 @@ function(cairn_fuzz name)
   if(NOT EXISTS ${seeds})
     set(seeds)
   endif()
-  add_test(NAME ${name} COMMAND ${name} -max_total_time=${CAIRN_FUZZ_SECONDS} -timeout=10 -rss_limit_mb=2048
+  add_test(NAME ${name} COMMAND ${name} -seed=1 -max_total_time=${CAIRN_FUZZ_SECONDS} -timeout=10 -rss_limit_mb=2048
     -print_final_stats=1 ${CMAKE_BINARY_DIR}/corpus/${name} ${seeds})
   set_tests_properties(${name} PROPERTIES LABELS fuzz TIMEOUT 600)
 endfunction()

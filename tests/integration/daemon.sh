@@ -36,7 +36,8 @@ expect 0 cairnd --version
 has "$out" '^cairnd [0-9]+\.[0-9]+'
 
 step "health, readiness, metrics"
-expect 0 cairnd --probe "127.0.0.1:${cluster_http[1]}"
+# The reactor publishes its state once a second.
+eventually 5 cairnd --probe "127.0.0.1:${cluster_http[1]}"
 expect 1 cairnd --probe 127.0.0.1:1
 expect 0 curl -sf "http://127.0.0.1:${cluster_http[1]}/healthz"
 expect 0 curl -sf "http://127.0.0.1:${cluster_http[1]}/metrics"

@@ -78,9 +78,13 @@ bulk_lane() { hello 2 app | linger | tls "$dir/certs/app"; }
 attack "the bulk lane is for nodes, and .app. is a user" bulk_lane
 pretender() { hello 0 admin | linger | tls "$dir/certs/app"; }
 attack "HELLO as .admin., but the certificate is that of .app." pretender
-unknown_kind() { { hello 0 app && header 0 250; } | linger | tls "$dir/certs/app"; }
-attack 'does not belong on the client lane|unknown|kind 250' unknown_kind
+peer_batch=$(sed -n 's/^MESSAGE(PEER_BATCH, peer_batch, \([0-9]*\),.*/\1/p' "$root/rpc/message.def")
+consensus() { { hello 0 app && header 4 "$peer_batch" && le 4 0; } | linger | tls "$dir/certs/app"; }
+attack "PEER_BATCH .kind $peer_batch. does not belong on the client lane" consensus
 
+step "a kind of message that this release doesn't know: answered with an error, the connection stays"
+{ hello 0 app && header 0 250; } | linger | tls "$dir/certs/app"
+grep -qa 'this node does not know that kind of message' "$dir/answer" || fail "no answer to an unknown kind"
 step "a frame that ends in the middle with its connection: nothing to answer, and the node goes on"
 { hello 0 app && header 1000 40 && head -c 10 /dev/zero; } | linger | tls "$dir/certs/app"
 expect 0 cairnctl obj write "h/$p" --data last
