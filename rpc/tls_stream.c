@@ -78,22 +78,15 @@ BIO_METHOD *tls__bio_method(void)
 
 void tls__stream_finish(struct env_conn *c)
 {
-    if (!c->tcp_closed) {
-        return;
-    }
-    const struct env_conn_cbs *cbs = c->cbs;
-    c->cbs = NULL;
-    if (cbs != NULL) {
-        cbs->on_close(c->arg, c, c->reason, c->cause);
-    }
-    /* A resolver at work can't be interrupted, and may take many seconds where nobody answers it:
-     * the owner doesn't wait for that, only these bytes do. */
-    if (c->dial != NULL && c->dial->resolving) {
+    if (!c->tcp_closed || (c->dial != NULL && c->dial->resolving)) {
         return;
     }
     struct tls *t = c->tls;
     list_remove(&c->link);
     bool last = t->detached && list_empty(&t->conns);
+    if (c->cbs != NULL) {
+        c->cbs->on_close(c->arg, c, c->reason, c->cause);
+    }
     if (c->dial != NULL) {
         uv_freeaddrinfo(c->dial->found);
         mem_free(c->dial);

@@ -1,6 +1,5 @@
 /* The real transport with rpc on top: real sockets on loopback, a server and clients as
  * environments of one thread. */
-#define _GNU_SOURCE /* RTLD_NEXT */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -10,8 +9,6 @@
 
 #include <arpa/inet.h>
 #include <cmocka.h>
-#include <dlfcn.h>
-#include <netdb.h>
 #include <netinet/in.h>
 #include <pthread.h>
 #include <sys/socket.h>
@@ -630,85 +627,6 @@ static void certificates_are_reloaded_without_restart(void **state)
     fixture_close(&f);
 }
 
-/* ---- a resolver that takes its time ---- */
-
-static pthread_mutex_t resolver_lock = PTHREAD_MUTEX_INITIALIZER;
-static pthread_cond_t resolver_wake = PTHREAD_COND_INITIALIZER;
-static bool resolver_blocked;
-static bool resolver_entered;
-
-/* In front of libc's: hangs for names of ".slow" until it is let go. */
-int getaddrinfo(const char *host, const char *service, const struct addrinfo *hints,
-                struct addrinfo **out)
-{
-    static int (*next)(const char *, const char *, const struct addrinfo *, struct addrinfo **);
-    pthread_mutex_lock(&resolver_lock);
-    if (next == NULL) {
-        *(void **)&next = dlsym(RTLD_NEXT, "getaddrinfo");
-    }
-    if (host != NULL && strstr(host, ".slow") != NULL) {
-        resolver_entered = true;
-        pthread_cond_broadcast(&resolver_wake);
-        while (resolver_blocked) {
-            pthread_cond_wait(&resolver_wake, &resolver_lock);
-        }
-        host = "127.0.0.1";
-    }
-    pthread_mutex_unlock(&resolver_lock);
-    return next(host, service, hints, out);
-}
-
-static void resolver_block(bool blocked)
-{
-    pthread_mutex_lock(&resolver_lock);
-    resolver_blocked = blocked;
-    resolver_entered = false;
-    pthread_cond_broadcast(&resolver_wake);
-    pthread_mutex_unlock(&resolver_lock);
-}
-
-struct slow_dial {
-    struct env *env;
-    int closed;
-};
-
-static void slow_on_close(void *arg, struct env_conn *conn, int reason, const char *text)
-{
-    struct slow_dial *d = arg;
-    (void)conn;
-    (void)reason;
-    (void)text;
-    d->closed++;
-    env_uv_stop(d->env);
-}
-
-static void closing_does_not_wait_for_the_resolver(void **state)
-{
-    (void)state;
-    static const struct env_conn_cbs slow_cbs = {.on_close = slow_on_close};
-    struct slow_dial d = {0};
-    struct err_text e;
-    struct env_conn *conn = NULL;
-    struct tls_opts opts = {path_of("ca", "crt"), path_of("alice", "crt"), path_of("alice", "key")};
-    assert_int_equal(env_uv_open(&d.env), 0);
-    assert_int_equal(tls_attach(d.env, &opts, &e), 0);
-    resolver_block(true);
-    assert_int_equal(
-        env_connect(d.env, "node.slow:7420", ENV_ROLE_NODE, NULL, &slow_cbs, &d, &conn), 0);
-    pthread_mutex_lock(&resolver_lock);
-    while (!resolver_entered) {
-        pthread_cond_wait(&resolver_wake, &resolver_lock);
-    }
-    pthread_mutex_unlock(&resolver_lock);
-    env_conn_close(d.env, conn, ERR_CLOSED);
-    env_uv_run(d.env);
-    assert_int_equal(d.closed, 1);
-    tls_detach(d.env);
-    resolver_block(false);
-    env_uv_close(d.env);
-    assert_int_equal(d.closed, 1);
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -722,7 +640,6 @@ int main(void)
         cmocka_unit_test(a_certificate_of_another_ca_is_refused_with_an_alert),
         cmocka_unit_test(an_owner_can_refuse_with_a_text),
         cmocka_unit_test(nobody_listening_is_no_connection),
-        cmocka_unit_test(closing_does_not_wait_for_the_resolver),
         cmocka_unit_test(localhost_is_tried_with_all_its_addresses),
         cmocka_unit_test(attaching_names_the_file_and_what_is_wrong),
         cmocka_unit_test(attaching_survives_each_failed_allocation),
