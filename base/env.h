@@ -158,6 +158,9 @@ struct env_ops {
     int64_t (*file_pread)(struct env_file *file, void *data, size_t len, uint64_t offset);
     int (*file_pwrite)(struct env_file *file, const void *data, size_t len, uint64_t offset);
     int (*file_sync)(struct env_file *file);
+    /* NULL: not here. */
+    bool (*file_submit)(struct env *env, struct env_work *work, struct env_file *file,
+                        const void *data, size_t len, uint64_t offset, int *err);
     int64_t (*file_size)(struct env_file *file);
     int (*file_truncate)(struct env_file *file, uint64_t bytes);
     int (*file_lock)(struct env_file *file);
@@ -275,6 +278,18 @@ static inline int env_file_sync(struct env *env, struct env_file *f)
 {
     return env->ops->file_sync(f);
 } /* fdatasync */
+/* Starts to write a file opened with ENV_OPEN_DIRECT and ENV_OPEN_DSYNC without blocking and
+ * without a worker. thread: the reactor's. Data and *err are borrowed until work->done.
+ *
+ * True: work->done follows when all of it is durable or has failed, with *err set. If it turns out
+ * meanwhile that this can't be done without blocking, it is as though env_work() had been called
+ * instead: work->run does everything. False: can't be done at all, or not now; call env_work(). */
+static inline bool env_file_submit(struct env *env, struct env_work *work, struct env_file *f,
+                                   const void *data, size_t len, uint64_t offset, int *err)
+{
+    return env->ops->file_submit != NULL &&
+           env->ops->file_submit(env, work, f, data, len, offset, err);
+}
 static inline int64_t env_file_size(struct env *env, struct env_file *f)
 {
     return env->ops->file_size(f);

@@ -20,6 +20,7 @@ struct env_file {
     int fd;
     bool aligned; /* opened with ENV_OPEN_DIRECT: its rules hold, whatever the file system does */
     _Atomic bool direct; /* O_DIRECT is really set */
+    bool submits;        /* with it and O_DSYNC, writes may be submitted: env_uv_submit.c */
     size_t map_bytes;    /* of the one mapping; 0 = none */
 };
 
@@ -47,6 +48,7 @@ static int file_open(struct env *env, const char *path, int flags, struct env_fi
     unix_flags |= (flags & ENV_OPEN_DSYNC) != 0 ? O_DSYNC : 0;
     f->aligned = (flags & ENV_OPEN_DIRECT) != 0;
     f->direct = f->aligned;
+    f->submits = (flags & ENV_OPEN_DSYNC) != 0;
     f->fd = open_retry(path, unix_flags | (f->direct ? O_DIRECT : 0), 0600);
     if (f->fd < 0 && f->direct && errno == EINVAL) {
         /* tmpfs and others. The refused open may have created the file all the same (Linux does it
@@ -144,6 +146,17 @@ static int file_pwrite(struct env_file *file, const void *data, size_t len, uint
         }
     }
     return 0;
+}
+
+int env_uv__file_submits(const struct env_file *file, const void *data, size_t len, uint64_t offset)
+{
+    return file->submits && file->direct && transfer_is_valid(file, data, len, offset) ? file->fd
+                                                                                       : -1;
+}
+
+void env_uv__file_submits_never(struct env_file *file)
+{
+    file->submits = false;
 }
 
 static int file_sync(struct env_file *file)

@@ -6,8 +6,10 @@
  * leave before the next turn begins. */
 #include <errno.h>
 #include <signal.h>
+#include <sys/eventfd.h>
 #include <sys/random.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "base/assert.h"
 #include "base/internal.h"
@@ -69,10 +71,24 @@ static void tasks_run(struct env_uv *e)
     }
 }
 
+static void posts_run(struct env_uv *e);
+
+/* Once a pass, so that a post that posts itself again can't keep the loop from its sockets. */
+static void posts_run_own(struct env_uv *e)
+{
+    if (e->posts_own) {
+        posts_run(e);
+    }
+}
+
 static void on_prepare(uv_prepare_t *handle)
 {
     struct env_uv *e = handle->data;
+    posts_run_own(e);
     tasks_run(e);
+    if (e->posts_own) { /* from one of these tasks: the poll mustn't block */
+        env_uv__wake(e);
+    }
     env_uv__timers_arm(e);
     e->now_valid = false; /* the poll may last */
 }
@@ -80,6 +96,7 @@ static void on_prepare(uv_prepare_t *handle)
 static void on_check(uv_check_t *handle)
 {
     struct env_uv *e = handle->data;
+    posts_run_own(e);
     tasks_run(e);
     e->now_valid = false; /* so that timers aren't judged by a time from before this turn's work */
     if (e->stopping) {
@@ -87,16 +104,35 @@ static void on_check(uv_check_t *handle)
     }
 }
 
+/* An eventfd of our own and not uv_async_send(): there the loop that was woken spins until the
+ * waking thread has come back from its write(), which takes just as long as the write wakes us
+ * fast. */
+void env_uv__wake(struct env_uv *e)
+{
+    if (!atomic_exchange(&e->woken, true)) {
+        uint64_t one = 1;
+        ssize_t n;
+        do {
+            n = write(e->wake_fd, &one, sizeof one);
+        } while (n < 0 && errno == EINTR);
+        assert(n == (ssize_t)sizeof one || errno == EAGAIN); /* full: it is readable for sure */
+    }
+}
+
 static void post(struct env *env, struct env_post *p)
 {
     struct env_uv *e = env_uv_of(env);
     assert(p->cb != NULL);
+    bool own = e->running && pthread_equal(pthread_self(), e->thread) != 0;
     pthread_mutex_lock(&e->lock);
     p->next = e->posts;
     e->posts = p;
-    /* Inside the lock: once the loop has the post, its callback may lead to env_uv_close(). */
-    int rv = uv_async_send(&e->async);
-    assert(rv == 0);
+    if (own) {
+        e->posts_own = true;
+    } else {
+        /* Inside the lock: once the loop has the post, its callback may lead to env_uv_close(). */
+        env_uv__wake(e);
+    }
     pthread_mutex_unlock(&e->lock);
 }
 
@@ -105,6 +141,7 @@ static void posts_run(struct env_uv *e)
     pthread_mutex_lock(&e->lock);
     struct env_post *newest = e->posts;
     e->posts = NULL;
+    e->posts_own = false;
     pthread_mutex_unlock(&e->lock);
     struct env_post *oldest = NULL;
     while (newest != NULL) {
@@ -120,9 +157,17 @@ static void posts_run(struct env_uv *e)
     }
 }
 
-static void on_async(uv_async_t *handle)
+static void on_wake(uv_poll_t *handle, int status, int events)
 {
     struct env_uv *e = handle->data;
+    uint64_t count;
+    (void)status;
+    (void)events;
+    ssize_t n = read(e->wake_fd, &count, sizeof count);
+    (void)n; /* nothing there: then there is nothing to do, which is found out just as fast */
+    /* Before looking: what is added from here on wakes again. */
+    (void)atomic_exchange(&e->woken, false);
+    env_uv__submits_finish(e);
     env_uv__works_finish(e);
     posts_run(e);
 }
@@ -208,6 +253,7 @@ static void ops_fill(struct env_ops *ops)
         .defer = defer,
         .post = post,
         .work = env_uv__work,
+        .file_submit = env_uv__submit,
         .listen = no_listen,
         .listener_close = no_listener_close,
         .listener_port = no_listener_port,
@@ -223,19 +269,24 @@ static void ops_fill(struct env_ops *ops)
 
 /* ---- life ---- */
 
-/* Starts the loop's four handles. uv_*_init() of these can only fail for the async (its eventfd).
- */
+/* Starts the loop's four handles. uv_*_init() of these can only fail for the poll. */
 static int handles_open(struct env_uv *e)
 {
-    if (uv_async_init(&e->loop, &e->async, on_async) != 0) {
+    e->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (e->wake_fd < 0) {
+        return ERR_IO;
+    }
+    if (uv_poll_init(&e->loop, &e->wake_poll, e->wake_fd) != 0) {
+        (void)close(e->wake_fd);
         return ERR_IO;
     }
     (void)uv_timer_init(&e->loop, &e->timer);
     (void)uv_prepare_init(&e->loop, &e->prepare);
     (void)uv_check_init(&e->loop, &e->check);
-    e->async.data = e->timer.data = e->prepare.data = e->check.data = e;
+    e->wake_poll.data = e->timer.data = e->prepare.data = e->check.data = e;
     (void)uv_prepare_start(&e->prepare, on_prepare);
     (void)uv_check_start(&e->check, on_check);
+    (void)uv_poll_start(&e->wake_poll, UV_READABLE, on_wake);
     return 0;
 }
 
@@ -244,8 +295,9 @@ static void handles_close(struct env_uv *e)
     uv_close((uv_handle_t *)&e->check, NULL);
     uv_close((uv_handle_t *)&e->prepare, NULL);
     uv_close((uv_handle_t *)&e->timer, NULL);
-    uv_close((uv_handle_t *)&e->async, NULL);
+    uv_close((uv_handle_t *)&e->wake_poll, NULL);
     (void)uv_run(&e->loop, UV_RUN_DEFAULT);
+    (void)close(e->wake_fd);
 }
 
 int env_uv_open(struct env **out)
@@ -302,6 +354,7 @@ void env_uv_run(struct env *env)
     (void)sigemptyset(&pipe_signal);
     (void)sigaddset(&pipe_signal, SIGPIPE);
     (void)pthread_sigmask(SIG_BLOCK, &pipe_signal, NULL);
+    e->thread = pthread_self();
     e->running = true;
     e->now_valid = false;
     (void)uv_run(&e->loop, UV_RUN_DEFAULT);
@@ -314,8 +367,7 @@ void env_uv_stop(struct env *env)
 {
     struct env_uv *e = env_uv_of(env);
     e->stopping = true;
-    int rv = uv_async_send(&e->async); /* the check after the poll that this ends sees the flag */
-    assert(rv == 0);
+    env_uv__wake(e); /* the check after the poll that this ends sees the flag */
 }
 
 void env_uv_close(struct env *env)
@@ -324,6 +376,7 @@ void env_uv_close(struct env *env)
     assert(!e->running);
     assert(e->timers_count == 0);
     env_uv__queues_close(e);
+    env_uv__submits_close(e);
     handles_close(e);
     int rv = uv_loop_close(&e->loop);
     assert(rv == 0); /* else a connection or a listener is still open */

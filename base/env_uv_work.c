@@ -1,5 +1,5 @@
 /* Work: a thread for each queue, and completions that come back to the loop through its one
- * uv_async.
+ * eventfd.
  *
  * Not uv_queue_work(): its pool is one for the whole process, has no order within a kind of work,
  * and a checkpoint that fills it would delay the log's syncs. */
@@ -29,12 +29,21 @@ static void *worker_main(void *arg)
         pthread_mutex_lock(&e->lock);
         list_push_back(&e->works_done, &work->link);
         pthread_mutex_unlock(&e->lock);
-        int rv = uv_async_send(&e->async);
-        assert(rv == 0);
+        env_uv__wake(e);
         pthread_mutex_lock(&q->lock);
     }
     pthread_mutex_unlock(&q->lock);
     return NULL;
+}
+
+void env_uv__queue_push(struct env_uv *e, struct env_work *work)
+{
+    struct env_uv_queue *q = &e->queues[work->queue];
+    pthread_mutex_lock(&q->lock);
+    list_push_back(&q->works, &work->link);
+    pthread_mutex_unlock(&q->lock);
+    /* After the unlock, so that the worker doesn't wake only to wait for the mutex. */
+    pthread_cond_signal(&q->wake);
 }
 
 void env_uv__work(struct env *env, struct env_work *work)
@@ -44,12 +53,7 @@ void env_uv__work(struct env *env, struct env_work *work)
     assert(work->run != NULL);
     assert(work->done != NULL);
     e->works_out++;
-    struct env_uv_queue *q = &e->queues[work->queue];
-    pthread_mutex_lock(&q->lock);
-    list_push_back(&q->works, &work->link);
-    pthread_mutex_unlock(&q->lock);
-    /* After the unlock, so that the worker doesn't wake only to wait for the mutex. */
-    pthread_cond_signal(&q->wake);
+    env_uv__queue_push(e, work);
 }
 
 void env_uv__works_finish(struct env_uv *e)

@@ -14,6 +14,7 @@
 #define WAL_PENDING_BYTES_MAX  (64u << 20)  /* appended and not yet durable; beyond: NOMEM */
 #define WAL_PENDING_BYTES_SOFT (16u << 20)  /* beyond: no room */
 #define WAL_SECOND_WRITE_BYTES (64u << 10)  /* waiting bytes worth a second write in flight */
+#define WAL_SUBMIT_BYTES_MAX   (64u << 10)  /* a write up to here is begun by the loop itself */
 #define WAL_ROOM_RESERVE_BYTES (16u << 20)
 #define WAL_SILENCE_MS         50
 #define WAL_TICK_MS            1000

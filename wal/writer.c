@@ -3,6 +3,7 @@
  *   wal__put        record -> fill buffer (a full one is closed and queued)
  *   wal__wake       -> flush_task at the end of the turn
  *   wal__flush      closes the fill buffer, starts writes while fewer than two are in flight
+ *   write_start     small blocks: seal and submit, without a worker
  *   write_run       on a worker: seal, pwrite, sync
  *   write_done      in order of the log: places, durable position, notify_task, the next flush
  *
@@ -488,6 +489,14 @@ static void write_start(struct wal *wal, struct wal_buffer *b)
     w->done = false;
     w->err = 0;
     wal->in_flight++;
+    /* The usual block is small: sealing and submitting it here costs less than waking a worker. */
+    if (wal->opts.direct && w->bytes <= WAL_SUBMIT_BYTES_MAX) {
+        (void)wal__block_seal(b->data, &w->head, &w->segment->header, b->offset);
+        if (env_file_submit(wal->env, &w->work, w->segment->file, b->data, w->bytes, b->offset,
+                            &w->err)) {
+            return;
+        }
+    }
     env_work(wal->env, &w->work);
 }
 

@@ -160,6 +160,81 @@ static void direct_is_ignored_where_the_file_system_cannot(void **state)
     assert_int_equal(env_file_unlink(env, shm), 0);
 }
 
+/* ---- submitted writes ---- */
+
+struct submit {
+    struct env_work work;
+    struct env_file *file;
+    uint8_t *data;
+    int err;
+    int ran, done;
+};
+
+static void submit_run(struct env_work *work)
+{
+    struct submit *s = container_of(work, struct submit, work);
+    s->ran++;
+    s->err = env_file_pwrite(env, s->file, s->data, 8192, 4096);
+}
+
+static void submit_done(struct env_work *work)
+{
+    struct submit *s = container_of(work, struct submit, work);
+    s->done++;
+    env_uv_stop(env);
+}
+
+/* Whether the kernel takes it, refuses it at once or later: it is written, and done comes once. */
+static void submitted_write_is_written_and_reported_once(void **state)
+{
+    (void)state;
+    struct env_file *f = open_new(ENV_OPEN_DIRECT | ENV_OPEN_DSYNC);
+    uint8_t *data = mem_aligned(4096, 65536);
+    uint8_t *back = mem_aligned(4096, 65536);
+    memset(data, 0, 65536);
+    assert_int_equal(env_file_pwrite(env, f, data, 65536, 0), 0);
+    for (int i = 1; i <= 200; i++) {
+        struct submit s = {.work = {.run = submit_run, .done = submit_done}, .file = f};
+        s.work.queue = ENV_QUEUE_LOG_0;
+        s.data = data;
+        s.err = ERR_CORRUPT;
+        memset(data, i, 8192);
+        if (!env_file_submit(env, &s.work, f, data, 8192, 4096, &s.err)) {
+            env_work(env, &s.work);
+        }
+        env_uv_run(env);
+        assert_int_equal(s.done, 1);
+        assert_true(s.ran <= 1);
+        assert_int_equal(s.err, 0);
+        assert_int_equal(env_file_pread(env, f, back, 8192, 4096), 8192);
+        assert_memory_equal(back, data, 8192);
+    }
+    env_file_close(env, f);
+    mem_free(data);
+    mem_free(back);
+}
+
+static void only_direct_and_synced_files_take_submitted_writes(void **state)
+{
+    (void)state;
+    struct submit s = {.work = {.run = submit_run, .done = submit_done}};
+    uint8_t *data = mem_aligned(4096, 8192);
+    memset(data, 1, 8192);
+    struct env_file *f = open_new(ENV_OPEN_DIRECT);
+    assert_false(env_file_submit(env, &s.work, f, data, 4096, 0, &s.err));
+    env_file_close(env, f);
+    assert_int_equal(env_file_open(env, path, ENV_OPEN_WRITE | ENV_OPEN_DSYNC, &f), 0);
+    assert_false(env_file_submit(env, &s.work, f, data, 4096, 0, &s.err));
+    env_file_close(env, f);
+    assert_int_equal(
+        env_file_open(env, path, ENV_OPEN_WRITE | ENV_OPEN_DIRECT | ENV_OPEN_DSYNC, &f), 0);
+    assert_false(env_file_submit(env, &s.work, f, data + 1, 4096, 0, &s.err));
+    assert_false(env_file_submit(env, &s.work, f, data, 4096, 512, &s.err));
+    assert_false(env_file_submit(env, &s.work, f, data, 100, 0, &s.err));
+    env_file_close(env, f);
+    mem_free(data);
+}
+
 static void absurd_offsets_are_refused(void **state)
 {
     (void)state;
@@ -333,6 +408,10 @@ int main(void)
         cmocka_unit_test_setup_teardown(direct_transfers_work_on_this_file_system, setup, teardown),
         cmocka_unit_test_setup_teardown(direct_and_synced_transfers_work_together, setup, teardown),
         cmocka_unit_test_setup_teardown(direct_is_ignored_where_the_file_system_cannot, setup,
+                                        teardown),
+        cmocka_unit_test_setup_teardown(submitted_write_is_written_and_reported_once, setup,
+                                        teardown),
+        cmocka_unit_test_setup_teardown(only_direct_and_synced_files_take_submitted_writes, setup,
                                         teardown),
         cmocka_unit_test_setup_teardown(absurd_offsets_are_refused, setup, teardown),
         cmocka_unit_test_setup_teardown(file_beyond_the_size_limit_is_disk_full, setup, teardown),

@@ -309,6 +309,51 @@ static void stop_from_another_thread_ends_the_run(void **state)
     env_uv_run(env);
 }
 
+/* A post from the loop's own thread, which posts itself again and again: each turn does one, so
+ * that the timer gets its turn too. */
+struct own_post {
+    struct env_post post;
+    struct env_task task;
+    size_t ran;
+    bool stop;
+};
+
+static void own_post_cb(struct env_post *post)
+{
+    struct own_post *own = container_of(post, struct own_post, post);
+    own->ran++;
+    if (!own->stop) {
+        env_post(env, post);
+    } else {
+        env_uv_stop(env);
+    }
+}
+
+static void own_post_from_task(struct env_task *task)
+{
+    struct own_post *own = container_of(task, struct own_post, task);
+    env_post(env, &own->post);
+}
+
+static struct own_post own;
+
+static void own_post_end(struct env_timer *t)
+{
+    (void)t;
+    own.stop = true;
+}
+
+static void post_of_the_loop_itself_arrives_and_starves_nobody(void **state)
+{
+    (void)state;
+    own = (struct own_post){.post = {.cb = own_post_cb}, .task = {.cb = own_post_from_task}};
+    struct env_timer t = {.cb = own_post_end};
+    env_timer_start_in_ms(env, &t, 5);
+    env_defer(env, &own.task);
+    env_uv_run(env);
+    assert_true(own.ran > 1);
+}
+
 /* ---- work ---- */
 
 #define WORKS 200
@@ -570,6 +615,8 @@ int main(void)
                                         teardown),
         cmocka_unit_test_setup_teardown(posts_of_many_threads_all_arrive_in_order, setup, teardown),
         cmocka_unit_test_setup_teardown(stop_from_another_thread_ends_the_run, setup, teardown),
+        cmocka_unit_test_setup_teardown(post_of_the_loop_itself_arrives_and_starves_nobody, setup,
+                                        teardown),
         cmocka_unit_test_setup_teardown(works_of_a_queue_run_and_finish_in_order, setup, teardown),
         cmocka_unit_test_setup_teardown(queues_run_at_the_same_time, setup, teardown),
         cmocka_unit_test_setup_teardown(workers_take_no_signals_from_the_program, setup, teardown),
