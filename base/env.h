@@ -184,6 +184,7 @@ struct env_ops {
                    struct env_conn **out);
     int (*conn_write)(struct env_conn *conn, const struct slice *parts, size_t count);
     size_t (*conn_queued)(const struct env_conn *conn);
+    void (*conn_flush)(struct env_conn *conn); /* NULL: nothing waits for the end of the turn */
     void (*conn_pause)(struct env_conn *conn, bool paused);
     void (*conn_close)(struct env_conn *conn, int reason);
     const struct env_peer *(*conn_peer)(const struct env_conn *conn);
@@ -372,6 +373,14 @@ static inline int env_conn_write(struct env *env, struct env_conn *c, const stru
                                  size_t count)
 {
     return env->ops->conn_write(c, parts, count);
+}
+/* What was written leaves now and not at the end of the turn: for what others wait for while this
+ * node goes on with its own part. From a task only, not from inside a connection's callback. */
+static inline void env_conn_flush(struct env *env, struct env_conn *c)
+{
+    if (env->ops->conn_flush != NULL) {
+        env->ops->conn_flush(c);
+    }
 }
 static inline size_t env_conn_queued(struct env *env, const struct env_conn *c)
 {

@@ -118,6 +118,7 @@ struct peer *node__peer(struct node *node, uint32_t number);
 int peers__open(struct node *node, struct err_text *e);
 void peers__close(struct node *node);
 void peers__send(void *arg, uint32_t number, struct slice items);
+void peers__flush(void *arg, uint32_t number);
 void peers__bulk_request(void *arg, uint32_t number, uint16_t kind, struct slice body,
                          uint64_t token);
 

@@ -100,6 +100,7 @@ static void on_shard_failed(void *arg, struct shard *shard, int err, const char 
 
 static const struct replica_cbs replica_table = {
     .send = peers__send,
+    .flush = peers__flush,
     .bulk_request = peers__bulk_request,
     .on_catalog = on_catalog,
     .on_leader = on_leader,

@@ -89,6 +89,15 @@ void peers__send(void *arg, uint32_t number, struct slice items)
     }
 }
 
+void peers__flush(void *arg, uint32_t number)
+{
+    struct peer *peer = node__peer(arg, number);
+    struct rpc_conn *conn = peer == NULL || peer->raft == NULL ? NULL : rpc_link_conn(peer->raft);
+    if (conn != NULL) {
+        rpc_flush(conn);
+    }
+}
+
 /* ---- the bulk lane ---- */
 
 static void bulk_finish(struct bulk_wait *wait, int err, uint16_t kind, struct slice body)

@@ -179,8 +179,15 @@ static void turn_run(struct env_task *task)
     if (r->meta_changed && !r->opening && !r->stopped) {
         meta_news(r);
     }
+    /* Before the log's write and the clients' answers, which are later tasks of this turn: to begin
+     * a write takes the time of several messages, and the others' writes are what is waited for. */
     for (uint32_t i = 0; i < r->peer_count; i++) {
-        flush_peer(r, &r->peers[i]);
+        if (r->peers[i].out.len > 0) {
+            flush_peer(r, &r->peers[i]);
+            if (r->cbs->flush != NULL) {
+                r->cbs->flush(r->arg, r->peers[i].node);
+            }
+        }
     }
 }
 

@@ -38,6 +38,9 @@ struct replica_cbs {
     /* The items of one PEER_BATCH for a node; borrowed for the call. Dropped if it isn't connected.
      */
     void (*send)(void *arg, uint32_t node, struct slice items);
+    /* What was sent to that node shall leave before this turn goes on with the node's own work.
+     * Called from a task. May be NULL. */
+    void (*flush)(void *arg, uint32_t node);
     /* A request on the bulk lane: exactly one replica_bulk_answer(token, ...) follows, in a later
      * turn. */
     void (*bulk_request)(void *arg, uint32_t node, uint16_t kind, struct slice body,

@@ -698,6 +698,13 @@ int rpc_send_error(struct rpc_conn *c, uint64_t request_id, int err, uint64_t ui
     return rv;
 }
 
+void rpc_flush(struct rpc_conn *c)
+{
+    if (c->state == CONN_READY) {
+        env_conn_flush(c->env, c->stream);
+    }
+}
+
 void rpc_close(struct rpc_conn *c, int reason)
 {
     close_with(c, reason, err_text_of(reason));

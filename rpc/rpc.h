@@ -72,6 +72,8 @@ int rpc_send(struct rpc_conn *conn, const struct frame_header *header, const str
 /* ERROR{-err, text} for a request. */
 int rpc_send_error(struct rpc_conn *conn, uint64_t request_id, int err, uint64_t uid,
                    uint32_t leader_node, uint32_t retry_after_ms, const char *text);
+/* What was sent leaves now and not at the end of the turn. From a task only. */
+void rpc_flush(struct rpc_conn *conn);
 void rpc_close(struct rpc_conn *conn, int reason);
 const struct env_peer *rpc_peer(const struct rpc_conn *conn);
 enum rpc_lane rpc_conn_lane(const struct rpc_conn *conn);

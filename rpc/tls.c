@@ -322,6 +322,7 @@ int tls_attach(struct env *env, const struct tls_opts *opts, struct err_text *e)
     ops->connect = tls_connect;
     ops->conn_write = tls__conn_write;
     ops->conn_queued = tls__conn_queued;
+    ops->conn_flush = tls__conn_flush;
     ops->conn_pause = tls__conn_pause;
     ops->conn_close = tls__conn_close;
     ops->conn_peer = tls__conn_peer;

@@ -138,6 +138,7 @@ void tls__dial_next(struct env_conn *c);
 void tls__on_flush(struct env_task *task);
 int tls__conn_write(struct env_conn *c, const struct slice *parts, size_t count);
 size_t tls__conn_queued(const struct env_conn *c);
+void tls__conn_flush(struct env_conn *c);
 void tls__conn_pause(struct env_conn *c, bool paused);
 void tls__conn_close(struct env_conn *c, int reason);
 const struct env_peer *tls__conn_peer(const struct env_conn *c);
