@@ -79,6 +79,7 @@ struct read_round {
     uint64_t started_ms, sent_ms;
     struct consensus_config config; /* as it was when the round began */
     uint32_t yes;                   /* bit per server of config */
+    bool asked_all;
     struct list reads;
 };
 
@@ -181,6 +182,9 @@ struct shard {
     uint64_t reads_done_index;
     struct read_round round;
     uint64_t read_seq;
+    uint64_t read_voter; /* completed the last round; the next one asks it first */
+    struct env_timer read_patience;
+    uint64_t read_all_ms;     /* until then rounds ask all: one that was asked did not answer */
     struct list reads_failed; /* cb due in this turn with reads_failed_err */
 
     /* Checkpoints. */
@@ -396,6 +400,7 @@ void read_refuse(struct shard *s, int err);
 void read_tick(struct shard *s, uint64_t now_ms);
 /* Asks all voters for their clocks and whether we still lead. */
 void read_send_confirm(struct shard *s, uint64_t seq);
+void read_on_patience(struct env_timer *timer);
 int read_on_confirm(struct replica *r, uint32_t node, struct slice body);
 int read_on_confirm_result(struct replica *r, uint32_t node, struct slice body);
 

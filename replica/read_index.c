@@ -4,12 +4,17 @@
  * All reads that wait at the end of a turn form a round: it notes the commit index and asks the
  * voters whether the term is still theirs. A majority that says yes after the round began proves
  * that no later leader existed then, so that whoever was acknowledged before is at or below the
- * noted index. One round at a time: the next one collects meanwhile. */
+ * noted index. One round at a time: the next one collects meanwhile.
+ *
+ * A round asks just as many voters as it needs, those that were fast last time; the others only
+ * when no answer comes. */
 #include <string.h>
 
 #include "replica/internal.h"
 
 #define ITEM_HEADER_BYTES 6u
+#define READ_PATIENCE_MS  3u   /* then the others are asked, too */
+#define READ_ASK_ALL_MS   200u /* after that happened */
 
 /* ---- asking
  * --------------------------------------------------------------------------------------------------------
@@ -34,28 +39,32 @@ static void item_send(struct shard *s, uint32_t node)
     replica__send(s, node, slice_of(b->data, b->len));
 }
 
-void read_send_confirm(struct shard *s, uint64_t seq)
+static void confirm_send(struct shard *s, uint64_t id, uint64_t seq)
 {
     struct replica *r = s->r;
+    struct msg_confirm m = {
+        .uid = s->uid,
+        .from = s->self_id,
+        .to = id,
+        .term = s->lead_term,
+        .seq = seq,
+        .wall_ms = env_wall_us(r->env) / 1000,
+    };
+    struct buf *b = item_begin(r, KIND_CONFIRM);
+    if (b != NULL && message_encode_confirm(&m, b) == 0) {
+        item_send(s, replica_id_node(id));
+    }
+}
+
+void read_send_confirm(struct shard *s, uint64_t seq)
+{
     struct consensus_config config;
     consensus_get_config(s->consensus, &config);
-    s->confirm_ms = env_now_ms(r->env);
+    s->confirm_ms = env_now_ms(s->r->env);
     for (uint32_t i = 0; i < config.count; i++) {
         const struct consensus_server *server = &config.servers[i];
-        if (server->role != CONSENSUS_VOTER || server->id == s->self_id) {
-            continue;
-        }
-        struct msg_confirm m = {
-            .uid = s->uid,
-            .from = s->self_id,
-            .to = server->id,
-            .term = s->lead_term,
-            .seq = seq,
-            .wall_ms = env_wall_us(r->env) / 1000,
-        };
-        struct buf *b = item_begin(r, KIND_CONFIRM);
-        if (b != NULL && message_encode_confirm(&m, b) == 0) {
-            item_send(s, replica_id_node(server->id));
+        if (server->role == CONSENSUS_VOTER && server->id != s->self_id) {
+            confirm_send(s, server->id, seq);
         }
     }
 }
@@ -131,6 +140,63 @@ static void round_check(struct shard *s)
     }
 }
 
+static bool heard_lately(const struct shard *s, uint64_t id, uint64_t now_ms)
+{
+    const struct peer *peer = replica__peer(s->r, replica_id_node(id));
+    return peer != NULL && peer->heard_ms != 0 &&
+           now_ms - peer->heard_ms <= 3 * (uint64_t)s->r->opts.heartbeat_ms;
+}
+
+/* Asks `count` voters, beginning with the one that was fast last time, if so many were heard
+ * lately; else all. */
+static void round_ask(struct shard *s, uint32_t count)
+{
+    struct read_round *round = &s->round;
+    const struct consensus_config *config = &round->config;
+    uint64_t to[NODES_MAX * 2];
+    uint32_t found = 0;
+    uint32_t first = 0;
+    for (uint32_t i = 0; i < config->count; i++) {
+        first = config->servers[i].id == s->read_voter ? i : first;
+    }
+    for (uint32_t k = 0; k < config->count && found < count; k++) {
+        const struct consensus_server *server = &config->servers[(first + k) % config->count];
+        if (server->role == CONSENSUS_VOTER && server->id != s->self_id &&
+            heard_lately(s, server->id, round->started_ms)) {
+            to[found++] = server->id;
+        }
+    }
+    round->asked_all = found < count || round->started_ms < s->read_all_ms;
+    if (round->asked_all) {
+        read_send_confirm(s, round->seq);
+        return;
+    }
+    for (uint32_t i = 0; i < found; i++) {
+        confirm_send(s, to[i], round->seq);
+    }
+    if (s->read_patience.slot == 0) {
+        env_timer_start_in_ms(s->r->env, &s->read_patience, READ_PATIENCE_MS);
+    }
+}
+
+/* Armed by one round it looks at the one that is under way now, so that rounds cost no timer. */
+void read_on_patience(struct env_timer *timer)
+{
+    struct shard *s = container_of(timer, struct shard, read_patience);
+    struct read_round *round = &s->round;
+    uint64_t now_ms = env_now_ms(s->r->env);
+    if (!round->running || round->asked_all || !shard__leads(s)) {
+        return;
+    }
+    if (now_ms - round->started_ms < READ_PATIENCE_MS) {
+        env_timer_start_in_ms(s->r->env, timer, READ_PATIENCE_MS - (now_ms - round->started_ms));
+        return;
+    }
+    round->asked_all = true;
+    s->read_all_ms = now_ms + READ_ASK_ALL_MS;
+    read_send_confirm(s, round->seq);
+}
+
 static void round_begin(struct shard *s)
 {
     struct read_round *round = &s->round;
@@ -148,7 +214,9 @@ static void round_begin(struct shard *s)
         }
     }
     s->r->counters.read_batches++;
-    read_send_confirm(s, round->seq);
+    uint32_t mask;
+    uint32_t majority = voters_of(&round->config, &mask) / 2 + 1;
+    round_ask(s, majority - (uint32_t)__builtin_popcount(round->yes & mask));
     round_check(s);
 }
 
@@ -278,6 +346,7 @@ int read_on_confirm_result(struct replica *r, uint32_t node, struct slice body)
     for (uint32_t i = 0; i < round->config.count; i++) {
         if (round->config.servers[i].id == m.from) {
             round->yes |= 1u << i;
+            s->read_voter = m.from;
         }
     }
     round_check(s);

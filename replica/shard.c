@@ -657,6 +657,7 @@ static struct shard *shard_new(struct replica *r, uint64_t uid)
     struct list *lists[] = {&s->link,       &s->turn_link,    &s->ready,
                             &s->in_flight,  &s->batch_pool,   &s->reads,
                             &s->reads_done, &s->reads_failed, &s->round.reads};
+    s->read_patience.cb = read_on_patience;
     for (size_t i = 0; i < sizeof lists / sizeof *lists; i++) {
         list_init(lists[i]);
     }
@@ -772,6 +773,7 @@ int shard__open(struct replica *r, const struct shard_open_opts *opts, struct sh
 void shard__free(struct shard *s)
 {
     s->failed = true;
+    env_timer_stop(s->r->env, &s->read_patience);
     shard__refuse_waiters(s, ERR_SHUTDOWN);
     if (s->image != NULL) {
         image_close(s->image);

@@ -452,6 +452,33 @@ static void a_leader_that_is_cut_off_answers_no_read(void **state)
     cluster_close(&c);
 }
 
+/* A round asks one of the two others; whichever of them is gone, reads go on by the other. */
+static void reads_go_on_when_the_voter_that_was_asked_is_gone(void **state)
+{
+    (void)state;
+    struct cluster c;
+    int err = 0;
+    cluster_open(&c, 12, 0);
+    uint64_t uid = cluster_heap(&c, "h", 1, HEAP_BYTES);
+    cluster_run_ms(&c, 3000);
+    uint32_t leader = cluster_leader(&c, uid);
+    for (uint32_t i = 0; i < 3; i++) {
+        if (i == leader) {
+            continue;
+        }
+        c.nodes[i].cut = true;
+        for (int k = 0; k < 20; k++) {
+            assert_int_equal(cluster_read_at(&c, leader, uid, 20, &err), 0);
+            assert_int_equal(err, 0);
+            cluster_run_ms(&c, 50);
+        }
+        c.nodes[i].cut = false;
+        cluster_run_ms(&c, 2000);
+        assert_int_equal(cluster_leader(&c, uid), leader);
+    }
+    cluster_close(&c);
+}
+
 static void stop_done(void *arg)
 {
     struct cluster_node *node = arg;
@@ -593,6 +620,7 @@ int main(void)
         cmocka_unit_test(a_node_that_lost_its_disk_joins_under_a_new_id),
         cmocka_unit_test(a_log_released_under_pressure_does_not_keep_a_replica_empty),
         cmocka_unit_test(a_leader_that_is_cut_off_answers_no_read),
+        cmocka_unit_test(reads_go_on_when_the_voter_that_was_asked_is_gone),
         cmocka_unit_test(a_node_that_stops_hands_its_shards_over),
         cmocka_unit_test(bytes_that_mean_nothing_are_refused),
         cmocka_unit_test(a_failed_sync_stops_that_node_alone),
