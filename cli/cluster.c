@@ -28,8 +28,38 @@ struct overview {
     char line[256];
 };
 
+/* What is wrong with a node that answers, in words; "" if nothing is. */
+static void findings(json_t *answer, char out[160])
+{
+    int at = 0;
+    json_int_t without = number(answer, "shards") - number(answer, "with_leader");
+    out[0] = 0;
+    if (strcmp(json_string_value(json_object_get(answer, "phase")), "running") != 0) {
+        at += snprintf(out + at, 160 - (size_t)at, "not running; ");
+    }
+    if (number(answer, "failed") > 0) {
+        at += snprintf(out + at, 160 - (size_t)at, "%lld shards failed; ",
+                       (long long)number(answer, "failed"));
+    }
+    if (without > 0) {
+        at += snprintf(out + at, 160 - (size_t)at, "%lld shards without leader; ",
+                       (long long)without);
+    }
+    if (json_is_true(json_object_get(answer, "disk_full"))) {
+        at += snprintf(out + at, 160 - (size_t)at, "disk full; ");
+    }
+    if (json_is_true(json_object_get(answer, "clock_off"))) {
+        /* The offset says where the others are. */
+        json_int_t ms = -number(answer, "clock_offset_ms");
+        at += snprintf(out + at, 160 - (size_t)at, "clock off by %+lld ms; ", (long long)ms);
+    }
+    if (at > 0) {
+        out[at - 2] = 0;
+    }
+}
+
 /* HEALTHY: every node reachable and running, every shard has a leader that serves, none failed, no
- * disk full. */
+ * disk full, no clock off. */
 static int look(struct cli *cli, struct overview *out)
 {
     json_t *nodes = NULL;
@@ -63,10 +93,10 @@ static int look(struct cli *cli, struct overview *out)
             shards = number(answer, "shards");
         }
         leading += number(answer, "leading");
-        const char *phase = json_string_value(json_object_get(answer, "phase"));
-        alarms += strcmp(phase, "running") != 0 || number(answer, "failed") > 0 ||
-                  number(answer, "with_leader") < number(answer, "shards") ||
-                  json_is_true(json_object_get(answer, "disk_full"));
+        char text[160];
+        findings(answer, text);
+        alarms += text[0] != 0;
+        json_object_set_new(row, "finding", json_string(text));
         cli_bytes((uint64_t)number(wal, "disk_bytes"), arena);
         json_object_set(row, "phase", json_object_get(answer, "phase"));
         json_object_set(row, "storage", json_object_get(answer, "storage"));
@@ -97,11 +127,11 @@ static int look(struct cli *cli, struct overview *out)
 int verb_status(struct cli *cli)
 {
     static const struct cli_column columns[] = {
-        {"NODE", "node", false},      {"ADDRESS", "address", false},
-        {"STATE", "phase", false},    {"SHARDS", "shards", true},
-        {"LEADS", "leading", true},   {"FAILED", "failed", true},
-        {"LOG", "log", true},         {"SYNC p99 us", "sync_us_p99", true},
-        {"STORAGE", "storage", false}};
+        {"NODE", "node", false},       {"ADDRESS", "address", false},
+        {"STATE", "phase", false},     {"SHARDS", "shards", true},
+        {"LEADS", "leading", true},    {"FAILED", "failed", true},
+        {"LOG", "log", true},          {"SYNC p99 us", "sync_us_p99", true},
+        {"STORAGE", "storage", false}, {"FINDING", "finding", false}};
     struct overview view = {0};
     uint64_t until = now_ms() + (cli->timeout_given ? cli->timeout_ms : 60000);
 

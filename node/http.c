@@ -74,6 +74,9 @@ static int print_metrics(const struct node_health *h, char *out, size_t size)
          h->wal_sync_ns_p99},
         {"cairn_disk_full", "gauge", "1 while new work is refused for lack of disk space",
          h->disk_full ? 1 : 0},
+        {"cairn_clock_off", "gauge",
+         "1 while the wall clock is off those of the other nodes; this node leads no shards",
+         h->clock.off ? 1 : 0},
     };
     int at = 0;
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {

@@ -458,6 +458,7 @@ void node_get_health(struct node *node, struct node_health *out)
         struct replica_counters counters;
         replica_get_counters(node->replica, &counters);
         out->batches = counters.batches;
+        replica_get_clock(node->replica, &out->clock);
         replica_each_shard(node->replica, count_shard, out);
     }
     if (node->wal != NULL) {

@@ -8,6 +8,7 @@
 
 #include "base/env.h"
 #include "base/limits.h"
+#include "replica/replica.h"
 
 struct node;
 
@@ -84,6 +85,7 @@ struct node_health {
     uint64_t commands, reads, batches, wal_writes, wal_bytes, wal_sync_ns_p99;
     uint64_t connections;
     bool disk_full;
+    struct replica_clock clock;
 };
 void node_get_health(struct node *node, struct node_health *out);
 

@@ -577,6 +577,19 @@ static void forget_leader(struct consensus *c)
     r->follower_state.current_leader.id = 0;
 }
 
+void consensus_set_reluctant(struct consensus *c, bool reluctant)
+{
+    c->reluctant = reluctant;
+}
+
+/* This election timeout passes without a campaign. A replica that already campaigns goes on: it is
+ * over with the next leader. */
+static bool holds_back(const struct consensus *c)
+{
+    return c->reluctant && c->raft.state == RAFT_FOLLOWER && !consensus__sole_voter(c) &&
+           c->held_back < ELECTIONS_HELD_BACK;
+}
+
 int consensus_tick(struct consensus *c, uint64_t now_ms, struct consensus_update **update)
 {
     *update = NULL;
@@ -588,6 +601,12 @@ int consensus_tick(struct consensus *c, uint64_t now_ms, struct consensus_update
     /* A leader that is asked more often than due drops followers which didn't answer in between out
      * of its pipeline. */
     uint64_t due = raft_timeout(r);
+    if (c->now >= due && holds_back(c)) {
+        c->held_back++;
+        r->election_timer_start = c->now;
+        forget_leader(c);
+        return consensus__finish(c, update);
+    }
     if (c->now >= due) {
         if (r->state == RAFT_FOLLOWER && consensus__sole_voter(c) && !r->snapshot.installing &&
             r->last_stored >= consensus__trail_last(&r->trail)) {

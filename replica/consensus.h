@@ -20,6 +20,10 @@
 
 struct consensus;
 
+/* So many that others come first, and so few that a shard doesn't stay without a leader when its
+ * reluctant replica is the only one that can win. */
+#define ELECTIONS_HELD_BACK 8u
+
 enum consensus_role { CONSENSUS_STANDBY, CONSENSUS_VOTER, CONSENSUS_SPARE };
 enum consensus_state {
     CONSENSUS_UNAVAILABLE,
@@ -133,6 +137,10 @@ int consensus_start(struct consensus *c, const struct consensus_start *start,
 int consensus_receive(struct consensus *c, uint64_t now_ms, struct consensus_message *message,
                       struct consensus_update **update);
 int consensus_tick(struct consensus *c, uint64_t now_ms, struct consensus_update **update);
+/* A reluctant replica leaves elections to the others: it lets ELECTIONS_HELD_BACK timeouts pass
+ * without a leader before it campaigns, and takes no leadership that is handed to it. It votes as
+ * before. No event; false at first. */
+void consensus_set_reluctant(struct consensus *c, bool reluctant);
 /* Entries up to index (with this term at it) are durable in our own log as it is now: after a
  * truncation that isn't durable yet, only what lies before it (wal_log_durable_index). A position
  * that isn't in the log any more with that term, or isn't news, is ignored (update with nothing in

@@ -47,6 +47,8 @@ struct consensus {
 
     uint64_t leader_id, leader_term;       /* who sent APPEND or SNAPSHOT in that term */
     uint64_t caught_up_id, caught_up_term; /* a server that needed no catching up */
+    bool reluctant;                        /* see consensus_set_reluctant() */
+    uint32_t held_back;                    /* timeouts that passed so since a leader was heard */
     bool stale_request; /* the message being received has a lower term than ours */
 
     struct consensus_update update;

@@ -20,6 +20,7 @@ static int check_leader(struct consensus *c, const struct consensus_message *m)
     }
     c->leader_term = m->term;
     c->leader_id = m->from;
+    c->held_back = 0;
     return 0;
 }
 
@@ -274,7 +275,7 @@ static int receive_timeout_now(struct consensus *c, const struct consensus_messa
 {
     /* Guard (f) again: the sole voter would lead without a new term. Its leader is on the way out
      * anyway. */
-    if (consensus__sole_voter(c)) {
+    if (consensus__sole_voter(c) || c->reluctant) {
         return 0;
     }
     struct raft_message message;

@@ -44,6 +44,10 @@ struct peer {
     bool wall_known;
     int64_t wall_offset_ms; /* its wall clock - ours */
     uint64_t wall_ms;       /* monotonic time of that sample */
+    /* The same from an answer to a question of ours, so that its error is bounded: clock.c. */
+    bool clock_known;
+    int64_t clock_offset_ms;
+    uint64_t clock_ms;
 };
 
 /* ---- batches
@@ -206,6 +210,7 @@ struct shard {
     uint64_t confirm_ms; /* last CONFIRM to all */
     uint64_t catch_up_id, catch_up_ms;
     uint64_t prefer_ms, prefer_backoff_ms;
+    uint64_t give_up_ms; /* no earlier than this again, for our clock's sake */
 };
 
 struct replica {
@@ -238,6 +243,9 @@ struct replica {
     uint64_t token_last;
     struct shard *checkpointing; /* one at a time */
     bool checkpoints_wanted;
+
+    struct replica_clock clock;
+    uint64_t clock_ask_ms; /* when the others are asked next */
 
     bool stopping, stopped;
     uint64_t stop_deadline_ms;
@@ -401,8 +409,20 @@ void read_tick(struct shard *s, uint64_t now_ms);
 /* Asks all voters for their clocks and whether we still lead. */
 void read_send_confirm(struct shard *s, uint64_t seq);
 void read_on_patience(struct env_timer *timer);
+/* Asks all nodes of the meta shard for their clocks, nothing else. */
+void read_ask_clocks(struct shard *meta, uint64_t now_ms);
 int read_on_confirm(struct replica *r, uint32_t node, struct slice body);
 int read_on_confirm_result(struct replica *r, uint32_t node, struct slice body);
+
+/* ---- clock.c
+ * -------------------------------------------------------------------------------------------------------
+ */
+
+void clock_tick(struct replica *r, uint64_t now_ms);
+/* A node's answer to our question of `asked_ms`. */
+void clock_on_answer(struct replica *r, uint32_t node, uint64_t asked_ms, uint64_t wall_ms);
+/* Whether leadership should stay away from a node, as far as is known here. */
+bool clock_is_off(const struct replica *r, uint32_t node);
 
 /* ---- checkpoint.c
  * --------------------------------------------------------------------------------------------------

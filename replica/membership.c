@@ -187,6 +187,7 @@ uint64_t membership_heir(struct shard *s)
     uint64_t now_ms = env_now_ms(s->r->env);
     uint64_t best = 0;
     uint64_t best_match = 0;
+    bool best_is_off = true;
     consensus_get_config(s->consensus, &config);
     for (uint32_t i = 0; i < config.count; i++) {
         uint64_t id = config.servers[i].id;
@@ -195,9 +196,12 @@ uint64_t membership_heir(struct shard *s)
             continue;
         }
         uint64_t match = consensus_match_index(s->consensus, id);
-        if (best == 0 || match > best_match) {
+        bool is_off = clock_is_off(s->r, replica_id_node(id));
+        if (best == 0 || (best_is_off && !is_off) ||
+            (best_is_off == is_off && match > best_match)) {
             best = id;
             best_match = match;
+            best_is_off = is_off;
         }
     }
     return best;
@@ -222,6 +226,9 @@ int shard_transfer_leadership(struct shard *shard, uint32_t node)
     for (uint32_t i = 0; i < config.count; i++) {
         if (config.servers[i].role == CONSENSUS_VOTER &&
             replica_id_node(config.servers[i].id) == node) {
+            if (node != shard->r->opts.node && clock_is_off(shard->r, node)) {
+                return ERR_UNAVAILABLE; /* it would not take it */
+            }
             /* Stays away for a while even if it is the preferred one. */
             shard->prefer_ms = env_now_ms(shard->r->env) + PREFER_BACKOFF_MS_MIN;
             return config.servers[i].id == shard->self_id
@@ -249,7 +256,7 @@ static void prefer(struct shard *s, uint64_t now_ms)
     consensus_get_config(s->consensus, &config);
     int at = find(&config, id);
     if (id == s->self_id || at < 0 || config.servers[at].role != CONSENSUS_VOTER ||
-        !heard_lately(s, id, now_ms) ||
+        !heard_lately(s, id, now_ms) || clock_is_off(s->r, replica_id_node(id)) ||
         consensus_match_index(s->consensus, id) + PREFER_LAG_MAX < wal_log_last_index(s->log)) {
         return;
     }

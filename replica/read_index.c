@@ -69,6 +69,31 @@ void read_send_confirm(struct shard *s, uint64_t seq)
     }
 }
 
+/* A question of term 0: no leader asks one, so that its answer proves nothing. Its number is when
+ * it was asked. */
+void read_ask_clocks(struct shard *meta, uint64_t now_ms)
+{
+    struct replica *r = meta->r;
+    struct consensus_config config;
+    consensus_get_config(meta->consensus, &config);
+    for (uint32_t i = 0; i < config.count; i++) {
+        if (config.servers[i].id == meta->self_id) {
+            continue;
+        }
+        struct msg_confirm m = {
+            .uid = meta->uid,
+            .from = meta->self_id,
+            .to = config.servers[i].id,
+            .seq = now_ms,
+            .wall_ms = env_wall_us(r->env) / 1000,
+        };
+        struct buf *b = item_begin(r, KIND_CONFIRM);
+        if (b != NULL && message_encode_confirm(&m, b) == 0) {
+            item_send(meta, replica_id_node(config.servers[i].id));
+        }
+    }
+}
+
 /* ---- rounds
  * --------------------------------------------------------------------------------------------------------
  */
@@ -335,6 +360,10 @@ int read_on_confirm_result(struct replica *r, uint32_t node, struct slice body)
         return ERR_PROTOCOL;
     }
     note_clock(r, node, m.wall_ms);
+    if (m.term == 0) {
+        clock_on_answer(r, node, m.seq, m.wall_ms);
+        return 0;
+    }
     struct shard *s = replica_shard(r, m.uid);
     if (s == NULL || s->failed || m.to != s->self_id) {
         return 0;

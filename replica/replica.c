@@ -423,6 +423,7 @@ static void tick_run(struct env_timer *timer)
         return;
     }
     env_timer_start_in_ms(r->env, &r->tick, TICK_MS);
+    clock_tick(r, now_ms);
     list_for_each (it, &r->shards) {
         shard__tick(list_entry(it, struct shard, link), now_ms);
     }

@@ -180,7 +180,21 @@ int catalog_shard_of(const struct replica *r, struct slice name, uint32_t index,
 void catalog_each(const struct replica *r, void (*cb)(void *arg, const struct catalog_heap *heap),
                   void *arg);
 
+/* How this node's wall clock stands to those of the others (rules E18, X16). A node whose clock is
+ * off gives up the leadership of its shards, leaves elections to the others and takes no
+ * leadership. */
+struct replica_clock {
+    bool off;          /* set beyond CLOCK_OFF_MS, cleared within CLOCK_OK_MS */
+    int64_t offset_ms; /* a majority of all nodes is at least this far ahead (or behind: negative);
+                          0 when it can't be told */
+};
+#define CLOCK_OFF_MS 1000
+#define CLOCK_OK_MS  500
+void replica_get_clock(const struct replica *r, struct replica_clock *out);
+
 int shard_checkpoint(struct shard *shard); /* starts one now; ERR_BUSY */
+/* ERR_NOTLEADER, ERR_NOTFOUND (no voter there), ERR_UNAVAILABLE (that node's clock is off), BUSY.
+ */
 int shard_transfer_leadership(struct shard *shard, uint32_t node);
 
 struct replica_counters {

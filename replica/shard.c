@@ -478,6 +478,7 @@ void shard__tick(struct shard *s, uint64_t now_ms)
     if (s->failed || s->dropped) {
         return;
     }
+    consensus_set_reluctant(s->consensus, s->r->clock.off);
     if (consensus_timeout_ms(s->consensus) <= now_ms) {
         struct consensus_update *update = NULL;
         int rv = consensus_tick(s->consensus, now_ms, &update);

@@ -31,7 +31,7 @@ static void packet_free(struct packet *p)
 
 static void carry(struct packet *p, void (*cb)(void *arg))
 {
-    sim_at(p->cluster->sim, sim_now_ns(p->cluster->sim) + DELAY_NS, cb, p);
+    sim_at(p->cluster->sim, sim_now_ns(p->cluster->sim) + p->cluster->delay_ns, cb, p);
 }
 
 static struct packet *packet_new(struct cluster *c, uint32_t from, uint32_t to, struct slice body)
@@ -257,6 +257,7 @@ void cluster_open(struct cluster *c, uint64_t seed, uint64_t checkpoint_log_byte
     log_set_level(LOG_WARN);
     c->sim = sim_new(seed);
     c->checkpoint_log_bytes = checkpoint_log_bytes;
+    c->delay_ns = DELAY_NS;
     for (uint32_t i = 0; i < CLUSTER_NODES; i++) {
         char name[16];
         (void)snprintf(name, sizeof name, "n%u", i + 1);

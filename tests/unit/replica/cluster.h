@@ -31,6 +31,7 @@ struct cluster {
     struct cluster_node nodes[CLUSTER_NODES];
     uint64_t checkpoint_log_bytes;
     uint32_t loss_per_million; /* of peer batches */
+    uint64_t delay_ns;         /* of everything carried */
 };
 
 void cluster_open(struct cluster *c, uint64_t seed, uint64_t checkpoint_log_bytes);

@@ -419,6 +419,44 @@ static void timeout_now_makes_an_up_to_date_follower_campaign_at_once(void **sta
     fixture_close(&f);
 }
 
+static void a_reluctant_replica_leaves_elections_to_others_but_not_for_ever(void **state)
+{
+    (void)state;
+    struct fixture f;
+    fixture_open(&f, 3, 3);
+    consensus_set_reluctant(f.c, true);
+    must_receive(&f, append(&f, 2, 2, 3, 1, 1));
+    struct consensus_message m = {
+        .type = MSG_TIMEOUT_NOW, .from = 2, .to = 1, .term = 2, .index = 3, .log_term = 1};
+    must_receive(&f, m);
+    assert_int_equal(consensus_state(f.c), CONSENSUS_FOLLOWER);
+    for (uint32_t i = 0; i < 2; i++) {
+        for (uint32_t k = 0; k < ELECTIONS_HELD_BACK; k++) {
+            assert_true(consensus_timeout_ms(f.c) > f.now);
+            tick(&f, consensus_timeout_ms(f.c) - f.now);
+            assert_int_equal(consensus_state(f.c), CONSENSUS_FOLLOWER);
+            assert_int_equal(f.u->message_count, 0);
+        }
+        if (i == 0) { /* a leader is heard: all anew */
+            must_receive(&f, append(&f, 2, 2, 3, 1, 1));
+        }
+    }
+    /* It doesn't hold on to the silent leader when another one asks for its vote. */
+    struct consensus_message vote = {.type = MSG_VOTE,
+                                     .from = 3,
+                                     .to = 1,
+                                     .version = 2,
+                                     .term = 3,
+                                     .index = 3,
+                                     .log_term = 1,
+                                     .flags = MSG_PRE_VOTE};
+    must_receive(&f, vote);
+    assert_true((sent(&f, MSG_VOTE_RESULT)->flags & MSG_GRANTED) != 0);
+    tick(&f, 2 * ELECTION_MS);
+    assert_int_equal(consensus_state(f.c), CONSENSUS_CANDIDATE);
+    fixture_close(&f);
+}
+
 /* Submits, commits and applies one change. */
 static void change(struct fixture *f, const struct consensus_config *config)
 {
@@ -651,6 +689,7 @@ int main(void)
         cmocka_unit_test(a_leader_sends_its_snapshot_to_who_needs_trimmed_entries),
         cmocka_unit_test(leadership_is_handed_over),
         cmocka_unit_test(timeout_now_makes_an_up_to_date_follower_campaign_at_once),
+        cmocka_unit_test(a_reluctant_replica_leaves_elections_to_others_but_not_for_ever),
         cmocka_unit_test(a_server_is_added_caught_up_promoted_and_another_removed),
         cmocka_unit_test(a_standby_that_lacks_nothing_has_caught_up_at_once),
         cmocka_unit_test(only_one_server_changes_at_a_time),
