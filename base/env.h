@@ -306,7 +306,8 @@ static inline int env_file_lock(struct env *env, struct env_file *f)
     return env->ops->file_lock(f);
 }
 /* Maps the file shared through libpmem (for pmem mode only); *is_pmem: stores can be made durable
- * from user space. The simulator answers ERR_UNSUPPORTED. */
+ * from user space. ERR_CONFIG: PMEM_IS_PMEM_FORCE says so, but the file is neither on tmpfs nor on
+ * persistent memory. The simulator answers ERR_UNSUPPORTED. */
 static inline int env_file_map(struct env *env, struct env_file *f, uint64_t bytes, void **out,
                                bool *is_pmem)
 {

@@ -3,11 +3,14 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <libpmem.h>
+#include <linux/magic.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 #include "base/assert.h"
@@ -207,6 +210,23 @@ static int file_lock(struct env_file *file)
     return errno == EAGAIN || errno == EACCES ? ERR_LOCKED : err_from_errno(errno);
 }
 
+/* Stores reach what the file is made of without a page cache in between. PMEM_IS_PMEM_FORCE makes
+ * libpmem say so of anything. */
+static bool is_memory(int fd)
+{
+    struct statfs fs;
+    if (fstatfs(fd, &fs) == 0 && (fs.f_type == TMPFS_MAGIC || fs.f_type == RAMFS_MAGIC)) {
+        return true; /* what tests use; a restart of the machine loses it */
+    }
+    void *map =
+        mmap(NULL, DIRECT_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED_VALIDATE | MAP_SYNC, fd, 0);
+    if (map == MAP_FAILED) {
+        return false;
+    }
+    (void)munmap(map, DIRECT_BYTES);
+    return true;
+}
+
 static int file_map(struct env_file *file, uint64_t bytes, void **out, bool *is_pmem)
 {
     *out = NULL;
@@ -236,6 +256,10 @@ static int file_map(struct env_file *file, uint64_t bytes, void **out, bool *is_
         return err_from_errno(errno);
     }
     assert(mapped >= bytes);
+    if (pmem != 0 && !is_memory(file->fd)) {
+        (void)pmem_unmap(map, mapped);
+        return ERR_CONFIG;
+    }
     file->map_bytes = mapped;
     *out = map;
     *is_pmem = pmem != 0;

@@ -114,6 +114,10 @@ int node__start(struct node *node,
 void node__fatal(struct node *node, int err, const char *text);
 struct peer *node__peer(struct node *node, uint32_t number);
 
+/* storage.c: sets node->mode. ERR_CONFIG: what was asked for can't be had here, or contradicts what
+ * is stored. */
+int node__choose_mode(struct node *node, struct err_text *e);
+
 /* peers.c */
 int peers__open(struct node *node, struct err_text *e);
 void peers__close(struct node *node);

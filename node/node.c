@@ -109,42 +109,6 @@ static const struct replica_cbs replica_table = {
 
 /* ---- life ---- */
 
-/* Pmem mode only where the data directory can be mapped as memory; the choice is logged and shown
- * by `node storage`. */
-static int choose_mode(struct node *node, struct err_text *e)
-{
-    node->mode = IMAGE_DISK;
-    if (node->config.storage == NODE_STORAGE_DISK) {
-        return 0;
-    }
-    char path[PATH_BYTES_MAX + 32];
-    snprintf(path, sizeof path, "%s/probe", node->config.data_dir);
-    struct env_file *file = NULL;
-    bool is_pmem = false;
-    int rv = env_file_unlink(node->env, path);
-    if (rv == 0 || rv == ERR_NOTFOUND) {
-        rv = env_file_open(node->env, path, ENV_OPEN_WRITE | ENV_OPEN_CREATE, &file);
-    }
-    if (rv == 0) {
-        void *map = NULL;
-        rv = env_file_truncate(node->env, file, HEAP_PAGE_BYTES);
-        if (rv == 0 && env_file_map(node->env, file, HEAP_PAGE_BYTES, &map, &is_pmem) == 0) {
-            env_file_unmap(node->env, file, map, HEAP_PAGE_BYTES);
-        }
-        env_file_close(node->env, file);
-        env_file_unlink(node->env, path);
-    }
-    if (is_pmem) {
-        node->mode = IMAGE_PMEM;
-    } else if (node->config.storage == NODE_STORAGE_PMEM) {
-        return err_set(e, ERR_UNSUPPORTED,
-                       "storage.mode is pmem, but %s is not on persistent memory: set storage.mode "
-                       "to disk or auto",
-                       node->config.data_dir);
-    }
-    return 0;
-}
-
 int node__start(struct node *node, struct err_text *e)
 {
     assert(node->identity.state == IDENTITY_MEMBER);
@@ -156,10 +120,6 @@ int node__start(struct node *node, struct err_text *e)
     node->self.roster =
         slice_of(node->roster_bytes, roster_encode(&node->identity.roster, node->roster_bytes));
 
-    int rv = choose_mode(node, e);
-    if (rv != 0) {
-        return rv;
-    }
     snprintf(dir, sizeof dir, "%s/wal", node->config.data_dir);
     struct wal_opts wal_opts = {
         .dir = dir,
@@ -173,7 +133,7 @@ int node__start(struct node *node, struct err_text *e)
         .on_pressure = on_log_pressure,
         .arg = node,
     };
-    rv = wal_open(node->env, &wal_opts, &node->wal, e);
+    int rv = wal_open(node->env, &wal_opts, &node->wal, e);
     if (rv != 0) {
         return rv;
     }
@@ -291,6 +251,9 @@ int node_open(struct env *env, const struct node_config *config, const struct no
     assert(node->self_config != NULL);
 
     rv = open_data_dir(node, e);
+    if (rv == 0) {
+        rv = node__choose_mode(node, e); /* before it takes part in founding a cluster */
+    }
     if (rv != 0) {
         goto err_after_alloc;
     }

@@ -6,9 +6,12 @@
 #include <stdint.h>
 
 #include <cmocka.h>
+#include <linux/magic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/vfs.h>
+#include <unistd.h>
 
 #include "alloc/image_internal.h"
 #include "base/env_uv.h"
@@ -225,12 +228,37 @@ static void what_is_not_memory_is_refused(void **state)
     assert_non_null(strstr(e.text, "neither half"));
 }
 
+static void memory_that_is_only_said_to_be_some_is_refused(void **state)
+{
+    (void)state;
+    char path[] = "./pmem.XXXXXX";
+    char file[64];
+    struct statfs fs;
+    assert_non_null(mkdtemp(path));
+    (void)snprintf(file, sizeof file, "%s/f", path);
+    struct env_file *f = NULL;
+    void *map = NULL;
+    bool is_pmem = false;
+    assert_int_equal(env_file_open(env, file, ENV_OPEN_WRITE | ENV_OPEN_CREATE, &f), 0);
+    int rv = env_file_map(env, f, 4096, &map, &is_pmem);
+    env_file_close(env, f);
+    (void)unlink(file);
+    assert_int_equal(statfs(path, &fs), 0);
+    (void)rmdir(path);
+    if (fs.f_type == TMPFS_MAGIC) {
+        skip(); /* the build tree is on one */
+    }
+    assert_int_equal(rv, ERR_CONFIG);
+    assert_false(is_pmem);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(commits_survive_reopening),
         cmocka_unit_test(a_cut_at_any_fence_leaves_the_commit_before_or_after),
         cmocka_unit_test(what_is_not_memory_is_refused),
+        cmocka_unit_test(memory_that_is_only_said_to_be_some_is_refused),
     };
     (void)setenv("PMEM_IS_PMEM_FORCE", "1", 1);
     dir_open(&dir);
