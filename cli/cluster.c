@@ -194,6 +194,8 @@ int verb_node_storage(struct cli *cli)
                                                 {"LOG WRITES", "writes", true},
                                                 {"LOG BYTES", "bytes_written", true},
                                                 {"SEGMENTS", "segments", true},
+                                                {"FREE", "free", true},
+                                                {"NEEDED", "needed", true},
                                                 {"ROOM", "has_room", false}};
     json_t *nodes = NULL;
     json_t *row;
@@ -212,6 +214,11 @@ int verb_node_storage(struct cli *cli)
         if (answer != NULL) {
             json_object_set(row, "storage", json_object_get(answer, "storage"));
             json_object_update(row, json_object_get(answer, "wal"));
+            char text[32];
+            cli_bytes((uint64_t)number(answer, "disk_free_bytes"), text);
+            json_object_set_new(row, "free", json_string(text));
+            cli_bytes((uint64_t)number(answer, "disk_needed_bytes"), text);
+            json_object_set_new(row, "needed", json_string(text));
         }
     }
     cli_answer(cli, json_pack("{s:o}", "nodes", nodes), nodes, COLUMNS(columns), NULL);

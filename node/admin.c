@@ -76,7 +76,7 @@ struct answer_error {
 
 /* ---- node ---- */
 
-static json_t *wal_json(const struct wal *wal)
+static json_t *wal_json(const struct wal *wal, bool has_room)
 {
     struct wal_stats s;
     wal_stats(wal, &s);
@@ -86,7 +86,7 @@ static json_t *wal_json(const struct wal *wal)
                      "sync_us_p50", number(s.sync_ns_p50 / 1000), "sync_us_p99",
                      number(s.sync_ns_p99 / 1000), "segments", number(s.segments), "disk_bytes",
                      number(s.disk_bytes), "cached_bytes", number(s.cached_bytes), "has_room",
-                     wal_has_room(wal));
+                     has_room);
 }
 
 static json_t *status(struct node *node, json_t *args, struct answer_error *e)
@@ -116,11 +116,15 @@ static json_t *status(struct node *node, json_t *args, struct answer_error *e)
         number(h.commands), "reads", number(h.reads), "disk_full", h.disk_full, "clock_off",
         h.clock.off, "clock_offset_ms", (json_int_t)h.clock.offset_ms, "peers", peers);
     if (out != NULL && node->wal != NULL) {
-        json_object_set_new(out, "wal", wal_json(node->wal));
+        json_object_set_new(out, "wal", wal_json(node->wal, !h.disk_full));
     }
     if (out != NULL && node->replica != NULL) {
         struct replica_counters c;
         replica_get_counters(node->replica, &c);
+        json_object_set_new(out, "disk_free_bytes",
+                            h.room.free_bytes <= INT64_MAX ? number(h.room.free_bytes)
+                                                           : json_null());
+        json_object_set_new(out, "disk_needed_bytes", number(h.room.needed_bytes));
         json_object_set_new(
             out, "replica",
             json_pack("{s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o}", "commands", number(c.commands),

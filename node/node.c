@@ -422,6 +422,7 @@ void node_get_health(struct node *node, struct node_health *out)
         replica_get_counters(node->replica, &counters);
         out->batches = counters.batches;
         replica_get_clock(node->replica, &out->clock);
+        replica_get_room(node->replica, &out->room);
         replica_each_shard(node->replica, count_shard, out);
     }
     if (node->wal != NULL) {
@@ -430,7 +431,7 @@ void node_get_health(struct node *node, struct node_health *out)
         out->wal_writes = stats.writes;
         out->wal_bytes = stats.bytes_written;
         out->wal_sync_ns_p99 = stats.sync_ns_p99;
-        out->disk_full = !wal_has_room(node->wal);
+        out->disk_full = !wal_has_room(node->wal) || out->room.tight;
     }
     if (node->server != NULL) {
         struct rpc_server_stats stats;

@@ -86,6 +86,7 @@ struct node_health {
     uint64_t connections;
     bool disk_full;
     struct replica_clock clock;
+    struct replica_room room;
 };
 void node_get_health(struct node *node, struct node_health *out);
 

@@ -178,7 +178,7 @@ static int check_open(const struct shard *s)
     if (!s->serving || consensus_transferee(s->consensus) != 0) {
         return ERR_BUSY;
     }
-    return wal_has_room(s->r->wal) ? 0 : ERR_DISKFULL;
+    return replica_has_room(s->r) ? 0 : ERR_DISKFULL;
 }
 
 int shard_propose(struct shard *shard, uint16_t kind, struct slice body, uint64_t owner,

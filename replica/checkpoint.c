@@ -118,8 +118,11 @@ static int start(struct shard *s)
         s->checkpoint_pressed = false;
         return 0;
     }
+    uint64_t more;
+    uint64_t bytes = room_next_checkpoint(s, &more);
     int rv = image_checkpoint(s->image, s->heap, checkpoint_done, s);
     if (rv == 0) {
+        s->checkpoint_bytes = bytes + more;
         s->checkpoint_running = true;
         s->r->checkpointing = s;
     } else if (rv == ERR_BUSY || rv == ERR_NOMEM || rv == ERR_DISKFULL) {

@@ -195,6 +195,7 @@ struct shard {
     bool log_is_shorter;             /* than consensus believes: see checkpoint_heal() */
     uint64_t log_bytes, log_entries; /* applied since the last one */
     bool checkpoint_wanted, checkpoint_pressed, checkpoint_running;
+    uint64_t checkpoint_bytes;                      /* that the running one writes */
     uint64_t checkpoint_index, checkpoint_sequence; /* newest durable one */
     uint64_t checkpoint_ms;                         /* when it ended */
     uint64_t checkpoint_retry_ms, checkpoint_backoff_ms;
@@ -246,6 +247,8 @@ struct replica {
 
     struct replica_clock clock;
     uint64_t clock_ask_ms; /* when the others are asked next */
+    struct replica_room room;
+    uint64_t room_look_ms; /* when the disk is looked at next */
 
     bool stopping, stopped;
     uint64_t stop_deadline_ms;
@@ -423,6 +426,14 @@ void clock_tick(struct replica *r, uint64_t now_ms);
 void clock_on_answer(struct replica *r, uint32_t node, uint64_t asked_ms, uint64_t wall_ms);
 /* Whether leadership should stay away from a node, as far as is known here. */
 bool clock_is_off(const struct replica *r, uint32_t node);
+
+/* ---- room.c
+ * --------------------------------------------------------------------------------------------------------
+ */
+
+void room_tick(struct replica *r, uint64_t now_ms);
+/* What the next checkpoint of a shard writes: its dirty pages, and *more when a new base is due. */
+uint64_t room_next_checkpoint(const struct shard *s, uint64_t *more);
 
 /* ---- checkpoint.c
  * --------------------------------------------------------------------------------------------------

@@ -424,6 +424,7 @@ static void tick_run(struct env_timer *timer)
     }
     env_timer_start_in_ms(r->env, &r->tick, TICK_MS);
     clock_tick(r, now_ms);
+    room_tick(r, now_ms);
     list_for_each (it, &r->shards) {
         shard__tick(list_entry(it, struct shard, link), now_ms);
     }

@@ -192,6 +192,16 @@ struct replica_clock {
 #define CLOCK_OK_MS  500
 void replica_get_clock(const struct replica *r, struct replica_clock *out);
 
+/* Disk space, as of the last second (rules E12): below what is needed shard_propose() answers
+ * DISKFULL; reads and what is under way go on. */
+struct replica_room {
+    bool tight;
+    uint64_t free_bytes;   /* of the file system that holds the shards; UINT64_MAX: not known */
+    uint64_t needed_bytes; /* to checkpoint all that was accepted, and for the log */
+};
+void replica_get_room(const struct replica *r, struct replica_room *out);
+bool replica_has_room(const struct replica *r); /* the log's own limits hold too */
+
 int shard_checkpoint(struct shard *shard); /* starts one now; ERR_BUSY */
 /* ERR_NOTLEADER, ERR_NOTFOUND (no voter there), ERR_UNAVAILABLE (that node's clock is off), BUSY.
  */

@@ -369,12 +369,17 @@ void wal_stats(const struct wal *wal, struct wal_stats *out)
     out->cached_bytes = wal->cached_bytes;
 }
 
+uint64_t wal_room_bytes(const struct wal *wal)
+{
+    return 2 * wal->segment_bytes + WAL_ROOM_RESERVE_BYTES;
+}
+
 bool wal_has_room(const struct wal *wal)
 {
     return wal->failed == 0 && !wal->closing && !wal->no_space &&
            wal->pending_bytes <= WAL_PENDING_BYTES_SOFT &&
            (wal->segment_count + 1) * wal->segment_bytes <= wal->opts.disk_bytes_max &&
-           wal->disk_free_bytes >= 2 * wal->segment_bytes + WAL_ROOM_RESERVE_BYTES;
+           wal->disk_free_bytes >= wal_room_bytes(wal);
 }
 
 /* ---- once a second

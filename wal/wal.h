@@ -88,6 +88,7 @@ void wal_stats(const struct wal *wal, struct wal_stats *out);
 /* False while free disk space is below the reserve (two segments + 16 MiB) or disk_bytes_max is
  * reached: the leader answers BUSY instead of proposing. Re-evaluated every second. */
 bool wal_has_room(const struct wal *wal);
+uint64_t wal_room_bytes(const struct wal *wal); /* that free disk space */
 
 /* ---- one shard's log
  * ---------------------------------------------------------------------------------------------- */
