@@ -487,6 +487,7 @@ static void client_frame(struct client *client, const struct frame_header *heade
         start_read(client, header, body);
         return;
     case KIND_SESSION_EXPIRE:
+    case KIND_SESSION_BURY:
     case KIND_NODE_JOIN:
     case KIND_TICK:
         refuse(client, header->request_id, ERR_DENIED, 0, NULL);

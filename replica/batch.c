@@ -205,7 +205,7 @@ int shard_propose(struct shard *shard, uint16_t kind, struct slice body, uint64_
             rv = ERR_DENIED;
         }
     } else if (kind != KIND_NODE_JOIN) {
-        rv = ERR_DENIED; /* TICK and SESSION_EXPIRE are the leader's own */
+        rv = ERR_DENIED; /* TICK and SESSION_BURY are the leader's own */
     }
     return rv != 0 ? rv : batch_append(shard, kind, body, command);
 }

@@ -270,6 +270,7 @@ static enum command_class class_of(uint16_t kind)
         return CLASS_SESSION;
     case KIND_SESSION_OPEN:
     case KIND_SESSION_EXPIRE:
+    case KIND_SESSION_BURY:
     case KIND_NODE_JOIN:
     case KIND_TICK:
         return CLASS_FREE;
@@ -347,6 +348,8 @@ static int apply_unsequenced(struct heap *heap, uint64_t uid, uint16_t kind, str
 {
     struct msg_session_open open;
     struct msg_session_expire expire;
+    struct msg_session_bury bury;
+    struct tombstone_bounds bounds;
     switch (kind) {
     case KIND_SESSION_OPEN:
         if (message_decode_session_open(body, &open) != 0) {
@@ -361,7 +364,15 @@ static int apply_unsequenced(struct heap *heap, uint64_t uid, uint16_t kind, str
         if (message_decode_session_expire(body, &expire) != 0) {
             return ERR_PROTOCOL;
         }
-        return session_expire(heap, &expire, now);
+        return session_expire(heap, expire.expired, expire.renewed, NULL, now);
+    case KIND_SESSION_BURY:
+        if (message_decode_session_bury(body, &bury) != 0) {
+            return ERR_PROTOCOL;
+        }
+        bounds.tombstones_max = bury.tombstones_max;
+        bounds.results_max = bury.results_max;
+        bounds.keep_ms = bury.keep_ms;
+        return session_expire(heap, bury.expired, bury.renewed, &bounds, now);
     case KIND_NODE_JOIN:
         return uid != SHARD_META ? ERR_INVAL : apply_node_join(heap, body, result, fatal);
     case KIND_TICK:

@@ -27,14 +27,17 @@ struct fsm_header {
     uint64_t stamp;        /* of the newest entry, never less than one before */
     uint64_t session_count;
     struct fsm_server servers[NODES_MAX * 2]; /* the newest applied configuration */
+    uint64_t tombstone_count;
+    uint64_t tombstone_results; /* of all of them */
 };
-static_assert(sizeof(struct fsm_header) == 48 + 16 * NODES_MAX * 2, "no padding");
+static_assert(sizeof(struct fsm_header) == 64 + 16 * NODES_MAX * 2, "no padding");
 static_assert(sizeof(struct fsm_header) <= HEAP_FSM_BYTES, "fits");
 
 /* ---- HEAP_MAP_SESSIONS
  * ---------------------------------------------------------------------------------------------- */
 
-/* Keys: 's' + id, big-endian -> session_record and `window` results; 'n' + owner + nonce -> id. */
+/* Keys: 's' + id, big-endian -> session_record and `window` results; 'n' + owner + nonce -> id;
+ * 't' + until + id, both big-endian -> tombstone_record and `count` results; 'u' + id -> until. */
 #define SESSION_KEY_BYTES       9u
 #define SESSION_NONCE_KEY_BYTES 17u
 
@@ -65,6 +68,31 @@ static_assert(sizeof(struct session_result) == 40, "no padding");
 static_assert(sizeof(struct session_record) + SESSION_WINDOW_MAX * sizeof(struct session_result) <=
                   MAP_VALUE_BYTES_MAX,
               "a session is one value");
+
+#define TOMBSTONE_KEY_BYTES    17u
+#define TOMBSTONE_ID_KEY_BYTES 9u
+
+/* A session that expired, and its results that weren't acknowledged, in the order of their places.
+ */
+struct tombstone_record {
+    uint64_t id; /* the session's */
+    uint64_t owner;
+    uint64_t until; /* stamp: from then on it is as if it weren't there, and goes with the next
+                       session that is opened or ends */
+    uint32_t count;
+    uint32_t reserved;
+};
+static_assert(sizeof(struct tombstone_record) == 32, "no padding");
+static_assert(sizeof(struct tombstone_record) +
+                      SESSION_WINDOW_MAX * sizeof(struct session_result) <=
+                  MAP_VALUE_BYTES_MAX,
+              "a tombstone is one value");
+/* What a leader asks for with SESSION_BURY; 320 KiB of results at most. Beyond, the oldest go, and
+ * their late retries are INDOUBT. */
+#define TOMBSTONES_MAX        256u
+#define TOMBSTONE_RESULTS_MAX 8192u
+#define TOMBSTONE_KEEP_MS     600000u
+static_assert(TOMBSTONE_RESULTS_MAX >= SESSION_WINDOW_MAX, "any session fits");
 
 /* ---- HEAP_MAP_ROOTS: name ->
  * -------------------------------------------------------------------------------------- */

@@ -370,12 +370,35 @@ int session_open(struct heap *heap, const struct msg_session_open *m, const stru
 int session_keepalive(struct heap *heap, const struct command_prefix *prefix,
                       const struct fsm_now *now);
 int session_close(struct heap *heap, uint64_t id);
-int session_expire(struct heap *heap, const struct msg_session_expire *m,
-                   const struct fsm_now *now);
+/* Ends a session unless it was renewed since; ERR_NOTFOUND, ERR_CONFLICT. bounds NULL: nothing of
+ * it stays. */
+struct tombstone_bounds {
+    uint32_t tombstones_max, results_max, keep_ms;
+};
+int session_expire(struct heap *heap, uint64_t id, uint64_t renewed,
+                   const struct tombstone_bounds *bounds, const struct fsm_now *now);
+/* The `window` results of a session that exists. */
+const uint8_t *session_results(const struct heap *heap, const struct session_record *record);
 /* 0, ERR_SESSION_EXPIRED, or ERR_DENIED (another owner's). */
 int session_check(const struct heap *heap, uint64_t id, uint64_t owner);
 /* Looks at a few sessions of a led shard and proposes to end what has expired. */
 void session_sweep(struct shard *s);
+
+/* ---- tombstone.c
+ * ---------------------------------------------------------------------------------------------------
+ */
+
+/* The session is about to go. Returns a fatal error or 0. */
+int tombstone_put(struct heap *heap, const struct session_record *record,
+                  const struct tombstone_bounds *bounds, const struct fsm_now *now);
+/* Some of those past their time. Returns a fatal error or 0. */
+int tombstone_drop_ended(struct heap *heap, const struct fsm_now *now);
+bool tombstone_find(const struct heap *heap, uint64_t id, struct tombstone_record *out,
+                    const uint8_t **results);
+/* A command of a session that doesn't exist: 0 with its stored result, ERR_PROTOCOL (the number was
+ * another command's), else ERR_SESSION_EXPIRED. */
+int tombstone_answer(const struct heap *heap, const struct command_prefix *prefix, uint64_t digest,
+                     const struct fsm_now *now, struct command_result *result);
 
 /* ---- catalog.c
  * -----------------------------------------------------------------------------------------------------

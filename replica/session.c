@@ -90,8 +90,14 @@ int session_enter(struct heap *heap, const struct command_prefix *prefix, struct
     const uint8_t *value;
     struct session_record *record = &ticket->record;
     ticket->found = false;
+    /* Without the prefix: `acked` may differ in a retry, and the rest of it names what is compared.
+     */
+    ticket->digest =
+        hash64(kind, body.data + COMMAND_PREFIX_BYTES, body.len - COMMAND_PREFIX_BYTES);
     if (!record_get(heap, prefix->session, record, &value)) {
-        return ERR_SESSION_EXPIRED;
+        int rv = tombstone_answer(heap, prefix, ticket->digest, now, result);
+        ticket->found = rv == 0;
+        return rv;
     }
     bool changed = renew(record, prefix->acked, now->stamp);
     int rv = 0;
@@ -101,10 +107,6 @@ int session_enter(struct heap *heap, const struct command_prefix *prefix, struct
         rv = ERR_LIMIT;
     } else {
         ticket->seq = prefix->seq;
-        /* Without the prefix: `acked` may differ in a retry, and the rest of it names what is
-         * compared. */
-        ticket->digest =
-            hash64(kind, body.data + COMMAND_PREFIX_BYTES, body.len - COMMAND_PREFIX_BYTES);
         struct session_result stored;
         memcpy(&stored, value + result_offset(prefix->seq, record->window), sizeof stored);
         if (stored.seq != prefix->seq) {
@@ -185,11 +187,15 @@ int session_open(struct heap *heap, const struct msg_session_open *m, const stru
     if (h.session_count >= SESSIONS_PER_SHARD_MAX) {
         return ERR_LIMIT;
     }
+    int rv = tombstone_drop_ended(heap, now);
+    if (rv != 0) {
+        return rv;
+    }
     static const uint8_t
         zeros[sizeof(struct session_record) + SESSION_WINDOW_MAX * sizeof(struct session_result)];
     struct session_key key;
-    int rv = heap_map_put(heap, HEAP_MAP_SESSIONS, key_of(now->version, &key),
-                          slice_of(zeros, record_bytes(m->window)));
+    rv = heap_map_put(heap, HEAP_MAP_SESSIONS, key_of(now->version, &key),
+                      slice_of(zeros, record_bytes(m->window)));
     if (rv != 0) {
         return rv;
     }
@@ -247,21 +253,40 @@ int session_close(struct heap *heap, uint64_t id)
     return rv;
 }
 
-int session_expire(struct heap *heap, const struct msg_session_expire *m, const struct fsm_now *now)
+const uint8_t *session_results(const struct heap *heap, const struct session_record *record)
+{
+    struct session_record same;
+    const uint8_t *value = NULL;
+    bool found = record_get(heap, record->id, &same, &value);
+    assert(found);
+    return value + sizeof same;
+}
+
+int session_expire(struct heap *heap, uint64_t id, uint64_t renewed,
+                   const struct tombstone_bounds *bounds, const struct fsm_now *now)
 {
     struct session_record record;
     const uint8_t *value;
-    if (!record_get(heap, m->expired, &record, &value)) {
+    if (!record_get(heap, id, &record, &value)) {
         return ERR_NOTFOUND;
     }
     struct fsm_header h;
     fsm_header_get(heap, &h);
     /* Void if it was renewed since, by a command or by a new term. */
-    if (record.renewed != m->renewed ||
+    if (record.renewed != renewed ||
         hlc_to_ms(now->stamp) < hlc_to_ms(renewed_at(&record, &h)) + record.lease_ms) {
         return ERR_CONFLICT;
     }
-    return session_close(heap, m->expired);
+    if (bounds != NULL) {
+        int rv = tombstone_drop_ended(heap, now);
+        if (rv == 0) {
+            rv = tombstone_put(heap, &record, bounds, now);
+        }
+        if (rv != 0) {
+            return rv;
+        }
+    }
+    return session_close(heap, id);
 }
 
 int session_check(const struct heap *heap, uint64_t id, uint64_t owner)
@@ -269,7 +294,11 @@ int session_check(const struct heap *heap, uint64_t id, uint64_t owner)
     struct session_record record;
     const uint8_t *value;
     if (!record_get(heap, id, &record, &value)) {
-        return ERR_SESSION_EXPIRED;
+        struct tombstone_record t;
+        if (!tombstone_find(heap, id, &t, &value)) {
+            return ERR_SESSION_EXPIRED;
+        }
+        record.owner = t.owner; /* it may be a retry: applying it tells, and runs nothing */
     }
     return record.owner == owner ? 0 : ERR_DENIED;
 }
@@ -292,7 +321,7 @@ void session_sweep(struct shard *s)
             after = slice_of("s", 1);
         }
         if (heap_map_next(s->heap, HEAP_MAP_SESSIONS, after, &key, &value) != 0 ||
-            key.len != SESSION_KEY_BYTES) {
+            key.len != SESSION_KEY_BYTES || key.data[0] != 's') {
             s->session_cursor_len = 0;
             return;
         }
@@ -304,13 +333,18 @@ void session_sweep(struct shard *s)
             now_ms < hlc_to_ms(renewed_at(&record, &h)) + record.lease_ms) {
             continue;
         }
-        struct msg_session_expire m = {
-            .uid = s->uid, .expired = record.id, .renewed = record.renewed};
+        struct msg_session_bury m = {
+            .uid = s->uid,
+            .expired = record.id,
+            .renewed = record.renewed,
+            .tombstones_max = TOMBSTONES_MAX,
+            .results_max = TOMBSTONE_RESULTS_MAX,
+            .keep_ms = TOMBSTONE_KEEP_MS,
+        };
         struct buf *scratch = &s->r->scratch;
         buf_clear(scratch);
-        if (message_encode_session_expire(&m, scratch) != 0 ||
-            shard__propose_own(s, KIND_SESSION_EXPIRE, slice_of(scratch->data, scratch->len)) !=
-                0) {
+        if (message_encode_session_bury(&m, scratch) != 0 ||
+            shard__propose_own(s, KIND_SESSION_BURY, slice_of(scratch->data, scratch->len)) != 0) {
             return;
         }
     }

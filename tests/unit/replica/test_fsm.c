@@ -13,6 +13,7 @@
 #define OWNER     7u
 #define START_MS  1000000u
 #define BATCH_MAX 64u
+#define KEEP_MS   60000u
 
 /* One heap, and entries made by hand. */
 struct machine {
@@ -124,6 +125,22 @@ static struct command_result expire(struct machine *m, uint64_t session, uint64_
     struct buf body = {0};
     assert_int_equal(message_encode_session_expire(&msg, &body), 0);
     return one(m, KIND_SESSION_EXPIRE, &body);
+}
+
+static struct command_result bury(struct machine *m, uint64_t session, uint64_t renewed,
+                                  uint32_t tombstones_max, uint32_t results_max)
+{
+    struct msg_session_bury msg = {
+        .uid = m->uid,
+        .expired = session,
+        .renewed = renewed,
+        .tombstones_max = tombstones_max,
+        .results_max = results_max,
+        .keep_ms = KEEP_MS,
+    };
+    struct buf body = {0};
+    assert_int_equal(message_encode_session_bury(&msg, &body), 0);
+    return one(m, KIND_SESSION_BURY, &body);
 }
 
 static void machine_open(struct machine *m, uint64_t uid)
@@ -339,6 +356,135 @@ static void a_session_expires_only_when_its_mark_stood_still(void **state)
     machine_close(&m);
 }
 
+/* Five numbers, the first two acknowledged; then silence until the session is buried. */
+static void leave_results(struct machine *m, struct command_result results[5])
+{
+    for (uint64_t i = 0; i < 5; i++) {
+        m->seq = i;
+        m->acked = i < 2 ? i : 2;
+        results[i] = COMMAND(m, ALLOC, alloc, .size = 100 + i);
+        assert_int_equal(results[i].code, 0);
+    }
+    uint64_t renewed = hlc_from_ms(m->now_ms);
+    m->now_ms += 10000;
+    assert_int_equal(bury(m, m->session, renewed + 1, 4, 100).code, ERR_CONFLICT);
+    assert_int_equal(bury(m, m->session, renewed, 4, 100).code, 0);
+    m->acked = 2;
+}
+
+static uint64_t objects(const struct machine *m)
+{
+    struct heap_stats stats;
+    heap_get_stats(m->heap, &stats);
+    return stats.object_count;
+}
+
+static void a_late_retry_finds_its_result_in_the_tombstone(void **state)
+{
+    (void)state;
+    struct machine m;
+    struct command_result results[5];
+    struct fsm_header h;
+    machine_open(&m, UID);
+    leave_results(&m, results);
+    fsm_header_get(m.heap, &h);
+    assert_int_equal(h.session_count, 0);
+    assert_int_equal(h.tombstone_count, 1);
+    assert_int_equal(h.tombstone_results, 3);
+    assert_int_equal(objects(&m), 5);
+
+    assert_int_equal(session_check(m.heap, m.session, OWNER), 0); /* so that it gets into the log */
+    assert_int_equal(session_check(m.heap, m.session, OWNER + 1), ERR_DENIED);
+    for (uint64_t i = 2; i < 5; i++) {
+        m.seq = i;
+        m.acked = 2;
+        struct command_result r = COMMAND(&m, ALLOC, alloc, .size = 100 + i);
+        assert_memory_equal(&r, &results[i], sizeof r);
+    }
+    m.acked = 2;
+    m.seq = 3;
+    assert_int_equal(COMMAND(&m, ALLOC, alloc, .size = 1).code, ERR_PROTOCOL); /* another command */
+    m.acked = 0;
+    m.seq = 1;
+    assert_int_equal(COMMAND(&m, ALLOC, alloc, .size = 101).code,
+                     ERR_SESSION_EXPIRED); /* was acknowledged */
+    m.acked = 2;
+    m.seq = 5;
+    assert_int_equal(COMMAND(&m, ALLOC, alloc, .size = 105).code,
+                     ERR_SESSION_EXPIRED); /* never ran, and won't */
+    assert_int_equal(objects(&m), 5);
+    machine_close(&m);
+}
+
+static void a_tombstone_ends_by_the_clock_of_the_shard(void **state)
+{
+    (void)state;
+    struct machine m;
+    struct command_result results[5];
+    struct fsm_header h;
+    machine_open(&m, UID);
+    leave_results(&m, results);
+    m.now_ms += KEEP_MS - 1;
+    m.seq = 4;
+    assert_int_equal(COMMAND(&m, ALLOC, alloc, .size = 104).value, results[4].value);
+    m.now_ms += 1;
+    m.acked = 2;
+    m.seq = 4;
+    assert_int_equal(COMMAND(&m, ALLOC, alloc, .size = 104).code, ERR_SESSION_EXPIRED);
+    assert_int_equal(open_session(&m, 99, 4, 5000).code, 0); /* takes what is left of it away */
+    fsm_header_get(m.heap, &h);
+    assert_int_equal(h.tombstone_count, 0);
+    assert_int_equal(h.tombstone_results, 0);
+    assert_int_equal(heap_map_count(m.heap, HEAP_MAP_SESSIONS), 2);
+    assert_int_equal(objects(&m), 5);
+    machine_close(&m);
+}
+
+static void tombstones_are_bounded_and_the_oldest_go(void **state)
+{
+    (void)state;
+    struct machine m;
+    struct fsm_header h;
+    uint64_t sessions[8];
+    machine_open(&m, UID);
+    for (uint64_t i = 0; i < 8; i++) {
+        m.session = sessions[i] = open_session(&m, 100 + i, 8, 1000).value;
+        m.acked = 0;
+        for (m.seq = 0; m.seq < i;) {
+            assert_int_equal(COMMAND(&m, ALLOC, alloc, .size = 8).code, 0);
+            m.acked = 0;
+        }
+        uint64_t renewed = hlc_from_ms(m.now_ms);
+        m.now_ms += 1000;
+        assert_int_equal(bury(&m, m.session, renewed, 4, 18).code, 0);
+        fsm_header_get(m.heap, &h);
+        /* 0 has nothing to keep; 1+2+3+4, then 2+3+4+5, then 3+4+5+6, then 5+6+7 */
+        static const uint64_t counts[] = {0, 1, 2, 3, 4, 4, 4, 3};
+        static const uint64_t kept[] = {0, 1, 3, 6, 10, 14, 18, 18};
+        assert_int_equal(h.tombstone_count, counts[i]);
+        assert_int_equal(h.tombstone_results, kept[i]);
+    }
+    for (uint64_t i = 1; i < 8; i++) {
+        m.session = sessions[i];
+        m.seq = 0;
+        m.acked = 0;
+        assert_int_equal(COMMAND(&m, ALLOC, alloc, .size = 8).code,
+                         i < 5 ? ERR_SESSION_EXPIRED : 0);
+    }
+    /* One that is too large by itself stays without. */
+    m.session = open_session(&m, 200, 16, 1000).value;
+    for (m.seq = 0; m.seq < 9;) {
+        m.acked = 0;
+        assert_int_equal(COMMAND(&m, ALLOC, alloc, .size = 8).code, 0);
+    }
+    uint64_t renewed = hlc_from_ms(m.now_ms);
+    m.now_ms += 1000;
+    assert_int_equal(bury(&m, m.session, renewed, 4, 8).code, 0);
+    fsm_header_get(m.heap, &h);
+    assert_int_equal(h.tombstone_count, 3);
+    machine_close(&m);
+}
+
 static void sessions_are_bounded(void **state)
 {
     (void)state;
@@ -504,6 +650,9 @@ int main(void)
         cmocka_unit_test(every_command_of_an_entry_has_its_own_version),
         cmocka_unit_test(a_result_is_kept_until_it_is_acknowledged),
         cmocka_unit_test(a_session_expires_only_when_its_mark_stood_still),
+        cmocka_unit_test(a_late_retry_finds_its_result_in_the_tombstone),
+        cmocka_unit_test(a_tombstone_ends_by_the_clock_of_the_shard),
+        cmocka_unit_test(tombstones_are_bounded_and_the_oldest_go),
         cmocka_unit_test(sessions_are_bounded),
         cmocka_unit_test(what_cannot_be_understood_does_nothing),
         cmocka_unit_test(the_catalogue_spreads_shards_over_the_nodes),

@@ -181,6 +181,37 @@ static void an_idle_session_expires_and_a_busy_one_stays(void **state)
     cluster_close(&c);
 }
 
+static void a_retry_after_the_session_expired_gets_its_result(void **state)
+{
+    (void)state;
+    struct cluster c;
+    struct cluster_client client;
+    cluster_open(&c, 16, SMALL_LOG);
+    uint64_t uid = cluster_heap(&c, "h", 1, HEAP_BYTES);
+    (void)client_open(&client, &c, uid, 1, 8, 2000);
+    uint64_t ptr = client_alloc(&client, 8, slice_of(NULL, 0));
+    struct command_result first = add_as(&client, ptr, 5, 2, 1);
+    assert_int_equal(first.code, 0);
+    cluster_run_ms(&c, 10000); /* the answer was lost, and so was the network */
+    uint32_t leader = cluster_leader(&c, uid);
+    assert_int_equal(cluster_info(&c, leader, uid).sessions, 0);
+    for (uint32_t i = 0; i < 2; i++) {
+        struct command_result again = add_as(&client, ptr, 5, 2, 1);
+        assert_memory_equal(&first, &again, sizeof first);
+        assert_int_equal(add_as(&client, ptr, 7, 3, 1).code, ERR_SESSION_EXPIRED);
+        assert_int_equal(read_number(&c, uid, ptr), 5);
+        check_all(&c, uid);
+        for (uint32_t k = 0; k < CLUSTER_NODES; k++) { /* it is in the arena and the log */
+            cluster_kill(&c, k, SIM_POWER_LOSS);
+        }
+        for (uint32_t k = 0; k < CLUSTER_NODES; k++) {
+            cluster_start(&c, k);
+        }
+    }
+    (void)cluster_leader(&c, uid);
+    cluster_close(&c);
+}
+
 static void a_jump_of_the_clock_expires_nobody(void **state)
 {
     (void)state;
@@ -613,6 +644,7 @@ int main(void)
         cmocka_unit_test(a_killed_leader_loses_and_doubles_nothing),
         cmocka_unit_test(lost_messages_delay_but_harm_nothing),
         cmocka_unit_test(an_idle_session_expires_and_a_busy_one_stays),
+        cmocka_unit_test(a_retry_after_the_session_expired_gets_its_result),
         cmocka_unit_test(a_jump_of_the_clock_expires_nobody),
         cmocka_unit_test(heaps_come_and_go_and_uids_are_never_used_again),
         cmocka_unit_test(all_nodes_losing_power_lose_nothing),
