@@ -157,6 +157,23 @@ static int64_t md_size(struct env_file *f)
     return (int64_t)f->disk->files[f->file].len;
 }
 
+/* The file itself: changes of it are not recorded. */
+static int md_map(struct env_file *f, uint64_t bytes, void **out, bool *is_pmem)
+{
+    struct memdisk_file *file = &f->disk->files[f->file];
+    if (file->len < bytes) {
+        file_put(file, bytes - 1, "", 1);
+    }
+    *out = file->data;
+    *is_pmem = true;
+    return 0;
+}
+
+static void md_unmap(struct env_file *f, void *map, uint64_t bytes)
+{
+    assert(map == f->disk->files[f->file].data && bytes <= f->disk->files[f->file].len);
+}
+
 static int md_dir_create(struct env *env, const char *path)
 {
     (void)env;
@@ -226,6 +243,8 @@ void memdisk_open(struct memdisk *d)
         .file_pwrite = md_pwrite,
         .file_sync = md_sync,
         .file_size = md_size,
+        .file_map = md_map,
+        .file_unmap = md_unmap,
         .dir_create = md_dir_create,
         .dir_sync = md_dir_sync,
         .dir_list = md_dir_list,

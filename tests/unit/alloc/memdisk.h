@@ -1,6 +1,7 @@
 /* A disk in memory behind the environment's file functions, which records every change, so that a
  * test can ask: what would be there if the power had gone after the nth? Works run when
- * memdisk_run() is called. One directory level. */
+ * memdisk_run() is called. One directory level. A file that is mapped takes it for persistent
+ * memory and may not grow meanwhile. */
 #ifndef CAIRN_TESTS_UNIT_ALLOC_MEMDISK_H
 #define CAIRN_TESTS_UNIT_ALLOC_MEMDISK_H
 
