@@ -118,9 +118,9 @@ int node__choose_mode(struct node *node, struct err_text *e)
             node->mode = IMAGE_PMEM;
         } else if (node->config.storage == NODE_STORAGE_PMEM) {
             return err_set(e, ERR_CONFIG,
-                           "storage.mode is pmem, but %s is not on persistent memory (%s): set "
+                           "storage.mode is pmem, but %s is not on persistent memory%s%s: set "
                            "storage.mode to disk or auto",
-                           dir, rv == 0 ? "it can't be mapped as memory" : err_text_of(rv));
+                           dir, rv == 0 ? "" : ": ", rv == 0 ? "" : err_text_of(rv));
         }
     }
     return check_stored(node, e);

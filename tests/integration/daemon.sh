@@ -69,7 +69,7 @@ CAIRND_DATA_DIR=$dir/n2 CAIRND_HTTP='' expect 2 cairnd --config "$yaml"
 has "$err" 'belongs to node number 2, but the configuration says that n1 is number 1'
 
 step "storage that isn't there, an identity that is damaged"
-CAIRND_STORAGE_MODE=pmem expect 1 cairnd --config "$dir/n2.yaml"
+CAIRND_STORAGE_MODE=pmem expect 2 cairnd --config "$dir/n2.yaml"
 has "$err" 'is not on persistent memory: set storage.mode'
 cp "$dir/n2/identity" "$dir/identity"
 printf 'X' | dd of="$dir/n2/identity" bs=1 seek=30 conv=notrunc status=none
