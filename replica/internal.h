@@ -137,8 +137,9 @@ struct persist_mark {
 struct shard {
     struct replica *r;
     struct shard *hash_next;
-    struct list link;      /* replica->shards */
-    struct list turn_link; /* replica->turn_shards, else alone */
+    struct list link;         /* replica->shards */
+    struct list turn_link;    /* replica->turn_shards, else alone */
+    struct list durable_link; /* replica->durable_shards while marks or messages wait, else alone */
     uint64_t uid, heap_id;
     uint32_t number; /* index in its heap */
     uint64_t self_id;
@@ -233,6 +234,7 @@ struct replica {
 
     struct env_task turn;
     struct list turn_shards;
+    struct list durable_shards;
     struct env_timer tick;
     struct env_timer again; /* work left over for the next turn */
 

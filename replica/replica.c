@@ -552,6 +552,7 @@ int replica_open(const struct replica_opts *opts, struct replica **out, struct e
     r->reconcile = true;
     list_init(&r->shards);
     list_init(&r->turn_shards);
+    list_init(&r->durable_shards);
     r->turn.cb = turn_run;
     r->tick.cb = tick_run;
     r->again.cb = again_run;
@@ -613,10 +614,15 @@ void replica_free(struct replica *r)
 
 void replica_log_durable(struct replica *r, uint64_t position)
 {
-    list_for_each (it, &r->shards) {
-        struct shard *s = list_entry(it, struct shard, link);
-        if (s->marks_count > 0 || s->held.len > 0) {
-            shard__durable(s, position);
+    struct list now;
+    list_init(&now);
+    list_splice(&now, &r->durable_shards);
+    while (!list_empty(&now)) {
+        struct shard *s = list_entry(now.next, struct shard, durable_link);
+        list_remove(&s->durable_link);
+        shard__durable(s, position);
+        if ((s->marks_count > 0 || s->held.len > 0) && list_empty(&s->durable_link)) {
+            list_push_back(&r->durable_shards, &s->durable_link);
         }
     }
     if (r->checkpoints_wanted && r->checkpointing == NULL) {

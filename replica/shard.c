@@ -102,6 +102,14 @@ void shard__fail(struct shard *s, int err, const char *text)
  * ------------------------------------------------------------------------------------------------------
  */
 
+/* The log's next durable position concerns this shard. */
+static void await_durable(struct shard *s)
+{
+    if (list_empty(&s->durable_link)) {
+        list_push_back(&s->r->durable_shards, &s->durable_link);
+    }
+}
+
 #define ITEM_HEADER_BYTES 6u /* kind u16, length u32 */
 #define HELD_HEADER_BYTES 8u
 #define RAFT_ITEM_BYTES   256u /* of a message without its payload, generously */
@@ -142,6 +150,9 @@ static struct item item_begin(struct shard *s, const struct consensus_message *m
     if (out == NULL || (item.hold && out->len > HELD_BYTES_MAX) ||
         buf_reserve(out, payload_bytes + RAFT_ITEM_BYTES) != 0) {
         return item;
+    }
+    if (item.hold) {
+        await_durable(s);
     }
     item.start = out->len;
     (void)buf_extend(out, (item.hold ? HELD_HEADER_BYTES : 0) + ITEM_HEADER_BYTES);
@@ -219,6 +230,7 @@ void replica__send(struct shard *s, uint32_t node, struct slice item)
     }
     uint8_t *header = buf_extend(&s->held, HELD_HEADER_BYTES + item.len);
     if (header != NULL) {
+        await_durable(s);
         store_u32(header, node);
         store_u32(header + 4, (uint32_t)item.len);
         memcpy(header + HELD_HEADER_BYTES, item.data, item.len);
@@ -314,6 +326,7 @@ static int mark_push(struct shard *s, uint64_t position, uint64_t index, uint64_
     }
     s->marks[s->marks_head + s->marks_count++] =
         (struct persist_mark){.position = position, .index = index, .term = term};
+    await_durable(s);
     return 0;
 }
 
@@ -655,9 +668,9 @@ static struct shard *shard_new(struct replica *r, uint64_t uid)
     s->r = r;
     s->uid = uid;
     s->self_id = r->opts.self_id;
-    struct list *lists[] = {&s->link,       &s->turn_link,    &s->ready,
-                            &s->in_flight,  &s->batch_pool,   &s->reads,
-                            &s->reads_done, &s->reads_failed, &s->round.reads};
+    struct list *lists[] = {&s->link,         &s->turn_link,  &s->durable_link, &s->ready,
+                            &s->in_flight,    &s->batch_pool, &s->reads,        &s->reads_done,
+                            &s->reads_failed, &s->round.reads};
     s->read_patience.cb = read_on_patience;
     for (size_t i = 0; i < sizeof lists / sizeof *lists; i++) {
         list_init(lists[i]);
@@ -787,6 +800,7 @@ void shard__free(struct shard *s)
         heap_free(s->heap);
     }
     list_remove(&s->turn_link);
+    list_remove(&s->durable_link);
     buf_close(&s->held);
     mem_free(s->marks);
     mem_free(s->dir);
