@@ -13,7 +13,7 @@
 #define USER_NAME_BYTES_MAX 63
 #define ADDRESS_BYTES_MAX   127         /* "host:port" */
 #define ROOT_NAME_BYTES_MAX 255         /* any bytes but NUL */
-#define OBJECT_BYTES_MAX    (64u << 20) /* one object */
+#define OBJECT_BYTES_MAX    (1u << 30)  /* one object */
 #define WRITE_BYTES_MAX                                                                            \
     (512u << 10) /* payload of one write, compare-and-write or initialised alloc */
 #define READ_BYTES_MAX                                                                             \

@@ -73,7 +73,8 @@ enum cairn_error {
     CAIRN_E_SHUTDOWN = -31,
     CAIRN_E_LOCKED = -32,
     CAIRN_E_TRUNCATED = -33,
-    CAIRN_E_LIMIT = -34
+    CAIRN_E_LIMIT = -34,
+    CAIRN_E_SNAPSHOT_TOO_OLD = -35
 };
 
 /* What a caller can do about an error: bits of cairn_error_is(). */
