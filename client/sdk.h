@@ -71,6 +71,9 @@ bool sdk__on_library_thread(const struct cairn_client *client);     /* thread: a
 /* error.c: set the calling thread's message and return err. An empty text becomes the code's. */
 int sdk__fail(int err, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
+/* type.c: appends a type as it travels; INVAL, NOMEM, said already. */
+int sdk__type_encode(const struct cairn_type *type, struct buf *out);
+
 /* future.c */
 void sdk__future_init(struct cairn_future *future, struct cairn_client *client);
 struct cairn_future *sdk__future_new(struct cairn_heap *heap); /* NULL: no memory, or no heap */

@@ -94,7 +94,7 @@ static void client_connected(void *arg, struct core *core, int err, const char *
         client->setup_running = true;
         submit(client, call,
                core_prepare_heap_create(call, client->core, "h", client->cluster->shard_count, 3,
-                                        8u << 20),
+                                        8u << 20, 0),
                heap_created);
     } else {
         heap_open(client);
