@@ -703,6 +703,69 @@ static void answer_cluster(struct client *client, const struct frame_header *hea
     }
 }
 
+static void refuse_admin(struct client *client, uint64_t request_id, int err, const char *text)
+{
+    client->node->refused++;
+    if (rpc_send_error(client->conn, request_id, err, 0, 0, 0, text[0] != 0 ? text : advice(err)) !=
+        0) {
+        rpc_close(client->conn, ERR_BUSY);
+    }
+}
+
+static int answer_json(struct client *client, uint64_t request_id, const struct buf *json)
+{
+    struct node *node = client->node;
+    struct msg_admin_result out = {.json = slice_of(json->data, json->len)};
+    buf_clear(&node->scratch);
+    int rv = message_encode_admin_result(&out, &node->scratch);
+    if (rv == 0) {
+        answer_scratch(client, request_id, KIND_ADMIN_RESULT);
+    }
+    return rv;
+}
+
+void dispatch__answer_later(struct request *request, int err, const json_t *answer)
+{
+    struct client *client = request->client;
+    struct buf json = {0};
+    if (client != NULL) {
+        if (err == 0) {
+            err = admin__dump(answer, &json);
+        }
+        if (err == 0) {
+            err = answer_json(client, request->request_id, &json);
+        }
+        if (err != 0) {
+            refuse_admin(client, request->request_id, err, "");
+        }
+    }
+    buf_close(&json);
+    request_free(request);
+}
+
+static void begin_admin(struct client *client, const struct frame_header *header, bool inspect,
+                        const struct msg_admin *m)
+{
+    struct err_text e = {""};
+    json_t *args = NULL;
+    int rv = admin__args(m->verb, m->args, &args, &e);
+    struct request *request =
+        rv == 0 && client->pending < REQUESTS_PER_CONN_MAX ? request_new(client, header, 0) : NULL;
+    if (rv == 0 && request == NULL) {
+        rv = ERR_BUSY;
+    }
+    if (rv == 0) {
+        rv = inspect__begin(client->node, request, inspect, args, &e);
+        if (rv != 0) {
+            request_free(request);
+        }
+    }
+    json_decref(args);
+    if (rv != 0) {
+        refuse_admin(client, header->request_id, rv, e.text);
+    }
+}
+
 static void answer_admin(struct client *client, const struct frame_header *header,
                          struct slice body)
 {
@@ -710,23 +773,22 @@ static void answer_admin(struct client *client, const struct frame_header *heade
     struct msg_admin m;
     struct buf json = {0};
     struct err_text e = {""};
+    bool inspect = false;
     int rv = message_decode_admin(body, &m);
+    if (rv == 0 && admin__takes_time(m.verb, &inspect)) {
+        begin_admin(client, header, inspect, &m);
+        return;
+    }
     if (rv == 0) {
         rv = admin__answer(node, m.verb, m.args, &json, &e);
     }
     if (rv == 0) {
-        struct msg_admin_result out = {.json = slice_of(json.data, json.len)};
-        buf_clear(&node->scratch);
-        rv = message_encode_admin_result(&out, &node->scratch);
+        rv = answer_json(client, header->request_id, &json);
     }
     buf_close(&json);
-    if (rv == 0) {
-        answer_scratch(client, header->request_id, KIND_ADMIN_RESULT);
-        return;
+    if (rv != 0) {
+        refuse_admin(client, header->request_id, rv, e.text);
     }
-    node->refused++;
-    rpc_send_error(client->conn, header->request_id, rv, 0, 0, 0,
-                   e.text[0] != 0 ? e.text : advice(rv));
 }
 
 static void answer_peer_command(struct client *client, const struct frame_header *header,
