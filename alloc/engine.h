@@ -192,6 +192,9 @@ int object_find(const struct heap *h, uint64_t ptr, bool dead, uint64_t *place);
 /* Frees the block and, of a table, the chunks; not the slot. */
 void object_drop(struct heap *h, uint64_t place);
 void object_set_flag(struct heap *h, uint64_t place, enum object_flag flag, bool on);
+/* The block of a chunk moved (its bytes are already at `to`): the link to it follows, which is in
+ * its object's table, or in an undo record when it was cut off. */
+void chunk_moved(struct heap *h, uint64_t from, uint64_t to);
 
 /* ---- version.c: undo --------------------------------------------------------------------------- */
 
@@ -201,6 +204,18 @@ bool undo_is_kept(const struct heap *h);
 int undo_push(struct heap *h, uint64_t version, uint64_t place, enum undo_kind kind,
               uint64_t offset, uint64_t len);
 
+/* The same for a change of the size: keeps the bytes, and takes over the chunks, that are cut off. */
+int undo_push_resize(struct heap *h, uint64_t version, uint64_t place, uint64_t size);
+static inline uint64_t undo_chunks_at(uint64_t len) /* offset in the record's block */
+{
+    return (sizeof(struct undo_record) + len + 7) & ~(uint64_t)7;
+}
+/* Records of an object, newest first: place of the newest, 0 none; and of what is older. */
+uint64_t undo_newest(const struct heap *h, uint64_t slot);
+static inline const struct undo_record *undo_get(const struct heap *h, uint64_t place)
+{
+    return (const struct undo_record *)arena_at(&h->arena, block_address(h, place));
+}
 /* The block of a record moved (its bytes are already at `to`): the links to it follow. */
 void undo_moved(struct heap *h, uint64_t from, uint64_t to);
 
