@@ -28,6 +28,7 @@ struct view;
 /* shard:12 | generation:14 | slot:38. Slot 0 is never used: the null pointer is 0. */
 #define PTR_SLOT_BITS       38
 #define PTR_GENERATION_BITS 14
+#define PTR_SHARD_BITS      12
 static inline uint64_t ptr_make(uint32_t shard, uint32_t generation, uint64_t slot)
 {
     return ((uint64_t)shard << (PTR_SLOT_BITS + PTR_GENERATION_BITS)) |

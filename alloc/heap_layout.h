@@ -148,7 +148,9 @@ enum object_flag {
 };
 
 /* Objects above OBJECT_CHUNK_BYTES are tables of chunks of that size, each a block of its own with
- * an object_header; the last one has just what is left. So no command copies more than that. */
+ * an object_header; the last one has just what is left. So no command copies more than that. A
+ * chunk's word is slot and OBJECT_CHUNK, nothing else (neither wide nor slack, whatever its block):
+ * how long it is follows from its object's size and its number. */
 #define OBJECT_CHUNK_BYTES ((uint64_t)1 << 20)
 
 /* ---- undo: what a change took away (rules X17, E22) ------------------------------------------- */
