@@ -23,10 +23,18 @@ bool heap_granule_shift_is_valid(uint64_t bytes_max, uint32_t granule_shift); /*
 /* Volatile index over the granule maps: the longest free run below each node (space.c). */
 struct space;
 
+/* How many blocks are free in all slabs of a pool and class: the sum of what the partial ones say,
+ * kept beside the arena for compaction. */
+struct slab_room {
+    bool known; /* counted since the heap was opened; else the numbers are differences */
+    uint64_t blocks[POOLS][SLAB_CLASSES];
+};
+
 struct heap {
     struct arena arena;
     struct heap_regions regions;
     struct space *space;
+    struct slab_room room;
     uint64_t entry_time;
     bool in_entry;
 };
@@ -62,11 +70,17 @@ int extent_alloc(struct heap *h, bool object, uint64_t bytes, uint64_t *granule)
 /* The same, but only wholly below granule `limit`; never grows. False: there is none. */
 bool extent_alloc_below(struct heap *h, bool object, uint64_t bytes, uint64_t limit,
                         uint64_t *granule);
+/* Where that would be. */
+bool extent_fits_below(const struct heap *h, uint64_t bytes, uint64_t limit, uint64_t *granule);
 bool extent_is_object(const struct heap *h, uint64_t granule);
 void extent_free(struct heap *h, uint64_t granule);
 /* Changes a used extent's size without moving it. New bytes read as zero. False: what is behind it
- * isn't free (growing may take new data; it never fails when shrinking). */
+ * isn't free. Never fails when shrinking; never grows the data, since a lack of local memory must
+ * not look like an answer (I2). */
 bool extent_resize(struct heap *h, uint64_t granule, uint64_t bytes);
+/* The extent now lies at `to`, below it, with only free granules between; its bytes are already
+ * there. */
+void extent_slide(struct heap *h, uint64_t granule, uint64_t to);
 uint64_t extent_granules(const struct heap *h, uint64_t granule);
 /* First used extent that starts at `from` or behind it; the number of granules of the data when
  * there is none. */
@@ -80,6 +94,8 @@ uint64_t space_used_between(const struct heap *h, uint64_t from, uint64_t to);
 uint64_t space_largest_free(const struct heap *h); /* granules, without what could be grown */
 /* Bytes that count against bytes_max. */
 uint64_t space_bytes(const struct heap *h);
+/* The most that data_bytes can become with the slots there are. */
+uint64_t space_data_bytes_max(const struct heap *h);
 /* Takes `pages` pages for metadata out of the budget, from the tail of the data if need be. */
 int space_take_pages(struct heap *h, uint64_t pages);
 /* Gives up to `bytes` of the free tail back to the budget; returns how much. */
@@ -136,6 +152,21 @@ static inline const struct slab *slab_get(const struct heap *h, uint64_t granule
  * `granule`'s. False: there is none. Never makes a slab. */
 bool slab_alloc_elsewhere(struct heap *h, enum pool pool, uint32_t class_number, uint64_t granule,
                           uint64_t *place);
+/* For compaction: free blocks of all slabs of the class. */
+uint64_t slab_free_blocks(struct heap *h, enum pool pool, uint32_t class_number);
+/* The next block in use, from number `from` on. False: there is none. */
+bool slab_block_next(const struct heap *h, uint64_t granule, uint32_t from, uint32_t *block);
+static inline uint64_t slab_place(const struct heap *h, uint64_t granule, const struct slab *s,
+                                  uint32_t block)
+{
+    return place_make((granule << h->regions.granule_shift) + s->first +
+                          (uint64_t)block * class_bytes(s->class),
+                      s->class);
+}
+/* Gives an empty slab back. */
+void slab_drop(struct heap *h, uint64_t granule);
+/* The slab's header is already at `to`: the list follows. */
+void slab_moved(struct heap *h, uint64_t granule, uint64_t to);
 
 /* ---- slot.c
  * ---------------------------------------------------------------------------------------------------------
@@ -171,6 +202,13 @@ void slot_set(struct heap *h, uint64_t slot, enum slot_state state, uint64_t pla
 /* The slot goes back: next generation, or RETIRED. */
 void slot_release(struct heap *h, uint64_t slot);
 
+/* ---- lease.c ----------------------------------------------------------------------------------- */
+
+/* Is the pointer leased to this session? ERR_INVAL, ERR_STALE. */
+int lease_find_slot(const struct heap *h, uint64_t session, uint64_t ptr);
+/* The slot becomes LIVE and leaves its lease. */
+void lease_use_slot(struct heap *h, uint64_t slot, uint64_t place);
+
 /* ---- object.c ---------------------------------------------------------------------------------- */
 
 struct object_view {
@@ -187,27 +225,77 @@ static inline uint64_t object_chunks(uint64_t size)
 {
     return (size + OBJECT_CHUNK_BYTES - 1) / OBJECT_CHUNK_BYTES;
 }
+/* Bytes in chunk number `chunk` of a table of that size. */
+static inline uint64_t object_chunk_bytes(uint64_t size, uint64_t chunk)
+{
+    uint64_t left = size - chunk * OBJECT_CHUNK_BYTES;
+    return left < OBJECT_CHUNK_BYTES ? left : OBJECT_CHUNK_BYTES;
+}
+/* How an object of a size and type lies in a block: header and bytes of the block. */
+struct object_shape {
+    uint64_t bytes;
+    uint32_t head;
+    bool table;
+};
+struct object_shape object_shape_of(uint64_t size, uint32_t type);
+/* Writes the header of an object that is shaped so; HISTORY is all of `flags` that counts. */
+void object_set_header(struct heap *h, uint64_t place, const struct object_shape *shape,
+                       const struct object_view *o);
+/* Block, header and chunks of an object with zeroed bytes. ERR_NOSPACE, ERR_NOMEM. */
+int object_build(struct heap *h, const struct object_view *o, uint64_t *place);
+uint64_t object_chunk_at(const struct heap *h, const struct object_view *o, uint64_t chunk);
+int chunk_build(struct heap *h, uint64_t slot, uint64_t number, uint64_t bytes, uint64_t *place);
+void chunk_set_header(struct heap *h, uint64_t place, uint64_t slot, uint64_t number);
+void chunk_drop(struct heap *h, uint64_t place);
+/* Bytes of the object from or to memory; the range is inside it. */
+void object_get_bytes(const struct heap *h, const struct object_view *o, uint64_t offset,
+                      void *data, uint64_t len);
+void object_put_bytes(struct heap *h, const struct object_view *o, uint64_t offset,
+                      const void *data, uint64_t len);
+/* For reading. Leftovers in absent pages aren't state: washing them changes nothing that anyone
+ * can see. */
+static inline const void *heap_bytes(const struct heap *h, uint64_t address, uint64_t len)
+{
+    return arena_read((struct arena *)(uintptr_t)&h->arena, address, len);
+}
 /* Place of a live (or, with `dead`, of a freed but readable) object. ERR_INVAL, ERR_STALE. */
 int object_find(const struct heap *h, uint64_t ptr, bool dead, uint64_t *place);
 /* Frees the block and, of a table, the chunks; not the slot. */
 void object_drop(struct heap *h, uint64_t place);
 void object_set_flag(struct heap *h, uint64_t place, enum object_flag flag, bool on);
+/* The block of a chunk moved (its bytes are already at `to`): the link to it follows, which is in
+ * its object's table, or in an undo record when it was cut off. */
+void chunk_moved(struct heap *h, uint64_t from, uint64_t to);
 
-/* ---- version.c: undo --------------------------------------------------------------------------- */
+/* ---- undo.c ------------------------------------------------------------------------------------ */
 
-bool undo_is_kept(const struct heap *h);
+/* Does a change of this version leave a record? */
+bool undo_is_kept(const struct heap *h, uint64_t version);
 /* Records what is about to change in the object at `place`; must come before the change. Bytes
  * [offset, offset + len) of its payload are kept. ERR_NOSPACE, ERR_NOMEM: nothing happened. */
 int undo_push(struct heap *h, uint64_t version, uint64_t place, enum undo_kind kind,
               uint64_t offset, uint64_t len);
 
-/* The block of a record moved (its bytes are already at `to`): the links to it follow. */
+/* The same for a change of the size: keeps the bytes, and takes over the chunks, that are cut off. */
+int undo_push_resize(struct heap *h, uint64_t version, uint64_t place, uint64_t size);
+static inline uint64_t undo_chunks_at(uint64_t len) /* offset in the record's block */
+{
+    return (sizeof(struct undo_record) + len + 7) & ~(uint64_t)7;
+}
+/* Records of an object, newest first: place of the newest, 0 none; and of what is older. */
+uint64_t undo_newest(const struct heap *h, uint64_t slot);
+static inline const struct undo_record *undo_get(const struct heap *h, uint64_t place)
+{
+    return (const struct undo_record *)arena_at(&h->arena, block_address(h, place));
+}
+/* The block of a record moved (its bytes are already at `to`): the links to it follow. What is at
+ * `from` may be overwritten already, and isn't read. */
 void undo_moved(struct heap *h, uint64_t from, uint64_t to);
 
 /* ---- map.c -------------------------------------------------------------------------------------- */
 
 /* The block of a record moved from one place to another (its bytes are already there): the links
- * to it follow. */
+ * to it follow. What is at `from` may be overwritten already, and isn't read. */
 void map_moved(struct heap *h, uint64_t from, uint64_t to);
 
 #endif

@@ -28,6 +28,7 @@ struct view;
 /* shard:12 | generation:14 | slot:38. Slot 0 is never used: the null pointer is 0. */
 #define PTR_SLOT_BITS       38
 #define PTR_GENERATION_BITS 14
+#define PTR_SHARD_BITS      12
 static inline uint64_t ptr_make(uint32_t shard, uint32_t generation, uint64_t slot)
 {
     return ((uint64_t)shard << (PTR_SLOT_BITS + PTR_GENERATION_BITS)) |
@@ -152,8 +153,8 @@ int heap_history(const struct heap *heap, uint64_t ptr, uint64_t skip, struct he
 /* Keeps history from now on, or drops it (0: the safepoint moves to the clock). */
 void heap_set_retention(struct heap *heap, uint64_t retention_ms);
 /* Moves the safepoint up to min(safepoint, clock - retention), never back, and gives back up to
- * `records` undo records below it, with the freed objects they keep. *left: records still to go.
- */
+ * `records` undo records below it, with the freed objects they keep; a chunk of a large object
+ * counts as a record. *left: at most so many are still to go, 0 none. */
 #define HEAP_RECLAIM_RECORDS_MAX 1024u
 void heap_reclaim(struct heap *heap, uint64_t safepoint, uint32_t records, uint64_t *left);
 /* Moves blocks down into lower free space and out of sparse slabs, until about `bytes` have been
@@ -210,7 +211,7 @@ struct heap_field {
     struct slice name;
     enum heap_field_kind kind;
     uint32_t offset;
-    uint32_t count; /* elements; bytes for BYTES and CHARS */
+    uint32_t count; /* elements; bytes for BYTES and CHARS; 0: a flexible array, last field only */
     uint32_t target;
 };
 struct heap_type {
@@ -226,9 +227,12 @@ struct heap_type {
 int heap_type_decode(uint32_t number, struct slice bytes, struct heap_type *out);
 int heap_type_encode(const struct heap_type *type, struct buf *out);
 /* Registers a type, or checks it against the registered one: the same name, size and known fields
- * where they were; new fields may be added where none was, and the size may grow. 0;
- * ERR_CONFLICT: not compatible, or the name belongs to another number. ERR_INVAL: fields overlap or
- * leave the struct. */
+ * where they were; new fields may be added where none was, and the size may grow. An older form of
+ * the registered type (some of its fields, no larger) is accepted too and changes nothing: programs
+ * of two releases run side by side. 0; ERR_CONFLICT: not compatible, or the name belongs to another
+ * number. ERR_INVAL: fields overlap or leave the struct. ERR_LIMIT: HEAP_TYPES_MAX are registered.
+ * ERR_PROTOCOL, ERR_NOSPACE. */
+#define HEAP_TYPES_MAX 4096u
 int heap_type_register(struct heap *heap, uint64_t version, uint32_t number, struct slice bytes);
 int heap_type_get(const struct heap *heap, uint32_t number, struct heap_type *out);
 /* The next type behind `after` (0: the first). ERR_NOTFOUND at the end. */

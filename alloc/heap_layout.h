@@ -148,18 +148,22 @@ enum object_flag {
 };
 
 /* Objects above OBJECT_CHUNK_BYTES are tables of chunks of that size, each a block of its own with
- * an object_header; the last one has just what is left. So no command copies more than that. */
+ * an object_header; the last one has just what is left. So no command copies more than that. A
+ * chunk's word is slot and OBJECT_CHUNK, nothing else (neither wide nor slack, whatever its block):
+ * how long it is follows from its object's size and its number. */
 #define OBJECT_CHUNK_BYTES ((uint64_t)1 << 20)
 
 /* ---- undo: what a change took away (rules X17, E22) ------------------------------------------- */
 
 enum undo_kind {
     UNDO_WRITE = 1, /* bytes of [offset, offset + len) */
-    UNDO_RESIZE,    /* size before; with the bytes that were cut off */
+    UNDO_RESIZE,    /* size before; with the bytes and chunks that were cut off (offset: new size) */
     UNDO_BIRTH,     /* before this the object didn't exist */
     UNDO_FREE,      /* the object was freed: its block and slot go when this is reclaimed */
 };
-/* In a block of POOL_UNDO; `len` bytes follow. */
+/* In a block of POOL_UNDO; `len` bytes follow, then, at the next multiple of 8, u64 places of the
+ * `chunks` chunks that a table lost. They belong to the record until it is reclaimed: the table of
+ * their slot doesn't have them any more. The first is number object_chunks(offset). */
 struct undo_record {
     uint32_t magic;
     uint32_t kind;
@@ -172,7 +176,7 @@ struct undo_record {
     uint64_t size;        /* the object's size before */
     uint64_t offset;
     uint32_t len;
-    uint32_t reserved;
+    uint32_t chunks;
 };
 static_assert(sizeof(struct undo_record) == 88, "media format");
 
@@ -245,15 +249,15 @@ struct heap_header {
 
     uint64_t object_count, object_bytes; /* live ones, as asked for */
     uint64_t dead_count, dead_bytes;     /* freed, still readable at older versions */
-    uint64_t chunk_count;                /* blocks of POOL_OBJECTS that are chunks */
+    uint64_t chunk_count; /* blocks of POOL_OBJECTS that are chunks, those of undo records too */
     uint64_t block_count[POOLS];         /* blocks in use */
     uint64_t block_bytes[POOLS];
 
     uint64_t retention_ms; /* how far back versions can be read; 0: no history is kept */
     uint64_t safepoint;    /* versions below it may be gone; never moves back */
     uint64_t undo_head, undo_tail; /* places: oldest, newest */
-    uint64_t undo_count, undo_bytes;
-    uint64_t lease_next; /* number of the next lease */
+    uint64_t undo_count, undo_bytes; /* bytes: records with what follows them, without rounding */
+    uint64_t lease_next;             /* number of the next lease; the first is 1 */
     uint64_t leased_count;
     uint64_t moved_blocks, moved_bytes; /* by compaction, ever */
 
