@@ -77,6 +77,44 @@ static int check_stopped(struct walk *walk, const char *dir)
     return rv == ERR_LOCKED ? rv : 0;
 }
 
+static void on_finding(void *arg, enum heap_severity severity, const char *code, const char *text)
+{
+    json_array_append_new(arg, json_pack("{s:s,s:s,s:s}", "severity",
+                                         severity == HEAP_FINDING_DANGLING ? "dangling" : "damage",
+                                         "code", code, "text", text));
+}
+
+static void add_findings(json_t *row, json_t *list, uint64_t damage)
+{
+    json_t *finding;
+    size_t i;
+    json_int_t dangling = 0;
+    json_array_foreach(list, i, finding)
+    {
+        dangling +=
+            strcmp(json_string_value(json_object_get(finding, "severity")), "dangling") == 0;
+    }
+    json_object_set_new(row, "damage", json_integer((json_int_t)damage));
+    json_object_set_new(row, "dangling", json_integer(dangling));
+    json_object_set_new(row, "findings", list);
+}
+
+/* An image that doesn't load, for this reason. */
+static void check_damaged(struct walk *walk, const struct image_found *found, json_t *row,
+                          const char *reason)
+{
+    json_t *list = json_array();
+    uint64_t damage = 0;
+    int rv = image_check(walk->env, found->dir, found->uid, mode_of(walk->env, found->dir),
+                         FINDINGS_MAX, on_finding, list, &damage, NULL);
+    if (rv != 0 || damage == 0) {
+        on_finding(list, HEAP_FINDING_DAMAGE, "image", reason);
+        damage = damage == 0 ? 1 : damage;
+    }
+    add_findings(row, list, damage);
+    json_array_append_new(walk->rows, row);
+}
+
 static void look_at(struct walk *walk, const struct image_found *found)
 {
     struct heap *heap = NULL;
@@ -98,12 +136,7 @@ static void look_at(struct walk *walk, const struct image_found *found)
         walk->err = rv;
         json_object_set_new(row, "shard", json_integer(0));
         if (rv == ERR_CORRUPT && walk->checking) {
-            json_object_set_new(row, "damage", json_integer(1));
-            json_object_set_new(row, "dangling", json_integer(0));
-            json_object_set_new(row, "findings",
-                                json_pack("[{s:s,s:s,s:s}]", "severity", "damage", "code", "image",
-                                          "text", e.text));
-            json_array_append_new(walk->rows, row);
+            check_damaged(walk, found, row, e.text);
             return;
         }
         walk->failed++;
@@ -221,32 +254,15 @@ static const char *title(const struct cli *cli)
 
 /* ---- check ---- */
 
-static void on_finding(void *arg, enum heap_severity severity, const char *code, const char *text)
-{
-    json_array_append_new(arg, json_pack("{s:s,s:s,s:s}", "severity",
-                                         severity == HEAP_FINDING_DANGLING ? "dangling" : "damage",
-                                         "code", code, "text", text));
-}
-
 static void look_check(struct walk *walk, json_t *row, struct heap *heap)
 {
     struct heap_stats stats;
     json_t *list = json_array();
-    json_t *finding;
-    size_t i;
-    json_int_t dangling = 0;
     (void)walk;
     heap_get_stats(heap, &stats);
     uint64_t damage = heap_check_all(heap, FINDINGS_MAX, on_finding, list);
-    json_array_foreach(list, i, finding)
-    {
-        dangling +=
-            strcmp(json_string_value(json_object_get(finding, "severity")), "dangling") == 0;
-    }
     json_object_set_new(row, "objects", json_integer((json_int_t)stats.object_count));
-    json_object_set_new(row, "damage", json_integer((json_int_t)damage));
-    json_object_set_new(row, "dangling", json_integer(dangling));
-    json_object_set_new(row, "findings", list);
+    add_findings(row, list, damage);
 }
 
 int offline_heap_check(struct cli *cli)

@@ -100,6 +100,19 @@ static void look(struct inspection *in, const struct heap *heap)
     }
 }
 
+/* So damaged that it doesn't load: that is what was asked. */
+static void check_damaged(struct inspection *in)
+{
+    struct err_text text = {""};
+    in->err = image_check(in->env, in->dir, in->uid, IMAGE_DISK, FINDINGS_MAX, on_finding, in,
+                          &in->damage, &text);
+    if (in->err == ERR_CORRUPT || (in->err == 0 && in->damage == 0)) {
+        on_finding(in, HEAP_FINDING_DAMAGE, "image", in->text.text);
+        in->damage = 1;
+        in->err = 0;
+    }
+}
+
 static void work_run(struct env_work *work)
 {
     struct inspection *in = &container_of(work, struct inspect_job, work)->in;
@@ -117,10 +130,7 @@ static void work_run(struct env_work *work)
         look(in, heap);
         heap_free(heap);
     } else if (in->err == ERR_CORRUPT && in->what == INSPECT_CHECK) {
-        /* So damaged that it doesn't load: that is what was asked. */
-        on_finding(in, HEAP_FINDING_DAMAGE, "image", in->text.text);
-        in->damage = 1;
-        in->err = 0;
+        check_damaged(in);
     }
 }
 

@@ -18,8 +18,8 @@ struct number {
 static void look_number(void *arg, const struct heap *heap)
 {
     struct number *n = arg;
-    const uint8_t *bytes;
-    assert_int_equal(heap_read(heap, n->ptr, 0, 8, &bytes), 0);
+    uint8_t bytes[8];
+    assert_int_equal(heap_copy(heap, n->ptr, 0, bytes, sizeof bytes), 0);
     n->value = load_u64(bytes);
 }
 
