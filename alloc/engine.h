@@ -85,6 +85,8 @@ uint64_t extent_granules(const struct heap *h, uint64_t granule);
 /* First used extent that starts at `from` or behind it; the number of granules of the data when
  * there is none. */
 uint64_t extent_next(const struct heap *h, uint64_t from);
+/* The same, of those that don't hold an object. */
+uint64_t extent_next_internal(const struct heap *h, uint64_t from);
 /* Last used extent that starts before `end`; UINT64_MAX when there is none. */
 uint64_t extent_last_before(const struct heap *h, uint64_t end);
 /* The used extent that holds this granule, which is used. */
@@ -163,6 +165,8 @@ static inline uint64_t slab_place(const struct heap *h, uint64_t granule, const 
                           (uint64_t)block * class_bytes(s->class),
                       s->class);
 }
+/* Adds a slab of SLAB_BYTES_FIRST; there is free space for it. */
+void slab_new_small(struct heap *h, enum pool pool, uint32_t class_number);
 /* Gives an empty slab back. */
 void slab_drop(struct heap *h, uint64_t granule);
 /* The slab's header is already at `to`: the list follows. */
@@ -269,6 +273,11 @@ void chunk_moved(struct heap *h, uint64_t from, uint64_t to);
 
 /* ---- undo.c ------------------------------------------------------------------------------------ */
 
+/* Makes the slabs that the record of a free needs, before there is no room for them: a full heap
+ * whose objects can't be freed would stay full. ERR_NOSPACE, ERR_NOMEM. */
+int undo_open(struct heap *h);
+/* One slab of such a class stays, empty or not. */
+bool undo_needs_class(const struct heap *h, enum pool pool, uint32_t class_number);
 /* Does a change of this version leave a record? */
 bool undo_is_kept(const struct heap *h, uint64_t version);
 /* Records what is about to change in the object at `place`; must come before the change. Bytes

@@ -13,8 +13,15 @@
 int image_read(struct env *env, const char *dir, uint64_t uid, enum image_mode mode,
                struct heap **heap, struct err_text *e);
 
+/* heap_check_all() over the newest checkpoint, also when it is too damaged for image_read(): the
+ * checksums tell what the disk did, this tells what a fault of the program or the memory did before
+ * they were made. *damage: how many findings of DAMAGE. Errors as image_read(); ERR_CORRUPT also
+ * when not even the heap's header can be believed. */
+int image_check(struct env *env, const char *dir, uint64_t uid, enum image_mode mode, uint64_t max,
+                heap_finding_cb cb, void *arg, uint64_t *damage, struct err_text *e);
+
 struct survey_type {
-    uint32_t type; /* number */
+    uint32_t type;                      /* number */
     uint64_t count, bytes, block_bytes; /* live objects: as asked for, and with rounding */
 };
 #define SURVEY_TYPES_MAX 1024u
@@ -26,9 +33,11 @@ struct survey {
     uint32_t type_count; /* by descending bytes; beyond the maximum they are added to the last */
     struct survey_type types[SURVEY_TYPES_MAX];
 };
-int survey_types(const struct heap *heap, struct survey *out);
+int survey_types(const struct heap *heap, struct survey *out); /* ERR_NOMEM */
 
-/* The arena's data in `cells` equal parts: share in use, in 1/1000, and what most of it is. */
+/* The arena's data in `cells` equal parts: share in use, in 1/1000, and what most of it is. EXTENT:
+ * objects that aren't in slabs; INTERNAL: maps and history. The last cells may lie behind the end
+ * of the data. */
 enum survey_content { SURVEY_FREE, SURVEY_SLAB, SURVEY_EXTENT, SURVEY_INTERNAL };
 struct survey_cell {
     uint16_t used_permille;
