@@ -204,7 +204,7 @@ struct shard {
     size_t session_cursor_len;
     struct shard_command reclaim; /* one step of giving history back, while `reclaiming` */
     bool reclaiming, reclaim_again;
-    uint64_t reclaim_ms;
+    uint64_t reclaim_ms; /* when it was looked at last */
     uint64_t confirm_ms; /* last CONFIRM to all */
     uint64_t catch_up_id, catch_up_ms;
     uint64_t prefer_ms, prefer_backoff_ms;

@@ -50,10 +50,10 @@ void reclaim_end_of_turn(struct shard *s)
 void reclaim_tick(struct shard *s, uint64_t now_ms)
 {
     if (!shard__leads(s) || !s->serving || s->reclaiming || s->uid == SHARD_META ||
-        now_ms < s->reclaim_ms) {
+        now_ms - s->reclaim_ms < interval_ms(heap_retention_ms(s->heap))) {
         return;
     }
-    s->reclaim_ms = now_ms + interval_ms(heap_retention_ms(s->heap));
+    s->reclaim_ms = now_ms;
     struct heap_stats stats;
     heap_get_stats(s->heap, &stats);
     if (stats.undo_count > 0) {
