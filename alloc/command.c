@@ -216,8 +216,7 @@ static int apply(struct heap *h, uint64_t version, const struct heap_command *c,
     case HEAP_COMMAND_LEASE:
         return apply_lease(h, c, out);
     case HEAP_COMMAND_SET_RETENTION:
-        heap_set_retention(h, c->size);
-        return 0;
+        return heap_set_retention(h, c->size);
     case HEAP_COMMAND_RECLAIM:
         heap_reclaim(h, c->if_version, c->count, &out->value);
         return 0;

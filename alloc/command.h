@@ -11,10 +11,10 @@ enum heap_command_kind {
     HEAP_COMMAND_FREE,
     HEAP_COMMAND_REALLOC, /* size */
     HEAP_COMMAND_WRITE,
-    HEAP_COMMAND_COMPARE_AND_WRITE, /* expected, data: of one length */
-    HEAP_COMMAND_ADD_U64,           /* delta */
-    HEAP_COMMAND_WRITE_IF_VERSION,  /* if_version */
-    HEAP_COMMAND_ROOT_SET,          /* name, ptr */
+    HEAP_COMMAND_COMPARE_AND_WRITE,    /* expected, data: of one length */
+    HEAP_COMMAND_ADD_U64,              /* delta */
+    HEAP_COMMAND_WRITE_IF_VERSION,     /* if_version */
+    HEAP_COMMAND_ROOT_SET,             /* name, ptr */
     HEAP_COMMAND_ROOT_COMPARE_AND_SET, /* name, expected_ptr (0: must not exist), ptr (0: delete) */
     HEAP_COMMAND_ROOT_DELETE,          /* name */
     HEAP_COMMAND_TYPE_REGISTER,        /* type: number, data: as heap_type_encode() makes it */

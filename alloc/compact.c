@@ -21,7 +21,7 @@
 
 #include "alloc/engine.h"
 
-#define HOLES_SHARE  128 /* free space below the last extent: at most 1/128 may stay */
+#define HOLES_SHARE  256 /* of what is below the last extent, so much may stay free */
 #define LOOK_SLABS   32
 #define LOOK_EXTENTS 16
 
@@ -75,8 +75,9 @@ static bool find_thin(struct heap *h, enum pool pool, uint32_t class_number, str
     for (uint32_t i = 0; i < LOOK_SLABS && link != 0; i++) {
         const struct slab *s = slab_get(h, link - 1);
         uint64_t bytes = extent_granules(h, link - 1) << shift;
-        /* POUR found nothing, so the others have less room than this one has blocks. */
-        uint64_t count = (s->blocks - room + blocks - 1) / blocks;
+        /* POUR found nothing, so the others have less room than this one has blocks; or it is empty
+         * and has to stay. */
+        uint64_t count = s->blocks <= room ? 1 : (s->blocks - room + blocks - 1) / blocks;
         uint64_t won = bytes > count * small ? bytes - count * small : 0;
         uint64_t at = 0;
         if (won > most && extent_fits_below(h, count * small, space_granules(h), &at)) {

@@ -98,12 +98,14 @@ uint64_t space_largest_free(const struct heap *h); /* granules, without what cou
 uint64_t space_bytes(const struct heap *h);
 /* The most that data_bytes can become with the slots there are. */
 uint64_t space_data_bytes_max(const struct heap *h);
+/* Local memory of the index, for the data as it is. */
+uint64_t space_index_bytes(const struct heap *h);
 /* Takes `pages` pages for metadata out of the budget, from the tail of the data if need be. */
 int space_take_pages(struct heap *h, uint64_t pages);
 /* Gives up to `bytes` of the free tail back to the budget; returns how much. */
 uint64_t space_trim(struct heap *h, uint64_t bytes);
 
-/* ---- slab.c: blocks --------------------------------------------------------------------------- */
+/* ---- slab.c: blocks -------------------------------------------------------------------------- */
 
 uint32_t class_of(uint64_t bytes); /* bytes <= SLAB_BLOCK_BYTES_MAX */
 uint32_t class_bytes(uint32_t class_number);
@@ -172,9 +174,7 @@ void slab_drop(struct heap *h, uint64_t granule);
 /* The slab's header is already at `to`: the list follows. */
 void slab_moved(struct heap *h, uint64_t granule, uint64_t to);
 
-/* ---- slot.c
- * ---------------------------------------------------------------------------------------------------------
- */
+/* ---- slot.c ---------------------------------------------------------------------------------- */
 
 static inline uint32_t slot_word_generation(uint64_t word)
 {
@@ -206,14 +206,14 @@ void slot_set(struct heap *h, uint64_t slot, enum slot_state state, uint64_t pla
 /* The slot goes back: next generation, or RETIRED. */
 void slot_release(struct heap *h, uint64_t slot);
 
-/* ---- lease.c ----------------------------------------------------------------------------------- */
+/* ---- lease.c --------------------------------------------------------------------------------- */
 
 /* Is the pointer leased to this session? ERR_INVAL, ERR_STALE. */
 int lease_find_slot(const struct heap *h, uint64_t session, uint64_t ptr);
 /* The slot becomes LIVE and leaves its lease. */
 void lease_use_slot(struct heap *h, uint64_t slot, uint64_t place);
 
-/* ---- object.c ---------------------------------------------------------------------------------- */
+/* ---- object.c -------------------------------------------------------------------------------- */
 
 struct object_view {
     uint64_t size;
@@ -271,7 +271,7 @@ void object_set_flag(struct heap *h, uint64_t place, enum object_flag flag, bool
  * its object's table, or in an undo record when it was cut off. */
 void chunk_moved(struct heap *h, uint64_t from, uint64_t to);
 
-/* ---- undo.c ------------------------------------------------------------------------------------ */
+/* ---- undo.c ---------------------------------------------------------------------------------- */
 
 /* Makes the slabs that the record of a free needs, before there is no room for them: a full heap
  * whose objects can't be freed would stay full. ERR_NOSPACE, ERR_NOMEM. */
@@ -285,7 +285,8 @@ bool undo_is_kept(const struct heap *h, uint64_t version);
 int undo_push(struct heap *h, uint64_t version, uint64_t place, enum undo_kind kind,
               uint64_t offset, uint64_t len);
 
-/* The same for a change of the size: keeps the bytes, and takes over the chunks, that are cut off. */
+/* The same for a change of the size: keeps the bytes, and takes over the chunks, that are cut off.
+ */
 int undo_push_resize(struct heap *h, uint64_t version, uint64_t place, uint64_t size);
 static inline uint64_t undo_chunks_at(uint64_t len) /* offset in the record's block */
 {
@@ -301,7 +302,7 @@ static inline const struct undo_record *undo_get(const struct heap *h, uint64_t 
  * `from` may be overwritten already, and isn't read. */
 void undo_moved(struct heap *h, uint64_t from, uint64_t to);
 
-/* ---- map.c -------------------------------------------------------------------------------------- */
+/* ---- map.c ----------------------------------------------------------------------------------- */
 
 /* The block of a record moved from one place to another (its bytes are already there): the links
  * to it follow. What is at `from` may be overwritten already, and isn't read. */

@@ -8,6 +8,12 @@
 
 /* ---- life ---- */
 
+bool heap_bytes_max_is_valid(uint64_t bytes_max)
+{
+    return bytes_max >= HEAP_BYTES_MIN && bytes_max <= HEAP_BYTES_MAX &&
+           bytes_max % PAGE_BYTES == 0;
+}
+
 struct arena *heap_arena(struct heap *heap)
 {
     return &heap->arena;
@@ -58,9 +64,15 @@ int heap_create(const struct heap_opts *opts, struct heap **out)
     if (rv != 0) {
         goto err_after_arena;
     }
+    rv = opts->retention_ms != 0 ? undo_open(h) : 0;
+    if (rv != 0) {
+        goto err_after_space;
+    }
     *out = h;
     return 0;
 
+err_after_space:
+    space_close(h);
 err_after_arena:
     arena_close(&h->arena);
 err_after_alloc:

@@ -21,9 +21,7 @@ struct view;
 
 #define HEAP_PAGE_BYTES 4096u
 
-/* ---- pointers (E21)
- * -----------------------------------------------------------------------------------------------
- */
+/* ---- pointers (E21) -------------------------------------------------------------------------- */
 
 /* shard:12 | generation:14 | slot:38. Slot 0 is never used: the null pointer is 0. */
 #define PTR_SLOT_BITS       38
@@ -47,9 +45,7 @@ static inline uint64_t ptr_slot(uint64_t ptr)
     return ptr & ((1ull << PTR_SLOT_BITS) - 1);
 }
 
-/* ---- life
- * ---------------------------------------------------------------------------------------------------------
- */
+/* ---- life ------------------------------------------------------------------------------------ */
 
 struct heap_opts {
     uint64_t uid;       /* the shard's, never reused */
@@ -148,10 +144,12 @@ struct heap_change {
 int heap_history(const struct heap *heap, uint64_t ptr, uint64_t skip, struct heap_change *out,
                  size_t max, size_t *count);
 
-/* ---- apply: upkeep, each a logged command with a bounded step --------------------------------- */
+/* ---- apply: upkeep, each a logged command with a bounded step -------------------------------- */
 
-/* Keeps history from now on, or drops it (0: the safepoint moves to the clock). */
-void heap_set_retention(struct heap *heap, uint64_t retention_ms);
+/* Keeps history from now on, or drops it (0: the safepoint moves to the clock). ERR_NOSPACE: no
+ * room to begin with; what is set aside here lets a heap that has become full still free objects.
+ */
+int heap_set_retention(struct heap *heap, uint64_t retention_ms);
 /* Moves the safepoint up to min(safepoint, clock - retention), never back, and gives back up to
  * `records` undo records below it, with the freed objects they keep; a chunk of a large object
  * counts as a record. *left: at most so many are still to go, 0 none. */
@@ -203,7 +201,7 @@ enum heap_field_kind {
     FIELD_PTR, /* a cairn_ptr; target: type number, 0 any */
     FIELD_KINDS
 };
-#define TYPE_FIELDS_MAX 128u
+#define TYPE_FIELDS_MAX     128u
 #define TYPE_NAME_BYTES_MAX 63u
 uint32_t heap_field_bytes(enum heap_field_kind kind); /* of one element; 0: no such kind */
 
@@ -278,9 +276,7 @@ int heap_map_next(const struct heap *heap, enum heap_map map, struct slice after
 const uint8_t *heap_fsm(const struct heap *heap);
 uint8_t *heap_fsm_edit(struct heap *heap); /* marked dirty */
 
-/* ---- numbers
- * ------------------------------------------------------------------------------------------------------
- */
+/* ---- numbers --------------------------------------------------------------------------------- */
 
 struct heap_stats {
     uint64_t arena_bytes, arena_bytes_max; /* size now, limit */
@@ -310,10 +306,10 @@ uint64_t heap_digest(struct heap *heap);
 struct heap_class_stats {
     uint32_t block_bytes; /* 0: extents */
     uint64_t slabs, partial_slabs;
-    uint64_t blocks;         /* objects and internal ones, in use */
-    uint64_t capacity;       /* blocks that the slabs have room for */
-    uint64_t bytes;          /* of the blocks in use */
-    uint64_t arena_bytes;    /* of the slabs or extents */
+    uint64_t blocks;      /* objects and internal ones, in use */
+    uint64_t capacity;    /* blocks that the slabs have room for */
+    uint64_t bytes;       /* of the blocks in use */
+    uint64_t arena_bytes; /* of the slabs or extents */
 };
 /* From the heap's own counters and slab lists: time in proportion to the number of slabs. */
 void heap_get_class_stats(const struct heap *heap, struct heap_class_stats out[HEAP_CLASSES]);

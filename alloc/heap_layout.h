@@ -42,7 +42,7 @@ struct granules { /* of 64 granules, side by side: one cache line tells about 25
 };
 static_assert(sizeof(struct granules) == 16, "media format");
 
-/* ---- blocks: what is handed out --------------------------------------------------------------- */
+/* ---- blocks: what is handed out -------------------------------------------------------------- */
 
 /* A place names a block: its offset in the data / 16 (40 bits), and above it 0 for an extent or the
  * class + 1 of its slab (6 bits). The whole plus 1, so that 0 is none:
@@ -54,7 +54,7 @@ static_assert(sizeof(struct granules) == 16, "media format");
 /* Blocks of different pools never share a slab. */
 enum pool { POOL_OBJECTS, POOL_MAPS, POOL_UNDO, POOLS };
 
-/* ---- slabs ------------------------------------------------------------------------------------ */
+/* ---- slabs ----------------------------------------------------------------------------------- */
 
 #define SLAB_BYTES_FIRST     ((uint64_t)16 << 10) /* the first slab of a class */
 #define SLAB_BYTES           ((uint64_t)64 << 10)
@@ -75,7 +75,7 @@ struct slab {
     uint16_t blocks;
     uint32_t next, prev; /* granule + 1: slabs of the class with a free block; 0: none */
     uint16_t used;
-    uint16_t hint; /* no word of the bitmap below it has a free block */
+    uint16_t hint;  /* no word of the bitmap below it has a free block */
     uint32_t first; /* offset of the first block */
     uint64_t reserved;
     uint64_t map[];
@@ -88,7 +88,7 @@ struct slab_list {
     uint32_t partial; /* of them in the list */
 };
 
-/* ---- slots ------------------------------------------------------------------------------------ */
+/* ---- slots ----------------------------------------------------------------------------------- */
 
 /* generation:14 | state:4 | place:46. All zero: never used.
  *   FREE     place: the next free entry of the page, 0 none
@@ -117,7 +117,7 @@ static_assert(sizeof(struct slot_page) == SLOT_FIRST * 8, "media format");
 #define SLOT_PAGE_REUSE  128u /* so many free entries put a page in the queue */
 #define SLOT_PAGES_MAX   ((uint32_t)1 << 29)
 
-/* ---- objects ---------------------------------------------------------------------------------- */
+/* ---- objects --------------------------------------------------------------------------------- */
 
 /* word: slot:38 | wide:1 | slack:6 | type:14 | flags:5. slack: bytes of the block behind the
  * object (narrow ones only). */
@@ -153,13 +153,13 @@ enum object_flag {
  * how long it is follows from its object's size and its number. */
 #define OBJECT_CHUNK_BYTES ((uint64_t)1 << 20)
 
-/* ---- undo: what a change took away (rules X17, E22) ------------------------------------------- */
+/* ---- undo: what a change took away (rules X17, E22) ------------------------------------------ */
 
 enum undo_kind {
     UNDO_WRITE = 1, /* bytes of [offset, offset + len) */
-    UNDO_RESIZE,    /* size before; with the bytes and chunks that were cut off (offset: new size) */
-    UNDO_BIRTH,     /* before this the object didn't exist */
-    UNDO_FREE,      /* the object was freed: its block and slot go when this is reclaimed */
+    UNDO_RESIZE, /* size before; with the bytes and chunks that were cut off (offset: new size) */
+    UNDO_BIRTH,  /* before this the object didn't exist */
+    UNDO_FREE,   /* the object was freed: its block and slot go when this is reclaimed */
 };
 /* In a block of POOL_UNDO; `len` bytes follow, then, at the next multiple of 8, u64 places of the
  * `chunks` chunks that a table lost. They belong to the record until it is reclaimed: the table of
@@ -167,22 +167,23 @@ enum undo_kind {
 struct undo_record {
     uint32_t magic;
     uint32_t kind;
-    uint64_t at;          /* version of the change: readers before it need this record */
-    uint64_t before;      /* the object's version before */
-    uint64_t slot;        /* whose */
-    uint64_t older;       /* place: the object's next older record; 0: none */
-    uint64_t newer;       /* place: the object's next newer record; 0: this is the newest */
-    uint64_t next, prev;  /* places, in order of time, over all objects: the queue */
-    uint64_t size;        /* the object's size before */
+    uint64_t at;         /* version of the change: readers before it need this record */
+    uint64_t before;     /* the object's version before */
+    uint64_t slot;       /* whose */
+    uint64_t older;      /* place: the object's next older record; 0: none */
+    uint64_t newer;      /* place: the object's next newer record; 0: this is the newest */
+    uint64_t next, prev; /* places, in order of time, over all objects: the queue */
+    uint64_t size;       /* the object's size before */
     uint64_t offset;
     uint32_t len;
     uint32_t chunks;
 };
 static_assert(sizeof(struct undo_record) == 88, "media format");
 
-/* ---- maps: AVL trees of records --------------------------------------------------------------- */
+/* ---- maps: AVL trees of records -------------------------------------------------------------- */
 
-/* In a block of POOL_MAPS. Key behind the header, value behind the key at the next multiple of 8. */
+/* In a block of POOL_MAPS. Key behind the header, value behind the key at the next multiple of 8.
+ */
 struct map_node {
     uint32_t magic;
     uint16_t key_len;
@@ -221,7 +222,7 @@ struct type_record {
 };
 static_assert(sizeof(struct type_record) == 16, "media format");
 
-/* ---- page 0 ----------------------------------------------------------------------------------- */
+/* ---- page 0 ---------------------------------------------------------------------------------- */
 
 struct heap_header {
     uint64_t magic;
@@ -250,12 +251,12 @@ struct heap_header {
     uint64_t object_count, object_bytes; /* live ones, as asked for */
     uint64_t dead_count, dead_bytes;     /* freed, still readable at older versions */
     uint64_t chunk_count; /* blocks of POOL_OBJECTS that are chunks, those of undo records too */
-    uint64_t block_count[POOLS];         /* blocks in use */
+    uint64_t block_count[POOLS]; /* blocks in use */
     uint64_t block_bytes[POOLS];
 
-    uint64_t retention_ms; /* how far back versions can be read; 0: no history is kept */
-    uint64_t safepoint;    /* versions below it may be gone; never moves back */
-    uint64_t undo_head, undo_tail; /* places: oldest, newest */
+    uint64_t retention_ms;           /* how far back versions can be read; 0: no history is kept */
+    uint64_t safepoint;              /* versions below it may be gone; never moves back */
+    uint64_t undo_head, undo_tail;   /* places: oldest, newest */
     uint64_t undo_count, undo_bytes; /* bytes: records with what follows them, without rounding */
     uint64_t lease_next;             /* number of the next lease; the first is 1 */
     uint64_t leased_count;

@@ -248,6 +248,15 @@ uint64_t index_find(const struct heap *h, uint64_t count)
     return found;
 }
 
+uint64_t space_index_bytes(const struct heap *h)
+{
+    uint64_t nodes = 0;
+    for (uint32_t level = 0; level <= h->space->top; level++) {
+        nodes += h->space->counts[level];
+    }
+    return nodes * sizeof(struct node);
+}
+
 /* ---- life ---- */
 
 int space_open(struct heap *h)

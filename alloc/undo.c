@@ -257,8 +257,53 @@ void heap_reclaim(struct heap *heap, uint64_t safepoint, uint32_t records, uint6
     *left = is_due(heap) ? header(heap)->undo_count : 0;
 }
 
-void heap_set_retention(struct heap *heap, uint64_t retention_ms)
+/* What the record of a free and its entry in the map take. */
+static uint64_t reserved_bytes(enum pool pool)
 {
+    switch (pool) {
+    case POOL_UNDO:
+        return sizeof(struct undo_record);
+    case POOL_MAPS:
+        return sizeof(struct map_node) + sizeof(struct slot_key) + sizeof(uint64_t);
+    case POOL_OBJECTS:
+    case POOLS:
+    default:
+        return 0;
+    }
+}
+
+bool undo_needs_class(const struct heap *h, enum pool pool, uint32_t class_number)
+{
+    uint64_t bytes = reserved_bytes(pool);
+    return header(h)->retention_ms != 0 && bytes != 0 && class_of(bytes) == class_number;
+}
+
+int undo_open(struct heap *h)
+{
+    const enum pool pools[] = {POOL_UNDO, POOL_MAPS};
+    for (size_t i = 0; i < sizeof pools / sizeof pools[0]; i++) {
+        uint64_t bytes = reserved_bytes(pools[i]);
+        uint64_t place = 0;
+        if (header(h)->slabs[pools[i]][class_of(bytes)].slabs != 0) {
+            continue;
+        }
+        int rv = block_alloc(h, pools[i], bytes, &place);
+        if (rv != 0) {
+            return rv;
+        }
+        block_free(h, pools[i], place); /* the slab stays (alloc/slab.c, compact.c) */
+    }
+    return 0;
+}
+
+int heap_set_retention(struct heap *heap, uint64_t retention_ms)
+{
+    if (retention_ms != 0) {
+        int rv = undo_open(heap);
+        if (rv != 0) {
+            return rv;
+        }
+    }
     struct heap_header *hd = header_edit(heap);
     /* Without history every change may be the last that is known: what is kept from now on begins
      * now. */
@@ -266,4 +311,5 @@ void heap_set_retention(struct heap *heap, uint64_t retention_ms)
         hd->safepoint = hd->clock > hd->safepoint ? hd->clock : hd->safepoint;
     }
     hd->retention_ms = retention_ms;
+    return 0;
 }

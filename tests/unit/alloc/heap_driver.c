@@ -279,7 +279,7 @@ static void step_upkeep(struct driver *d)
         break;
     default:
         if (below(d, 6) == 0) {
-            heap_set_retention(d->heap, below(d, 3) * 100);
+            check_result(d, heap_set_retention(d->heap, below(d, 3) * 100));
         }
         break;
     }

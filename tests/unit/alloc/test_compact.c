@@ -36,10 +36,15 @@ static uint64_t dice(struct population *p)
     return p->seed >> 33;
 }
 
-static struct population *population_new(uint64_t seed, uint64_t bytes_max, uint64_t retention_ms)
+static struct population *population_new(uint64_t seed, uint64_t bytes_max, uint32_t granule_shift,
+                                         uint64_t retention_ms)
 {
-    struct heap_opts opts = {
-        .uid = 7, .heap_id = 3, .shard = 5, .bytes_max = bytes_max, .retention_ms = retention_ms};
+    struct heap_opts opts = {.uid = 7,
+                             .heap_id = 3,
+                             .shard = 5,
+                             .bytes_max = bytes_max,
+                             .granule_shift = granule_shift,
+                             .retention_ms = retention_ms};
     struct population *p = calloc(1, sizeof *p);
     assert_non_null(p);
     p->scratch = malloc(OBJECT_CHUNK_BYTES * 8);
@@ -206,7 +211,7 @@ static void utilisation(const struct heap *heap, uint64_t *allocated, uint64_t *
 static void a_half_freed_heap_becomes_dense(void **state)
 {
     (void)state;
-    struct population *p = population_new(1, (uint64_t)512 << 20, 0);
+    struct population *p = population_new(1, (uint64_t)512 << 20, 0, 0);
     while (p->count < OBJECTS) {
         add(p, mixed_size(p));
     }
@@ -238,7 +243,7 @@ static void a_half_freed_heap_becomes_dense(void **state)
 static void small_holes_add_up(void **state)
 {
     (void)state;
-    struct population *p = population_new(2, (uint64_t)256 << 20, 0);
+    struct population *p = population_new(2, (uint64_t)256 << 20, 0, 0);
     for (size_t i = 0; i < 600; i++) {
         add(p, 4500 + dice(p) % 500);
         if (i % 20 == 0) {
@@ -271,7 +276,7 @@ static void small_holes_add_up(void **state)
 static void sparse_slabs_are_poured_together(void **state)
 {
     (void)state;
-    struct population *p = population_new(3, (uint64_t)64 << 20, 0);
+    struct population *p = population_new(3, (uint64_t)64 << 20, 0, 0);
     while (p->count < OBJECTS) {
         add(p, 100);
     }
@@ -306,7 +311,7 @@ static void sparse_slabs_are_poured_together(void **state)
 static void history_moves_along(void **state)
 {
     (void)state;
-    struct population *p = population_new(4, (uint64_t)256 << 20, 3600 * 1000);
+    struct population *p = population_new(4, (uint64_t)256 << 20, 0, 3600 * 1000);
     for (size_t i = 0; i < 1500; i++) {
         add(p, i % 100 == 0 ? OBJECT_CHUNK_BYTES * 2 + 5000 : mixed_size(p) / 4 + 1);
     }
@@ -400,10 +405,13 @@ static void random_step(struct population *p)
 static void reopening_between_steps_makes_no_difference(void **state)
 {
     (void)state;
-    for (uint64_t seed = 1; seed <= 4; seed++) {
+    const uint32_t shifts[] = {0, 0, 12, 14, 15, 16};
+    for (uint64_t seed = 1; seed <= sizeof shifts / sizeof shifts[0]; seed++) {
         uint64_t retention = seed % 2 == 0 ? 50 : 0;
-        struct population *p[2] = {population_new(seed, (uint64_t)128 << 20, retention),
-                                   population_new(seed, (uint64_t)128 << 20, retention)};
+        struct population *p[2];
+        for (size_t k = 0; k < 2; k++) {
+            p[k] = population_new(seed, (uint64_t)256 << 20, shifts[seed - 1], retention);
+        }
         for (int i = 0; i < 2500; i++) {
             random_step(p[0]);
             random_step(p[1]);
@@ -438,7 +446,7 @@ static void reopening_between_steps_makes_no_difference(void **state)
 static void a_view_does_not_see_it(void **state)
 {
     (void)state;
-    struct population *p = population_new(9, (uint64_t)64 << 20, 0);
+    struct population *p = population_new(9, (uint64_t)64 << 20, 0, 0);
     while (p->count < 600) {
         add(p, mixed_size(p) / 4 + 1);
     }
