@@ -294,6 +294,7 @@ static void look_stats(struct walk *walk, json_t *row, struct heap *heap)
         {"largest_free_bytes", s.largest_free_bytes},
         {"metadata_bytes", s.metadata_space_bytes + s.metadata_object_bytes},
         {"metadata_object_bytes", s.metadata_object_bytes},
+        {"dead_bytes", s.dead_bytes},
         {"undo_bytes", s.undo_bytes},
         {"arena_bytes", s.arena_bytes},
         {"arena_bytes_max", s.arena_bytes_max},

@@ -135,7 +135,8 @@ static int ask_leaders(struct cli *cli, const char *heap, bool classes, json_t *
 static void add_shares(json_t *row)
 {
     uint64_t allocated = number(row, "allocated_bytes");
-    uint64_t used = number(row, "object_bytes") + number(row, "metadata_object_bytes");
+    uint64_t used = number(row, "object_bytes") + number(row, "dead_bytes") +
+                    number(row, "metadata_object_bytes");
     uint64_t free_bytes = number(row, "free_bytes");
     uint64_t largest = number(row, "largest_free_bytes");
     uint64_t internal = permille(allocated > used ? allocated - used : 0, allocated);
@@ -206,6 +207,14 @@ static void add_into(json_t *sum, const json_t *row, const char *const *keys, si
     }
 }
 
+/* Extents, block size 0, come last. */
+static int by_block(const void *a, const void *b)
+{
+    uint64_t x = number(*(json_t *const *)a, "block_bytes") - 1;
+    uint64_t y = number(*(json_t *const *)b, "block_bytes") - 1;
+    return x < y ? -1 : x > y ? 1 : 0;
+}
+
 static int stats_by_class(struct cli *cli, const char *heap)
 {
     static const struct cli_column columns[] = {
@@ -224,36 +233,42 @@ static int stats_by_class(struct cli *cli, const char *heap)
     if (code != 0) {
         return code;
     }
-    json_t *sums = json_array();
+    json_t *sums[64];
+    size_t count = 0;
     json_array_foreach(rows, i, row)
     {
         json_array_foreach(json_object_get(row, "classes"), k, class)
         {
             size_t at = 0;
-            while (at < json_array_size(sums) && number(json_array_get(sums, at), "block_bytes") !=
-                                                     number(class, "block_bytes")) {
+            while (at < count && number(sums[at], "block_bytes") != number(class, "block_bytes")) {
                 at++;
             }
-            if (at == json_array_size(sums)) {
-                json_array_append_new(sums, json_pack("{s:I}", "block_bytes",
-                                                      (json_int_t)number(class, "block_bytes")));
+            if (at == sizeof sums / sizeof sums[0]) {
+                continue;
             }
-            add_into(json_array_get(sums, at), class, keys, sizeof keys / sizeof keys[0]);
+            if (at == count) {
+                sums[count++] =
+                    json_pack("{s:I}", "block_bytes", (json_int_t)number(class, "block_bytes"));
+            }
+            add_into(sums[at], class, keys, sizeof keys / sizeof keys[0]);
         }
     }
-    json_array_foreach(sums, i, row)
-    {
-        uint64_t block = number(row, "block_bytes");
+    qsort(sums, count, sizeof sums[0], by_block);
+    json_t *list = json_array();
+    for (i = 0; i < count; i++) {
+        uint64_t block = number(sums[i], "block_bytes");
+        json_array_append_new(list, sums[i]);
         if (block == 0) {
-            json_object_set_new(row, "block", json_string("extents"));
-            json_object_set_new(row, "occupancy", json_null());
+            json_object_set_new(sums[i], "block", json_string("extents"));
+            json_object_set_new(sums[i], "occupancy", json_null());
             continue;
         }
-        json_object_set_new(row, "block", json_integer((json_int_t)block));
-        set_percent(row, "occupancy", permille(number(row, "blocks"), number(row, "capacity")));
+        json_object_set_new(sums[i], "block", json_integer((json_int_t)block));
+        set_percent(sums[i], "occupancy",
+                    permille(number(sums[i], "blocks"), number(sums[i], "capacity")));
     }
     json_decref(rows);
-    cli_answer(cli, json_pack("{s:s,s:o}", "name", heap, "classes", sums), sums, COLUMNS(columns),
+    cli_answer(cli, json_pack("{s:s,s:o}", "name", heap, "classes", list), list, COLUMNS(columns),
                NULL);
     return EXIT_OK;
 }
