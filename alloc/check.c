@@ -84,7 +84,22 @@ const void *check_data(const struct check *c, uint64_t address, uint64_t len)
 bool check_is_zero(const void *bytes, size_t len)
 {
     const uint8_t *p = bytes;
-    return len == 0 || (p[0] == 0 && memcmp(p, p + 1, len - 1) == 0);
+    for (; len > 0 && ((uintptr_t)p & 7) != 0; p++, len--) {
+        if (*p != 0) {
+            return false;
+        }
+    }
+    for (; len >= 8; p += 8, len -= 8) {
+        if (load_u64(p) != 0) {
+            return false;
+        }
+    }
+    for (; len > 0; p++, len--) {
+        if (*p != 0) {
+            return false;
+        }
+    }
+    return true;
 }
 
 /* ---- header ---- */

@@ -61,21 +61,23 @@ static uint64_t extent_len(const struct check *c, uint64_t granule)
     return c->granules - granule;
 }
 
-/* The start of the extent that holds a used granule, at most `reach` granules back. */
+/* The start of the extent that holds a granule, at most `reach` granules back. */
 static bool extent_start(const struct check *c, uint64_t granule, uint64_t reach, uint64_t *start)
 {
-    for (uint64_t back = 0; back <= reach && back <= granule; back++) {
-        uint64_t at = granule - back;
-        struct granules g = granules_at(c, at / 64);
-        if ((g.start >> (at & 63) & 1) != 0) {
-            *start = at;
-            return true;
+    uint64_t mask = ~(uint64_t)0 >> (63 - (granule & 63));
+    for (uint64_t word = granule / 64;; word--) {
+        struct granules g = granules_at(c, word);
+        uint64_t ends = ~(g.used & ~g.start) & mask; /* starts, and what is free */
+        if (ends != 0) {
+            uint64_t bit = 63 - (uint64_t)__builtin_clzll(ends);
+            *start = word * 64 + bit;
+            return (g.start >> bit & 1) != 0 && granule - *start <= reach;
         }
-        if ((g.used >> (at & 63) & 1) == 0) {
+        if (word == 0 || granule - word * 64 >= reach) {
             return false;
         }
+        mask = ~(uint64_t)0;
     }
-    return false;
 }
 
 static void check_bits(struct check *c)

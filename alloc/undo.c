@@ -46,12 +46,13 @@ uint64_t undo_newest(const struct heap *h, uint64_t slot)
     return load_u64(value.data);
 }
 
-static void newest_set(struct heap *h, uint64_t slot, uint64_t place)
+/* Where the map keeps it. */
+static uint8_t *newest_edit(struct heap *h, uint64_t slot)
 {
     struct slot_key key;
-    uint8_t *value = heap_map_edit(h, HEAP_MAP_UNDO, key_of(slot, &key), 0, sizeof place);
+    uint8_t *value = heap_map_edit(h, HEAP_MAP_UNDO, key_of(slot, &key), 0, sizeof(uint64_t));
     assert(value != NULL);
-    store_u64(value, place);
+    return value;
 }
 
 /* ---- a new record ---- */
@@ -61,13 +62,13 @@ static int chain_push(struct heap *h, uint64_t place, struct undo_record *r, uin
                       bool has_history)
 {
     if (has_history) {
-        uint64_t older = undo_newest(h, r->slot);
-        assert(older != 0);
+        uint8_t *newest = newest_edit(h, r->slot);
+        uint64_t older = load_u64(newest);
         assert(undo_get(h, older)->at <= r->at);
         assert(undo_get(h, older)->kind != UNDO_FREE);
         undo_edit(h, older)->newer = place;
         r->older = older;
-        newest_set(h, r->slot, place);
+        store_u64(newest, place);
         return 0;
     }
     struct slot_key key;
@@ -169,7 +170,7 @@ void undo_moved(struct heap *h, uint64_t from, uint64_t to)
     if (r->newer != 0) {
         undo_edit(h, r->newer)->older = to;
     } else {
-        newest_set(h, r->slot, to);
+        store_u64(newest_edit(h, r->slot), to);
     }
 }
 
