@@ -281,7 +281,8 @@ uint8_t *heap_fsm_edit(struct heap *heap); /* marked dirty */
 struct heap_stats {
     uint64_t arena_bytes, arena_bytes_max; /* size now, limit */
     uint64_t object_count, object_bytes;   /* live objects, payload as asked for */
-    uint64_t allocated_bytes;              /* with headers and rounding */
+    uint64_t allocated_bytes;              /* with headers and rounding; history and maps, too */
+    uint64_t object_block_bytes; /* of that, objects: live ones and those that history keeps */
     uint64_t free_bytes, largest_free_bytes;
     /* Metadata: what isn't an object. Space: header, slot directory and table, granule maps.
      * Objects: headers of objects and slabs, tables of chunks. */

@@ -92,6 +92,7 @@ void heap_get_stats(const struct heap *heap, struct heap_stats *out)
     for (uint32_t pool = 0; pool < POOLS; pool++) {
         out->allocated_bytes += hd->block_bytes[pool];
     }
+    out->object_block_bytes = hd->block_bytes[POOL_OBJECTS];
     out->free_bytes = hd->bytes_max - out->arena_bytes + hd->data_bytes -
                       (hd->used_granules << heap->regions.granule_shift);
     out->largest_free_bytes = largest_free_bytes(heap);

@@ -290,6 +290,7 @@ static void look_stats(struct walk *walk, json_t *row, struct heap *heap)
         {"objects", s.object_count},
         {"object_bytes", s.object_bytes},
         {"allocated_bytes", s.allocated_bytes},
+        {"object_block_bytes", s.object_block_bytes},
         {"free_bytes", s.free_bytes},
         {"largest_free_bytes", s.largest_free_bytes},
         {"metadata_bytes", s.metadata_space_bytes + s.metadata_object_bytes},

@@ -129,17 +129,16 @@ static int ask_leaders(struct cli *cli, const char *heap, bool classes, json_t *
 }
 
 /* Shares that people ask for, beside the numbers that they are made of:
- *   internal  allocated to objects but not asked for, of what is allocated (headers excluded)
+ *   internal  of the blocks of objects, what wasn't asked for: headers and rounding
  *   external  of the free space, what the largest free run isn't
  *   metadata  of the arena */
 static void add_shares(json_t *row)
 {
-    uint64_t allocated = number(row, "allocated_bytes");
-    uint64_t used = number(row, "object_bytes") + number(row, "dead_bytes") +
-                    number(row, "metadata_object_bytes");
+    uint64_t blocks = number(row, "object_block_bytes");
+    uint64_t used = number(row, "object_bytes") + number(row, "dead_bytes");
     uint64_t free_bytes = number(row, "free_bytes");
     uint64_t largest = number(row, "largest_free_bytes");
-    uint64_t internal = permille(allocated > used ? allocated - used : 0, allocated);
+    uint64_t internal = permille(blocks > used ? blocks - used : 0, blocks);
     uint64_t external = permille(free_bytes > largest ? free_bytes - largest : 0, free_bytes);
     uint64_t metadata = permille(number(row, "metadata_bytes"), number(row, "arena_bytes"));
     set_number(row, "internal_permille", internal);

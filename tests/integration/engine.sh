@@ -182,6 +182,17 @@ expect 0 cairnctl obj realloc "bank/$large" 1000
 expect 0 cairnctl obj read "bank/$large" --file "$dir/back"
 cmp <(head -c 1000 "$dir/large") "$dir/back"
 
+step "a node that is looked at stops all the same"
+while sleep 0.05; do cairnctl heap check bank --timeout 5 || true; done >/dev/null 2>&1 &
+looker=$!
+for n in 1 2; do
+    cluster_term $n
+    cluster_start $n
+    cluster_wait 60
+done
+kill $looker
+wait $looker 2>/dev/null || true
+
 step "offline"
 expect 2 cairnctl --offline "$dir/nosuch" heap stats bank --by colour
 expect 3 cairnctl --offline "$dir/nosuch" heap check
