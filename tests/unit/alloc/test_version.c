@@ -205,6 +205,33 @@ static void reclaiming_goes_in_bounded_steps(void **state)
     close_heap(&f);
 }
 
+/* The end of a large object is much work: a step counts its chunks. */
+static void large_objects_end_one_at_a_time(void **state)
+{
+    (void)state;
+    struct fixture f;
+    uint64_t ptrs[4];
+    uint64_t left = 0;
+    open_heap(&f, (uint64_t)256 << 20, RETENTION_MS);
+    for (size_t i = 0; i < 4; i++) {
+        assert_int_equal(heap_alloc(f.heap, 0, 20 << 20, 1, NOTHING, &ptrs[i]), 0);
+    }
+    for (size_t i = 0; i < 4; i++) {
+        uint64_t version = at(&f, 10);
+        assert_int_equal(i % 2 == 0 ? heap_free_object(f.heap, version, ptrs[i])
+                                    : heap_realloc(f.heap, version, ptrs[i], 5),
+                         0);
+    }
+    (void)at(&f, 11 + RETENTION_MS);
+    for (uint64_t i = 0; i < 4; i++) {
+        assert_int_equal(header(f.heap)->undo_count, 4 - i);
+        heap_reclaim(f.heap, UINT64_MAX, 10, &left);
+        assert_int_equal(left, 3 - i);
+    }
+    assert_int_equal(header(f.heap)->chunk_count, 0);
+    close_heap(&f);
+}
+
 static void without_retention_nothing_is_kept(void **state)
 {
     (void)state;
@@ -529,6 +556,7 @@ int main(void)
         cmocka_unit_test(each_version_of_an_object_can_be_read),
         cmocka_unit_test(the_safepoint_follows_the_clock_and_never_goes_back),
         cmocka_unit_test(reclaiming_goes_in_bounded_steps),
+        cmocka_unit_test(large_objects_end_one_at_a_time),
         cmocka_unit_test(without_retention_nothing_is_kept),
         cmocka_unit_test(a_change_that_the_safepoint_covers_leaves_no_record),
         cmocka_unit_test(undo_follows_the_write),
