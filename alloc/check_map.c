@@ -142,13 +142,24 @@ static void undo_entry(struct check *c, struct slice key, struct slice value)
     check_undo_chain(c, __builtin_bswap64(load_u64(key.data)), load_u64(value.data));
 }
 
+static bool fields_are_inside(const struct heap_type *t)
+{
+    for (uint32_t i = 0; i < t->field_count; i++) {
+        const struct heap_field *f = &t->fields[i];
+        if (f->offset + (uint64_t)f->count * heap_field_bytes(f->kind) > t->size) {
+            return false;
+        }
+    }
+    return t->size > 0 && t->size <= OBJECT_BYTES_MAX;
+}
+
 static void type_record(struct check *c, struct slice key, struct slice value)
 {
     struct heap_type type;
     uint32_t number = key.len == 4 ? __builtin_bswap32(load_u32(key.data)) : 0;
-    if (number == 0 || heap_type_decode(number, value, &type) != 0) {
+    if (number == 0 || heap_type_decode(number, value, &type) != 0 || !fields_are_inside(&type)) {
         check_damage(c, "type-record",
-                     "type %u: its record doesn't decode; its fields can't be shown", number);
+                     "type %u: its record makes no sense; its fields can't be shown", number);
     }
 }
 

@@ -86,7 +86,7 @@ static void check_record(struct check *c, uint64_t place, const struct undo_reco
         fault(c, "undo-record", place, "it belongs to no object; that object's past is lost");
         return;
     }
-    if (!kept_is_sound(r) || r->before > r->at || r->at > c->hd->clock) {
+    if (!kept_is_sound(r) || r->at > c->hd->clock) {
         fault(c, "undo-record", place, "what it keeps contradicts itself");
     }
     if (!older_comes_first(c, r)) {

@@ -193,23 +193,58 @@ static void check_history(const struct model *m, const struct heap *heap,
     MUST(i == count || changes[i].size == size);
 }
 
+/* Of some objects the one with the longest past: most have none. */
+static const struct model_object *pick(struct model *m, const struct model_object *list,
+                                       size_t count)
+{
+    const struct model_object *best = NULL;
+    size_t most = 0;
+    for (int tries = 0; tries < 6; tries++) {
+        const struct model_object *o = &list[model_random(m) % count];
+        size_t length = 0;
+        for (const struct model_past *p = o->past; p != NULL; p = p->older) {
+            length += o->size > 1 << 20 || p->size > 1 << 20 ? 5 : 1;
+        }
+        if (best == NULL || length > most) {
+            best = o;
+            most = length;
+        }
+    }
+    return best;
+}
+
+/* `at` and the moments around one of the object's changes. */
+static void check_around(struct model *m, const struct heap *heap, const struct model_object *o,
+                         uint64_t at)
+{
+    check_object_at(m, heap, o, at);
+    check_history(m, heap, o);
+    uint64_t changes[3] = {o->born, o->freed, 0};
+    for (const struct model_past *p = o->past; p != NULL; p = p->older) {
+        changes[2] = changes[2] == 0 || model_random(m) % 3 != 0 ? p->until : changes[2];
+    }
+    uint64_t change = changes[model_random(m) % 3];
+    if (change > heap_safepoint(heap)) {
+        check_object_at(m, heap, o, change);
+        check_object_at(m, heap, o, change - 1);
+    }
+}
+
 void model_check_past(struct model *m, const struct heap *heap, uint64_t at)
 {
     struct heap_object stat;
     uint64_t safepoint = heap_safepoint(heap);
     MUST(safepoint == (m->retention_ms == 0 ? m->clock : m->safepoint));
     if (m->object_count > 0) {
-        const struct model_object *o = &m->objects[model_random(m) % m->object_count];
-        check_object_at(m, heap, o, at);
-        check_history(m, heap, o);
+        const struct model_object *o = pick(m, m->objects, m->object_count);
+        check_around(m, heap, o, at);
         if (safepoint > 0) {
             MUST(heap_stat_at(heap, safepoint - 1, o->ptr, &stat) == ERR_SNAPSHOT_TOO_OLD);
         }
     }
     if (m->dead_count > 0) {
-        const struct model_object *o = &m->dead[model_random(m) % m->dead_count];
-        check_object_at(m, heap, o, at);
-        check_history(m, heap, o);
+        const struct model_object *o = pick(m, m->dead, m->dead_count);
+        check_around(m, heap, o, at);
         MUST(heap_stat(heap, o->ptr, &stat) == ERR_STALE);
     }
 }

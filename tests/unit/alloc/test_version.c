@@ -205,6 +205,33 @@ static void reclaiming_goes_in_bounded_steps(void **state)
     close_heap(&f);
 }
 
+/* The end of a large object is much work: a step counts its chunks. */
+static void large_objects_end_one_at_a_time(void **state)
+{
+    (void)state;
+    struct fixture f;
+    uint64_t ptrs[4];
+    uint64_t left = 0;
+    open_heap(&f, (uint64_t)256 << 20, RETENTION_MS);
+    for (size_t i = 0; i < 4; i++) {
+        assert_int_equal(heap_alloc(f.heap, 0, 20 << 20, 1, NOTHING, &ptrs[i]), 0);
+    }
+    for (size_t i = 0; i < 4; i++) {
+        uint64_t version = at(&f, 10);
+        assert_int_equal(i % 2 == 0 ? heap_free_object(f.heap, version, ptrs[i])
+                                    : heap_realloc(f.heap, version, ptrs[i], 5),
+                         0);
+    }
+    (void)at(&f, 11 + RETENTION_MS);
+    for (uint64_t i = 0; i < 4; i++) {
+        assert_int_equal(header(f.heap)->undo_count, 4 - i);
+        heap_reclaim(f.heap, UINT64_MAX, 10, &left);
+        assert_int_equal(left, 3 - i);
+    }
+    assert_int_equal(header(f.heap)->chunk_count, 0);
+    close_heap(&f);
+}
+
 static void without_retention_nothing_is_kept(void **state)
 {
     (void)state;
@@ -406,6 +433,63 @@ static void no_room_for_the_record_means_no_change(void **state)
     close_heap(&f);
 }
 
+/* Room for the new blocks of an object, to the byte, and none for the record. Changes of version 0
+ * are covered by the safepoint: they leave no record. */
+static void a_resize_without_room_for_its_record_is_taken_back(void **state)
+{
+    (void)state;
+    static const uint64_t cases[][3] = {
+        /* from, to, room */
+        {2 << 20, 3 << 20, 1 << 20}, {1 << 20, (1 << 20) + 1, 1 << 20},
+        {5000, 1 << 20, 1 << 20},    {3 << 20, 1 << 20, 1 << 20},
+        {1 << 20, 5000, 5000},       {2 << 20, (2 << 20) - 9, 5000},
+        {300, 5000, 5000},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        struct fixture f;
+        uint64_t ptr = 0;
+        uint64_t hole = 0;
+        uint64_t filler = 0;
+        uint64_t small[60];
+        open_heap(&f, 8 << 20, RETENTION_MS);
+        assert_int_equal(heap_alloc(f.heap, 0, cases[i][0], 1, slice_of("abc", 3), &ptr), 0);
+        assert_int_equal(heap_alloc(f.heap, 0, cases[i][2], 1, NOTHING, &hole), 0);
+        for (size_t k = 0; k < 60; k++) {
+            assert_int_equal(heap_alloc(f.heap, 0, 1 + k, 1, NOTHING, &small[k]), 0);
+        }
+        for (uint64_t size = 1 << 20; size > 0; size /= 2) {
+            while (heap_alloc(f.heap, 0, size, 1, NOTHING, &filler) == 0) {
+            }
+        }
+        while (heap_write(f.heap, at(&f, 10), small[0], 0, slice_of("x", 1)) == 0) {
+        }
+        for (size_t k = 1; k < 60; k++) {
+            assert_int_equal(heap_free_object(f.heap, 0, small[k]), 0);
+        }
+        assert_int_equal(heap_free_object(f.heap, 0, hole), 0);
+        check(&f);
+        struct heap_header was = *header(f.heap);
+        assert_int_equal(heap_realloc(f.heap, at(&f, 20), ptr, cases[i][1]), ERR_NOSPACE);
+        const struct heap_header *is = header(f.heap);
+        assert_int_equal(is->chunk_count, was.chunk_count);
+        assert_int_equal(is->object_bytes, was.object_bytes);
+        assert_int_equal(is->undo_count, was.undo_count);
+        assert_int_equal(is->used_granules, was.used_granules);
+        assert_memory_equal(is->block_bytes, was.block_bytes, sizeof was.block_bytes);
+        struct heap_object o;
+        assert_int_equal(heap_stat(f.heap, ptr, &o), 0);
+        assert_int_equal(o.size, cases[i][0]);
+        assert_int_equal(o.version, 0);
+        check(&f);
+        /* It was the record: without one it works. */
+        assert_int_equal(heap_realloc(f.heap, 0, ptr, cases[i][1]), 0);
+        char bytes[3];
+        assert_int_equal(heap_copy(f.heap, ptr, 0, bytes, 3), 0);
+        assert_memory_equal(bytes, "abc", 3);
+        close_heap(&f);
+    }
+}
+
 /* Freeing needs a record, a record needs room: what was set aside breaks the circle. */
 static void a_full_heap_with_history_can_be_emptied(void **state)
 {
@@ -472,11 +556,13 @@ int main(void)
         cmocka_unit_test(each_version_of_an_object_can_be_read),
         cmocka_unit_test(the_safepoint_follows_the_clock_and_never_goes_back),
         cmocka_unit_test(reclaiming_goes_in_bounded_steps),
+        cmocka_unit_test(large_objects_end_one_at_a_time),
         cmocka_unit_test(without_retention_nothing_is_kept),
         cmocka_unit_test(a_change_that_the_safepoint_covers_leaves_no_record),
         cmocka_unit_test(undo_follows_the_write),
         cmocka_unit_test(history_survives_every_change_of_size),
         cmocka_unit_test(no_room_for_the_record_means_no_change),
+        cmocka_unit_test(a_resize_without_room_for_its_record_is_taken_back),
         cmocka_unit_test(a_full_heap_with_history_can_be_emptied),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
