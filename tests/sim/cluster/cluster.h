@@ -79,7 +79,8 @@ enum slot_job {
     JOB_OWN_RESIZE,
     JOB_OWN_FREE,
     JOB_OWN_STALE,
-    JOB_OWN_OLD /* read as it was at an older version */
+    JOB_OWN_OLD, /* read as it was at an older version */
+    JOB_UPKEEP   /* compaction, trimming, another retention: nobody's data may change by it */
 };
 struct slot {
     struct client_host *client;

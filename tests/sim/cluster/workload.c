@@ -502,6 +502,24 @@ static void own_start(struct slot *slot)
     submit(client, &slot->call, rv, slot_done);
 }
 
+static void upkeep_start(struct slot *slot)
+{
+    struct client_host *client = slot->client;
+    uint32_t shard = (uint32_t)below(client, core_heap_shards(client->heap));
+    uint64_t kind = below(client, 10);
+    int rv;
+    if (kind < 6) {
+        rv = core_prepare_defrag(&slot->call, client->heap, shard,
+                                 1 + (uint32_t)below(client, 256u << 10));
+    } else if (kind < 9) {
+        rv = core_prepare_trim(&slot->call, client->heap, shard, 1 + below(client, 1u << 20));
+    } else {
+        rv = core_prepare_set_retention(&slot->call, client->heap, shard,
+                                        below(client, 2 * RETENTION_MS));
+    }
+    submit(client, &slot->call, rv, slot_done);
+}
+
 static void slot_start(struct env_timer *timer)
 {
     struct slot *slot = container_of(timer, struct slot, think);
@@ -515,7 +533,10 @@ static void slot_start(struct env_timer *timer)
     slot->called_ns = sim_now_ns(client->cluster->sim);
     slot->running = true;
     uint64_t kind = below(client, slot->reader ? 7 : 10);
-    if (kind < 4) {
+    if (!slot->reader && below(client, 30) == 0) {
+        slot->job = JOB_UPKEEP;
+        upkeep_start(slot);
+    } else if (kind < 4) {
         slot->job = JOB_REGISTER;
         register_start(slot);
     } else if (kind < 6) {
