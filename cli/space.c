@@ -252,7 +252,7 @@ static int stats_by_class(struct cli *cli, const char *heap)
             add_into(sums[at], class, keys, sizeof keys / sizeof keys[0]);
         }
     }
-    qsort(sums, count, sizeof sums[0], by_block);
+    qsort(sums, count, sizeof(json_t *), by_block);
     json_t *list = json_array();
     for (i = 0; i < count; i++) {
         uint64_t block = number(sums[i], "block_bytes");
@@ -376,7 +376,7 @@ int cli_answer_types(struct cli *cli, const char *heap, const json_t *rows, cons
             add_into(sums[at], type, keys, sizeof keys / sizeof keys[0]);
         }
     }
-    qsort(sums, count, sizeof sums[0], by_bytes);
+    qsort(sums, count, sizeof(json_t *), by_bytes);
     json_t *list = json_array();
     for (i = 0; i < count; i++) {
         char key[16];

@@ -145,8 +145,10 @@ static bool decode(uint32_t number, struct slice bytes, struct decoded *out)
 int cairn_type_register(cairn_heap *heap, const cairn_type *type)
 {
     struct buf bytes = {0};
-    int rv = heap == NULL ? sdk__fail(CAIRN_E_INVAL, "the heap is NULL")
-                          : sdk__type_encode(type, &bytes);
+    if (heap == NULL) {
+        return sdk__fail(CAIRN_E_INVAL, "the heap is NULL");
+    }
+    int rv = sdk__type_encode(type, &bytes);
     for (uint32_t i = 0; rv == 0 && i < core_heap_shards(heap->core); i++) {
         struct cairn_future f;
         sdk__future_init(&f, heap->client);

@@ -446,7 +446,7 @@ static int apply_batch(struct heap *heap, uint64_t uid, const struct wal_entry *
         return 0; /* nobody proposes such an entry; here it does nothing, as everywhere */
     }
     stamp = stamp_entry(heap, entry->term, stamp);
-    struct command_result unwanted;
+    struct command_result unwanted = {0};
     for (uint32_t i = 0; i < count; i++) {
         uint16_t kind = cursor_u16(&c);
         uint16_t zero = cursor_u16(&c);
