@@ -10,6 +10,7 @@
 #include <time.h>
 
 #include "base/assert.h"
+#include "base/env_file.h"
 #include "base/internal.h"
 #include "base/mem.h"
 
@@ -218,7 +219,7 @@ static void ops_fill(struct env_ops *ops)
         .conn_close = no_conn_close,
         .conn_peer = no_conn_peer,
     };
-    env_uv__file_ops(ops);
+    env_file_ops(ops);
 }
 
 /* ---- life ---- */

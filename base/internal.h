@@ -77,7 +77,4 @@ void env_uv__works_finish(struct env_uv *e); /* calls `done` of what the workers
 /* env_uv_loop.c */
 uint64_t env_uv__now_ns(struct env *env);
 
-/* env_uv_file.c: fills the table's file and directory entries */
-void env_uv__file_ops(struct env_ops *ops);
-
 #endif
