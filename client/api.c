@@ -87,6 +87,10 @@ int cairn_heap_drop(cairn_client *client, const char *name)
 static void on_heap_close(struct sdk_item *item)
 {
     struct cairn_heap *heap = container_of(item, struct cairn_heap, close);
+    if (heap->client->embedded != NULL) {
+        sdk__embedded_heap_close(heap);
+        return;
+    }
     core_heap_close(heap->core);
     mem_free(heap);
 }

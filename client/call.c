@@ -366,7 +366,7 @@ static int heap_name(struct core_call *call, struct core *core, const char *name
         return refuse(call, ERR_INVAL, "a heap's name is [a-z0-9][a-z0-9_-]*, at most %d bytes",
                       HEAP_NAME_BYTES_MAX);
     }
-    call->shard = core->meta;
+    call->shard = core != NULL ? core->meta : NULL; /* a directory has neither */
     *out = slice_of(name, len);
     return 0;
 }
