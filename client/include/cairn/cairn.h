@@ -14,7 +14,7 @@
  * Blocking and asynchronous. Every network call exists in both forms; the blocking one is the
  * asynchronous one and a wait. Lifetime. client outlives its heaps, heap outlives its futures;
  * cairn_client_free() fails pending calls with CAIRN_E_CANCELED. Not usable in a child after
- * fork().
+ * fork(). Embedded. All of it works on a directory of this machine too, without a cluster.
  */
 #ifndef CAIRN_CAIRN_H
 #define CAIRN_CAIRN_H
@@ -137,8 +137,9 @@ typedef struct cairn_client_opts {
 CAIRN_API void cairn_client_opts_init(cairn_client_opts *opts, size_t struct_size);
 
 /* Connects to the first node that answers and learns the others. endpoints:
- * "cairn://host:port,host:port", with or without the scheme; NULL: $CAIRN_ENDPOINTS. opts NULL:
- * defaults. *client is given (free with cairn_client_free). CAIRN_E_UNAVAILABLE, CAIRN_E_TLS,
+ * "cairn://host:port,host:port", with or without the scheme; NULL: $CAIRN_ENDPOINTS. Or a directory
+ * on this machine, without any node: "file:///dir" (docs/embedded.md); one process at a time,
+ * CAIRN_E_LOCKED otherwise; also CAIRN_E_CORRUPT, CAIRN_E_IO, CAIRN_E_DISKFULL. opts NULL: defaults. *client is given (free with cairn_client_free). CAIRN_E_UNAVAILABLE, CAIRN_E_TLS,
  * CAIRN_E_UNAUTHENTICATED, CAIRN_E_INVAL, CAIRN_E_NOTFOUND (a certificate file). */
 CAIRN_API int cairn_connect(const char *endpoints, const cairn_client_opts *opts,
                             cairn_client **client);
