@@ -19,6 +19,8 @@
 #define ROOM_POLL_NS   20000000u
 #define SETTLE_POLL_NS 2000000u
 
+#define ROOM_RESERVE_BYTES ((uint64_t)16 << 20) /* as wal_has_room() */
+
 /* ---- calls ---- */
 
 static void record_of(const struct embedded_call *call, struct record *out)
@@ -92,13 +94,16 @@ static int apply_one(struct embedded_heap *h, uint64_t version, const struct rec
                      struct heap_outcome *out)
 {
     memset(out, 0, sizeof *out);
-    if (record->kind >= HEAP_COMMAND_KINDS) {
-        if (h->uid != CATALOG_UID) {
-            return ERR_CORRUPT;
-        }
-        return embed__catalog_apply(h->heap, version, record, out);
+    switch (record->kind) {
+    case RECORD_HEAP_CREATE:
+    case RECORD_HEAP_DROP:
+        return h->uid != CATALOG_UID ? ERR_CORRUPT
+                                     : embed__catalog_apply(h->heap, version, record, out);
+    case RECORD_LEASES_RETURN:
+        return embed__leases_apply(h->heap, record->command.count, out);
+    default:
+        return heap_apply(h->heap, version, &record->command, out);
     }
-    return heap_apply(h->heap, version, &record->command, out);
 }
 
 int embed__apply(struct embedded_heap *h, uint64_t index, uint64_t term, struct slice entry,
@@ -385,7 +390,7 @@ static int room_wait(struct embedded_heap *h, uint32_t timeout_ms)
         uint64_t free_bytes = 0;
         if (poll > deadline || db->failed != 0 ||
             (env_disk_free(embed_env(db), db->settings.dir, &free_bytes) == 0 &&
-             free_bytes < 2 * db->settings.segment_bytes)) {
+             free_bytes < 2 * db->settings.segment_bytes + ROOM_RESERVE_BYTES)) {
             return ERR_DISKFULL;
         }
         if (db->checkpointing == NULL) {

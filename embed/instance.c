@@ -353,6 +353,7 @@ int embed_open(const struct embed_settings *settings, struct env *files, struct 
             return rv;
         }
     }
+    embed__leases_close(db); /* nobody else has the directory yet */
     *out = db;
     return 0;
 }

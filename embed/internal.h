@@ -179,6 +179,10 @@ int embed__heap_load(struct embedded *db, uint64_t uid, uint64_t bytes_max, stru
                      bool fresh, struct embedded_heap **out, struct err_text *e);
 void embed__heap_free(struct embedded_heap *h); /* its log is not touched */
 
+/* Whoever leased slots is gone with the process (E25): gives them all back, in logged steps. */
+void embed__leases_close(struct embedded *db);
+int embed__leases_apply(struct heap *heap, uint32_t count, struct heap_outcome *out);
+
 /* ---- checkpoint.c ---- */
 
 void embed__checkpoint_consider(struct embedded_heap *h); /* after an apply */

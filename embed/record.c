@@ -157,8 +157,8 @@ int record_read_open(struct record_reader *r, struct slice entry)
 
 static bool kind_is_known(uint16_t kind)
 {
-    return (kind > 0 && kind < HEAP_COMMAND_KINDS) || kind == RECORD_HEAP_CREATE ||
-           kind == RECORD_HEAP_DROP;
+    return (kind > 0 && kind < HEAP_COMMAND_KINDS) ||
+           (kind >= RECORD_HEAP_CREATE && kind < RECORD_KINDS);
 }
 
 int record_read(struct record_reader *r, struct record *out)

@@ -10,10 +10,12 @@
 #define RECORD_FORMAT       1u
 #define RECORD_HEADER_BYTES 16u /* format u16, 0 u16, count u32, stamp u64 (HLC) */
 
-/* Beside enum heap_command_kind: commands of the catalogue. */
+/* Beside enum heap_command_kind. */
 enum record_kind {
-    RECORD_HEAP_CREATE = 128, /* name, ptr: uid, size: bytes_max */
-    RECORD_HEAP_DROP          /* name */
+    RECORD_HEAP_CREATE = 128, /* of the catalogue: name, ptr: uid, size: bytes_max */
+    RECORD_HEAP_DROP,         /* of the catalogue: name */
+    RECORD_LEASES_RETURN,     /* count: leases, whoever has them; value: how many are left */
+    RECORD_KINDS
 };
 
 /* kind: one of enum heap_command_kind or enum record_kind. */

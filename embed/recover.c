@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "base/assert.h"
+#include "base/log.h"
 #include "base/mem.h"
 #include "embed/internal.h"
 
@@ -188,4 +189,44 @@ int embed__heap_load(struct embedded *db, uint64_t uid, uint64_t bytes_max, stru
     }
     *out = h;
     return 0;
+}
+
+/* ---- leases of a life that is over ---- */
+
+#define LEASES_PER_STEP 16u /* of HEAP_LEASE_SLOTS_MAX slots at most */
+
+int embed__leases_apply(struct heap *heap, uint32_t count, struct heap_outcome *out)
+{
+    struct slice key;
+    struct slice value;
+    for (; count > 0 && heap_map_next(heap, HEAP_MAP_LEASES, slice_of(NULL, 0), &key, &value) == 0;
+         count--) {
+        if (key.len != 8) {
+            return ERR_CORRUPT;
+        }
+        int rv = heap_lease_return(heap, __builtin_bswap64(load_u64(key.data)));
+        if (rv != 0) {
+            return rv == ERR_NOMEM ? rv : ERR_CORRUPT;
+        }
+    }
+    out->value = heap_map_count(heap, HEAP_MAP_LEASES);
+    return 0;
+}
+
+void embed__leases_close(struct embedded *db)
+{
+    list_for_each (it, &db->heaps) {
+        struct embedded_heap *h = list_entry(it, struct embedded_heap, link);
+        inline_lock(&db->env);
+        struct embedded_call call = {.value = heap_map_count(h->heap, HEAP_MAP_LEASES)};
+        inline_unlock(&db->env);
+        while (call.err == 0 && call.value > 0) {
+            call = (struct embedded_call){.op = (enum embedded_op)RECORD_LEASES_RETURN,
+                                          .count = LEASES_PER_STEP};
+            embed_run(h, &call, UINT32_MAX);
+        }
+        if (call.err != 0) { /* a full disk: the next open tries again */
+            log_warn("embed", "old leases stay", "heap=%s err=%s", h->name, err_name(call.err));
+        }
+    }
 }

@@ -310,7 +310,29 @@ static void a_full_disk_refuses_and_goes_on(void **state)
     assert_int_equal(umount(dir.path), 0);
 }
 
-/* ---- history ---- */
+/* ---- what a life leaves ---- */
+
+static void leases_end_with_the_process(void **state)
+{
+    (void)state;
+    struct embedded *db = must_open();
+    struct embedded_heap *h = must_heap(db);
+    struct heap_stats stats;
+    for (unsigned i = 0; i < 40; i++) {
+        struct embedded_call call = {.op = EMBEDDED_LEASE, .session = 1 + i, .count = 16};
+        embed_run(h, &call, 30000);
+        assert_int_equal(call.err, 0);
+    }
+    heap_get_stats(h->heap, &stats);
+    assert_int_equal(stats.leased_slots, 40 * 16);
+    embed_abandon(db);
+    db = must_open();
+    h = must_heap(db);
+    heap_get_stats(h->heap, &stats);
+    assert_int_equal(stats.leased_slots, 0);
+    assert_int_equal(heap_check(h->heap, &(struct err_text){{0}}), 0);
+    embed_close(db);
+}
 
 static void old_history_is_given_back(void **state)
 {
@@ -351,6 +373,7 @@ int main(void)
         TEST(a_missing_image_is_an_error),
         TEST(a_missing_log_is_an_error),
         TEST(a_full_disk_refuses_and_goes_on),
+        TEST(leases_end_with_the_process),
         TEST(old_history_is_given_back),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

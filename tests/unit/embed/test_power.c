@@ -12,7 +12,7 @@
 #include "base/log.h"
 #include "embed/internal.h"
 
-enum { LIVES = 600, COUNTERS = 12, OPS_MAX = 160, STEPS = 60 };
+enum { LIVES = 200, COUNTERS = 12, OPS_MAX = 160, STEPS = 60 };
 
 static struct mem_env disk;
 /* Recursive: who lists a directory may remove what it lists. */
