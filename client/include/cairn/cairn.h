@@ -139,7 +139,8 @@ CAIRN_API void cairn_client_opts_init(cairn_client_opts *opts, size_t struct_siz
 /* Connects to the first node that answers and learns the others. endpoints:
  * "cairn://host:port,host:port", with or without the scheme; NULL: $CAIRN_ENDPOINTS. Or a directory
  * on this machine, without any node: "file:///dir" (docs/embedded.md); one process at a time,
- * CAIRN_E_LOCKED otherwise; also CAIRN_E_CORRUPT, CAIRN_E_IO, CAIRN_E_DISKFULL. opts NULL: defaults. *client is given (free with cairn_client_free). CAIRN_E_UNAVAILABLE, CAIRN_E_TLS,
+ * CAIRN_E_LOCKED otherwise; also CAIRN_E_CORRUPT, CAIRN_E_IO, CAIRN_E_DISKFULL. opts NULL:
+ * defaults. *client is given (free with cairn_client_free). CAIRN_E_UNAVAILABLE, CAIRN_E_TLS,
  * CAIRN_E_UNAUTHENTICATED, CAIRN_E_INVAL, CAIRN_E_NOTFOUND (a certificate file). */
 CAIRN_API int cairn_connect(const char *endpoints, const cairn_client_opts *opts,
                             cairn_client **client);
