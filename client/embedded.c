@@ -79,7 +79,7 @@ static int heap_open(struct cairn_client *client, struct core_call *call, struct
         return refuse(call, rv, e.text);
     }
     struct place *place = mem_zalloc(sizeof *place);
-    struct core_heap *core = mem_zalloc(sizeof *core + sizeof core->shards[0]);
+    struct core_heap *core = mem_zalloc(sizeof *core + sizeof(struct core_shard *));
     if (place == NULL || core == NULL) {
         mem_free(place);
         mem_free(core);

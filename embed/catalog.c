@@ -274,21 +274,30 @@ int embed_heap_create(struct embedded *db, struct slice name, uint64_t bytes_max
     return rv;
 }
 
-static int drop(struct embedded *db, struct slice name, struct err_text *e)
+static int find(struct embedded *db, struct slice name, struct embedded_heap **out,
+                struct err_text *e)
 {
     inline_lock(&db->env);
     int rv = usable(db, e);
-    struct embedded_heap *h = rv == 0 ? find_name(db, name) : NULL;
-    if (rv == 0 && h == NULL) {
+    *out = rv == 0 ? find_name(db, name) : NULL;
+    if (rv == 0 && *out == NULL) {
         rv = err_set(e, ERR_NOTFOUND, "no heap of this name");
     }
     inline_unlock(&db->env);
+    return rv;
+}
+
+static int drop(struct embedded *db, struct slice name, struct err_text *e)
+{
+    struct embedded_heap *h = NULL;
+    int rv = find(db, name, &h, e);
     if (rv == 0) {
         rv = catalog_run(db, RECORD_HEAP_DROP, name, 0, 0, e);
     }
     if (rv != 0) {
         return rv;
     }
+    assert(h != NULL);
     inline_lock(&db->env);
     h->dropped = true; /* its struct stays for those who have it open */
     embed__heap_settle(h);
@@ -316,15 +325,7 @@ int embed_heap_open(struct embedded *db, struct slice name, struct embedded_heap
         return usable(db, e);
     }
     (void)pthread_mutex_lock(&db->directory);
-    inline_lock(&db->env);
-    int rv = usable(db, e);
-    if (rv == 0) {
-        *out = find_name(db, name);
-        if (*out == NULL) {
-            rv = err_set(e, ERR_NOTFOUND, "no heap of this name");
-        }
-    }
-    inline_unlock(&db->env);
+    int rv = find(db, name, out, e);
     (void)pthread_mutex_unlock(&db->directory);
     return rv;
 }

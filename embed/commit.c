@@ -207,24 +207,33 @@ static void batch_next(struct embedded_heap *h)
     }
 }
 
+/* The batch that takes the next command. NULL: no memory. */
+static struct embed_batch *batch_open(struct embedded_heap *h)
+{
+    if (!list_empty(&h->waiting)) {
+        struct embed_batch *last = list_entry(h->waiting.prev, struct embed_batch, link);
+        if (last->body.len < BATCH_BYTES_CLOSE) {
+            return last;
+        }
+    }
+    struct embed_batch *b = batch_new();
+    if (b != NULL) {
+        list_push_back(&h->waiting, &b->link);
+        h->waiting_bytes += b->body.len;
+    }
+    return b;
+}
+
 static int enqueue(struct embedded_heap *h, struct embedded_call *call)
 {
     struct record record;
     record_of(call, &record);
-    struct embed_batch *b = NULL;
     if (h->waiting_bytes > EMBED_WAITING_BYTES_MAX) {
         return ERR_BUSY;
     }
-    if (!list_empty(&h->waiting)) {
-        b = list_entry(h->waiting.prev, struct embed_batch, link);
-    }
-    if (b == NULL || b->body.len >= BATCH_BYTES_CLOSE) {
-        b = batch_new();
-        if (b == NULL) {
-            return ERR_NOMEM;
-        }
-        list_push_back(&h->waiting, &b->link);
-        h->waiting_bytes += b->body.len;
+    struct embed_batch *b = batch_open(h);
+    if (b == NULL) {
+        return ERR_NOMEM;
     }
     size_t before = b->body.len;
     int rv = record_append(&b->body, &record);

@@ -63,10 +63,10 @@ static void op_timer_start(struct env *env, struct env_timer *timer, uint64_t at
     struct inline_env *e = inline_of(env);
     assert(timer->cb != NULL);
     size_t i = timer->slot != 0 ? timer->slot - 1 : 0;
-    while (timer->slot == 0 && i < INLINE_TIMERS_MAX && e->timers[i] != NULL) {
+    while (timer->slot == 0 && e->timers[i] != NULL) {
         i++;
+        assert(i < INLINE_TIMERS_MAX); /* the log has five, the directory one */
     }
-    assert(i < INLINE_TIMERS_MAX); /* the log has five, the directory one */
     e->timers[i] = timer;
     timer->slot = i + 1;
     timer->at_ns = at_ns;

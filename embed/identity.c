@@ -160,7 +160,7 @@ static int begin(struct embedded *db, struct err_text *e)
 
 int embed__identify(struct embedded *db, bool *fresh, struct err_text *e)
 {
-    struct identity_block block;
+    struct identity_block block = {0};
     int rv = block_read(db, &block, e);
     if (rv == ERR_NOTFOUND) {
         *fresh = true;

@@ -561,6 +561,39 @@ static void threads_share_a_heap(void **state)
     assert_int_equal(value, 4 * 600);
 }
 
+static void heaps_come_and_go_beside_others(void **state)
+{
+    (void)state;
+    struct worker workers[2];
+    cairn_ptr counter;
+    cairn_ptr ptr;
+    uint64_t value = 0;
+    must(cairn_alloc(heap, 8, 0, &counter));
+    for (unsigned i = 0; i < 2; i++) {
+        workers[i] = (struct worker){.counter = counter, .seed = i + 1};
+        assert_int_equal(pthread_create(&workers[i].thread, NULL, work, &workers[i]), 0);
+    }
+    for (int i = 0; i < 12; i++) {
+        cairn_heap *other = NULL;
+        cairn_future *f = NULL;
+        heap_make("other");
+        must(cairn_heap_open(client, "other", &other));
+        must(cairn_alloc(other, 100, 0, &ptr));
+        must(cairn_write_async(other, ptr, 0, "x", 1, &f)); /* still on its way, perhaps */
+        must(cairn_heap_drop(client, "other"));
+        must(cairn_future_wait(f, UINT32_MAX));
+        assert_true(cairn_future_error(f) == 0 || cairn_future_error(f) == CAIRN_E_NOTFOUND);
+        cairn_future_free(f);
+        cairn_heap_close(other);
+    }
+    for (unsigned i = 0; i < 2; i++) {
+        assert_int_equal(pthread_join(workers[i].thread, NULL), 0);
+        assert_int_equal(workers[i].failures, 0);
+    }
+    must(cairn_read(heap, counter, 0, &value, sizeof value, NULL));
+    assert_int_equal(value, 2 * 600);
+}
+
 int main(int argc, char **argv)
 {
     if (argc > 1 && strcmp(argv[1], "pmem") == 0) {
@@ -585,6 +618,7 @@ int main(int argc, char **argv)
         TEST(results_belong_to_their_futures),
         TEST(pending_calls_end_when_the_client_is_freed),
         TEST(threads_share_a_heap),
+        TEST(heaps_come_and_go_beside_others),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
