@@ -138,8 +138,8 @@ static void run(const char *workload, unsigned commit, uint64_t steps, double se
            "\"steps\":%llu,\"ns_per_step\":%.1f,\"cpu_ns_per_step\":%.1f,\"p50_ns\":%.0f,"
            "\"p999_ns\":%.0f}\n",
            sys->name, workload, size, mixed ? "true" : "false", commit, (unsigned long long)done,
-           (double)wall / (double)done, (double)cpu / (double)done,
-           latency ? percentile(0.5) : 0, latency ? percentile(0.999) : 0);
+           (double)wall / (double)done, (double)cpu / (double)done, latency ? percentile(0.5) : 0,
+           latency ? percentile(0.999) : 0);
 }
 
 /* Half of what fits stays alive while objects of mixed sizes come and go. */

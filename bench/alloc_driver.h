@@ -2,12 +2,12 @@
  * program of its own: this driver and a table of functions. A program runs one workload and prints
  * one JSON line.
  *
- *   alloc_free  a window of live objects; each step frees a random one and allocates it anew, filled
- *   update      overwrites a whole random live object in place
- *   replace     failure-atomic replacement: allocate, fill, publish in a table, free the old one
- *   utilisation fills, then a million steps of mixed sizes with half of it live: live / footprint
- *   fill        fills a fixed arena to the first failure; frees a random half, fills again, 8 times
- *   reopen      a million objects; closes; opens and allocates one
+ *   alloc_free  a window of live objects; each step frees a random one and allocates it anew,
+ * filled update      overwrites a whole random live object in place replace     failure-atomic
+ * replacement: allocate, fill, publish in a table, free the old one utilisation fills, then a
+ * million steps of mixed sizes with half of it live: live / footprint fill        fills a fixed
+ * arena to the first failure; frees a random half, fills again, 8 times reopen      a million
+ * objects; closes; opens and allocates one
  *
  * Time is wall clock and CPU of the process; a step of alloc_free and replace is one allocation and
  * one free. */

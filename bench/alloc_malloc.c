@@ -5,9 +5,7 @@
 
 #include "bench/alloc_driver.h"
 
-static void nothing(void)
-{
-}
+static void nothing(void) {}
 
 static void start(const char *dir, uint64_t capacity, unsigned commit, bool create)
 {

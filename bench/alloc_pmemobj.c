@@ -29,8 +29,7 @@ static _Noreturn void fail(const char *what)
 
 static void begin(void)
 {
-    if (pmemobj_tx_stage() == TX_STAGE_NONE &&
-        pmemobj_tx_begin(pool, NULL, TX_PARAM_NONE) != 0) {
+    if (pmemobj_tx_stage() == TX_STAGE_NONE && pmemobj_tx_begin(pool, NULL, TX_PARAM_NONE) != 0) {
         fail("begin");
     }
 }

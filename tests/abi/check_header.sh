@@ -1,11 +1,14 @@
 #!/bin/sh
-# check_header.sh INCLUDE CC CXX: the public header stands alone in each language that it promises.
+# check_header.sh INCLUDE CC CXX: the public headers stand alone in each language that they promise.
 set -eu
 dir=$(mktemp -d)
 trap 'rm -rf "$dir"' EXIT
 cat >"$dir/user.c" <<'END'
+#include <cairn/btree.h>
 #include <cairn/cairn.h>
 #include <cairn/cairn.h>
+#include <cairn/hash.h>
+#include <cairn/list.h>
 int main(void)
 {
     cairn_ptr ptr = CAIRN_NULL;
