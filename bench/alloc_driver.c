@@ -13,7 +13,8 @@ static const struct alloc_system *sys;
 static uint64_t seed = 1;
 static size_t size = 64;
 static bool mixed;
-static bool latency;
+static bool latency, rotate;
+static unsigned turn;
 static unsigned live = 10000;
 static uint64_t table[TABLE_MAX];
 static uint32_t sizes[TABLE_MAX];
@@ -93,7 +94,13 @@ static void prepare(void)
 
 static void step_alloc_free(void)
 {
-    unsigned i = (unsigned)(dice() % live);
+    unsigned i = rotate ? turn++ % live : (unsigned)(dice() % live);
+    if (sys->exchange != NULL) {
+        sizes[i] = (uint32_t)draw();
+        sys->exchange(table, i, fill, sizes[i]);
+        sys->step();
+        return;
+    }
     sys->free(table[i]);
     uint64_t start = latency ? clock_ns(CLOCK_MONOTONIC) : 0;
     put(i);
@@ -161,11 +168,17 @@ static void utilisation(uint64_t capacity, uint64_t steps)
         bytes += sizes[i];
         sys->step();
     }
-    uint64_t footprint = sys->footprint();
+    double before = (double)bytes / (double)sys->footprint();
+    double after = before;
+    uint64_t cpu = clock_ns(CLOCK_PROCESS_CPUTIME_ID);
+    if (sys->compact != NULL) {
+        sys->compact();
+        after = (double)bytes / (double)sys->footprint();
+    }
+    cpu = clock_ns(CLOCK_PROCESS_CPUTIME_ID) - cpu;
     printf("{\"system\":\"%s\",\"workload\":\"utilisation\",\"live_bytes\":%llu,"
-           "\"footprint_bytes\":%llu,\"utilisation\":%.4f}\n",
-           sys->name, (unsigned long long)bytes, (unsigned long long)footprint,
-           footprint == 0 ? 0 : (double)bytes / (double)footprint);
+           "\"utilisation\":%.4f,\"compacted\":%.4f,\"compact_ms\":%.1f}\n",
+           sys->name, (unsigned long long)bytes, before, after, (double)cpu / 1e6);
 }
 
 static void fill_up(uint64_t capacity)
@@ -233,7 +246,7 @@ static _Noreturn void usage(void)
 {
     fprintf(stderr,
             "usage: PROGRAM WORKLOAD DIR [--size N|mixed] [--commit N] [--steps N] [--seconds S] "
-            "[--capacity BYTES] [--live N] [--latency] [--prepare]\n"
+            "[--capacity BYTES] [--live N] [--latency] [--rotate] [--prepare]\n"
             "WORKLOAD: alloc_free update replace utilisation fill reopen\n");
     exit(2);
 }
@@ -255,6 +268,10 @@ int alloc_driver_main(int argc, char **argv, const struct alloc_system *system)
         const char *value = i + 1 < argc ? argv[i + 1] : "";
         if (strcmp(argv[i], "--latency") == 0) {
             latency = true;
+            continue;
+        }
+        if (strcmp(argv[i], "--rotate") == 0) {
+            rotate = true; /* the oldest object instead of a random one */
             continue;
         }
         if (strcmp(argv[i], "--prepare") == 0) {

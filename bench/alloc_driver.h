@@ -30,10 +30,15 @@ struct alloc_system {
     void (*update)(uint64_t object, const void *fill, size_t bytes);
     /* table[i] = a new object, its old one is freed, all or nothing. NULL: not offered. */
     void (*replace)(uint64_t *table, unsigned i, const void *fill, size_t bytes);
+    /* alloc_free's step in one call that may be under way until the commit: table[i] is freed and
+     * gets a new object. NULL: free and alloc do. */
+    void (*exchange)(uint64_t *table, unsigned i, const void *fill, size_t bytes);
     /* One step is complete. */
     void (*step)(void);
     /* Bytes of media (or memory) that hold what is live now; 0: not offered. */
     uint64_t (*footprint)(void);
+    /* Moves objects together until nothing moves any more. NULL: not offered. */
+    void (*compact)(void);
 };
 
 int alloc_driver_main(int argc, char **argv, const struct alloc_system *system);

@@ -129,6 +129,20 @@ static uint64_t footprint(void)
     return stats.arena_bytes;
 }
 
+static void compact(void)
+{
+    struct heap_defrag step = {.left = true};
+    while (step.left) {
+        (void)begin();
+        check(heap_defrag(heap, HEAP_DEFRAG_BYTES_MAX, &step), "defrag");
+        heap_end(heap);
+    }
+    (void)begin();
+    while (heap_trim(heap, UINT64_MAX) > 0) {
+    }
+    heap_end(heap);
+}
+
 int main(int argc, char **argv)
 {
     static const struct alloc_system system = {
@@ -141,6 +155,7 @@ int main(int argc, char **argv)
         .replace = replace,
         .step = step,
         .footprint = footprint,
+        .compact = compact,
     };
     return alloc_driver_main(argc, argv, &system);
 }
