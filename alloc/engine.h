@@ -7,23 +7,42 @@
 #include "alloc/heap_layout.h"
 #include "base/assert.h"
 
-enum pool { POOL_OBJECTS, POOL_INTERNAL };
-
 /* Where the regions of the arena's address space start, in bytes: header page, slot directory,
- * extent descriptors, slot frames, data. A function of bytes_max alone. The regions are sized for
- * the worst case; what counts against bytes_max is what they use. */
+ * granule maps, slot frames, data. A function of bytes_max and granule_shift alone. The regions are
+ * sized for the worst case; what counts against bytes_max is what they use. */
 struct heap_regions {
     uint32_t granule_shift;
-    uint64_t directory_at, extents_at, frames_at, data_at, end;
-    uint32_t slot_pages_max, frames_max, extents_max;
+    uint64_t directory_at, granules_at, frames_at, data_at, end;
+    uint32_t slot_pages_max, frames_max;
+    uint64_t granules_max;
 };
-void heap_regions_of(uint64_t bytes_max, struct heap_regions *out);
+/* granule_shift 0: the smallest that bytes_max allows. */
+void heap_regions_of(uint64_t bytes_max, uint32_t granule_shift, struct heap_regions *out);
+bool heap_granule_shift_is_valid(uint64_t bytes_max, uint32_t granule_shift); /* 0 is */
+
+/* Volatile index over the granule maps: the longest free run below each node (space.c). */
+struct space;
+
+/* How many blocks are free in all slabs of a pool and class: the sum of what the partial ones say,
+ * kept beside the arena for compaction. */
+struct slab_room {
+    bool known; /* counted since the heap was opened; else the numbers are differences */
+    uint64_t blocks[POOLS][SLAB_CLASSES];
+};
+
+#define MAP_PLACES 256u /* a power of two */
 
 struct heap {
     struct arena arena;
     struct heap_regions regions;
+    struct space *space;
+    struct slab_room room;
     uint64_t entry_time;
     bool in_entry;
+    /* Where keys of maps were found last, by their hash; 0: nowhere. A short cut and no part of the
+     * state: each place is a living node's, whose key is compared. */
+    uint64_t *map_places; /* map_places_room: so that a look-up in a const heap can note it */
+    uint64_t map_places_room[MAP_PLACES];
 };
 
 struct arena *heap_arena(struct heap *heap);
@@ -42,58 +61,126 @@ static inline struct heap_header *header_edit(struct heap *h)
     return (struct heap_header *)arena_write(&h->arena, 0, PAGE_BYTES);
 }
 
-/* ---- space.c: extents
- * --------------------------------------------------------------------------------------------- */
+/* ---- space.c: extents of granules ------------------------------------------------------------ */
 
-static inline const struct extent *extent_get(const struct heap *h, uint32_t i)
+/* Builds the index from the granule maps. ERR_NOMEM. */
+int space_open(struct heap *h);
+void space_close(struct heap *h);
+static inline uint64_t granule_address(const struct heap *h, uint64_t granule)
 {
-    return (const struct extent *)arena_at(&h->arena, h->regions.extents_at +
-                                                          (uint64_t)i * sizeof(struct extent));
+    return h->regions.data_at + (granule << h->regions.granule_shift);
 }
-static inline struct extent *extent_edit(struct heap *h, uint32_t i)
-{
-    return (struct extent *)arena_write(&h->arena,
-                                        h->regions.extents_at + (uint64_t)i * sizeof(struct extent),
-                                        sizeof(struct extent));
-}
-static inline enum extent_state extent_state(const struct extent *x)
-{
-    return (enum extent_state)(x->b >> EXTENT_INDEX_BITS);
-}
-static inline uint64_t extent_address(const struct heap *h, const struct extent *x)
-{
-    return h->regions.data_at + ((uint64_t)x->at << h->regions.granule_shift);
-}
-uint64_t extent_granules(const struct heap *h, uint32_t i);
-/* At least `bytes`, marked USED with a = b = 0 but for the state. ERR_NOSPACE, ERR_NOMEM. */
-int extent_alloc(struct heap *h, uint64_t bytes, uint32_t *out);
-void extent_free(struct heap *h, uint32_t i);
-/* Bin number (row * 16 + column) of a size in granules. */
-uint32_t bin_of(uint64_t granules);
+/* At least `bytes` at the lowest place that fits; reads as zero. Grows the data if nothing fits.
+ * object: what it will hold (heap_layout.h). ERR_NOSPACE, ERR_NOMEM. */
+int extent_alloc(struct heap *h, bool object, uint64_t bytes, uint64_t *granule);
+/* The same, but only wholly below granule `limit`; never grows. False: there is none. */
+bool extent_alloc_below(struct heap *h, bool object, uint64_t bytes, uint64_t limit,
+                        uint64_t *granule);
+/* Where that would be. */
+bool extent_fits_below(const struct heap *h, uint64_t bytes, uint64_t limit, uint64_t *granule);
+bool extent_is_object(const struct heap *h, uint64_t granule);
+void extent_free(struct heap *h, uint64_t granule);
+/* Changes a used extent's size without moving it. New bytes read as zero. False: what is behind it
+ * isn't free. Never fails when shrinking; never grows the data, since a lack of local memory must
+ * not look like an answer (I2). */
+bool extent_resize(struct heap *h, uint64_t granule, uint64_t bytes);
+/* The extent now lies at `to`, below it, with only free granules between; its bytes are already
+ * there. */
+void extent_slide(struct heap *h, uint64_t granule, uint64_t to);
+uint64_t extent_granules(const struct heap *h, uint64_t granule);
+/* First used extent that starts at `from` or behind it; the number of granules of the data when
+ * there is none. */
+uint64_t extent_next(const struct heap *h, uint64_t from);
+/* The same, of those that don't hold an object. */
+uint64_t extent_next_internal(const struct heap *h, uint64_t from);
+/* Last used extent that starts before `end`; UINT64_MAX when there is none. */
+uint64_t extent_last_before(const struct heap *h, uint64_t end);
+/* The used extent that holds this granule, which is used. */
+uint64_t extent_of(const struct heap *h, uint64_t granule);
+uint64_t space_granules(const struct heap *h); /* of the data as it is */
+uint64_t space_used_between(const struct heap *h, uint64_t from, uint64_t to);
+uint64_t space_largest_free(const struct heap *h); /* granules, without what could be grown */
 /* Bytes that count against bytes_max. */
 uint64_t space_bytes(const struct heap *h);
-/* Takes one page for metadata out of the budget, from the tail of the data if need be. */
-int space_take_page(struct heap *h);
+/* The most that data_bytes can become with the slots there are. */
+uint64_t space_data_bytes_max(const struct heap *h);
+/* Local memory of the index, for the data as it is. */
+uint64_t space_index_bytes(const struct heap *h);
+/* Takes `pages` pages for metadata out of the budget, from the tail of the data if need be. */
+int space_take_pages(struct heap *h, uint64_t pages);
+/* Gives up to `bytes` of the free tail back to the budget; returns how much. */
+uint64_t space_trim(struct heap *h, uint64_t bytes);
 
-/* ---- slab.c: blocks
- * -------------------------------------------------------------------------------------------------
- */
+/* ---- slab.c: blocks -------------------------------------------------------------------------- */
 
 uint32_t class_of(uint64_t bytes); /* bytes <= SLAB_BLOCK_BYTES_MAX */
 uint32_t class_bytes(uint32_t class_number);
 /* Blocks that fit in a slab and where the first is. */
 uint32_t slab_shape(uint64_t slab_bytes, uint32_t class_number, uint32_t *first);
 
-/* A block of at least `bytes`; slab blocks are zeroed, extents read as zero. slot: its owner
- * (POOL_OBJECTS). */
-int block_alloc(struct heap *h, enum pool pool, uint64_t bytes, uint64_t slot, uint64_t *place);
-void block_free(struct heap *h, uint64_t place);
-uint64_t block_address(const struct heap *h, uint64_t place);
-uint64_t block_bytes(const struct heap *h, uint64_t place);
+#define PLACE_NO_CLASS 63u
+static inline uint64_t place_make(uint64_t offset, uint32_t class_number)
+{
+    return ((offset / PLACE_UNIT) << PLACE_CLASS_BITS |
+            (class_number == PLACE_NO_CLASS ? 0 : class_number + 1)) +
+           1;
+}
+static inline uint64_t place_offset(uint64_t place) /* in the data */
+{
+    return ((place - 1) >> PLACE_CLASS_BITS) * PLACE_UNIT;
+}
+/* PLACE_NO_CLASS: an extent. */
+static inline uint32_t place_class(uint64_t place)
+{
+    uint32_t class = (uint32_t)(place - 1) & ((1u << PLACE_CLASS_BITS) - 1);
+    return class == 0 ? PLACE_NO_CLASS : class - 1;
+}
+static inline uint64_t place_granule(const struct heap *h, uint64_t place)
+{
+    return place_offset(place) >> h->regions.granule_shift;
+}
+static inline uint64_t block_address(const struct heap *h, uint64_t place)
+{
+    return h->regions.data_at + place_offset(place);
+}
 
-/* ---- slot.c
- * ---------------------------------------------------------------------------------------------------------
- */
+/* A block of at least `bytes`; slab blocks are zeroed, extents read as zero. ERR_NOSPACE,
+ * ERR_NOMEM. */
+int block_alloc(struct heap *h, enum pool pool, uint64_t bytes, uint64_t *place);
+void block_free(struct heap *h, enum pool pool, uint64_t place);
+uint64_t block_bytes(const struct heap *h, uint64_t place);
+/* Could the block hold so many bytes where it is (in its class, or as an extent that can be
+ * resized)? Does it, and keeps the counters. Bytes gained read as zero. */
+bool block_resize(struct heap *h, enum pool pool, uint64_t place, uint64_t bytes);
+/* The slab that a block of a class lies in: its granule. */
+uint64_t slab_of(const struct heap *h, uint64_t place);
+static inline const struct slab *slab_get(const struct heap *h, uint64_t granule)
+{
+    return (const struct slab *)arena_at(&h->arena, granule_address(h, granule));
+}
+/* For compaction: another block of the same class and pool, in a slab with a free block that isn't
+ * `granule`'s. False: there is none. Never makes a slab. */
+bool slab_alloc_elsewhere(struct heap *h, enum pool pool, uint32_t class_number, uint64_t granule,
+                          uint64_t *place);
+/* For compaction: free blocks of all slabs of the class. */
+uint64_t slab_free_blocks(struct heap *h, enum pool pool, uint32_t class_number);
+/* The next block in use, from number `from` on. False: there is none. */
+bool slab_block_next(const struct heap *h, uint64_t granule, uint32_t from, uint32_t *block);
+static inline uint64_t slab_place(const struct heap *h, uint64_t granule, const struct slab *s,
+                                  uint32_t block)
+{
+    return place_make((granule << h->regions.granule_shift) + s->first +
+                          (uint64_t)block * class_bytes(s->class),
+                      s->class);
+}
+/* Adds a slab of SLAB_BYTES_FIRST; there is free space for it. */
+void slab_new_small(struct heap *h, enum pool pool, uint32_t class_number);
+/* Gives an empty slab back. */
+void slab_drop(struct heap *h, uint64_t granule);
+/* The slab's header is already at `to`: the list follows. */
+void slab_moved(struct heap *h, uint64_t granule, uint64_t to);
+
+/* ---- slot.c ---------------------------------------------------------------------------------- */
 
 static inline uint32_t slot_word_generation(uint64_t word)
 {
@@ -101,15 +188,15 @@ static inline uint32_t slot_word_generation(uint64_t word)
 }
 static inline enum slot_state slot_word_state(uint64_t word)
 {
-    return (enum slot_state)(word >> 14 & 3);
+    return (enum slot_state)(word >> 14 & ((1u << SLOT_STATE_BITS) - 1));
 }
 static inline uint64_t slot_word_place(uint64_t word)
 {
-    return word >> 16;
+    return word >> (14 + SLOT_STATE_BITS);
 }
 static inline uint64_t slot_word(uint32_t generation, enum slot_state state, uint64_t place)
 {
-    return generation | (uint64_t)state << 14 | place << 16;
+    return generation | (uint64_t)state << 14 | place << (14 + SLOT_STATE_BITS);
 }
 /* Frame of a slot page, or -1 when the page never was or has left the table. */
 int64_t slot_frame(const struct heap *h, uint64_t page);
@@ -117,21 +204,114 @@ int64_t slot_frame(const struct heap *h, uint64_t page);
 uint64_t slot_get(const struct heap *h, uint64_t slot);
 /* Makes sure that the next slot_take() succeeds. ERR_NOSPACE, ERR_NOMEM. */
 int slot_prepare(struct heap *h, uint64_t *slot);
-/* Binds the slot that slot_prepare() named. Returns its generation. */
-uint32_t slot_take(struct heap *h, uint64_t slot, uint64_t place);
+/* Binds the slot that slot_prepare() named, as LIVE or LEASED. Returns its generation. */
+uint32_t slot_take(struct heap *h, uint64_t slot, enum slot_state state, uint64_t place);
+/* A LIVE, LEASED or DEAD slot becomes another of these, or gets another place; its generation
+ * stays. */
+void slot_set(struct heap *h, uint64_t slot, enum slot_state state, uint64_t place);
+/* The slot goes back: next generation, or RETIRED. */
 void slot_release(struct heap *h, uint64_t slot);
 
-/* ---- map.c, heap.c: for check.c
- * --------------------------------------------------------------------------------------- */
+/* ---- lease.c --------------------------------------------------------------------------------- */
+
+/* Is the pointer leased to this session? ERR_INVAL, ERR_STALE. */
+int lease_find_slot(const struct heap *h, uint64_t session, uint64_t ptr);
+/* The slot becomes LIVE and leaves its lease. */
+void lease_use_slot(struct heap *h, uint64_t slot, uint64_t place);
+
+/* ---- object.c -------------------------------------------------------------------------------- */
 
 struct object_view {
     uint64_t size;
-    uint64_t payload; /* address */
+    uint64_t payload; /* address; of a table: of the places of its chunks */
     uint64_t version;
     uint64_t slot;
     uint32_t type;
-    uint32_t flags;
+    uint32_t flags; /* enum object_flag */
+    uint32_t head;  /* bytes of the header */
 };
 void object_decode(const struct heap *h, uint64_t place, struct object_view *out);
+static inline uint64_t object_chunks(uint64_t size)
+{
+    return (size + OBJECT_CHUNK_BYTES - 1) / OBJECT_CHUNK_BYTES;
+}
+/* Bytes in chunk number `chunk` of a table of that size. */
+static inline uint64_t object_chunk_bytes(uint64_t size, uint64_t chunk)
+{
+    uint64_t left = size - chunk * OBJECT_CHUNK_BYTES;
+    return left < OBJECT_CHUNK_BYTES ? left : OBJECT_CHUNK_BYTES;
+}
+/* How an object of a size and type lies in a block: header and bytes of the block. */
+struct object_shape {
+    uint64_t bytes;
+    uint32_t head;
+    bool table;
+};
+struct object_shape object_shape_of(uint64_t size, uint32_t type);
+/* Writes the header of an object that is shaped so; HISTORY is all of `flags` that counts. */
+void object_set_header(struct heap *h, uint64_t place, const struct object_shape *shape,
+                       const struct object_view *o);
+/* Block, header and chunks of an object with zeroed bytes. ERR_NOSPACE, ERR_NOMEM. */
+int object_build(struct heap *h, const struct object_view *o, uint64_t *place);
+uint64_t object_chunk_at(const struct heap *h, const struct object_view *o, uint64_t chunk);
+int chunk_build(struct heap *h, uint64_t slot, uint64_t number, uint64_t bytes, uint64_t *place);
+void chunk_set_header(struct heap *h, uint64_t place, uint64_t slot, uint64_t number);
+void chunk_drop(struct heap *h, uint64_t place);
+/* Bytes of the object from or to memory; the range is inside it. */
+void object_get_bytes(const struct heap *h, const struct object_view *o, uint64_t offset,
+                      void *data, uint64_t len);
+void object_put_bytes(struct heap *h, const struct object_view *o, uint64_t offset,
+                      const void *data, uint64_t len);
+/* For reading. Leftovers in absent pages aren't state: washing them changes nothing that anyone
+ * can see. */
+static inline const void *heap_bytes(const struct heap *h, uint64_t address, uint64_t len)
+{
+    return arena_read((struct arena *)(uintptr_t)&h->arena, address, len);
+}
+/* Place of a live (or, with `dead`, of a freed but readable) object. ERR_INVAL, ERR_STALE. */
+int object_find(const struct heap *h, uint64_t ptr, bool dead, uint64_t *place);
+/* Frees the block and, of a table, the chunks; not the slot. */
+void object_drop(struct heap *h, uint64_t place);
+void object_set_flag(struct heap *h, uint64_t place, enum object_flag flag, bool on);
+/* The block of a chunk moved (its bytes are already at `to`): the link to it follows, which is in
+ * its object's table, or in an undo record when it was cut off. */
+void chunk_moved(struct heap *h, uint64_t from, uint64_t to);
+
+/* ---- undo.c ---------------------------------------------------------------------------------- */
+
+/* Makes the slabs that the record of a free needs, before there is no room for them: a full heap
+ * whose objects can't be freed would stay full. ERR_NOSPACE, ERR_NOMEM. */
+int undo_open(struct heap *h);
+/* One slab of such a class stays, empty or not. */
+bool undo_needs_class(const struct heap *h, enum pool pool, uint32_t class_number);
+/* Does a change of this version leave a record? */
+bool undo_is_kept(const struct heap *h, uint64_t version);
+/* Records what is about to change in the object at `place`; must come before the change. Bytes
+ * [offset, offset + len) of its payload are kept. ERR_NOSPACE, ERR_NOMEM: nothing happened. */
+int undo_push(struct heap *h, uint64_t version, uint64_t place, enum undo_kind kind,
+              uint64_t offset, uint64_t len);
+
+/* The same for a change of the size: keeps the bytes, and takes over the chunks, that are cut off.
+ */
+int undo_push_resize(struct heap *h, uint64_t version, uint64_t place, uint64_t size);
+static inline uint64_t undo_chunks_at(uint64_t len) /* offset in the record's block */
+{
+    return (sizeof(struct undo_record) + len + 7) & ~(uint64_t)7;
+}
+/* Records of an object, newest first: place of the newest, 0 none; and of what is older. */
+uint64_t undo_newest(const struct heap *h, uint64_t slot);
+static inline const struct undo_record *undo_get(const struct heap *h, uint64_t place)
+{
+    return (const struct undo_record *)arena_at(&h->arena, block_address(h, place));
+}
+/* The block of a record moved (its bytes are already at `to`): the links to it follow. What is at
+ * `from` may be overwritten already, and isn't read. */
+void undo_moved(struct heap *h, uint64_t from, uint64_t to);
+
+/* ---- map.c ----------------------------------------------------------------------------------- */
+
+/* The block of a record moved from one place to another (its bytes are already there): the links
+ * to it follow. What is at `from` may be overwritten already, and isn't read. */
+void map_moved(struct heap *h, uint64_t from, uint64_t to);
 
 #endif

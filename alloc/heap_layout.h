@@ -10,66 +10,77 @@
 #include "base/assert.h"
 
 #define HEAP_MAGIC  0x315041454e524943ull /* "CIRNEAP1" */
-#define HEAP_FORMAT 1u
-#define HEAP_ENGINE 1u
+#define HEAP_FORMAT 2u
+#define HEAP_ENGINE 2u
 
 #define PAGE_SHIFT     12
 #define PAGE_BYTES     ((uint64_t)1 << PAGE_SHIFT)
 #define HEAP_BYTES_MIN ((uint64_t)1 << 20)
 #define HEAP_BYTES_MAX ((uint64_t)1 << 44)
 
-/* ---- extents: 20-byte descriptors in a table of their own
- * --------------------------------------------------------- */
+/* ---- space: two bits a granule ------------------------------------------------------------------
+ *
+ * An extent is a run of granules. Per granule:
+ *   start used
+ *     0    0    free
+ *     1    1    first of an extent that holds an object or a chunk of one
+ *     1    0    first of an extent that holds a slab, a map record or an undo record; its first
+ *               four bytes are BLOCK_MAGIC_...
+ *     0    1    a further granule of the extent before
+ * An extent ends where another one starts or a free granule begins. Nothing else says where free
+ * space is, so a placement is a function of the set of used extents alone: the lowest place where
+ * it fits (ADR 0005). */
 
 /* 256-byte granules up to 1 TiB; twice as large for each doubling beyond, so that a granule number
- * has 32 bits. */
+ * has 32 bits. A heap may be made with larger ones. */
 #define GRANULE_SHIFT_MIN 8u
-#define EXTENT_INDEX_BITS 30
-#define EXTENT_INDEX_MASK (((uint32_t)1 << EXTENT_INDEX_BITS) - 1)
+#define GRANULE_SHIFT_MAX 16u
 
-enum extent_state {
-    EXTENT_UNUSED, /* the descriptor is in the list of spare ones: next */
-    EXTENT_FREE,   /* a: next of its bin, b: previous of its bin */
-    EXTENT_USED,   /* a: slot bits 0-31, b: slot bits 32-37, bit 6: internal (no slot) */
-    EXTENT_SLAB,   /* a: offset of the first block, b: class, bit 6: internal */
+struct granules { /* of 64 granules, side by side: one cache line tells about 256 */
+    uint64_t used;
+    uint64_t start;
 };
-#define EXTENT_INTERNAL ((uint32_t)1 << 6)
+static_assert(sizeof(struct granules) == 16, "media format");
 
-/* The size of an extent is the distance to its successor in address order, or to the end of the
- * data. */
-struct extent {
-    uint32_t at;         /* granules from the start of the data */
-    uint32_t prev, next; /* in address order; 0: none */
-    uint32_t a;
-    uint32_t b; /* bits 30-31: enum extent_state */
-};
-static_assert(sizeof(struct extent) == 20, "media format");
+/* ---- blocks: what is handed out -------------------------------------------------------------- */
 
-/* Bins of free extents: below 16 granules one bin a size, then 16 bins for each doubling. */
-#define BIN_ROWS    29
-#define BIN_COLUMNS 16
+/* A place names a block: its offset in the data / 16 (40 bits), and above it 0 for an extent or the
+ * class + 1 of its slab (6 bits). The whole plus 1, so that 0 is none:
+ *   place = ((offset / 16) << 6 | (class + 1 or 0)) + 1. */
+#define PLACE_UNIT       16u
+#define PLACE_CLASS_BITS 6
+#define PLACE_BITS       46
 
-/* ---- slabs
- * --------------------------------------------------------------------------------------------------------
- */
+/* Blocks of different pools never share a slab. */
+enum pool { POOL_OBJECTS, POOL_MAPS, POOL_UNDO, POOLS };
+
+/* ---- slabs ----------------------------------------------------------------------------------- */
 
 #define SLAB_BYTES_FIRST     ((uint64_t)16 << 10) /* the first slab of a class */
 #define SLAB_BYTES           ((uint64_t)64 << 10)
 #define SLAB_BLOCK_BYTES_MAX 4096u
 #define SLAB_CLASSES         39u
-#define SLAB_BLOCK_BITS      12
+
+/* First four bytes of everything that isn't an object. */
+#define BLOCK_MAGIC_SLAB 0x42414c53u /* "SLAB" */
+#define BLOCK_MAGIC_MAP  0x4e50414du /* "MAPN" */
+#define BLOCK_MAGIC_UNDO 0x4f444e55u /* "UNDO" */
 
 /* At the start of the slab's extent; the bitmap follows (bit set: block in use), then, 16-byte
  * aligned, the blocks. */
 struct slab {
-    uint32_t next, prev; /* extents: slabs of the class with a free block; 0: none */
+    uint32_t magic;
+    uint8_t class;
+    uint8_t pool;
     uint16_t blocks;
+    uint32_t next, prev; /* granule + 1: slabs of the class with a free block; 0: none */
     uint16_t used;
-    uint16_t hint; /* no word of the bitmap below it has a free block */
-    uint16_t reserved;
+    uint16_t hint;  /* no word of the bitmap below it has a free block */
+    uint32_t first; /* offset of the first block */
+    uint64_t reserved;
     uint64_t map[];
 };
-static_assert(sizeof(struct slab) == 16, "media format");
+static_assert(sizeof(struct slab) == 32, "media format");
 
 struct slab_list {
     uint32_t head, tail;
@@ -77,16 +88,16 @@ struct slab_list {
     uint32_t partial; /* of them in the list */
 };
 
-/* A place names a block: extent (30 bits), and for slabs the block's number above. 0: none. */
-#define PLACE_BITS (EXTENT_INDEX_BITS + SLAB_BLOCK_BITS)
+/* ---- slots ----------------------------------------------------------------------------------- */
 
-/* ---- slots
- * --------------------------------------------------------------------------------------------------------
- */
-
-/* generation:14 | state:2 | place:48 (free: the next free entry of the page, 0: none). All zero:
- * never used. */
-enum slot_state { SLOT_FREE, SLOT_LIVE, SLOT_RETIRED };
+/* generation:14 | state:4 | place:46. All zero: never used.
+ *   FREE     place: the next free entry of the page, 0 none
+ *   LIVE     place of the object's block
+ *   RETIRED  the generations are used up; place 0
+ *   LEASED   promised to a session: place = number of the lease
+ *   DEAD     freed, but older versions may still be read: place of the object's block */
+enum slot_state { SLOT_FREE, SLOT_LIVE, SLOT_RETIRED, SLOT_LEASED, SLOT_DEAD, SLOT_STATES };
+#define SLOT_STATE_BITS     4
 #define SLOT_GENERATION_MAX 16383u
 #define SLOTS_PER_PAGE      512u
 #define SLOT_FIRST          2u /* the first two entries of a page are its header */
@@ -106,12 +117,10 @@ static_assert(sizeof(struct slot_page) == SLOT_FIRST * 8, "media format");
 #define SLOT_PAGE_REUSE  128u /* so many free entries put a page in the queue */
 #define SLOT_PAGES_MAX   ((uint32_t)1 << 29)
 
-/* ---- objects
- * ------------------------------------------------------------------------------------------------------
- */
+/* ---- objects --------------------------------------------------------------------------------- */
 
 /* word: slot:38 | wide:1 | slack:6 | type:14 | flags:5. slack: bytes of the block behind the
- * object. */
+ * object (narrow ones only). */
 struct object_header {
     uint64_t version;
     uint64_t word;
@@ -128,19 +137,63 @@ static_assert(sizeof(struct object_header_wide) == 32, "media format");
 #define OBJECT_NARROW_BYTES_MAX 1024u /* block */
 #define OBJECT_NARROW_TYPES     16384u
 #define OBJECT_WIDE             ((uint64_t)1 << 38)
+#define OBJECT_SLACK_SHIFT      39
+#define OBJECT_TYPE_SHIFT       45
+#define OBJECT_FLAGS_SHIFT      59
 
-/* ---- maps: AVL trees of records
- * -------------------------------------------------------------------------------------- */
+enum object_flag {
+    OBJECT_TABLE = 1,   /* wide; the payload is a table: the place of each chunk, u64 each */
+    OBJECT_CHUNK = 2,   /* this block is a chunk: `version` is its number, the slot its object's */
+    OBJECT_HISTORY = 4, /* HEAP_MAP_UNDO has its newest undo record */
+};
 
-/* Key behind the header, value behind the key at the next multiple of 8. */
+/* Objects above OBJECT_CHUNK_BYTES are tables of chunks of that size, each a block of its own with
+ * an object_header; the last one has just what is left. So no command copies more than that. A
+ * chunk's word is slot and OBJECT_CHUNK, nothing else (neither wide nor slack, whatever its block):
+ * how long it is follows from its object's size and its number. */
+#define OBJECT_CHUNK_BYTES ((uint64_t)1 << 20)
+
+/* ---- undo: what a change took away (rules X17, E22) ------------------------------------------ */
+
+enum undo_kind {
+    UNDO_WRITE = 1, /* bytes of [offset, offset + len) */
+    UNDO_RESIZE, /* size before; with the bytes and chunks that were cut off (offset: new size) */
+    UNDO_BIRTH,  /* before this the object didn't exist */
+    UNDO_FREE,   /* the object was freed: its block and slot go when this is reclaimed */
+};
+/* In a block of POOL_UNDO; `len` bytes follow, then, at the next multiple of 8, u64 places of the
+ * `chunks` chunks that a table lost. They belong to the record until it is reclaimed: the table of
+ * their slot doesn't have them any more. The first is number object_chunks(offset). */
+struct undo_record {
+    uint32_t magic;
+    uint32_t kind;
+    uint64_t at;         /* version of the change: readers before it need this record */
+    uint64_t before;     /* the object's version before */
+    uint64_t slot;       /* whose */
+    uint64_t older;      /* place: the object's next older record; 0: none */
+    uint64_t newer;      /* place: the object's next newer record; 0: this is the newest */
+    uint64_t next, prev; /* places, in order of time, over all objects: the queue */
+    uint64_t size;       /* the object's size before */
+    uint64_t offset;
+    uint32_t len;
+    uint32_t chunks;
+};
+static_assert(sizeof(struct undo_record) == 88, "media format");
+
+/* ---- maps: AVL trees of records -------------------------------------------------------------- */
+
+/* In a block of POOL_MAPS. Key behind the header, value behind the key at the next multiple of 8.
+ */
 struct map_node {
-    uint64_t left, right; /* places */
-    uint32_t value_len;
+    uint32_t magic;
     uint16_t key_len;
     uint8_t height; /* 1: a leaf */
     uint8_t map;
+    uint32_t value_len;
+    uint32_t reserved;
+    uint64_t left, right; /* places */
 };
-static_assert(sizeof(struct map_node) == 24, "media format");
+static_assert(sizeof(struct map_node) == 32, "media format");
 #define MAP_HEIGHT_MAX 48
 
 struct map_root {
@@ -148,9 +201,28 @@ struct map_root {
     uint64_t count;
 };
 
-/* ---- page 0
- * ---------------------------------------------------------------------------------------------------------
- */
+/* HEAP_MAP_UNDO: slot, u64 big-endian -> place u64 of the newest undo record.
+ * HEAP_MAP_TYPES: number, u32 big-endian -> struct type_record + fields + names (alloc/type.c).
+ * HEAP_MAP_LEASES: lease number, u64 big-endian -> struct lease_record + slots u64[count]. */
+struct lease_record {
+    uint64_t session;
+    uint32_t count; /* slots of the lease, used or not */
+    uint32_t left;  /* of them still LEASED */
+};
+static_assert(sizeof(struct lease_record) == 16, "media format");
+
+struct type_record {
+    uint64_t version; /* of the registration */
+    uint32_t size;
+    uint16_t field_count;
+    uint8_t name_len;
+    uint8_t reserved;
+    /* then the name; then per field: kind u8, name_len u8, reserved u16, offset u32, count u32,
+     * target u32 (type number, for pointers), name */
+};
+static_assert(sizeof(struct type_record) == 16, "media format");
+
+/* ---- page 0 ---------------------------------------------------------------------------------- */
 
 struct heap_header {
     uint64_t magic;
@@ -162,33 +234,36 @@ struct heap_header {
     uint64_t bytes_max;
     uint64_t index, term, clock;
 
-    uint64_t data_bytes;    /* the data ends here */
-    uint64_t free_granules; /* of free extents */
-    uint32_t extent_count;  /* descriptors ever used, number 0 included */
-    uint32_t extent_spare;  /* list of unused ones */
-    uint32_t extent_spare_count;
-    uint32_t extent_first, extent_last;
+    uint64_t data_bytes;    /* the data ends here; a multiple of the page and the granule */
+    uint64_t used_granules; /* of used extents */
 
     uint32_t slot_frames; /* ever used */
-    uint32_t
-        slot_frame_free; /* list of empty frames (number + 1; the link is the frame's first word) */
+    /* list of empty frames (number + 1; the link is the frame's first word) */
+    uint32_t slot_frame_free;
     uint32_t slot_frame_free_count;
     uint32_t slot_pages;                       /* ever used */
     uint32_t slot_retired;                     /* pages that left the table */
     uint32_t slot_current;                     /* page + 1 */
     uint32_t slot_queue_head, slot_queue_tail; /* page + 1 */
     uint32_t slot_queue_count;
+    uint32_t reserved0;
 
-    uint64_t object_count, object_bytes; /* as asked for */
-    uint64_t block_count[2];             /* blocks in use: objects, internal */
-    uint64_t block_bytes[2];
+    uint64_t object_count, object_bytes; /* live ones, as asked for */
+    uint64_t dead_count, dead_bytes;     /* freed, still readable at older versions */
+    uint64_t chunk_count; /* blocks of POOL_OBJECTS that are chunks, those of undo records too */
+    uint64_t block_count[POOLS]; /* blocks in use */
+    uint64_t block_bytes[POOLS];
+
+    uint64_t retention_ms;           /* how far back versions can be read; 0: no history is kept */
+    uint64_t safepoint;              /* versions below it may be gone; never moves back */
+    uint64_t undo_head, undo_tail;   /* places: oldest, newest */
+    uint64_t undo_count, undo_bytes; /* bytes: records with what follows them, without rounding */
+    uint64_t lease_next;             /* number of the next lease; the first is 1 */
+    uint64_t leased_count;
+    uint64_t moved_blocks, moved_bytes; /* by compaction, ever */
 
     struct map_root maps[8];
-    struct slab_list slabs[2][40];
-    uint32_t bin_rows; /* bit: the row has a free extent */
-    uint16_t bin_columns[BIN_ROWS];
-    uint16_t bin_pad;
-    uint32_t bins[BIN_ROWS][BIN_COLUMNS];
+    struct slab_list slabs[POOLS][40];
     uint8_t fsm[512];
 };
 static_assert(sizeof(struct heap_header) <= 4096, "media format: one page");

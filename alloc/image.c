@@ -613,6 +613,8 @@ static int pm_checkpoint(struct image *image, struct heap *heap, bool replace,
     run->last = true;
     uint64_t before = image->bytes_written;
     run->err = replace ? image_pm_replace(image, heap) : image_pm_commit(image, heap);
+    run->footer.present = run->err == 0 ? image->pm_pages : 0;
+    run->result.pages_total = heap->arena.present_count;
     image->checkpoints += run->err == 0;
     run->offset = image->bytes_written - before;
     image->bytes_written = before;

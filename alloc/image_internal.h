@@ -23,6 +23,7 @@ struct image {
     struct super_block super;
     struct image_run *run; /* in progress */
     struct image_pm *pm;
+    uint64_t pm_pages; /* that the newest commit brought home */
     uint64_t checkpoints, bytes_written;
 };
 
@@ -36,10 +37,23 @@ uint32_t image_crc(const void *block, size_t bytes); /* of all but the last 4 by
 
 /* image_load.c: the newest checkpoint of a directory; *heap NULL when there is none. */
 int image_load(struct image *image, struct heap **heap, struct err_text *e);
+/* Its pages, all checksums verified, and image->super; the heap isn't checked yet. look_only: no
+ * file is opened for writing or synced. ERR_NOTFOUND: there is no image. *arena is open iff 0. */
+int image_load_arena(struct image *image, bool look_only, struct arena *arena, struct err_text *e);
+/* The heap that the pages are, if it is the one that image->super names. *arena is taken. */
+int image_adopt(const struct image *image, struct arena *arena, uint64_t bytes_max,
+                struct heap **heap, struct err_text *e);
+/* Runs the full check over an arena that may be damaged; ERR_CORRUPT when not even its header
+ * can be believed. (check.c) */
+int heap_check_arena(const struct arena *arena, uint64_t bytes_max, uint64_t max,
+                     heap_finding_cb cb, void *arg, uint64_t *damage, struct err_text *e);
 /* Deletes our files that the superblock doesn't name. Best effort. */
 void image_sweep(struct env *env, const char *dir, const struct super_block *super);
 
 /* image_pmem.c */
+/* As image_load_arena() with look_only; the journal is replayed in memory. */
+int image_pm_load_arena(struct image *image, struct arena *arena, uint64_t *bytes_max,
+                        struct err_text *e);
 int image_pm_open(struct image *image, struct heap **heap, struct err_text *e);
 void image_pm_close(struct image *image);
 int image_pm_commit(struct image *image, struct heap *heap);

@@ -1,5 +1,5 @@
-/* Reading an image. Nothing is believed: every block has a checksum, every number a bound, and the
- * arena that results is checked as a whole. */
+/* Reading an image, to go on with it or only to look at it. Nothing is believed: every block has a
+ * checksum, every number a bound, and the arena that results is checked as a whole. */
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
@@ -181,10 +181,10 @@ static int pages_apply(struct pages_reader *r, const struct pages_footer *footer
     return 0;
 }
 
-/* One file into the arena, which is then synced: what the page cache gave us may not be on the disk
- * (E4). */
-static int pages_load(struct image *image, const struct super_file *named, struct arena *arena,
-                      struct err_text *e)
+/* One file into the arena. To go on with it, it is then synced: what the page cache gave us may not
+ * be on the disk (E4). */
+static int pages_load(struct image *image, const struct super_file *named, bool look_only,
+                      struct arena *arena, struct err_text *e)
 {
     char name[32];
     char path[IMAGE_PATH_BYTES];
@@ -194,7 +194,7 @@ static int pages_load(struct image *image, const struct super_file *named, struc
         return rv;
     }
     struct pages_reader r = {.env = image->env, .path = path, .arena = arena, .e = e};
-    rv = env_file_open(image->env, path, ENV_OPEN_WRITE, &r.file);
+    rv = env_file_open(image->env, path, look_only ? ENV_OPEN_READ : ENV_OPEN_WRITE, &r.file);
     if (rv != 0) {
         return err_set(e, rv == ERR_NOTFOUND ? ERR_CORRUPT : rv, "%s: can't be opened: %s", path,
                        err_text_of(rv));
@@ -208,7 +208,7 @@ static int pages_load(struct image *image, const struct super_file *named, struc
     if (rv == 0) {
         rv = pages_apply(&r, &footer);
     }
-    if (rv == 0) {
+    if (rv == 0 && !look_only) {
         rv = env_file_sync(image->env, r.file);
         if (rv != 0) {
             rv = err_set(e, ERR_IO, "%s: sync failed", path);
@@ -220,62 +220,85 @@ static int pages_load(struct image *image, const struct super_file *named, struc
     return rv;
 }
 
-int image_load(struct image *image, struct heap **heap, struct err_text *e)
+static int no_image(const struct image *image, struct err_text *e)
 {
-    uint64_t mark_sequence = image->mark_sequence;
-    *heap = NULL;
+    char path[IMAGE_PATH_BYTES];
+    struct env_file *file = NULL;
+    if (image_path(image->dir, "image.pm", path) == 0 &&
+        env_file_open(image->env, path, ENV_OPEN_READ, &file) == 0) {
+        env_file_close(image->env, file);
+        return err_set(e, ERR_UNSUPPORTED, "%s: holds an image of the pmem mode", image->dir);
+    }
+    if (image->mark_sequence != 0) {
+        return err_set(e, ERR_CORRUPT,
+                       "%s: no image, but the log names checkpoint %" PRIu64
+                       "; repair from the peers",
+                       image->dir, image->mark_sequence);
+    }
+    return ERR_NOTFOUND;
+}
+
+int image_load_arena(struct image *image, bool look_only, struct arena *arena, struct err_text *e)
+{
     int rv = super_read(image, e);
     if (rv == ERR_NOTFOUND) {
-        char path[IMAGE_PATH_BYTES];
-        struct env_file *file = NULL;
-        if (image_path(image->dir, "image.pm", path) == 0 &&
-            env_file_open(image->env, path, ENV_OPEN_READ, &file) == 0) {
-            env_file_close(image->env, file);
-            return err_set(e, ERR_UNSUPPORTED, "%s: holds an image of the pmem mode", image->dir);
-        }
-        if (mark_sequence != 0) {
-            return err_set(e, ERR_CORRUPT,
-                           "%s: no image, but the log names checkpoint %" PRIu64
-                           "; repair from the peers",
-                           image->dir, mark_sequence);
-        }
-        return 0;
+        return no_image(image, e);
     }
     if (rv == 0) {
-        rv = super_check(image, mark_sequence, e);
+        rv = super_check(image, image->mark_sequence, e);
     }
     if (rv != 0) {
         return rv;
     }
+    /* Its granules may be larger than the smallest that the limit allows: then the heap has less
+     * address space than this. Its header will say. */
     struct heap_regions regions;
-    struct arena arena;
-    heap_regions_of(image->super.bytes_max, &regions);
-    rv = arena_open(&arena, regions.end >> PAGE_SHIFT);
+    heap_regions_of(image->super.bytes_max, 0, &regions);
+    rv = arena_open(arena, regions.end >> PAGE_SHIFT);
     if (rv != 0) {
         return rv;
     }
     for (uint32_t i = 0; i < image->super.file_count && rv == 0; i++) {
-        rv = pages_load(image, &image->super.files[i], &arena, e);
+        rv = pages_load(image, &image->super.files[i], look_only, arena, e);
     }
-    if (rv == 0 && arena.digest != image->super.digest) {
+    if (rv == 0 && arena->digest != image->super.digest) {
         rv =
             err_set(e, ERR_CORRUPT, "%s: the pages don't have the checkpoint's digest", image->dir);
     }
-    struct heap *loaded = NULL;
-    if (rv == 0) {
-        rv = heap_adopt(&arena, image->super.bytes_max, &loaded, e);
-    }
     if (rv != 0) {
-        arena_close(&arena);
+        arena_close(arena);
+    }
+    return rv;
+}
+
+int image_adopt(const struct image *image, struct arena *arena, uint64_t bytes_max,
+                struct heap **heap, struct err_text *e)
+{
+    struct heap *loaded = NULL;
+    int rv = heap_adopt(arena, bytes_max, &loaded, e);
+    if (rv != 0) {
+        arena_close(arena);
         return rv;
     }
     if (header(loaded)->uid != image->uid || heap_index(loaded) != image->super.index ||
         heap_term(loaded) != image->super.term) {
         heap_free(loaded);
-        return err_set(e, ERR_CORRUPT, "%s: the heap isn't the superblock's", image->dir);
+        return err_set(e, ERR_CORRUPT, "%s: the heap isn't the one that the image names",
+                       image->dir);
     }
     *heap = loaded;
     return 0;
+}
+
+int image_load(struct image *image, struct heap **heap, struct err_text *e)
+{
+    struct arena arena;
+    *heap = NULL;
+    int rv = image_load_arena(image, false, &arena, e);
+    if (rv != 0) {
+        return rv == ERR_NOTFOUND ? 0 : rv;
+    }
+    return image_adopt(image, &arena, image->super.bytes_max, heap, e);
 }
 
 /* ---- names we know ---- */

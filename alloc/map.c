@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "alloc/engine.h"
+#include "base/hash.h"
 
 struct path {
     uint64_t at[MAP_HEIGHT_MAX + 2];
@@ -46,14 +47,43 @@ static int key_compare(struct slice a, struct slice b)
     return a.len < b.len ? -1 : a.len > b.len;
 }
 
+/* The two of a key, newest first. Nodes keep their place until they are freed, which forgets it.
+ * Without this a look-up touches another page at nearly every level of the tree, and where many
+ * shards take turns each of them is a miss in the caches and in the TLB. */
+static uint64_t *known_places(const struct heap *h, enum heap_map map, struct slice key)
+{
+    return &h->map_places[hash64(map, key.data, key.len) & (MAP_PLACES - 2)];
+}
+
+static void forget_place(struct heap *h, enum heap_map map, struct slice key, uint64_t place)
+{
+    uint64_t *known = known_places(h, map, key);
+    for (unsigned i = 0; i < 2; i++) {
+        if (known[i] == place) {
+            known[i] = 0;
+        }
+    }
+}
+
 static uint64_t find(const struct heap *h, enum heap_map map, struct slice key)
 {
     assert(map < HEAP_MAP_COUNT);
+    uint64_t *known = known_places(h, map, key);
+    for (unsigned i = 0; i < 2; i++) {
+        if (known[i] != 0) {
+            const struct map_node *n = node_get(h, known[i]);
+            if (n->map == map && key_compare(key, node_key(n)) == 0) {
+                return known[i];
+            }
+        }
+    }
     uint64_t at = header(h)->maps[map].root;
     while (at != 0) {
         const struct map_node *n = node_get(h, at);
         int c = key_compare(key, node_key(n));
         if (c == 0) {
+            known[1] = known[0];
+            known[0] = at;
             return at;
         }
         at = c < 0 ? n->left : n->right;
@@ -212,13 +242,14 @@ static int node_new(struct heap *h, enum heap_map map, struct slice key, struct 
                     uint64_t *out)
 {
     uint64_t at = value_offset(key.len);
-    int rv = block_alloc(h, POOL_INTERNAL, at + value.len, 0, out);
+    int rv = block_alloc(h, POOL_MAPS, at + value.len, out);
     if (rv != 0) {
         return rv;
     }
     uint8_t *bytes = arena_write(&h->arena, block_address(h, *out), at + value.len);
     memset(bytes, 0, at);
     struct map_node *n = (struct map_node *)(void *)bytes;
+    n->magic = BLOCK_MAGIC_MAP;
     n->value_len = (uint32_t)value.len;
     n->key_len = (uint16_t)key.len;
     n->height = 1;
@@ -260,7 +291,8 @@ int heap_map_put(struct heap *heap, enum heap_map map, struct slice key, struct 
         n->right = o->right;
         n->height = o->height;
         relink(heap, map, &path, path.depth - 1, old, fresh);
-        block_free(heap, old);
+        forget_place(heap, map, key, old);
+        block_free(heap, POOL_MAPS, old);
         return 0;
     }
     header_edit(heap)->maps[map].count++;
@@ -309,7 +341,8 @@ int heap_map_delete(struct heap *heap, enum heap_map map, struct slice key)
         rebalance(heap, map, &path, path.depth);
     }
     header_edit(heap)->maps[map].count--;
-    block_free(heap, at);
+    forget_place(heap, map, key, at);
+    block_free(heap, POOL_MAPS, at);
     return 0;
 }
 
@@ -342,4 +375,23 @@ int heap_map_next(const struct heap *heap, enum heap_map map, struct slice after
     *key = node_key(node_get(heap, best));
     *value = node_value(node_get(heap, best));
     return 0;
+}
+
+void map_moved(struct heap *h, uint64_t from, uint64_t to)
+{
+    const struct map_node *n = node_get(h, to);
+    enum heap_map map = (enum heap_map)n->map;
+    assert(n->magic == BLOCK_MAGIC_MAP);
+    assert(map < HEAP_MAP_COUNT);
+    /* The key leads to the parent: the bytes at `from`, which may be gone, aren't looked at. */
+    struct path path = {.depth = 0};
+    for (uint64_t at = header(h)->maps[map].root; at != from;) {
+        assert(at != 0);
+        assert(path.depth < MAP_HEIGHT_MAX);
+        path.at[path.depth++] = at;
+        const struct map_node *above = node_get(h, at);
+        at = key_compare(node_key(n), node_key(above)) < 0 ? above->left : above->right;
+    }
+    relink(h, map, &path, path.depth, from, to);
+    forget_place(h, map, node_key(n), from);
 }

@@ -17,9 +17,13 @@ int heap_receive_open(uint64_t page_count, uint64_t bytes_max, struct heap_recei
     if (!heap_bytes_max_is_valid(bytes_max)) {
         return ERR_INVAL;
     }
+    /* How large its granules are only its header says: room for the smallest, which need the most
+     * (heap_adopt() looks at the rest). */
     struct heap_regions regions;
-    heap_regions_of(bytes_max, &regions);
-    if (page_count < regions.data_at >> PAGE_SHIFT || page_count > regions.end >> PAGE_SHIFT) {
+    struct heap_regions least;
+    heap_regions_of(bytes_max, 0, &regions);
+    heap_regions_of(bytes_max, GRANULE_SHIFT_MAX, &least);
+    if (page_count < least.data_at >> PAGE_SHIFT || page_count > regions.end >> PAGE_SHIFT) {
         return ERR_INVAL;
     }
     struct heap_receive *r = mem_zalloc(sizeof *r);

@@ -1,24 +1,19 @@
-/* Blocks: small ones from slabs of their class, larger ones as extents of their own. */
+/* Blocks: small ones from slabs of their class and pool, larger ones as extents of their own. */
 #include <string.h>
 
 #include "alloc/engine.h"
 
-#define PLACE_EXTENT(place) ((uint32_t)((place)&EXTENT_INDEX_MASK))
-#define PLACE_BLOCK(place)  ((uint32_t)((place) >> EXTENT_INDEX_BITS))
-
 /* 32..128 in steps of 16, then 8 per doubling to 1 KiB, then 4 per doubling to 4 KiB. */
+static const uint16_t sizes[SLAB_CLASSES] = {
+    32,  48,  64,  80,  96,   112,  128,  144,  160,  176,  192,  208,  224,
+    240, 256, 288, 320, 352,  384,  416,  448,  480,  512,  576,  640,  704,
+    768, 832, 896, 960, 1024, 1280, 1536, 1792, 2048, 2560, 3072, 3584, 4096,
+};
+
 uint32_t class_bytes(uint32_t class_number)
 {
     assert(class_number < SLAB_CLASSES);
-    if (class_number < 7) {
-        return 32 + class_number * 16;
-    }
-    if (class_number < 31) {
-        uint32_t i = class_number - 7;
-        return (128u << i / 8) / 8 * (9 + i % 8);
-    }
-    uint32_t i = class_number - 31;
-    return (1024u << i / 4) / 4 * (5 + i % 4);
+    return sizes[class_number];
 }
 
 uint32_t class_of(uint64_t bytes)
@@ -55,74 +50,129 @@ uint32_t slab_shape(uint64_t slab_bytes, uint32_t class_number, uint32_t *first)
 }
 
 /* The header only; the bitmap's word is marked by who changes it. */
-static struct slab *slab_edit(struct heap *h, uint32_t i)
+static struct slab *slab_edit(struct heap *h, uint64_t granule)
 {
-    return (struct slab *)arena_write(&h->arena, extent_address(h, extent_get(h, i)),
-                                      sizeof(struct slab));
+    return (struct slab *)arena_write(&h->arena, granule_address(h, granule), sizeof(struct slab));
 }
 
-static uint64_t *slab_word_edit(struct heap *h, uint32_t i, uint32_t word)
+static uint64_t *word_edit(struct heap *h, uint64_t granule, uint32_t word)
 {
-    uint64_t at = extent_address(h, extent_get(h, i)) + sizeof(struct slab) + word * 8u;
-    return (uint64_t *)arena_write(&h->arena, at, 8);
+    uint64_t at = granule_address(h, granule) + sizeof(struct slab) + word * sizeof(uint64_t);
+    return (uint64_t *)arena_write(&h->arena, at, sizeof(uint64_t));
 }
 
-static void list_append(struct heap *h, struct slab_list *list, uint32_t i)
+uint64_t slab_of(const struct heap *h, uint64_t place)
 {
-    struct slab *s = slab_edit(h, i);
+    assert(place_class(place) != PLACE_NO_CLASS);
+    return extent_of(h, place_granule(h, place));
+}
+
+/* ---- the list of slabs with a free block ---- */
+
+static void list_append(struct heap *h, struct slab_list *list, uint64_t granule)
+{
+    struct slab *s = slab_edit(h, granule);
+    uint32_t link = (uint32_t)granule + 1;
     s->next = 0;
     s->prev = list->tail;
     if (list->tail != 0) {
-        slab_edit(h, list->tail)->next = i;
+        slab_edit(h, list->tail - 1)->next = link;
     } else {
-        list->head = i;
+        list->head = link;
     }
-    list->tail = i;
+    list->tail = link;
     list->partial++;
 }
 
-static void list_take(struct heap *h, struct slab_list *list, uint32_t i)
+/* Slabs beside this one in the list get other neighbours. */
+static void list_relink(struct heap *h, struct slab_list *list, const struct slab *s,
+                        uint32_t for_next, uint32_t for_prev)
 {
-    struct slab *s = slab_edit(h, i);
     if (s->prev != 0) {
-        slab_edit(h, s->prev)->next = s->next;
+        slab_edit(h, s->prev - 1)->next = for_next;
     } else {
-        list->head = s->next;
+        list->head = for_next;
     }
     if (s->next != 0) {
-        slab_edit(h, s->next)->prev = s->prev;
+        slab_edit(h, s->next - 1)->prev = for_prev;
     } else {
-        list->tail = s->prev;
+        list->tail = for_prev;
     }
+}
+
+static void list_take(struct heap *h, struct slab_list *list, uint64_t granule)
+{
+    struct slab *s = slab_edit(h, granule);
+    list_relink(h, list, s, s->next, s->prev);
     s->next = s->prev = 0;
     list->partial--;
+}
+
+void slab_moved(struct heap *h, uint64_t granule, uint64_t to)
+{
+    assert(to < granule);
+    const struct slab *s = slab_get(h, to);
+    if (s->used < s->blocks) {
+        uint32_t link = (uint32_t)to + 1;
+        list_relink(h, &header_edit(h)->slabs[s->pool][s->class], s, link, link);
+    }
+}
+
+/* ---- slabs ---- */
+
+/* The extent becomes an empty slab. */
+static void slab_make(struct heap *h, enum pool pool, uint32_t class_number, uint64_t granule)
+{
+    uint64_t bytes = extent_granules(h, granule) << h->regions.granule_shift;
+    uint32_t first = 0;
+    uint32_t blocks = slab_shape(bytes, class_number, &first);
+    struct slab *s = arena_write(&h->arena, granule_address(h, granule), first);
+    memset(s, 0, first);
+    s->magic = BLOCK_MAGIC_SLAB;
+    s->class = (uint8_t)class_number;
+    s->pool = (uint8_t)pool;
+    s->blocks = (uint16_t)blocks;
+    s->first = first;
+    struct slab_list *list = &header_edit(h)->slabs[pool][class_number];
+    list->slabs++;
+    list_append(h, list, granule);
+    h->room.blocks[pool][class_number] += blocks;
 }
 
 static int slab_new(struct heap *h, enum pool pool, uint32_t class_number)
 {
     uint64_t bytes =
         header(h)->slabs[pool][class_number].slabs == 0 ? SLAB_BYTES_FIRST : SLAB_BYTES;
-    uint32_t i = 0;
-    int rv = extent_alloc(h, bytes, &i);
+    uint64_t granule = 0;
+    int rv = extent_alloc(h, false, bytes, &granule);
     if (rv == ERR_NOSPACE && bytes > SLAB_BYTES_FIRST) {
-        rv = extent_alloc(h, SLAB_BYTES_FIRST, &i); /* the last bits of a full heap */
+        rv = extent_alloc(h, false, SLAB_BYTES_FIRST, &granule); /* the last bits of a full heap */
     }
-    if (rv != 0) {
-        return rv;
+    if (rv == 0) {
+        slab_make(h, pool, class_number, granule);
     }
-    uint32_t first = 0;
-    uint32_t blocks =
-        slab_shape(extent_granules(h, i) << h->regions.granule_shift, class_number, &first);
-    struct extent *x = extent_edit(h, i);
-    x->a = first;
-    x->b = (uint32_t)EXTENT_SLAB << EXTENT_INDEX_BITS | class_number |
-           (pool == POOL_INTERNAL ? EXTENT_INTERNAL : 0);
-    memset(arena_write(&h->arena, extent_address(h, x), first), 0, first);
-    slab_edit(h, i)->blocks = (uint16_t)blocks;
-    struct slab_list *list = &header_edit(h)->slabs[pool][class_number];
-    list->slabs++;
-    list_append(h, list, i);
-    return 0;
+    return rv;
+}
+
+/* A block of a slab that has a free one. Its bytes are what they are. */
+static uint64_t block_take(struct heap *h, struct slab_list *list, uint64_t granule)
+{
+    struct slab *s = slab_edit(h, granule);
+    assert(s->used < s->blocks);
+    uint32_t word = s->hint;
+    while (s->map[word] == ~(uint64_t)0) {
+        word++;
+    }
+    uint32_t block = word * 64 + (uint32_t)__builtin_ctzll(~s->map[word]);
+    assert(block < s->blocks);
+    *word_edit(h, granule, word) |= (uint64_t)1 << (block & 63);
+    s->hint = (uint16_t)word;
+    s->used++;
+    h->room.blocks[s->pool][s->class]--;
+    if (s->used == s->blocks) {
+        list_take(h, list, granule);
+    }
+    return slab_place(h, granule, s, block);
 }
 
 static int slab_alloc(struct heap *h, enum pool pool, uint32_t class_number, uint64_t *place)
@@ -134,106 +184,178 @@ static int slab_alloc(struct heap *h, enum pool pool, uint32_t class_number, uin
             return rv;
         }
     }
-    uint32_t i = list->head;
-    struct slab *s = slab_edit(h, i);
-    uint32_t word = s->hint;
-    while (s->map[word] == ~(uint64_t)0) {
-        word++;
-    }
-    uint32_t block = word * 64 + (uint32_t)__builtin_ctzll(~s->map[word]);
-    assert(block < s->blocks);
-    *slab_word_edit(h, i, word) |= (uint64_t)1 << (block & 63);
-    s->hint = (uint16_t)word;
-    s->used++;
-    if (s->used == s->blocks) {
-        list_take(h, list, i);
-    }
-    *place = (uint64_t)block << EXTENT_INDEX_BITS | i;
+    *place = block_take(h, list, list->head - 1);
     uint32_t size = class_bytes(class_number);
     memset(arena_write(&h->arena, block_address(h, *place), size), 0, size);
     return 0;
 }
 
+static void slab_release(struct heap *h, struct slab_list *list, uint64_t granule)
+{
+    const struct slab *s = slab_get(h, granule);
+    assert(s->used == 0);
+    h->room.blocks[s->pool][s->class] -= s->blocks;
+    list_take(h, list, granule);
+    list->slabs--;
+    extent_free(h, granule);
+}
+
 static void slab_free(struct heap *h, enum pool pool, uint64_t place)
 {
-    uint32_t i = PLACE_EXTENT(place);
-    uint32_t block = PLACE_BLOCK(place);
-    struct slab_list *list =
-        &header_edit(h)->slabs[pool][extent_get(h, i)->b & (EXTENT_INTERNAL - 1)];
-    struct slab *s = slab_edit(h, i);
-    uint64_t *word = slab_word_edit(h, i, block / 64);
+    uint64_t granule = slab_of(h, place);
+    struct slab *s = slab_edit(h, granule);
+    assert(s->magic == BLOCK_MAGIC_SLAB);
+    assert(s->pool == pool);
+    assert(s->class == place_class(place));
+    uint64_t offset = place_offset(place) - (granule << h->regions.granule_shift) - s->first;
+    uint32_t block = (uint32_t)offset / class_bytes(s->class);
+    struct slab_list *list = &header_edit(h)->slabs[pool][s->class];
+    uint64_t *word = word_edit(h, granule, block / 64);
     assert((*word >> (block & 63) & 1) != 0);
     *word &= ~((uint64_t)1 << (block & 63));
     if (block / 64 < s->hint) {
         s->hint = (uint16_t)(block / 64);
     }
     if (s->used == s->blocks) {
-        list_append(h, list, i);
+        list_append(h, list, granule);
     }
     s->used--;
+    h->room.blocks[pool][s->class]++;
     /* One empty slab may stay, so that a class at its edge doesn't come and go. */
     if (s->used == 0 && list->partial > 1) {
-        list_take(h, list, i);
-        list->slabs--;
-        extent_free(h, i);
+        slab_release(h, list, granule);
     }
+}
+
+/* ---- for compaction ---- */
+
+void slab_new_small(struct heap *h, enum pool pool, uint32_t class_number)
+{
+    uint64_t granule = 0;
+    bool fits = extent_alloc_below(h, false, SLAB_BYTES_FIRST, space_granules(h), &granule);
+    assert(fits);
+    slab_make(h, pool, class_number, granule);
+}
+
+bool slab_alloc_elsewhere(struct heap *h, enum pool pool, uint32_t class_number, uint64_t granule,
+                          uint64_t *place)
+{
+    struct slab_list *list = &header_edit(h)->slabs[pool][class_number];
+    uint32_t link = list->head;
+    if (link == granule + 1) {
+        link = slab_get(h, granule)->next;
+    }
+    if (link == 0) {
+        return false;
+    }
+    *place = block_take(h, list, link - 1);
+    struct heap_header *hd = header_edit(h);
+    hd->block_count[pool]++;
+    hd->block_bytes[pool] += class_bytes(class_number);
+    return true;
+}
+
+void slab_drop(struct heap *h, uint64_t granule)
+{
+    const struct slab *s = slab_get(h, granule);
+    slab_release(h, &header_edit(h)->slabs[s->pool][s->class], granule);
+}
+
+uint64_t slab_free_blocks(struct heap *h, enum pool pool, uint32_t class_number)
+{
+    if (!h->room.known) {
+        memset(&h->room, 0, sizeof h->room);
+        for (uint32_t p = 0; p < POOLS; p++) {
+            for (uint32_t c = 0; c < SLAB_CLASSES; c++) {
+                for (uint32_t link = header(h)->slabs[p][c].head; link != 0;) {
+                    const struct slab *s = slab_get(h, link - 1);
+                    h->room.blocks[p][c] += (uint64_t)s->blocks - s->used;
+                    link = s->next;
+                }
+            }
+        }
+        h->room.known = true;
+    }
+    return h->room.blocks[pool][class_number];
+}
+
+bool slab_block_next(const struct heap *h, uint64_t granule, uint32_t from, uint32_t *block)
+{
+    const struct slab *s = slab_get(h, granule);
+    for (uint32_t word = from / 64; word < (s->blocks + 63u) / 64; word++) {
+        uint64_t bits = s->map[word];
+        if (word == from / 64) {
+            bits &= ~(uint64_t)0 << (from & 63);
+        }
+        if (bits != 0) {
+            *block = word * 64 + (uint32_t)__builtin_ctzll(bits);
+            return true;
+        }
+    }
+    return false;
 }
 
 /* ---- blocks of any size ---- */
 
-int block_alloc(struct heap *h, enum pool pool, uint64_t bytes, uint64_t slot, uint64_t *place)
+int block_alloc(struct heap *h, enum pool pool, uint64_t bytes, uint64_t *place)
 {
     int rv = 0;
+    uint64_t got = 0;
     *place = 0;
     if (bytes <= SLAB_BLOCK_BYTES_MAX) {
-        rv = slab_alloc(h, pool, class_of(bytes), place);
+        uint32_t class_number = class_of(bytes);
+        rv = slab_alloc(h, pool, class_number, place);
+        got = class_bytes(class_number);
     } else {
-        uint32_t i = 0;
-        rv = extent_alloc(h, bytes, &i);
-        if (rv == 0) {
-            struct extent *x = extent_edit(h, i);
-            x->a = (uint32_t)slot;
-            x->b |= (uint32_t)(slot >> 32) | (pool == POOL_INTERNAL ? EXTENT_INTERNAL : 0);
-            *place = i;
-        }
+        uint64_t granule = 0;
+        uint32_t shift = h->regions.granule_shift;
+        rv = extent_alloc(h, pool == POOL_OBJECTS, bytes, &granule);
+        *place = rv == 0 ? place_make(granule << shift, PLACE_NO_CLASS) : 0;
+        got = (bytes + ((uint64_t)1 << shift) - 1) >> shift << shift;
     }
     if (rv == 0) {
         struct heap_header *hd = header_edit(h);
         hd->block_count[pool]++;
-        hd->block_bytes[pool] += block_bytes(h, *place);
+        hd->block_bytes[pool] += got;
     }
     return rv;
 }
 
-void block_free(struct heap *h, uint64_t place)
+void block_free(struct heap *h, enum pool pool, uint64_t place)
 {
-    const struct extent *x = extent_get(h, PLACE_EXTENT(place));
-    enum pool pool = (x->b & EXTENT_INTERNAL) != 0 ? POOL_INTERNAL : POOL_OBJECTS;
     struct heap_header *hd = header_edit(h);
     hd->block_count[pool]--;
     hd->block_bytes[pool] -= block_bytes(h, place);
-    if (extent_state(x) == EXTENT_SLAB) {
+    if (place_class(place) != PLACE_NO_CLASS) {
         slab_free(h, pool, place);
     } else {
-        extent_free(h, PLACE_EXTENT(place));
+        assert(extent_is_object(h, place_granule(h, place)) == (pool == POOL_OBJECTS));
+        extent_free(h, place_granule(h, place));
     }
-}
-
-uint64_t block_address(const struct heap *h, uint64_t place)
-{
-    const struct extent *x = extent_get(h, PLACE_EXTENT(place));
-    uint64_t address = extent_address(h, x);
-    if (extent_state(x) == EXTENT_SLAB) {
-        address += x->a + (uint64_t)PLACE_BLOCK(place) * class_bytes(x->b & (EXTENT_INTERNAL - 1));
-    }
-    return address;
 }
 
 uint64_t block_bytes(const struct heap *h, uint64_t place)
 {
-    const struct extent *x = extent_get(h, PLACE_EXTENT(place));
-    if (extent_state(x) == EXTENT_SLAB) {
-        return class_bytes(x->b & (EXTENT_INTERNAL - 1));
+    uint32_t class_number = place_class(place);
+    if (class_number != PLACE_NO_CLASS) {
+        return class_bytes(class_number);
     }
-    return extent_granules(h, PLACE_EXTENT(place)) << h->regions.granule_shift;
+    return extent_granules(h, place_granule(h, place)) << h->regions.granule_shift;
+}
+
+bool block_resize(struct heap *h, enum pool pool, uint64_t place, uint64_t bytes)
+{
+    uint32_t class_number = place_class(place);
+    if (class_number != PLACE_NO_CLASS) {
+        return bytes <= SLAB_BLOCK_BYTES_MAX && class_of(bytes) == class_number;
+    }
+    if (bytes <= SLAB_BLOCK_BYTES_MAX) {
+        return false; /* a slab has a better one */
+    }
+    uint64_t before = block_bytes(h, place);
+    if (!extent_resize(h, place_granule(h, place), bytes)) {
+        return false;
+    }
+    header_edit(h)->block_bytes[pool] += block_bytes(h, place) - before;
+    return true;
 }

@@ -34,13 +34,18 @@ static struct slot_page *page_edit(struct heap *h, uint64_t page)
                                            sizeof(struct slot_page));
 }
 
-/* Page and entry lie in the same page of the arena: marked with page_edit() or here. */
-static uint64_t *entry_edit(struct heap *h, uint64_t slot)
+static const struct slot_page *page_get(const struct heap *h, uint64_t page)
 {
-    int64_t frame = slot_frame(h, slot / SLOTS_PER_PAGE);
+    int64_t frame = slot_frame(h, page);
     assert(frame >= 0);
-    return (uint64_t *)arena_write(
-        &h->arena, frame_address(h, (uint64_t)frame) + slot % SLOTS_PER_PAGE * 8, 8);
+    return (const struct slot_page *)arena_at(&h->arena, frame_address(h, (uint64_t)frame));
+}
+
+/* A slot page is one page of the arena: marking its header marks every entry. */
+static uint64_t *entry_of(struct slot_page *p, uint64_t slot)
+{
+    static_assert(SLOTS_PER_PAGE * 8 == PAGE_BYTES, "a slot page is a page");
+    return (uint64_t *)(void *)p + slot % SLOTS_PER_PAGE;
 }
 
 uint64_t slot_get(const struct heap *h, uint64_t slot)
@@ -53,33 +58,21 @@ uint64_t slot_get(const struct heap *h, uint64_t slot)
                                                       slot % SLOTS_PER_PAGE * 8);
 }
 
+/* A page that takes 510 slots into use: a frame, and with every 1024th a page of the directory. */
 static int page_new(struct heap *h)
 {
     const struct heap_header *hd = header(h);
     uint32_t page = hd->slot_pages;
-    if (page >= h->regions.slot_pages_max) {
-        return ERR_NOSPACE;
-    }
     uint32_t frame = hd->slot_frame_free;
-    if (frame == 0 && hd->slot_frames >= h->regions.frames_max) {
+    if (page >= h->regions.slot_pages_max ||
+        (frame == 0 && hd->slot_frames >= h->regions.frames_max)) {
         return ERR_NOSPACE;
     }
-    int rv = 0;
-    if (frame == 0) {
-        rv = space_take_page(h);
-    }
-    if (rv == 0 && page % (PAGE_BYTES / 4) == 0) {
-        /* The frame's page isn't counted yet: two pages are wanted at once. */
-        uint64_t want = space_bytes(h) + (frame == 0 ? 2 : 1) * PAGE_BYTES;
-        if (want > hd->bytes_max) {
-            rv = space_take_page(h);
-            if (rv == 0 && space_bytes(h) + (frame == 0 ? 2 : 1) * PAGE_BYTES > hd->bytes_max) {
-                rv = ERR_NOSPACE;
-            }
-        }
-        if (rv == 0) {
-            rv = arena_commit(&h->arena, h->regions.directory_at + (uint64_t)page * 4, 4);
-        }
+    uint64_t directory_at = h->regions.directory_at + (uint64_t)page * 4;
+    uint64_t pages = (uint64_t)(frame == 0) + (page % (PAGE_BYTES / 4) == 0);
+    int rv = pages == 0 ? 0 : space_take_pages(h, pages);
+    if (rv == 0) {
+        rv = arena_commit(&h->arena, directory_at, 4);
     }
     if (rv == 0) {
         rv = arena_commit(&h->arena, frame_address(h, frame != 0 ? frame - 1 : hd->slot_frames),
@@ -99,8 +92,7 @@ static int page_new(struct heap *h)
     }
     edit->slot_pages++;
     edit->slot_current = page + 1;
-    *(uint32_t *)arena_write(&h->arena, h->regions.directory_at + (uint64_t)page * 4, 4) =
-        frame + 1;
+    *(uint32_t *)arena_write(&h->arena, directory_at, 4) = frame + 1;
     struct slot_page *p =
         (struct slot_page *)arena_write(&h->arena, frame_address(h, frame), PAGE_BYTES);
     memset(p, 0, PAGE_BYTES);
@@ -110,39 +102,47 @@ static int page_new(struct heap *h)
     return 0;
 }
 
+/* The oldest page of the queue, or a new one, becomes the current page. */
+static int page_next(struct heap *h)
+{
+    uint32_t queued = header(h)->slot_queue_head;
+    if (queued == 0) {
+        return page_new(h);
+    }
+    struct slot_page *p = page_edit(h, queued - 1);
+    struct heap_header *hd = header_edit(h);
+    hd->slot_queue_head = p->next & NEXT_MASK;
+    if (hd->slot_queue_head == 0) {
+        hd->slot_queue_tail = 0;
+    }
+    hd->slot_queue_count--;
+    p->next = 0;
+    hd->slot_current = queued;
+    return 0;
+}
+
 int slot_prepare(struct heap *h, uint64_t *slot)
 {
     uint32_t current = header(h)->slot_current;
-    if (current == 0 || page_edit(h, current - 1)->free_count == 0) {
-        uint32_t queued = header(h)->slot_queue_head;
-        if (queued != 0) {
-            struct slot_page *p = page_edit(h, queued - 1);
-            struct heap_header *hd = header_edit(h);
-            hd->slot_queue_head = p->next & NEXT_MASK;
-            if (hd->slot_queue_head == 0) {
-                hd->slot_queue_tail = 0;
-            }
-            hd->slot_queue_count--;
-            p->next = 0;
-            hd->slot_current = queued;
-        } else {
-            int rv = page_new(h);
-            if (rv != 0) {
-                return rv;
-            }
+    const struct slot_page *p = current == 0 ? NULL : page_get(h, current - 1);
+    if (p == NULL || p->free_count == 0) {
+        int rv = page_next(h);
+        if (rv != 0) {
+            return rv;
         }
         current = header(h)->slot_current;
+        p = page_get(h, current - 1);
     }
-    const struct slot_page *p = page_edit(h, current - 1);
     assert(p->free_count > 0);
     *slot = (uint64_t)(current - 1) * SLOTS_PER_PAGE + (p->head != 0 ? p->head : p->fresh);
     return 0;
 }
 
-uint32_t slot_take(struct heap *h, uint64_t slot, uint64_t place)
+uint32_t slot_take(struct heap *h, uint64_t slot, enum slot_state state, uint64_t place)
 {
+    assert(state == SLOT_LIVE || state == SLOT_LEASED);
     struct slot_page *p = page_edit(h, slot / SLOTS_PER_PAGE);
-    uint64_t *entry = entry_edit(h, slot);
+    uint64_t *entry = entry_of(p, slot);
     assert(slot_word_state(*entry) == SLOT_FREE);
     uint32_t generation = 1;
     if (p->head != 0) {
@@ -154,10 +154,25 @@ uint32_t slot_take(struct heap *h, uint64_t slot, uint64_t place)
         p->fresh++;
     }
     p->free_count--;
-    *entry = slot_word(generation, SLOT_LIVE, place);
+    *entry = slot_word(generation, state, place);
     return generation;
 }
 
+static bool is_bound(uint64_t word)
+{
+    enum slot_state state = slot_word_state(word);
+    return state == SLOT_LIVE || state == SLOT_LEASED || state == SLOT_DEAD;
+}
+
+void slot_set(struct heap *h, uint64_t slot, enum slot_state state, uint64_t place)
+{
+    uint64_t *entry = entry_of(page_edit(h, slot / SLOTS_PER_PAGE), slot);
+    assert(is_bound(*entry));
+    *entry = slot_word(slot_word_generation(*entry), state, place);
+    assert(is_bound(*entry));
+}
+
+/* All its slots are retired: the frame is free for another page. */
 static void page_leave(struct heap *h, uint64_t page)
 {
     uint64_t frame = (uint64_t)slot_frame(h, page);
@@ -173,13 +188,28 @@ static void page_leave(struct heap *h, uint64_t page)
     }
 }
 
+/* A page with many free entries waits its turn at the end of the queue: first in, first out, so
+ * that the generations of all pages wear alike. */
+static void page_enqueue(struct heap *h, struct slot_page *p)
+{
+    struct heap_header *hd = header_edit(h);
+    p->next = SLOT_PAGE_QUEUED;
+    if (hd->slot_queue_tail != 0) {
+        page_edit(h, hd->slot_queue_tail - 1)->next = SLOT_PAGE_QUEUED | (p->page + 1);
+    } else {
+        hd->slot_queue_head = p->page + 1;
+    }
+    hd->slot_queue_tail = p->page + 1;
+    hd->slot_queue_count++;
+}
+
 void slot_release(struct heap *h, uint64_t slot)
 {
     uint64_t page = slot / SLOTS_PER_PAGE;
     struct slot_page *p = page_edit(h, page);
-    uint64_t *entry = entry_edit(h, slot);
+    uint64_t *entry = entry_of(p, slot);
     uint32_t generation = slot_word_generation(*entry);
-    assert(slot_word_state(*entry) == SLOT_LIVE);
+    assert(is_bound(*entry));
     if (generation == SLOT_GENERATION_MAX) {
         *entry = slot_word(generation, SLOT_RETIRED, 0);
         p->retired++;
@@ -191,21 +221,12 @@ void slot_release(struct heap *h, uint64_t slot)
     *entry = slot_word(generation + 1, SLOT_FREE, p->head);
     p->head = (uint16_t)(slot % SLOTS_PER_PAGE);
     p->free_count++;
-    struct heap_header *hd = header_edit(h);
     /* A page with many retired slots may never have so many free ones: then all that can be is
      * enough. */
     uint32_t enough =
         SLOTS_USABLE - p->retired < SLOT_PAGE_REUSE ? SLOTS_USABLE - p->retired : SLOT_PAGE_REUSE;
     if (p->free_count >= enough && (p->next & SLOT_PAGE_QUEUED) == 0 &&
-        hd->slot_current != page + 1) {
-        p->next = SLOT_PAGE_QUEUED;
-        if (hd->slot_queue_tail != 0) {
-            struct slot_page *tail = page_edit(h, hd->slot_queue_tail - 1);
-            tail->next = SLOT_PAGE_QUEUED | (uint32_t)(page + 1);
-        } else {
-            hd->slot_queue_head = (uint32_t)(page + 1);
-        }
-        hd->slot_queue_tail = (uint32_t)(page + 1);
-        hd->slot_queue_count++;
+        header(h)->slot_current != page + 1) {
+        page_enqueue(h, p);
     }
 }

@@ -1,393 +1,487 @@
-/* Extents: the improved buddy as segregated fit. Every byte of the data region belongs to exactly
- * one extent; extents form a chain in address order, free ones also a list per bin. All links are
- * indexes into the table of descriptors. */
-#include <string.h>
-
-#include "alloc/engine.h"
+/* Extents: runs of granules. The granule maps are all there is; where the next one goes is the
+ * lowest place that fits, so it follows from the maps alone (ADR 0005).
+ *
+ * Whole pages inside free space are absent; bytes of a free run that share a page with something
+ * used may be anything, and are zeroed when they are handed out. */
+#include "alloc/space_index.h"
 
 #define GROW_BYTES     ((uint64_t)1 << 20)
 #define GROW_BYTES_MAX ((uint64_t)64 << 20)
 #define SHRINK_BYTES   ((uint64_t)64 << 10)
-#define BIN_TRIES      4
 
-uint64_t extent_granules(const struct heap *h, uint32_t i)
+static uint64_t up(uint64_t bytes, uint64_t unit)
 {
-    const struct extent *x = extent_get(h, i);
-    uint64_t end = x->next != 0 ? extent_get(h, x->next)->at
-                                : header(h)->data_bytes >> h->regions.granule_shift;
-    return end - x->at;
+    return (bytes + unit - 1) & ~(unit - 1);
 }
 
-static void set_state(struct extent *x, enum extent_state state, uint32_t b)
+static uint64_t down(uint64_t bytes, uint64_t unit)
 {
-    x->b = b | (uint32_t)state << EXTENT_INDEX_BITS;
+    return bytes & ~(unit - 1);
 }
 
-/* ---- bins ---- */
+/* ---- regions ---- */
 
-uint32_t bin_of(uint64_t granules)
+static uint32_t granule_shift_min(uint64_t bytes_max)
 {
-    if (granules < BIN_COLUMNS) {
-        return (uint32_t)granules;
+    uint32_t shift = GRANULE_SHIFT_MIN;
+    while (bytes_max >> shift > (uint64_t)1 << 32) {
+        shift++;
     }
-    uint32_t log = 63 - (uint32_t)__builtin_clzll(granules);
-    return (log - 3) * BIN_COLUMNS + (uint32_t)(granules >> (log - 4) & 15);
+    return shift;
 }
 
-/* Smallest bin all of whose extents have at least so many granules. */
-static uint32_t bin_above(uint64_t granules)
+bool heap_granule_shift_is_valid(uint64_t bytes_max, uint32_t granule_shift)
 {
-    if (granules < BIN_COLUMNS) {
-        return (uint32_t)granules;
-    }
-    uint32_t log = 63 - (uint32_t)__builtin_clzll(granules);
-    return bin_of(granules + ((uint64_t)1 << (log - 4)) - 1);
+    return granule_shift == 0 ||
+           (granule_shift >= granule_shift_min(bytes_max) && granule_shift <= GRANULE_SHIFT_MAX);
 }
 
-static void bin_insert(struct heap *h, uint32_t i, uint64_t granules)
+static uint64_t map_bytes(uint64_t granules)
 {
-    struct heap_header *hd = header_edit(h);
-    uint32_t bin = bin_of(granules);
-    uint32_t row = bin / BIN_COLUMNS;
-    uint32_t column = bin % BIN_COLUMNS;
-    struct extent *x = extent_edit(h, i);
-    uint32_t head = hd->bins[row][column];
-    x->a = head;
-    set_state(x, EXTENT_FREE, 0);
-    if (head != 0) {
-        set_state(extent_edit(h, head), EXTENT_FREE, i);
-    }
-    hd->bins[row][column] = i;
-    hd->bin_columns[row] = (uint16_t)(hd->bin_columns[row] | 1u << column);
-    hd->bin_rows |= 1u << row;
-    hd->free_granules += granules;
+    return up((granules + 63) / 64 * sizeof(struct granules), PAGE_BYTES);
 }
 
-static void bin_remove(struct heap *h, uint32_t i, uint64_t granules)
+void heap_regions_of(uint64_t bytes_max, uint32_t granule_shift, struct heap_regions *out)
 {
-    struct heap_header *hd = header_edit(h);
-    uint32_t bin = bin_of(granules);
-    uint32_t row = bin / BIN_COLUMNS;
-    uint32_t column = bin % BIN_COLUMNS;
-    const struct extent *x = extent_get(h, i);
-    assert(extent_state(x) == EXTENT_FREE);
-    uint32_t next = x->a;
-    uint32_t prev = x->b & EXTENT_INDEX_MASK;
-    if (next != 0) {
-        set_state(extent_edit(h, next), EXTENT_FREE, prev);
+    assert(heap_bytes_max_is_valid(bytes_max));
+    assert(heap_granule_shift_is_valid(bytes_max, granule_shift));
+    out->granule_shift = granule_shift != 0 ? granule_shift : granule_shift_min(bytes_max);
+    /* A live slot has a block of 32 bytes at least, so a quarter is more than can ever be live; a
+     * page's slots can be used 16383 times each, and 256 generations of pages keep a busy heap
+     * going for years. */
+    uint64_t frames = bytes_max / 4 / PAGE_BYTES;
+    uint64_t pages = frames * 256;
+    out->slot_pages_max = pages < SLOT_PAGES_MAX ? (uint32_t)pages : SLOT_PAGES_MAX;
+    out->frames_max = frames < UINT32_MAX ? (uint32_t)frames : UINT32_MAX - 1;
+    out->granules_max = bytes_max >> out->granule_shift;
+    out->directory_at = PAGE_BYTES;
+    out->granules_at = out->directory_at + up((uint64_t)out->slot_pages_max * 4, PAGE_BYTES);
+    out->frames_at = out->granules_at + map_bytes(out->granules_max);
+    out->data_at = out->frames_at + (uint64_t)out->frames_max * PAGE_BYTES;
+    out->end = out->data_at + bytes_max;
+}
+
+/* ---- the maps ---- */
+
+static inline uint64_t bit_of(uint64_t granule)
+{
+    return (uint64_t)1 << (granule & 63);
+}
+
+/* Bits of [from, end) that lie in this word. */
+static inline uint64_t mask_of(uint64_t word, uint64_t from, uint64_t end)
+{
+    uint64_t mask = ~(uint64_t)0;
+    if (word == from / 64) {
+        mask &= ~(uint64_t)0 << (from & 63);
     }
-    if (prev != 0) {
-        extent_edit(h, prev)->a = next;
-    } else {
-        assert(hd->bins[row][column] == i);
-        hd->bins[row][column] = next;
-        if (next == 0) {
-            hd->bin_columns[row] = (uint16_t)(hd->bin_columns[row] & ~(1u << column));
-            if (hd->bin_columns[row] == 0) {
-                hd->bin_rows &= ~(1u << row);
-            }
+    if (word == end / 64) {
+        mask &= bit_of(end) - 1;
+    }
+    return mask;
+}
+
+/* Words first .. last, marked as changed. */
+static struct granules *words_edit(struct heap *h, uint64_t first, uint64_t last)
+{
+    return (struct granules *)arena_write(&h->arena,
+                                          h->regions.granules_at + first * sizeof(struct granules),
+                                          (last - first + 1) * sizeof(struct granules));
+}
+
+/* Free granules become further ones of an extent. from < end. */
+static void mark_used(struct heap *h, uint64_t from, uint64_t end)
+{
+    uint64_t first = from / 64;
+    uint64_t last = (end - 1) / 64;
+    struct granules *g = words_edit(h, first, last);
+    for (uint64_t w = first; w <= last; w++, g++) {
+        uint64_t mask = mask_of(w, from, end);
+        assert(((g->used | g->start) & mask) == 0);
+        g->used |= mask;
+    }
+}
+
+static void mark_start(struct heap *h, uint64_t granule, bool object)
+{
+    struct granules *g = words_edit(h, granule / 64, granule / 64);
+    g->start |= bit_of(granule);
+    if (!object) {
+        g->used &= ~bit_of(granule);
+    }
+}
+
+static void mark_free(struct heap *h, uint64_t from, uint64_t end)
+{
+    uint64_t first = from / 64;
+    uint64_t last = (end - 1) / 64;
+    struct granules *g = words_edit(h, first, last);
+    for (uint64_t w = first; w <= last; w++, g++) {
+        uint64_t mask = mask_of(w, from, end);
+        assert(((g->used | g->start) & mask) == mask);
+        g->used &= ~mask;
+        g->start &= ~mask;
+    }
+}
+
+uint64_t space_granules(const struct heap *h)
+{
+    return header(h)->data_bytes >> h->regions.granule_shift;
+}
+
+uint64_t space_used_between(const struct heap *h, uint64_t from, uint64_t to)
+{
+    uint64_t count = 0;
+    for (uint64_t w = from / 64; from < to && w <= (to - 1) / 64; w++) {
+        const struct granules *g = granules_at(h, w);
+        count += (uint64_t)__builtin_popcountll((g->used | g->start) & mask_of(w, from, to));
+    }
+    return count;
+}
+
+uint64_t space_largest_free(const struct heap *h)
+{
+    return index_longest(h);
+}
+
+/* ---- looking at extents ---- */
+
+static bool is_start(const struct heap *h, uint64_t granule)
+{
+    return (granules_at(h, granule / 64)->start & bit_of(granule)) != 0;
+}
+
+bool extent_is_object(const struct heap *h, uint64_t granule)
+{
+    assert(is_start(h, granule));
+    return (granules_at(h, granule / 64)->used & bit_of(granule)) != 0;
+}
+
+/* The granule behind it. */
+static uint64_t extent_end(const struct heap *h, uint64_t granule)
+{
+    assert(is_start(h, granule));
+    uint64_t total = space_granules(h);
+    for (uint64_t w = (granule + 1) / 64; w * 64 < total; w++) {
+        const struct granules *g = granules_at(h, w);
+        uint64_t over = ~(g->used & ~g->start) & mask_of(w, granule + 1, UINT64_MAX);
+        if (over != 0) {
+            return w * 64 + (uint64_t)__builtin_ctzll(over);
         }
     }
-    hd->free_granules -= granules;
+    return total;
 }
 
-/* A free extent with at least so many granules, or 0. */
-static uint32_t bin_find(const struct heap *h, uint64_t granules)
+uint64_t extent_granules(const struct heap *h, uint64_t granule)
 {
-    const struct heap_header *hd = header(h);
-    uint32_t own = bin_of(granules);
-    uint32_t i = hd->bins[own / BIN_COLUMNS][own % BIN_COLUMNS];
-    for (int tries = 0; i != 0 && tries < BIN_TRIES; tries++) {
-        if (extent_granules(h, i) >= granules) {
-            return i;
+    return extent_end(h, granule) - granule;
+}
+
+uint64_t extent_next(const struct heap *h, uint64_t from)
+{
+    uint64_t total = space_granules(h);
+    for (uint64_t w = from / 64; w * 64 < total; w++) {
+        uint64_t starts = granules_at(h, w)->start & mask_of(w, from, UINT64_MAX);
+        if (starts != 0) {
+            return w * 64 + (uint64_t)__builtin_ctzll(starts);
         }
-        i = extent_get(h, i)->a;
     }
-    uint32_t bin = bin_above(granules);
-    if (bin >= BIN_ROWS * BIN_COLUMNS) {
-        return 0;
-    }
-    uint32_t row = bin / BIN_COLUMNS;
-    uint32_t columns = hd->bin_columns[row] & (~0u << bin % BIN_COLUMNS);
-    if (columns == 0) {
-        uint32_t rows = row + 1 < 32 ? hd->bin_rows & (~0u << (row + 1)) : 0;
-        if (rows == 0) {
-            return 0;
+    return total;
+}
+
+uint64_t extent_next_internal(const struct heap *h, uint64_t from)
+{
+    uint64_t total = space_granules(h);
+    for (uint64_t w = from / 64; w * 64 < total; w++) {
+        const struct granules *g = granules_at(h, w);
+        uint64_t starts = g->start & ~g->used & mask_of(w, from, UINT64_MAX);
+        if (starts != 0) {
+            return w * 64 + (uint64_t)__builtin_ctzll(starts);
         }
-        row = (uint32_t)__builtin_ctz(rows);
-        columns = hd->bin_columns[row];
     }
-    return hd->bins[row][__builtin_ctz(columns)];
+    return total;
+}
+
+uint64_t extent_last_before(const struct heap *h, uint64_t end)
+{
+    uint64_t total = space_granules(h);
+    end = end < total ? end : total;
+    for (uint64_t w = (end + 63) / 64; w-- > 0;) {
+        uint64_t starts = granules_at(h, w)->start & mask_of(w, 0, end);
+        if (starts != 0) {
+            return w * 64 + 63 - (uint64_t)__builtin_clzll(starts);
+        }
+    }
+    return UINT64_MAX;
+}
+
+uint64_t extent_of(const struct heap *h, uint64_t granule)
+{
+    uint64_t w = granule / 64;
+    uint64_t starts = granules_at(h, w)->start & (~(uint64_t)0 >> (63 - (granule & 63)));
+    while (starts == 0) {
+        assert(w > 0);
+        starts = granules_at(h, --w)->start;
+    }
+    return w * 64 + 63 - (uint64_t)__builtin_clzll(starts);
+}
+
+/* Where the free run at the end of the data begins. */
+static uint64_t tail_of(const struct heap *h)
+{
+    uint64_t last = extent_last_before(h, UINT64_MAX);
+    return last == UINT64_MAX ? 0 : extent_end(h, last);
 }
 
 /* ---- the budget ---- */
 
-static uint64_t pages_up(uint64_t bytes)
+/* The data ends at whole granules and whole pages. */
+static uint64_t data_unit(const struct heap *h)
 {
-    return (bytes + PAGE_BYTES - 1) & ~(PAGE_BYTES - 1);
+    uint64_t granule = (uint64_t)1 << h->regions.granule_shift;
+    return granule > PAGE_BYTES ? granule : PAGE_BYTES;
+}
+
+static uint64_t fixed_bytes(const struct heap *h)
+{
+    const struct heap_header *hd = header(h);
+    return PAGE_BYTES + up((uint64_t)hd->slot_pages * 4, PAGE_BYTES) +
+           (uint64_t)hd->slot_frames * PAGE_BYTES;
 }
 
 uint64_t space_bytes(const struct heap *h)
 {
-    const struct heap_header *hd = header(h);
-    return PAGE_BYTES + pages_up((uint64_t)hd->slot_pages * 4) +
-           pages_up((uint64_t)hd->extent_count * sizeof(struct extent)) +
-           (uint64_t)hd->slot_frames * PAGE_BYTES + hd->data_bytes;
+    return fixed_bytes(h) + map_bytes(space_granules(h)) + header(h)->data_bytes;
 }
 
-static void unlink_last(struct heap *h, uint32_t i)
+uint64_t space_data_bytes_max(const struct heap *h)
 {
-    struct heap_header *hd = header_edit(h);
-    uint32_t prev = extent_get(h, i)->prev;
-    assert(hd->extent_last == i);
-    hd->extent_last = prev;
-    if (prev != 0) {
-        extent_edit(h, prev)->next = 0;
-    } else {
-        hd->extent_first = 0;
-    }
-}
-
-static void descriptor_free(struct heap *h, uint32_t i)
-{
-    struct heap_header *hd = header_edit(h);
-    struct extent *x = extent_edit(h, i);
-    memset(x, 0, sizeof *x);
-    x->next = hd->extent_spare;
-    hd->extent_spare = i;
-    hd->extent_spare_count++;
-}
-
-/* Gives the tail of the data back to the budget, when it is free. */
-static bool tail_shrink(struct heap *h)
-{
-    uint32_t shift = h->regions.granule_shift;
-    uint32_t last = header(h)->extent_last;
-    if (last == 0 || extent_state(extent_get(h, last)) != EXTENT_FREE) {
-        return false;
-    }
-    uint64_t granules = extent_granules(h, last);
-    uint64_t bytes = (granules << shift) & ~(PAGE_BYTES - 1);
-    bytes = bytes < SHRINK_BYTES ? bytes : SHRINK_BYTES;
-    if (bytes == 0) {
-        return false;
-    }
-    bin_remove(h, last, granules);
-    granules -= bytes >> shift;
-    header_edit(h)->data_bytes -= bytes;
-    if (granules == 0) {
-        unlink_last(h, last);
-        descriptor_free(h, last);
-    } else {
-        bin_insert(h, last, granules);
-    }
-    return true;
-}
-
-int space_take_page(struct heap *h)
-{
+    uint64_t fixed = fixed_bytes(h);
     uint64_t max = header(h)->bytes_max;
-    if (space_bytes(h) + PAGE_BYTES <= max || tail_shrink(h)) {
+    uint64_t room = max > fixed ? max - fixed : 0;
+    /* Each page of the maps is needed for so much data: */
+    uint64_t part = (PAGE_BYTES / sizeof(struct granules) * 64) << h->regions.granule_shift;
+    uint64_t rest = room % (part + PAGE_BYTES);
+    uint64_t bytes =
+        room / (part + PAGE_BYTES) * part + (rest > PAGE_BYTES ? rest - PAGE_BYTES : 0);
+    return down(bytes, data_unit(h));
+}
+
+/* The tail of the data, `bytes` of it, goes. */
+static void data_cut(struct heap *h, uint64_t bytes)
+{
+    uint64_t before = space_granules(h);
+    header_edit(h)->data_bytes -= bytes;
+    uint64_t now = space_granules(h);
+    uint64_t pages = map_bytes(now) >> PAGE_SHIFT;
+    uint64_t gone = (map_bytes(before) >> PAGE_SHIFT) - pages;
+    if (gone != 0) {
+        arena_drop(&h->arena, (h->regions.granules_at >> PAGE_SHIFT) + pages, gone);
+    }
+    index_resize(h, before);
+}
+
+static uint64_t tail_bytes(const struct heap *h)
+{
+    return header(h)->data_bytes - up(tail_of(h) << h->regions.granule_shift, data_unit(h));
+}
+
+uint64_t space_trim(struct heap *h, uint64_t bytes)
+{
+    uint64_t tail = tail_bytes(h);
+    bytes = down(bytes < tail ? bytes : tail, data_unit(h));
+    if (bytes != 0) {
+        data_cut(h, bytes);
+    }
+    return bytes;
+}
+
+int space_take_pages(struct heap *h, uint64_t pages)
+{
+    uint64_t want = space_bytes(h) + pages * PAGE_BYTES;
+    uint64_t max = header(h)->bytes_max;
+    if (want <= max) {
         return 0;
     }
-    return ERR_NOSPACE;
-}
-
-/* ---- descriptors ---- */
-
-/* Two spare descriptors: one split and one growth need no more. */
-static int descriptors_prepare(struct heap *h)
-{
-    while (header(h)->extent_spare_count < 2) {
-        uint32_t i = header(h)->extent_count;
-        if (i >= h->regions.extents_max) {
-            return ERR_NOSPACE;
-        }
-        uint64_t end = ((uint64_t)i + 1) * sizeof(struct extent);
-        if (pages_up(end) != pages_up(end - sizeof(struct extent))) {
-            int rv = space_take_page(h);
-            if (rv != 0) {
-                return rv;
-            }
-            if (header(h)->extent_spare_count >= 2) {
-                return 0; /* the tail that made room gave its descriptor back */
-            }
-        }
-        int rv = arena_commit(&h->arena, h->regions.extents_at, end);
-        if (rv != 0) {
-            return rv;
-        }
-        header_edit(h)->extent_count = i + 1;
-        descriptor_free(h, i);
+    uint64_t need = up(want - max, data_unit(h));
+    uint64_t tail = tail_bytes(h);
+    if (tail < need) {
+        return ERR_NOSPACE;
     }
+    /* A little more, so that the next page doesn't come for it again. */
+    uint64_t more = need > SHRINK_BYTES ? need : SHRINK_BYTES;
+    data_cut(h, more < tail ? more : tail);
     return 0;
-}
-
-static uint32_t descriptor_take(struct heap *h)
-{
-    struct heap_header *hd = header_edit(h);
-    uint32_t i = hd->extent_spare;
-    assert(i != 0);
-    struct extent *x = extent_edit(h, i);
-    hd->extent_spare = x->next;
-    hd->extent_spare_count--;
-    memset(x, 0, sizeof *x);
-    return i;
 }
 
 /* ---- growth ---- */
 
-/* Makes the last extent a free one of at least so many granules. */
-static int data_grow(struct heap *h, uint64_t granules, uint32_t *out)
+/* Makes the free run at the end of the data at least `granules` long. */
+static int data_grow(struct heap *h, uint64_t granules, uint64_t *out)
 {
-    uint32_t shift = h->regions.granule_shift;
     const struct heap_header *hd = header(h);
-    uint32_t last = hd->extent_last;
-    uint64_t have = 0;
-    if (last != 0 && extent_state(extent_get(h, last)) == EXTENT_FREE) {
-        have = extent_granules(h, last);
-    }
-    assert(have < granules);
-    uint64_t need = pages_up((granules - have) << shift);
-    uint64_t used = space_bytes(h);
-    uint64_t room = hd->bytes_max > used ? hd->bytes_max - used : 0;
-    if (need > room) {
+    uint64_t unit = data_unit(h);
+    uint64_t tail = tail_of(h);
+    uint64_t now = hd->data_bytes;
+    uint64_t need = up((tail + granules) << h->regions.granule_shift, unit);
+    uint64_t most = space_data_bytes_max(h);
+    assert(need > now);
+    if (need > most) {
         return ERR_NOSPACE;
     }
-    uint64_t step = pages_up(hd->data_bytes / 16);
+    uint64_t step = up(now / 16, unit);
     step = step < GROW_BYTES ? GROW_BYTES : step > GROW_BYTES_MAX ? GROW_BYTES_MAX : step;
-    step = step < need ? need : step;
-    step = step > room ? room : step;
-    int rv = arena_commit(&h->arena, h->regions.data_at + hd->data_bytes, step);
+    uint64_t then = now + step > need ? now + step : need;
+    then = then < most ? then : most;
+    int rv = arena_commit(&h->arena, h->regions.data_at + now, then - now);
+    if (rv == 0) {
+        rv = arena_commit(&h->arena, h->regions.granules_at,
+                          map_bytes(then >> h->regions.granule_shift));
+    }
     if (rv != 0) {
         return rv;
     }
-    if (have != 0) {
-        bin_remove(h, last, have);
-        header_edit(h)->data_bytes += step;
-        bin_insert(h, last, have + (step >> shift));
-        *out = last;
-        return 0;
-    }
-    uint32_t i = descriptor_take(h);
-    struct heap_header *edit = header_edit(h);
-    struct extent *x = extent_edit(h, i);
-    x->at = (uint32_t)(edit->data_bytes >> shift);
-    x->prev = last;
-    if (last != 0) {
-        extent_edit(h, last)->next = i;
-    } else {
-        edit->extent_first = i;
-    }
-    edit->extent_last = i;
-    edit->data_bytes += step;
-    bin_insert(h, i, step >> shift);
-    *out = i;
+    uint64_t before = space_granules(h);
+    header_edit(h)->data_bytes = then;
+    index_resize(h, before);
+    *out = tail;
     return 0;
 }
 
-/* ---- allocate and free ---- */
+/* ---- absent pages ---- */
 
-int extent_alloc(struct heap *h, uint64_t bytes, uint32_t *out)
+/* Bytes of what was free until now read as zero. */
+static void zero_torn(struct heap *h, uint64_t from, uint64_t end)
+{
+    uint64_t at = granule_address(h, from);
+    uint64_t stop = granule_address(h, end);
+    uint64_t whole = up(at, PAGE_BYTES) < stop ? up(at, PAGE_BYTES) : stop;
+    if (whole > at) {
+        arena_zero(&h->arena, at, whole - at);
+    }
+    uint64_t tail = down(stop, PAGE_BYTES);
+    if (tail >= whole && stop > tail) {
+        arena_zero(&h->arena, tail, stop - tail);
+    }
+}
+
+/* Pages of [from, end), which became free, and at its edges, go when nothing in them is used. */
+static void drop_pages(struct heap *h, uint64_t from, uint64_t end)
 {
     uint32_t shift = h->regions.granule_shift;
-    uint64_t granules = (bytes + ((uint64_t)1 << shift) - 1) >> shift;
-    int rv = descriptors_prepare(h);
-    if (rv != 0) {
-        return rv;
+    uint64_t first = (from << shift) >> PAGE_SHIFT; /* of the data */
+    uint64_t stop = up(end << shift, PAGE_BYTES) >> PAGE_SHIFT;
+    if (shift < PAGE_SHIFT) {
+        uint32_t per_page = PAGE_SHIFT - shift;
+        if (space_used_between(h, first << per_page, from) != 0) {
+            first++;
+        }
+        if (first < stop && space_used_between(h, end, stop << per_page) != 0) {
+            stop--;
+        }
     }
-    uint32_t i = bin_find(h, granules);
-    if (i == 0) {
-        rv = data_grow(h, granules, &i);
+    if (first >= stop) {
+        return;
+    }
+    uint64_t base = h->regions.data_at >> PAGE_SHIFT;
+    /* Most pages of a large object that was never filled are absent already. */
+    uint64_t page = pageset_next(&h->arena.present, base + first, base + stop);
+    if (page < base + stop) {
+        arena_drop(&h->arena, page, base + stop - page);
+    }
+}
+
+/* ---- allocate, free, resize, slide ---- */
+
+static uint64_t granules_for(const struct heap *h, uint64_t bytes)
+{
+    assert(bytes > 0);
+    uint32_t shift = h->regions.granule_shift;
+    return (bytes + ((uint64_t)1 << shift) - 1) >> shift;
+}
+
+static void take(struct heap *h, bool object, uint64_t from, uint64_t end)
+{
+    mark_used(h, from, end);
+    mark_start(h, from, object);
+    index_update(h, from, end);
+    header_edit(h)->used_granules += end - from;
+    zero_torn(h, from, end);
+}
+
+int extent_alloc(struct heap *h, bool object, uint64_t bytes, uint64_t *granule)
+{
+    uint64_t count = granules_for(h, bytes);
+    uint64_t at = index_find(h, count);
+    if (at == INDEX_NONE) {
+        int rv = data_grow(h, count, &at);
         if (rv != 0) {
             return rv;
         }
     }
-    uint64_t have = extent_granules(h, i);
-    assert(have >= granules);
-    bin_remove(h, i, have);
-    struct extent *x = extent_edit(h, i);
-    x->a = 0;
-    set_state(x, EXTENT_USED, 0);
-    if (have > granules) {
-        uint32_t rest = descriptor_take(h);
-        struct extent *r = extent_edit(h, rest);
-        r->at = x->at + (uint32_t)granules;
-        r->prev = i;
-        r->next = x->next;
-        if (x->next != 0) {
-            extent_edit(h, x->next)->prev = rest;
-        } else {
-            header_edit(h)->extent_last = rest;
-        }
-        x->next = rest;
-        bin_insert(h, rest, have - granules);
-    }
-    /* Whole pages of a free extent are absent: only its torn ends may hold old bytes. */
-    uint64_t from = extent_address(h, x);
-    uint64_t end = from + (granules << shift);
-    uint64_t head = pages_up(from) < end ? pages_up(from) : end;
-    if (head > from) {
-        arena_zero(&h->arena, from, head - from);
-    }
-    uint64_t tail = end & ~(PAGE_BYTES - 1);
-    if (tail >= head && end > tail) {
-        arena_zero(&h->arena, tail, end - tail);
-    }
-    *out = i;
+    take(h, object, at, at + count);
+    *granule = at;
     return 0;
 }
 
-static void merge_with_next(struct heap *h, uint32_t i)
+bool extent_fits_below(const struct heap *h, uint64_t bytes, uint64_t limit, uint64_t *granule)
 {
-    struct extent *x = extent_edit(h, i);
-    uint32_t next = x->next;
-    bin_remove(h, next, extent_granules(h, next));
-    uint32_t behind = extent_get(h, next)->next;
-    x->next = behind;
-    if (behind != 0) {
-        extent_edit(h, behind)->prev = i;
-    } else {
-        header_edit(h)->extent_last = i;
-    }
-    descriptor_free(h, next);
+    uint64_t count = granules_for(h, bytes);
+    *granule = index_find(h, count);
+    return *granule < limit && count <= limit - *granule;
 }
 
-void extent_free(struct heap *h, uint32_t i)
+bool extent_alloc_below(struct heap *h, bool object, uint64_t bytes, uint64_t limit,
+                        uint64_t *granule)
 {
-    uint32_t shift = h->regions.granule_shift;
-    const struct extent *x = extent_get(h, i);
-    assert(extent_state(x) == EXTENT_USED || extent_state(x) == EXTENT_SLAB);
-    uint64_t from = extent_address(h, x);
-    uint64_t end = from + (extent_granules(h, i) << shift);
-    if (x->next != 0 && extent_state(extent_get(h, x->next)) == EXTENT_FREE) {
-        merge_with_next(h, i);
+    if (!extent_fits_below(h, bytes, limit, granule)) {
+        return false;
     }
-    uint32_t prev = extent_get(h, i)->prev;
-    if (prev != 0 && extent_state(extent_get(h, prev)) == EXTENT_FREE) {
-        bin_remove(h, prev, extent_granules(h, prev));
-        /* i isn't in a bin, so it goes by hand. */
-        uint32_t behind = extent_get(h, i)->next;
-        extent_edit(h, prev)->next = behind;
-        if (behind != 0) {
-            extent_edit(h, behind)->prev = prev;
-        } else {
-            header_edit(h)->extent_last = prev;
+    take(h, object, *granule, *granule + granules_for(h, bytes));
+    return true;
+}
+
+static void give_back(struct heap *h, uint64_t from, uint64_t end)
+{
+    mark_free(h, from, end);
+    index_update(h, from, end);
+    header_edit(h)->used_granules -= end - from;
+    drop_pages(h, from, end);
+}
+
+void extent_free(struct heap *h, uint64_t granule)
+{
+    give_back(h, granule, extent_end(h, granule));
+}
+
+bool extent_resize(struct heap *h, uint64_t granule, uint64_t bytes)
+{
+    uint64_t end = extent_end(h, granule);
+    uint64_t new_end = granule + granules_for(h, bytes);
+    if (new_end < end) {
+        give_back(h, new_end, end);
+    } else if (new_end > end) {
+        if (new_end > space_granules(h) || space_used_between(h, end, new_end) != 0) {
+            return false;
         }
-        descriptor_free(h, i);
-        i = prev;
+        mark_used(h, end, new_end);
+        index_update(h, end, new_end);
+        header_edit(h)->used_granules += new_end - end;
+        zero_torn(h, end, new_end);
     }
-    uint64_t granules = extent_granules(h, i);
-    bin_insert(h, i, granules);
-    /* Pages that are now wholly free become absent; those inside the neighbours already are. */
-    uint64_t whole_from = pages_up(extent_address(h, extent_get(h, i)));
-    uint64_t whole_end =
-        (extent_address(h, extent_get(h, i)) + (granules << shift)) & ~(PAGE_BYTES - 1);
-    from &= ~(PAGE_BYTES - 1);
-    end = pages_up(end);
-    from = from > whole_from ? from : whole_from;
-    end = end < whole_end ? end : whole_end;
-    if (end > from) {
-        arena_drop(&h->arena, from >> PAGE_SHIFT, (end - from) >> PAGE_SHIFT);
-    }
+    return true;
+}
+
+void extent_slide(struct heap *h, uint64_t granule, uint64_t to)
+{
+    assert(to < granule);
+    assert(space_used_between(h, to, granule) == 0);
+    bool object = extent_is_object(h, granule);
+    uint64_t end = extent_end(h, granule);
+    uint64_t new_end = to + (end - granule);
+    mark_free(h, granule, end);
+    mark_used(h, to, new_end);
+    mark_start(h, to, object);
+    index_update(h, to, end);
+    drop_pages(h, new_end > granule ? new_end : granule, end);
 }

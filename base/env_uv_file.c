@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "base/assert.h"
+#include "base/env_file.h"
 #include "base/internal.h"
 #include "base/mem.h"
 
@@ -24,7 +25,8 @@ struct env_file {
     bool aligned; /* opened with ENV_OPEN_DIRECT: its rules hold, whatever the file system does */
     _Atomic bool direct; /* O_DIRECT is really set */
     bool submits;        /* with it and O_DSYNC, writes may be submitted: env_uv_submit.c */
-    size_t map_bytes;    /* of the one mapping; 0 = none */
+    bool locked;
+    size_t map_bytes; /* of the one mapping; 0 = none */
 };
 
 static int open_retry(const char *path, int flags, mode_t mode)
@@ -72,6 +74,11 @@ static int file_open(struct env *env, const char *path, int flags, struct env_fi
 static void file_close(struct env_file *file)
 {
     assert(file->map_bytes == 0);
+    if (file->locked) {
+        /* A child that was forked meanwhile has the open file too, and would keep the lock. */
+        struct flock lock = {.l_type = F_UNLCK, .l_whence = SEEK_SET};
+        (void)fcntl(file->fd, F_OFD_SETLK, &lock);
+    }
     (void)close(file->fd);
     mem_free(file);
 }
@@ -205,6 +212,7 @@ static int file_lock(struct env_file *file)
         rv = fcntl(file->fd, F_OFD_SETLK, &lock);
     } while (rv != 0 && errno == EINTR);
     if (rv == 0) {
+        file->locked = true;
         return 0;
     }
     return errno == EAGAIN || errno == EACCES ? ERR_LOCKED : err_from_errno(errno);
@@ -348,7 +356,7 @@ static int disk_free(struct env *env, const char *path, uint64_t *bytes)
     return 0;
 }
 
-void env_uv__file_ops(struct env_ops *ops)
+void env_file_ops(struct env_ops *ops)
 {
     ops->file_open = file_open;
     ops->file_close = file_close;

@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "base/assert.h"
+#include "base/env_file.h"
 #include "base/internal.h"
 #include "base/mem.h"
 
@@ -264,7 +265,7 @@ static void ops_fill(struct env_ops *ops)
         .conn_close = no_conn_close,
         .conn_peer = no_conn_peer,
     };
-    env_uv__file_ops(ops);
+    env_file_ops(ops);
 }
 
 /* ---- life ---- */

@@ -53,7 +53,8 @@ enum err_class {
     X(SHUTDOWN,           31, ERR_CLASS_RETRYABLE,             "shutting down")                                    \
     X(LOCKED,             32, ERR_CLASS_NONE,                  "in use by another process")                        \
     X(TRUNCATED,          33, ERR_CLASS_NONE,                  "ends too early")                                   \
-    X(LIMIT,              34, ERR_CLASS_RETRYABLE,             "a limit of this session or shard is reached")
+    X(LIMIT,              34, ERR_CLASS_RETRYABLE,             "a limit of this session or shard is reached")         \
+    X(SNAPSHOT_TOO_OLD,   35, ERR_CLASS_NONE,                  "older than the history that is kept")
 /* clang-format on */
 
 enum err {

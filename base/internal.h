@@ -105,8 +105,7 @@ bool env_uv__submit(struct env *env, struct env_work *work, struct env_file *fil
                     size_t len, uint64_t offset, int *err);
 void env_uv__submits_finish(struct env_uv *e); /* after each waking */
 
-/* env_uv_file.c: fills the table's file and directory entries */
-void env_uv__file_ops(struct env_ops *ops);
+/* env_uv_file.c */
 /* The descriptor if such a write may be submitted (O_DIRECT and O_DSYNC are in force, all is
  * aligned), else -1. */
 int env_uv__file_submits(const struct env_file *file, const void *data, size_t len,

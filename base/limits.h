@@ -13,7 +13,8 @@
 #define USER_NAME_BYTES_MAX 63
 #define ADDRESS_BYTES_MAX   127         /* "host:port" */
 #define ROOT_NAME_BYTES_MAX 255         /* any bytes but NUL */
-#define OBJECT_BYTES_MAX    (64u << 20) /* one object */
+#define OBJECT_BYTES_MAX    (1u << 30)  /* one object */
+#define TYPE_BYTES_MAX      (16u << 10) /* an encoded type */
 #define WRITE_BYTES_MAX                                                                            \
     (512u << 10) /* payload of one write, compare-and-write or initialised alloc */
 #define READ_BYTES_MAX                                                                             \
@@ -29,8 +30,10 @@
 #define BULK_CHUNK_BYTES_MAX   (1u << 20) /* pages in one bulk frame */
 #define SESSIONS_PER_SHARD_MAX 4096
 #define SESSION_WINDOW_MAX     1024 /* commands in flight of one session on one shard */
-#define CONNECTIONS_MAX        4096 /* accepted connections of a node */
-#define HANDSHAKES_MAX         256  /* of them not yet authenticated */
+#define SESSION_LEASES_MAX     16   /* leases of slots of one session on one shard */
+#define RETENTION_MS_MAX       (366ull * 24 * 3600 * 1000) /* of a heap's history */
+#define CONNECTIONS_MAX        4096                        /* accepted connections of a node */
+#define HANDSHAKES_MAX         256                         /* of them not yet authenticated */
 #define CONN_QUEUE_BYTES_MAX                                                                       \
     (64u << 20)                     /* unsent bytes of one connection; beyond: closed as too slow */
 #define REQUESTS_PER_CONN_MAX 16384 /* unanswered requests of one connection; beyond: BUSY */

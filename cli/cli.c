@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 /* ---- errors ---- */
@@ -21,6 +22,7 @@ int cli_exit_of(int code)
     case CAIRN_E_UNSUPPORTED:
         return EXIT_USAGE;
     case CAIRN_E_NOTFOUND:
+    case CAIRN_E_SNAPSHOT_TOO_OLD:
         return EXIT_NOTFOUND;
     case CAIRN_E_CONFLICT:
     case CAIRN_E_EXISTS:
@@ -334,6 +336,64 @@ static int from_file(struct cli *cli, const char *path, uint8_t **bytes, size_t 
     return *bytes == NULL ? cli_error(cli, CAIRN_E_INVAL,
                                       "%s can't be read, or is larger than an object may be", path)
                           : 0;
+}
+
+/* A point in time as the greatest version of its millisecond. */
+static uint64_t version_of(uint64_t ms)
+{
+    return ms << 16 | 0xffff;
+}
+
+static bool parse_time(const char *text, uint64_t *version)
+{
+    struct timespec now;
+    struct tm tm;
+    clock_gettime(CLOCK_REALTIME, &now);
+    if (strcmp(text, "now") == 0) {
+        *version = version_of((uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000);
+        return true;
+    }
+    gmtime_r(&now.tv_sec, &tm);
+    const char *rest = strchr(text, 'T') != NULL ? strptime(text, "%Y-%m-%dT%H:%M:%S", &tm)
+                                                 : strptime(text, "%H:%M:%S", &tm);
+    if (rest == NULL) {
+        return false;
+    }
+    uint64_t ms = 0;
+    if (*rest == '.') {
+        uint64_t scale = 100;
+        for (rest++; *rest >= '0' && *rest <= '9'; rest++) {
+            ms += (uint64_t)(*rest - '0') * scale;
+            scale /= 10;
+        }
+    }
+    time_t seconds = timegm(&tm);
+    if ((*rest != 0 && strcmp(rest, "Z") != 0) || seconds < 0) {
+        return false;
+    }
+    *version = version_of((uint64_t)seconds * 1000 + ms);
+    return true;
+}
+
+int cli_version(struct cli *cli, uint64_t *version)
+{
+    char *end = NULL;
+    *version = 0;
+    if (cli->at == NULL) {
+        return 0;
+    }
+    if (cli->at[0] == '@' && parse_time(cli->at + 1, version)) {
+        return 0;
+    }
+    *version = strtoull(cli->at, &end, 10);
+    if (end == cli->at || *end != 0 || *version == 0 || cli->at[0] == '-') {
+        return cli_error(
+            cli, CAIRN_E_INVAL,
+            "--at: \"%s\" is neither a version nor @2026-03-02T09:14:42Z, @09:14:42.050 "
+            "(today, UTC) or @now",
+            cli->at);
+    }
+    return 0;
 }
 
 int cli_payload(struct cli *cli, void **bytes, size_t *len)

@@ -36,7 +36,7 @@ struct cli {
     const char *offline;
     bool yes, dry_run;
     /* options of verbs; NULL or 0: not given */
-    const char *wait, *data, *hex, *file;
+    const char *wait, *data, *hex, *file, *by, *at, *retention;
     uint64_t size, offset, len, from, to, uid;
     bool size_given, len_given, to_given;
     uint32_t shards, replicas, type;
@@ -86,6 +86,19 @@ int cli_object(struct cli *cli, const char *text, cairn_heap **heap, cairn_ptr *
  * code, said already. */
 int cli_payload(struct cli *cli, void **bytes, size_t *len);
 bool cli_confirm(struct cli *cli, const char *question);
+/* --at: a version in decimal, or @time (@2026-03-02T09:14:42Z, @09:14:42.050 of today in UTC,
+ * @now); 0 when it wasn't given. Exit code, said already. */
+int cli_version(struct cli *cli, uint64_t *version);
+/* "0", "500ms", "30s", "10m", "1h", "7d". */
+bool cli_duration(const char *text, uint64_t *ms);
+
+/* ---- space.c: answers that online and offline verbs share; rows as a node's `inspect` has them,
+ * each with "node" ---- */
+
+int cli_answer_stats(struct cli *cli, const char *heap, json_t *rows);
+int cli_answer_check(struct cli *cli, const char *heap, json_t *rows, size_t unchecked);
+int cli_answer_types(struct cli *cli, const char *heap, const json_t *rows, const json_t *names);
+void cli_answer_map(struct cli *cli, const char *heap, json_t *rows);
 
 /* ---- verbs ---- */
 
@@ -94,6 +107,16 @@ int verb_heap_create(struct cli *cli);
 int verb_heap_ls(struct cli *cli);
 int verb_heap_rm(struct cli *cli);
 int verb_heap_stats(struct cli *cli);
+int verb_heap_get(struct cli *cli);
+int verb_heap_set(struct cli *cli);
+int verb_heap_map(struct cli *cli);
+int verb_heap_check(struct cli *cli);
+int verb_heap_defrag(struct cli *cli);
+int verb_heap_shrink(struct cli *cli);
+int verb_checkpoint_now(struct cli *cli);
+int verb_type_ls(struct cli *cli);
+int verb_type_show(struct cli *cli);
+int verb_type_register(struct cli *cli);
 int verb_shard_ls(struct cli *cli);
 int verb_replica_check(struct cli *cli);
 int verb_node_ls(struct cli *cli);
@@ -107,10 +130,17 @@ int verb_obj_read(struct cli *cli);
 int verb_obj_write(struct cli *cli);
 int verb_obj_free(struct cli *cli);
 int verb_obj_stat(struct cli *cli);
+int verb_obj_show(struct cli *cli);
+int verb_obj_history(struct cli *cli);
+int verb_obj_realloc(struct cli *cli);
 int verb_ptr_decode(struct cli *cli);
 int verb_log_dump(struct cli *cli);
 int verb_version(struct cli *cli);
 int verb_completion(struct cli *cli);
+/* The verbs above with --offline DIR (offline_heap.c). */
+int offline_heap_check(struct cli *cli);
+int offline_heap_stats(struct cli *cli);
+int offline_heap_map(struct cli *cli);
 
 /* The table of verbs, for help and completion. */
 struct cli_verb {

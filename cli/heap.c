@@ -13,13 +13,18 @@ int verb_heap_create(struct cli *cli)
     char size[32];
     char line[256];
     if (cli->argc != 1) {
-        return cli_usage(cli, "heap create NAME [--shards N] [--replicas N] [--size BYTES]");
+        return cli_usage(cli, "heap create NAME [--shards N] [--replicas N] [--size BYTES] "
+                              "[--retention 10m]");
+    }
+    cairn_heap_opts_init(&opts, sizeof opts);
+    if (cli->retention != NULL && !cli_duration(cli->retention, &opts.retention_ms)) {
+        return cli_error(cli, CAIRN_E_INVAL, "\"%s\" is no duration: 0, 500ms, 30s, 10m, 1h, 7d",
+                         cli->retention);
     }
     int rv = cli_connect(cli);
     if (rv != 0) {
         return cli_exit_of(rv);
     }
-    cairn_heap_opts_init(&opts, sizeof opts);
     opts.shards = cli->shards != 0 ? cli->shards : opts.shards;
     opts.replicas = cli->replicas;
     opts.bytes_max = cli->size_given ? cli->size : opts.bytes_max;
@@ -31,8 +36,9 @@ int verb_heap_create(struct cli *cli)
     snprintf(line, sizeof line, "heap %s created: %u shards of at most %s", cli->argv[0],
              opts.shards, size);
     cli_answer(cli,
-               json_pack("{s:s,s:i,s:I}", "name", cli->argv[0], "shards", (int)opts.shards,
-                         "bytes_max", (json_int_t)opts.bytes_max),
+               json_pack("{s:s,s:i,s:I,s:I}", "name", cli->argv[0], "shards", (int)opts.shards,
+                         "bytes_max", (json_int_t)opts.bytes_max, "retention_ms",
+                         (json_int_t)opts.retention_ms),
                NULL, NULL, 0, line);
     return EXIT_OK;
 }
@@ -121,73 +127,6 @@ int verb_heap_rm(struct cli *cli)
                json_pack("{s:s,s:i,s:b}", "name", cli->argv[0], "shards", (int)shards, "removed",
                          !cli->dry_run),
                NULL, NULL, 0, line);
-    return EXIT_OK;
-}
-
-int verb_heap_stats(struct cli *cli)
-{
-    static const struct cli_column columns[] = {{"SHARD", "shard", true},
-                                                {"LEADER", "node", false},
-                                                {"OBJECTS", "objects", true},
-                                                {"BYTES", "object_bytes", true},
-                                                {"ALLOCATED", "allocated_bytes", true},
-                                                {"FREE", "free_bytes", true},
-                                                {"LARGEST FREE", "largest_free_bytes", true},
-                                                {"METADATA", "metadata_bytes", true},
-                                                {"ARENA", "arena_bytes", true},
-                                                {"LIMIT", "arena_bytes_max", true},
-                                                {"ROOTS", "roots", true}};
-    json_t *nodes = NULL;
-    json_t *node;
-    json_t *shard;
-    size_t i;
-    size_t k;
-    if (cli->argc != 1) {
-        return cli_usage(cli, "heap stats NAME");
-    }
-    int rv = cli_connect(cli);
-    if (rv != 0) {
-        return cli_exit_of(rv);
-    }
-    rv = cli_ask_all(cli, "shards", json_pack("{s:s,s:b}", "heap", cli->argv[0], "stats", 1),
-                     &nodes);
-    if (rv != 0) {
-        return cli_fail(cli, rv, "heap stats");
-    }
-    json_t *rows = json_array();
-    json_int_t objects = 0;
-    json_int_t bytes = 0;
-    json_array_foreach(nodes, i, node)
-    {
-        if (json_integer_value(json_object_get(node, "code")) == CAIRN_E_NOTFOUND) {
-            int code = cli_error(cli, CAIRN_E_NOTFOUND, "%s",
-                                 json_string_value(json_object_get(node, "error")));
-            json_decref(rows);
-            json_decref(nodes);
-            return code;
-        }
-        json_array_foreach(json_object_get(json_object_get(node, "answer"), "shards"), k, shard)
-        {
-            if (!json_is_true(json_object_get(shard, "serving"))) {
-                continue;
-            }
-            json_t *row = json_deep_copy(json_object_get(shard, "stats"));
-            json_object_set(row, "shard", json_object_get(shard, "shard"));
-            json_object_set(row, "uid", json_object_get(shard, "uid"));
-            json_object_set(row, "node", json_object_get(node, "node"));
-            objects += json_integer_value(json_object_get(row, "objects"));
-            bytes += json_integer_value(json_object_get(row, "object_bytes"));
-            json_array_append_new(rows, row);
-        }
-    }
-    char line[160];
-    snprintf(line, sizeof line, "heap %s: %lld objects, %lld bytes", cli->argv[0],
-             (long long)objects, (long long)bytes);
-    cli_answer(cli,
-               json_pack("{s:s,s:I,s:I,s:o}", "name", cli->argv[0], "objects", objects, "bytes",
-                         bytes, "shards", rows),
-               rows, COLUMNS(columns), line);
-    json_decref(nodes);
     return EXIT_OK;
 }
 

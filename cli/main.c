@@ -15,11 +15,24 @@ const struct cli_verb cli_verbs[] = {
      "the cluster on one screen"},
     {"node", "ls", verb_node_ls, "", "the nodes, and which can be reached"},
     {"node", "storage", verb_node_storage, "", "storage mode, log and sync times of every node"},
-    {"heap", "create", verb_heap_create, "NAME [--shards N] [--replicas N] [--size BYTES]",
-     "create a heap"},
+    {"heap", "create", verb_heap_create,
+     "NAME [--shards N] [--replicas N] [--size BYTES] [--retention 10m]", "create a heap"},
     {"heap", "ls", verb_heap_ls, "", "the heaps of the cluster"},
     {"heap", "rm", verb_heap_rm, "NAME [--yes] [--dry-run]", "remove a heap and all its objects"},
-    {"heap", "stats", verb_heap_stats, "NAME", "objects, bytes and space of each shard"},
+    {"heap", "get", verb_heap_get, "HEAP", "settings of a heap"},
+    {"heap", "set", verb_heap_set, "HEAP retention=10m", "how far back versions can be read"},
+    {"heap", "stats", verb_heap_stats, "HEAP [--by class|type]",
+     "objects, bytes, fragmentation and space of each shard"},
+    {"heap", "map", verb_heap_map, "HEAP", "a picture of how full which part of the arena is"},
+    {"heap", "check", verb_heap_check, "HEAP",
+     "verify every structure of every replica; dangling pointers"},
+    {"heap", "defrag", verb_heap_defrag, "HEAP", "move objects together"},
+    {"heap", "shrink", verb_heap_shrink, "HEAP", "give free space at the end back"},
+    {"type", "ls", verb_type_ls, "HEAP", "registered types"},
+    {"type", "show", verb_type_show, "HEAP NAME|NUMBER", "the fields of one type"},
+    {"type", "register", verb_type_register,
+     "HEAP NAME FIELD:KIND[*COUNT][=TARGET][@OFFSET]... [--type N] [--size BYTES]",
+     "describe a type, or extend it"},
     {"shard", "ls", verb_shard_ls, "[HEAP]",
      "every replica of every shard: state, leader, indexes"},
     {"replica", "check", verb_replica_check, "[HEAP] [--timeout SECONDS]",
@@ -30,13 +43,20 @@ const struct cli_verb cli_verbs[] = {
     {"root", "rm", verb_root_rm, "HEAP NAME [--dry-run]", "remove a name (the object stays)"},
     {"obj", "alloc", verb_obj_alloc,
      "HEAP [--size BYTES] [--type N] [--data TEXT|--hex HEX|--file PATH]", "allocate"},
-    {"obj", "read", verb_obj_read, "HEAP/ROOT|HEAP/POINTER [--off N] [--len N] [--file PATH]",
-     "read bytes"},
+    {"obj", "read", verb_obj_read,
+     "HEAP/ROOT|HEAP/POINTER [--off N] [--len N] [--file PATH] [--at VERSION|@TIME]", "read bytes"},
+    {"obj", "show", verb_obj_show, "HEAP/ROOT|HEAP/POINTER [--at VERSION|@TIME]",
+     "the fields of an object by name"},
+    {"obj", "history", verb_obj_history, "HEAP/ROOT|HEAP/POINTER", "what changed an object"},
     {"obj", "write", verb_obj_write,
      "HEAP/ROOT|HEAP/POINTER [--off N] --data TEXT|--hex HEX|--file PATH", "write bytes"},
     {"obj", "free", verb_obj_free, "HEAP/ROOT|HEAP/POINTER [--yes] [--dry-run]", "free an object"},
-    {"obj", "stat", verb_obj_stat, "HEAP/ROOT|HEAP/POINTER", "size, type and version of an object"},
+    {"obj", "stat", verb_obj_stat, "HEAP/ROOT|HEAP/POINTER [--at VERSION|@TIME]",
+     "size, type and version of an object"},
+    {"obj", "realloc", verb_obj_realloc, "HEAP/ROOT|HEAP/POINTER BYTES",
+     "change the size; the pointer stays"},
     {"ptr", "decode", verb_ptr_decode, "POINTER|WORD", "take a pointer apart"},
+    {"checkpoint", "now", verb_checkpoint_now, "[HEAP]", "bring every replica's image up to date"},
     {"log", "dump", verb_log_dump, "--offline DATA_DIR [--shard UID] [--from INDEX] [--to INDEX]",
      "every record of a stopped node's log"},
     {"version", "", verb_version, "", "version of this program"},
@@ -83,13 +103,16 @@ int verb_completion(struct cli *cli)
         }
         printf("\" -- \"$cur\")) ;;\n");
     }
-    printf("    2:heap:rm | 2:heap:stats | 2:shard:ls | 2:root:* | 2:replica:check | 2:obj:alloc)\n"
-           "        COMPREPLY=($(compgen -W \"$(cairnctl heap ls -o json 2>/dev/null |\n"
-           "            sed -n 's/.*\"name\": \"\\([^\"]*\\)\".*/\\1/p')\" -- \"$cur\")) ;;\n"
-           "    *) COMPREPLY=($(compgen -W \"--wait --timeout --shards --replicas --size --type "
-           "--data --hex --file "
-           "--off --len --yes --dry-run --output\" -- \"$cur\")) ;;\n    esac\n}\n"
-           "complete -F _cairnctl cairnctl\n");
+    printf(
+        "    2:heap:[!cl]* | 2:heap:check | 2:type:* | 2:checkpoint:now | 2:shard:ls | 2:root:* | "
+        "2:replica:check | 2:obj:alloc)\n"
+        "        COMPREPLY=($(compgen -W \"$(cairnctl heap ls -o json 2>/dev/null |\n"
+        "            sed -n 's/.*\"name\": \"\\([^\"]*\\)\".*/\\1/p')\" -- \"$cur\")) ;;\n"
+        "    *) COMPREPLY=($(compgen -W \"--wait --timeout --shards --replicas --size --type "
+        "--data --hex --file "
+        "--off --len --at --by --retention --yes --dry-run --output\" -- \"$cur\")) ;;\n    "
+        "esac\n}\n"
+        "complete -F _cairnctl cairnctl\n");
     return EXIT_OK;
 }
 
@@ -115,7 +138,10 @@ enum {
     KEY_TIMEOUT,
     KEY_FROM,
     KEY_TO,
-    KEY_SHARD
+    KEY_SHARD,
+    KEY_AT,
+    KEY_BY,
+    KEY_RETENTION
 };
 
 static const struct argp_option option_table[] = {
@@ -139,6 +165,10 @@ static const struct argp_option option_table[] = {
     {"file", KEY_FILE, "PATH", 0, "bytes, from or to a file; - is standard input or output", 1},
     {"off", KEY_OFF, "N", 0, "offset in the object", 1},
     {"len", KEY_LEN, "N", 0, "length", 1},
+    {"at", KEY_AT, "VERSION|@TIME", 0, "as it was then: a version, @2026-03-02T09:14:42Z, @now", 1},
+    {"by", KEY_BY, "class|type", 0, "what to add up", 1},
+    {"retention", KEY_RETENTION, "DURATION", 0, "history of a new heap: 30s, 10m, 1h; default 0",
+     1},
     {"shard", KEY_SHARD, "UID", 0, "only this shard", 1},
     {"from", KEY_FROM, "INDEX", 0, "from this log index on", 1},
     {"to", KEY_TO, "INDEX", 0, "up to this log index", 1},
@@ -146,7 +176,7 @@ static const struct argp_option option_table[] = {
 
 struct words {
     struct cli *cli;
-    char *words[16];
+    char *words[160];
     int count;
     bool help;
     char problem[256]; /* the first thing wrong with the arguments; empty: none */
@@ -257,6 +287,15 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
     case KEY_LEN:
         cli->len = number(state, arg, "len", 1ull << 48);
         cli->len_given = true;
+        return 0;
+    case KEY_AT:
+        cli->at = arg;
+        return 0;
+    case KEY_BY:
+        cli->by = arg;
+        return 0;
+    case KEY_RETENTION:
+        cli->retention = arg;
         return 0;
     case KEY_SHARD:
         cli->uid = number(state, arg, "shard", UINT64_MAX);

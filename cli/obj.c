@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "cli/cli.h"
@@ -59,8 +60,8 @@ int verb_obj_alloc(struct cli *cli)
     char text[CAIRN_PTR_TEXT_BYTES];
     cairn_ptr_format(ptr, text, sizeof text);
     cli_answer(cli,
-               json_pack("{s:o,s:I,s:i}", "pointer", text_ptr(ptr), "size", (json_int_t)size,
-                         "type", (int)cli->type),
+               json_pack("{s:o,s:I,s:I}", "pointer", text_ptr(ptr), "size", (json_int_t)size,
+                         "type", (json_int_t)cli->type),
                NULL, NULL, 0, text);
     return EXIT_OK;
 }
@@ -90,14 +91,19 @@ int verb_obj_read(struct cli *cli)
     cairn_ptr ptr;
     cairn_object object;
     uint64_t version = 0;
+    uint64_t at = 0;
     if (cli->argc != 1) {
-        return cli_usage(cli, "obj read HEAP/ROOT|HEAP/POINTER [--off N] [--len N] [--file PATH]");
+        return cli_usage(cli, "obj read HEAP/ROOT|HEAP/POINTER [--off N] [--len N] [--file PATH] "
+                              "[--at VERSION|@TIME]");
     }
-    int code = cli_object(cli, cli->argv[0], &heap, &ptr);
+    int code = cli_version(cli, &at);
+    if (code == 0) {
+        code = cli_object(cli, cli->argv[0], &heap, &ptr);
+    }
     if (code != 0) {
         return code;
     }
-    int rv = cairn_stat(heap, ptr, &object);
+    int rv = cairn_stat_at(heap, ptr, at, &object);
     uint64_t len = rv != 0 || cli->offset >= object.size ? 0 : object.size - cli->offset;
     len = cli->len_given ? cli->len : len;
     if (rv == 0 && (cli->offset > object.size || len > object.size - cli->offset)) {
@@ -111,7 +117,7 @@ int verb_obj_read(struct cli *cli)
         rv = CAIRN_E_NOMEM;
     }
     if (rv == 0 && len > 0) {
-        rv = cairn_read(heap, ptr, cli->offset, bytes, len, &version);
+        rv = cairn_read_at(heap, ptr, at, cli->offset, bytes, len, &version);
     }
     cairn_heap_close(heap);
     if (rv != 0) {
@@ -227,14 +233,18 @@ int verb_obj_stat(struct cli *cli)
     cairn_object object;
     char line[160];
     char text[CAIRN_PTR_TEXT_BYTES];
+    uint64_t at = 0;
     if (cli->argc != 1) {
-        return cli_usage(cli, "obj stat HEAP/ROOT|HEAP/POINTER");
+        return cli_usage(cli, "obj stat HEAP/ROOT|HEAP/POINTER [--at VERSION|@TIME]");
     }
-    int code = cli_object(cli, cli->argv[0], &heap, &ptr);
+    int code = cli_version(cli, &at);
+    if (code == 0) {
+        code = cli_object(cli, cli->argv[0], &heap, &ptr);
+    }
     if (code != 0) {
         return code;
     }
-    int rv = cairn_stat(heap, ptr, &object);
+    int rv = cairn_stat_at(heap, ptr, at, &object);
     cairn_heap_close(heap);
     if (rv != 0) {
         return cli_fail(cli, rv, cli->argv[0]);
@@ -243,9 +253,96 @@ int verb_obj_stat(struct cli *cli)
     snprintf(line, sizeof line, "pointer %s   size %" PRIu64 "   type %u   version %" PRIu64, text,
              object.size, object.type, object.version);
     cli_answer(cli,
-               json_pack("{s:s,s:I,s:i,s:o}", "pointer", text, "size", (json_int_t)object.size,
-                         "type", (int)object.type, "version", text_u64(object.version)),
+               json_pack("{s:s,s:I,s:I,s:o}", "pointer", text, "size", (json_int_t)object.size,
+                         "type", (json_int_t)object.type, "version", text_u64(object.version)),
                NULL, NULL, 0, line);
+    return EXIT_OK;
+}
+
+int verb_obj_realloc(struct cli *cli)
+{
+    cairn_heap *heap;
+    cairn_ptr ptr;
+    char line[96];
+    char *end = NULL;
+    if (cli->argc != 2) {
+        return cli_usage(cli, "obj realloc HEAP/ROOT|HEAP/POINTER BYTES");
+    }
+    uint64_t size = strtoull(cli->argv[1], &end, 10);
+    if (end == cli->argv[1] || *end != 0 || cli->argv[1][0] == '-') {
+        return cli_error(cli, CAIRN_E_INVAL, "\"%s\" is no number of bytes", cli->argv[1]);
+    }
+    int code = cli_object(cli, cli->argv[0], &heap, &ptr);
+    if (code != 0) {
+        return code;
+    }
+    int rv = cairn_realloc(heap, ptr, size);
+    cairn_heap_close(heap);
+    if (rv != 0) {
+        return cli_fail(cli, rv, cli->argv[0]);
+    }
+    snprintf(line, sizeof line, "%" PRIu64 " bytes; the pointer is the same", size);
+    cli_answer(cli, json_pack("{s:o,s:I}", "pointer", text_ptr(ptr), "size", (json_int_t)size),
+               NULL, NULL, 0, line);
+    return EXIT_OK;
+}
+
+/* 2026-03-02T09:14:42.050Z, as --at takes it. */
+static json_t *text_time(uint64_t version)
+{
+    char text[40];
+    char day[32];
+    struct tm tm;
+    uint64_t ms = version >> 16;
+    time_t seconds = (time_t)(ms / 1000);
+    gmtime_r(&seconds, &tm);
+    strftime(day, sizeof day, "%Y-%m-%dT%H:%M:%S", &tm);
+    snprintf(text, sizeof text, "%s.%03uZ", day, (unsigned)(ms % 1000));
+    return json_string(text);
+}
+
+static int add_change(void *arg, const cairn_change *change)
+{
+    static const char *const kinds[] = {"(older)", "write", "resize", "birth", "free"};
+    char what[64] = "";
+    if (change->kind == CAIRN_CHANGE_WRITE) {
+        snprintf(what, sizeof what, "%u bytes at %" PRIu64, change->len, change->offset);
+    }
+    json_array_append_new(
+        arg,
+        json_pack("{s:s,s:o,s:o,s:o,s:I,s:I,s:I,s:s}", "kind",
+                  change->kind < sizeof kinds / sizeof kinds[0] ? kinds[change->kind] : "?",
+                  "version", text_u64(change->version), "time", text_time(change->version),
+                  "before", text_u64(change->before), "size", (json_int_t)change->size, "offset",
+                  (json_int_t)change->offset, "length", (json_int_t)change->len, "what", what));
+    return 0;
+}
+
+int verb_obj_history(struct cli *cli)
+{
+    static const struct cli_column columns[] = {{"VERSION", "version", true},
+                                                {"TIME", "time", false},
+                                                {"CHANGE", "kind", false},
+                                                {"SIZE", "size", true},
+                                                {"WHAT", "what", false}};
+    cairn_heap *heap;
+    cairn_ptr ptr;
+    if (cli->argc != 1) {
+        return cli_usage(cli, "obj history HEAP/ROOT|HEAP/POINTER");
+    }
+    int code = cli_object(cli, cli->argv[0], &heap, &ptr);
+    if (code != 0) {
+        return code;
+    }
+    json_t *rows = json_array();
+    int rv = cairn_history(heap, ptr, add_change, rows);
+    cairn_heap_close(heap);
+    if (rv != 0) {
+        json_decref(rows);
+        return cli_fail(cli, rv, cli->argv[0]);
+    }
+    cli_answer(cli, json_pack("{s:o,s:o}", "pointer", text_ptr(ptr), "changes", rows), rows,
+               columns, sizeof columns / sizeof columns[0], NULL);
     return EXIT_OK;
 }
 

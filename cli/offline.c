@@ -82,6 +82,10 @@ int verb_log_dump(struct cli *cli)
     int rv = env_uv_open(&env);
     if (rv == 0) {
         rv = wal_dump(env, dir, print_record, &dump, &e);
+        if (rv == ERR_NOTFOUND) { /* a directory of the embedded mode */
+            snprintf(dir, sizeof dir, "%.1024s/log", cli->offline);
+            rv = wal_dump(env, dir, print_record, &dump, &e);
+        }
         env_uv_close(env);
     }
     if (rv != 0) {

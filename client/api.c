@@ -63,8 +63,9 @@ int cairn_heap_create(cairn_client *client, const char *name, const cairn_heap_o
     }
     struct cairn_future f;
     sdk__future_init(&f, client);
-    int rv = sdk__future_run(&f, core_prepare_heap_create(&f.call, client->core, name, taken.shards,
-                                                          taken.replicas, each));
+    int rv =
+        sdk__future_run(&f, core_prepare_heap_create(&f.call, client->core, name, taken.shards,
+                                                     taken.replicas, each, taken.retention_ms));
     if (rv != 0) {
         return rv;
     }
@@ -87,6 +88,10 @@ int cairn_heap_drop(cairn_client *client, const char *name)
 static void on_heap_close(struct sdk_item *item)
 {
     struct cairn_heap *heap = container_of(item, struct cairn_heap, close);
+    if (heap->client->embedded != NULL) {
+        sdk__embedded_heap_close(heap);
+        return;
+    }
     core_heap_close(heap->core);
     mem_free(heap);
 }
@@ -149,6 +154,27 @@ int cairn_alloc(cairn_heap *heap, uint64_t bytes, uint32_t type, cairn_ptr *ptr)
     return cairn_alloc_init(heap, bytes, type, NULL, 0, ptr);
 }
 
+int cairn_calloc(cairn_heap *heap, uint64_t count, uint64_t bytes, uint32_t type, cairn_ptr *ptr)
+{
+    *ptr = CAIRN_NULL;
+    if (bytes != 0 && count > CAIRN_OBJECT_BYTES_MAX / bytes) {
+        return sdk__fail(CAIRN_E_TOOBIG, "%llu times %llu bytes; an object has at most %u",
+                         (unsigned long long)count, (unsigned long long)bytes,
+                         CAIRN_OBJECT_BYTES_MAX);
+    }
+    return cairn_alloc_init(heap, count * bytes, type, NULL, 0, ptr);
+}
+
+int cairn_realloc(cairn_heap *heap, cairn_ptr ptr, uint64_t bytes)
+{
+    if (heap == NULL) {
+        return no_heap();
+    }
+    struct cairn_future f;
+    sdk__future_init(&f, heap->client);
+    return sdk__future_run(&f, core_prepare_realloc(&f.call, heap->core, ptr.word, bytes));
+}
+
 int cairn_free(cairn_heap *heap, cairn_ptr ptr)
 {
     if (heap == NULL) {
@@ -159,20 +185,26 @@ int cairn_free(cairn_heap *heap, cairn_ptr ptr)
     return sdk__future_run(&f, core_prepare_free(&f.call, heap->core, ptr.word));
 }
 
-int cairn_read(cairn_heap *heap, cairn_ptr ptr, uint64_t offset, void *data, size_t len,
-               uint64_t *version)
+int cairn_read_at(cairn_heap *heap, cairn_ptr ptr, uint64_t at, uint64_t offset, void *data,
+                  size_t len, uint64_t *version)
 {
     if (heap == NULL) {
         return no_heap();
     }
     struct cairn_future f;
     sdk__future_init(&f, heap->client);
-    int rv =
-        sdk__future_run(&f, core_prepare_read(&f.call, heap->core, ptr.word, offset, data, len));
+    int rv = sdk__future_run(
+        &f, core_prepare_read_at(&f.call, heap->core, ptr.word, at, offset, data, len));
     if (version != NULL) {
         *version = rv == 0 ? f.call.version : 0;
     }
     return rv;
+}
+
+int cairn_read(cairn_heap *heap, cairn_ptr ptr, uint64_t offset, void *data, size_t len,
+               uint64_t *version)
+{
+    return cairn_read_at(heap, ptr, 0, offset, data, len, version);
 }
 
 int cairn_write(cairn_heap *heap, cairn_ptr ptr, uint64_t offset, const void *data, size_t len)
@@ -227,7 +259,7 @@ int cairn_add_u64(cairn_heap *heap, cairn_ptr ptr, uint64_t offset, uint64_t del
     return rv;
 }
 
-int cairn_stat(cairn_heap *heap, cairn_ptr ptr, cairn_object *object)
+int cairn_stat_at(cairn_heap *heap, cairn_ptr ptr, uint64_t at, cairn_object *object)
 {
     memset(object, 0, sizeof *object);
     if (heap == NULL) {
@@ -235,8 +267,13 @@ int cairn_stat(cairn_heap *heap, cairn_ptr ptr, cairn_object *object)
     }
     struct cairn_future f;
     sdk__future_init(&f, heap->client);
-    int rv = sdk__future_run(&f, core_prepare_stat(&f.call, heap->core, ptr.word));
+    int rv = sdk__future_run(&f, core_prepare_stat_at(&f.call, heap->core, ptr.word, at));
     return rv != 0 ? rv : cairn_future_get_object(&f, object);
+}
+
+int cairn_stat(cairn_heap *heap, cairn_ptr ptr, cairn_object *object)
+{
+    return cairn_stat_at(heap, ptr, 0, object);
 }
 
 /* ---- roots ---- */
@@ -364,6 +401,14 @@ int cairn_alloc_init_async(cairn_heap *heap, uint64_t bytes, uint32_t type, cons
 int cairn_alloc_async(cairn_heap *heap, uint64_t bytes, uint32_t type, cairn_future **future)
 {
     return cairn_alloc_init_async(heap, bytes, type, NULL, 0, future);
+}
+
+int cairn_realloc_async(cairn_heap *heap, cairn_ptr ptr, uint64_t bytes, cairn_future **future)
+{
+    struct cairn_future *f = sdk__future_new(heap);
+    int rv =
+        f == NULL ? no_future(heap) : core_prepare_realloc(&f->call, heap->core, ptr.word, bytes);
+    return sdk__future_start(f, rv, future);
 }
 
 int cairn_free_async(cairn_heap *heap, cairn_ptr ptr, cairn_future **future)

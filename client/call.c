@@ -109,13 +109,22 @@ static int check_write(struct core_call *call, uint64_t offset, struct slice dat
 
 /* ---- objects ---- */
 
-int core_prepare_alloc(struct core_call *call, struct core_heap *heap, uint64_t bytes,
-                       uint32_t type, struct slice init)
+static int check_size(struct core_call *call, uint64_t bytes)
 {
     if (bytes == 0 || bytes > OBJECT_BYTES_MAX) {
         return refuse(call, bytes == 0 ? ERR_INVAL : ERR_TOOBIG,
                       "an object has 1..%u bytes, not %llu", OBJECT_BYTES_MAX,
                       (unsigned long long)bytes);
+    }
+    return 0;
+}
+
+int core_prepare_alloc(struct core_call *call, struct core_heap *heap, uint64_t bytes,
+                       uint32_t type, struct slice init)
+{
+    int bad = check_size(call, bytes);
+    if (bad != 0) {
+        return bad;
     }
     if (init.len > bytes) {
         return refuse(call, ERR_RANGE, "%zu initial bytes for an object of %llu", init.len,
@@ -152,6 +161,7 @@ struct core_op *core__op_read(const struct core_call *call, size_t piece)
         .ptr = call->read.ptr,
         .offset = call->read.offset + piece,
         .len = (uint32_t)(left < READ_BYTES_MAX ? left : READ_BYTES_MAX),
+        .at = call->read.at,
     };
     struct core_op *op = core__op_new(KIND_READ, message_size_read(&m));
     if (op == NULL) {
@@ -165,8 +175,8 @@ struct core_op *core__op_read(const struct core_call *call, size_t piece)
     return op;
 }
 
-int core_prepare_read(struct core_call *call, struct core_heap *heap, uint64_t ptr, uint64_t offset,
-                      void *data, size_t len)
+int core_prepare_read_at(struct core_call *call, struct core_heap *heap, uint64_t ptr, uint64_t at,
+                         uint64_t offset, void *data, size_t len)
 {
     int rv = aim(call, heap, ptr);
     if (rv == 0) {
@@ -177,11 +187,32 @@ int core_prepare_read(struct core_call *call, struct core_heap *heap, uint64_t p
     }
     call->kind = KIND_READ;
     call->read.ptr = ptr;
+    call->read.at = at;
     call->read.offset = offset;
     call->read.data = data;
     call->read.len = len;
     call->op = core__op_read(call, 0);
     return call->op == NULL ? no_memory(call) : 0;
+}
+
+int core_prepare_read(struct core_call *call, struct core_heap *heap, uint64_t ptr, uint64_t offset,
+                      void *data, size_t len)
+{
+    return core_prepare_read_at(call, heap, ptr, 0, offset, data, len);
+}
+
+int core_prepare_realloc(struct core_call *call, struct core_heap *heap, uint64_t ptr,
+                         uint64_t bytes)
+{
+    int rv = aim(call, heap, ptr);
+    if (rv == 0) {
+        rv = check_size(call, bytes);
+    }
+    if (rv == 0) {
+        struct msg_realloc m = {.uid = call->shard->uid, .ptr = ptr, .size = bytes};
+        PREPARE(call, REALLOC, realloc, &m, rv);
+    }
+    return rv;
 }
 
 int core_prepare_write(struct core_call *call, struct core_heap *heap, uint64_t ptr,
@@ -250,12 +281,119 @@ int core_prepare_add_u64(struct core_call *call, struct core_heap *heap, uint64_
     return rv;
 }
 
-int core_prepare_stat(struct core_call *call, struct core_heap *heap, uint64_t ptr)
+int core_prepare_stat_at(struct core_call *call, struct core_heap *heap, uint64_t ptr, uint64_t at)
 {
     int rv = aim(call, heap, ptr);
     if (rv == 0) {
-        struct msg_stat m = {.uid = call->shard->uid, .ptr = ptr};
+        struct msg_stat m = {.uid = call->shard->uid, .ptr = ptr, .at = at};
         PREPARE(call, STAT, stat, &m, rv);
+    }
+    return rv;
+}
+
+int core_prepare_stat(struct core_call *call, struct core_heap *heap, uint64_t ptr)
+{
+    return core_prepare_stat_at(call, heap, ptr, 0);
+}
+
+int core_prepare_history(struct core_call *call, struct core_heap *heap, uint64_t ptr,
+                         uint64_t skip, uint32_t max)
+{
+    int rv = aim(call, heap, ptr);
+    if (rv == 0) {
+        struct msg_history m = {.uid = call->shard->uid, .ptr = ptr, .skip = skip, .max = max};
+        PREPARE(call, HISTORY, history, &m, rv);
+    }
+    return rv;
+}
+
+/* ---- what is asked of each shard of a heap ---- */
+
+static int aim_shard(struct core_call *call, struct core_heap *heap, uint32_t shard)
+{
+    if (shard >= heap->count) {
+        return refuse(call, ERR_INVAL, "shard %u of a heap of %u", shard, heap->count);
+    }
+    call->heap = heap;
+    call->shard = heap->shards[shard];
+    return 0;
+}
+
+int core_prepare_type_register(struct core_call *call, struct core_heap *heap, uint32_t shard,
+                               uint32_t number, struct slice descriptor)
+{
+    int rv = aim_shard(call, heap, shard);
+    if (rv == 0 && descriptor.len > TYPE_BYTES_MAX) {
+        rv = refuse(call, ERR_TOOBIG, "a type of %zu bytes; at most %u", descriptor.len,
+                    TYPE_BYTES_MAX);
+    }
+    if (rv == 0) {
+        struct msg_type_register m = {
+            .uid = call->shard->uid, .number = number, .descriptor = descriptor};
+        PREPARE(call, TYPE_REGISTER, type_register, &m, rv);
+    }
+    return rv;
+}
+
+int core_prepare_type_list(struct core_call *call, struct core_heap *heap, uint32_t shard,
+                           uint32_t after, uint32_t max)
+{
+    int rv = aim_shard(call, heap, shard);
+    if (rv == 0) {
+        struct msg_type_list m = {.uid = call->shard->uid, .after = after, .max = max};
+        PREPARE(call, TYPE_LIST, type_list, &m, rv);
+    }
+    return rv;
+}
+
+int core_prepare_object_list(struct core_call *call, struct core_heap *heap, uint32_t shard,
+                             uint64_t from, uint32_t max, bool typed, uint32_t type)
+{
+    int rv = aim_shard(call, heap, shard);
+    if (rv == 0) {
+        struct msg_object_list m = {.uid = call->shard->uid,
+                                    .from = from,
+                                    .max = max,
+                                    .typed = typed ? 1 : 0,
+                                    .type = type};
+        PREPARE(call, OBJECT_LIST, object_list, &m, rv);
+    }
+    return rv;
+}
+
+int core_prepare_set_retention(struct core_call *call, struct core_heap *heap, uint32_t shard,
+                               uint64_t retention_ms)
+{
+    int rv = aim_shard(call, heap, shard);
+    if (rv == 0 && retention_ms > RETENTION_MS_MAX) {
+        rv = refuse(call, ERR_INVAL, "history is kept for at most %llu ms",
+                    (unsigned long long)RETENTION_MS_MAX);
+    }
+    if (rv == 0) {
+        struct msg_set_retention m = {.uid = call->shard->uid, .retention_ms = retention_ms};
+        PREPARE(call, SET_RETENTION, set_retention, &m, rv);
+    }
+    return rv;
+}
+
+int core_prepare_defrag(struct core_call *call, struct core_heap *heap, uint32_t shard,
+                        uint32_t bytes)
+{
+    int rv = aim_shard(call, heap, shard);
+    if (rv == 0) {
+        struct msg_defrag m = {.uid = call->shard->uid, .bytes = bytes};
+        PREPARE(call, DEFRAG, defrag, &m, rv);
+    }
+    return rv;
+}
+
+int core_prepare_trim(struct core_call *call, struct core_heap *heap, uint32_t shard,
+                      uint64_t bytes)
+{
+    int rv = aim_shard(call, heap, shard);
+    if (rv == 0) {
+        struct msg_trim m = {.uid = call->shard->uid, .bytes = bytes};
+        PREPARE(call, TRIM, trim, &m, rv);
     }
     return rv;
 }
@@ -366,22 +504,28 @@ static int heap_name(struct core_call *call, struct core *core, const char *name
         return refuse(call, ERR_INVAL, "a heap's name is [a-z0-9][a-z0-9_-]*, at most %d bytes",
                       HEAP_NAME_BYTES_MAX);
     }
-    call->shard = core->meta;
+    call->shard = core != NULL ? core->meta : NULL; /* a directory has neither */
     *out = slice_of(name, len);
     return 0;
 }
 
 int core_prepare_heap_create(struct core_call *call, struct core *core, const char *name,
-                             uint32_t shards, uint32_t replicas, uint64_t shard_bytes_max)
+                             uint32_t shards, uint32_t replicas, uint64_t shard_bytes_max,
+                             uint64_t retention_ms)
 {
     struct msg_heap_create m = {.uid = META_UID,
                                 .shard_bytes_max = shard_bytes_max,
+                                .retention_ms = retention_ms,
                                 .shard_count = shards,
                                 .replicas = replicas};
     if (shards == 0 || shards > SHARDS_PER_HEAP_MAX || replicas > REPLICAS_MAX ||
         shard_bytes_max == 0) {
         return refuse(call, ERR_INVAL, "a heap has 1..%d shards of 0..%d replicas and some bytes",
                       SHARDS_PER_HEAP_MAX, REPLICAS_MAX);
+    }
+    if (retention_ms > RETENTION_MS_MAX) {
+        return refuse(call, ERR_INVAL, "history is kept for at most %llu ms",
+                      (unsigned long long)RETENTION_MS_MAX);
     }
     int rv = heap_name(call, core, name, &m.name);
     if (rv == 0) {

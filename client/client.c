@@ -20,10 +20,9 @@
 
 /* ---- the list of things to do ---- */
 
-static void on_post(struct env_post *post)
+void sdk__items_run(struct cairn_client *client)
 {
-    struct cairn_client *client = container_of(post, struct cairn_client, post);
-    /* From here on a push posts again: env_post() has read what it needs of `post` before. */
+    /* From here on a push posts again: env_post() has read what it needs of the post before. */
     struct sdk_item *newest = atomic_exchange(&client->items, NULL);
     struct sdk_item *oldest = NULL;
     while (newest != NULL) {
@@ -39,20 +38,33 @@ static void on_post(struct env_post *post)
     }
 }
 
+static void on_post(struct env_post *post)
+{
+    sdk__items_run(container_of(post, struct cairn_client, post));
+}
+
+bool sdk__is_foreign(const struct cairn_client *client)
+{
+    return client->embedded != NULL && client->embedded->is_foreign(client->db);
+}
+
 void sdk__push(struct cairn_client *client, struct sdk_item *item)
 {
     struct sdk_item *head = atomic_load_explicit(&client->items, memory_order_relaxed);
     do {
         item->next = head;
     } while (!atomic_compare_exchange_weak(&client->items, &head, item));
-    if (head == NULL) {
+    if (head == NULL && client->embedded == NULL) {
         env_post(client->env, &client->post);
+    } else if (head == NULL && !sdk__is_foreign(client)) {
+        client->embedded->post(client->db, &client->embedded_post);
     }
 }
 
 bool sdk__on_library_thread(const struct cairn_client *client)
 {
-    return pthread_equal(pthread_self(), client->thread) != 0;
+    return client->embedded != NULL ? client->embedded->on_library_thread(client->db)
+                                    : pthread_equal(pthread_self(), client->thread) != 0;
 }
 
 /* ---- the library thread ---- */
@@ -268,6 +280,33 @@ static int client_open(const char *endpoints, const cairn_client_opts *opts,
     return 0;
 }
 
+/* "file:..." is a directory on this machine. */
+static int directory_open(const char *url, const cairn_client_opts *opts, cairn_client **out)
+{
+    struct cairn_client *client = mem_zalloc(sizeof *client);
+    if (client == NULL) {
+        return sdk__fail(CAIRN_E_NOMEM, "%s", "");
+    }
+    client->timeout_ms = opts->timeout_ms;
+    int rv = sdk__embedded_connect(url, client);
+    if (rv != 0) {
+        mem_free(client);
+        return rv;
+    }
+    stripes_open(client);
+    *out = client;
+    return 0;
+}
+
+static void directory_close(struct cairn_client *client)
+{
+    if (!sdk__is_foreign(client)) { /* else its memory goes with the process */
+        client->embedded->close(client->db);
+        stripes_close(client);
+        mem_free(client);
+    }
+}
+
 static _Atomic bool log_wanted;
 
 int cairn_connect(const char *endpoints, const cairn_client_opts *opts, cairn_client **out)
@@ -284,6 +323,9 @@ int cairn_connect(const char *endpoints, const cairn_client_opts *opts, cairn_cl
     }
     if (!atomic_load(&log_wanted)) {
         log_set_level(LOG_OFF);
+    }
+    if (strncmp(endpoints, "file:", 5) == 0) {
+        return directory_open(endpoints, &taken, out);
     }
     struct cairn_client *client = NULL;
     rv = client_open(endpoints, &taken, &client);
@@ -319,6 +361,10 @@ void cairn_client_free(cairn_client *client)
         return;
     }
     assert(!sdk__on_library_thread(client)); /* it would wait for itself */
+    if (client->embedded != NULL) {
+        directory_close(client);
+        return;
+    }
     sdk__push(client, &client->close);
     pthread_join(client->thread, NULL);
     client_close(client);

@@ -54,13 +54,14 @@ struct core_call {
 
     int err;                    /* outcome: 0 or negative */
     char text[CORE_TEXT_BYTES]; /* why, when err isn't 0 */
-    uint64_t value;             /* ALLOC, ROOT_GET: pointer; ADD_U64: the value before */
+    uint64_t value;             /* ALLOC, ROOT_GET: pointer; ADD_U64: the value before;
+                                   OBJECT_LIST: slot to go on at; DEFRAG, TRIM: as in RESULT */
     uint64_t version;           /* READ, STAT, ROOT_GET; commands: of the change */
     uint64_t size;              /* STAT */
     uint32_t type, flags;       /* STAT */
-    bool more;                  /* ROOT_LIST */
-    struct buf
-        bytes; /* ADMIN: JSON; ROOT_LIST: entries as on the wire; given (free with buf_close) */
+    bool more;                  /* ROOT_LIST, HISTORY, TYPE_LIST */
+    struct buf bytes; /* ADMIN: JSON; ROOT_LIST, HISTORY, TYPE_LIST, OBJECT_LIST: entries as on the
+                         wire; given (free with buf_close) */
     struct core_heap *opened; /* HEAP_OPEN: given (free with core_heap_close) */
 
     /* The core's. */
@@ -76,7 +77,7 @@ struct core_call {
     bool finished;
     char node[NODE_NAME_BYTES_MAX + 1]; /* ADMIN */
     struct {                            /* READ */
-        uint64_t ptr, offset, version;
+        uint64_t ptr, at, offset, version;
         uint8_t *data;
         size_t len, next, done;
         uint32_t out, restarts;
@@ -102,6 +103,27 @@ int core_prepare_write_if_version(struct core_call *call, struct core_heap *heap
 int core_prepare_add_u64(struct core_call *call, struct core_heap *heap, uint64_t ptr,
                          uint64_t offset, uint64_t delta);
 int core_prepare_stat(struct core_call *call, struct core_heap *heap, uint64_t ptr);
+/* As they were at version `at`; 0: now. */
+int core_prepare_read_at(struct core_call *call, struct core_heap *heap, uint64_t ptr, uint64_t at,
+                         uint64_t offset, void *data, size_t len);
+int core_prepare_stat_at(struct core_call *call, struct core_heap *heap, uint64_t ptr, uint64_t at);
+int core_prepare_realloc(struct core_call *call, struct core_heap *heap, uint64_t ptr,
+                         uint64_t bytes);
+int core_prepare_history(struct core_call *call, struct core_heap *heap, uint64_t ptr,
+                         uint64_t skip, uint32_t max);
+/* Of one shard: what concerns all of a heap is asked of each. */
+int core_prepare_type_register(struct core_call *call, struct core_heap *heap, uint32_t shard,
+                               uint32_t number, struct slice descriptor);
+int core_prepare_type_list(struct core_call *call, struct core_heap *heap, uint32_t shard,
+                           uint32_t after, uint32_t max);
+int core_prepare_object_list(struct core_call *call, struct core_heap *heap, uint32_t shard,
+                             uint64_t from, uint32_t max, bool typed, uint32_t type);
+int core_prepare_set_retention(struct core_call *call, struct core_heap *heap, uint32_t shard,
+                               uint64_t retention_ms);
+int core_prepare_defrag(struct core_call *call, struct core_heap *heap, uint32_t shard,
+                        uint32_t bytes);
+int core_prepare_trim(struct core_call *call, struct core_heap *heap, uint32_t shard,
+                      uint64_t bytes);
 int core_prepare_root_get(struct core_call *call, struct core_heap *heap, const char *name);
 int core_prepare_root_set(struct core_call *call, struct core_heap *heap, const char *name,
                           uint64_t ptr);
@@ -114,7 +136,8 @@ int core_prepare_root_list(struct core_call *call, struct core_heap *heap, uint3
 int core_prepare_probe(struct core_call *call, struct core_heap *heap, uint32_t shard);
 /* Only the catalogue's entry: probe the shards to know that they serve. */
 int core_prepare_heap_create(struct core_call *call, struct core *core, const char *name,
-                             uint32_t shards, uint32_t replicas, uint64_t shard_bytes_max);
+                             uint32_t shards, uint32_t replicas, uint64_t shard_bytes_max,
+                             uint64_t retention_ms);
 int core_prepare_heap_drop(struct core_call *call, struct core *core, const char *name);
 int core_prepare_heap_open(struct core_call *call, struct core *core, const char *name);
 /* node NULL: any */

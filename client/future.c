@@ -95,6 +95,10 @@ int sdk__future_start(struct cairn_future *future, int prepared, struct cairn_fu
         return prepared;
     }
     *out = future;
+    if (future->client->embedded != NULL) {
+        sdk__embedded_submit(future);
+        return 0;
+    }
     sdk__push(future->client, &future->submit);
     return 0;
 }
@@ -109,9 +113,13 @@ int sdk__future_run(struct cairn_future *future, int prepared)
         core_call_discard(&future->call);
         return sdk__fail(CAIRN_E_INVAL, "a blocking call in a callback: use the _async form there");
     }
-    sdk__push(future->client, &future->submit);
-    int rv = cairn_future_wait(future, UINT32_MAX);
-    assert(rv == 0);
+    if (future->client->embedded != NULL) {
+        sdk__embedded_run(future);
+    } else {
+        sdk__push(future->client, &future->submit);
+        int rv = cairn_future_wait(future, UINT32_MAX);
+        assert(rv == 0);
+    }
     return future->call.err == 0 ? 0 : sdk__fail(future->call.err, "%s", future->call.text);
 }
 
@@ -142,6 +150,9 @@ int cairn_future_wait(cairn_future *future, uint32_t timeout_ms)
     }
     if (timeout_ms == 0) {
         return sdk__fail(CAIRN_E_TIMEOUT, "the call is still under way");
+    }
+    if (sdk__is_foreign(future->client)) {
+        return sdk__fail(CAIRN_E_CLOSED, "the call belongs to this process's parent");
     }
     if (sdk__on_library_thread(future->client)) {
         return sdk__fail(CAIRN_E_INVAL, "waiting in a callback would wait for ever");

@@ -247,6 +247,34 @@ static void other_answer(struct core_op *op, struct slice body)
         }
         break;
     }
+    case KIND_HISTORY: {
+        struct msg_history_result m;
+        rv = message_decode_history_result(body, &m);
+        call->more = m.more != 0;
+        call->version = m.safepoint;
+        if (rv == 0) {
+            rv = buf_append(&call->bytes, m.changes.data, m.changes.len);
+        }
+        break;
+    }
+    case KIND_TYPE_LIST: {
+        struct msg_type_list_result m;
+        rv = message_decode_type_list_result(body, &m);
+        call->more = m.more != 0;
+        if (rv == 0) {
+            rv = buf_append(&call->bytes, m.types.data, m.types.len);
+        }
+        break;
+    }
+    case KIND_OBJECT_LIST: {
+        struct msg_object_list_result m;
+        rv = message_decode_object_list_result(body, &m);
+        call->value = m.next;
+        if (rv == 0) {
+            rv = buf_append(&call->bytes, m.objects.data, m.objects.len);
+        }
+        break;
+    }
     case KIND_HEAP_OPEN: {
         struct msg_heap_info m;
         rv = message_decode_heap_info(body, &m);

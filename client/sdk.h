@@ -6,6 +6,7 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
+#include "base/embedded.h"
 #include "cairn/cairn.h"
 #include "client/core.h"
 
@@ -34,6 +35,10 @@ struct cairn_client {
     struct env_timer drain; /* waits until the last connection is closed */
     uint32_t drains;
     uint32_t timeout_ms;
+    /* A directory on this machine (client/embedded.c); then env and core are NULL. */
+    const struct embedded_ops *embedded; /* NULL: a cluster */
+    struct embedded *db;
+    struct embedded_post embedded_post;
     /* The outcome of connecting, guarded by stripes[0]. */
     bool ready;
     int ready_err;
@@ -58,6 +63,7 @@ struct cairn_future {
     struct core_call call; /* the library thread's until FUTURE_READY */
     struct cairn_client *client;
     struct sdk_item submit, callback;
+    struct embedded_call direct; /* the same call, for a directory */
     _Atomic unsigned state;
     cairn_future_cb cb;
     void *arg;
@@ -67,9 +73,23 @@ struct cairn_future {
 /* client.c */
 void sdk__push(struct cairn_client *client, struct sdk_item *item); /* thread: any */
 bool sdk__on_library_thread(const struct cairn_client *client);     /* thread: any */
+void sdk__items_run(struct cairn_client *client);                   /* on the library thread */
+/* True in a child of the process that opened the client's directory: nothing works there. */
+bool sdk__is_foreign(const struct cairn_client *client);
+
+/* embedded.c: a client of a directory. */
+void sdk__embedded_use(const struct embedded_ops *ops);
+int sdk__embedded_connect(const char *url, struct cairn_client *client);
+void sdk__embedded_heap_close(struct cairn_heap *heap);
+/* Runs a prepared call to its end, and hands one over. */
+void sdk__embedded_run(struct cairn_future *future);
+void sdk__embedded_submit(struct cairn_future *future);
 
 /* error.c: set the calling thread's message and return err. An empty text becomes the code's. */
 int sdk__fail(int err, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
+/* type.c: appends a type as it travels; INVAL, NOMEM, said already. */
+int sdk__type_encode(const struct cairn_type *type, struct buf *out);
 
 /* future.c */
 void sdk__future_init(struct cairn_future *future, struct cairn_client *client);

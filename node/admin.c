@@ -162,11 +162,12 @@ static void add_heap(void *arg, const struct catalog_heap *heap)
                                                 "shard", (int)i, "replicas", members));
     }
     json_array_append_new(walk->list,
-                          json_pack("{s:s,s:o,s:i,s:i,s:o,s:o,s:o}", "name", heap->name, "id",
+                          json_pack("{s:s,s:o,s:i,s:i,s:o,s:o,s:o,s:o}", "name", heap->name, "id",
                                     text_u64(heap->heap_id), "shard_count", (int)heap->shard_count,
                                     "replicas", (int)heap->replicas, "shard_bytes_max",
-                                    number(heap->shard_bytes_max), "created",
-                                    text_u64(heap->created), "shards", shards));
+                                    number(heap->shard_bytes_max), "retention_ms",
+                                    number(heap->retention_ms), "created", text_u64(heap->created),
+                                    "shards", shards));
 }
 
 static json_t *heaps(struct node *node, json_t *args, struct answer_error *e)
@@ -193,19 +194,68 @@ static json_t *heap_stats_json(const struct heap *heap)
 {
     struct heap_stats s;
     heap_get_stats(heap, &s);
-    return json_pack("{s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o}", "arena_bytes",
-                     number(s.arena_bytes), "arena_bytes_max", number(s.arena_bytes_max), "objects",
-                     number(s.object_count), "object_bytes", number(s.object_bytes),
-                     "allocated_bytes", number(s.allocated_bytes), "free_bytes",
-                     number(s.free_bytes), "largest_free_bytes", number(s.largest_free_bytes),
-                     "metadata_bytes", number(s.metadata_bytes), "roots", number(s.root_count),
-                     "present_pages", number(s.present_pages));
+    const struct {
+        const char *key;
+        uint64_t value;
+    } numbers[] = {
+        {"arena_bytes", s.arena_bytes},
+        {"arena_bytes_max", s.arena_bytes_max},
+        {"objects", s.object_count},
+        {"object_bytes", s.object_bytes},
+        {"allocated_bytes", s.allocated_bytes},
+        {"object_block_bytes", s.object_block_bytes},
+        {"free_bytes", s.free_bytes},
+        {"largest_free_bytes", s.largest_free_bytes},
+        {"metadata_bytes", s.metadata_space_bytes + s.metadata_object_bytes},
+        {"metadata_space_bytes", s.metadata_space_bytes},
+        {"metadata_object_bytes", s.metadata_object_bytes},
+        {"roots", s.root_count},
+        {"types", s.type_count},
+        {"dead_objects", s.dead_count},
+        {"dead_bytes", s.dead_bytes},
+        {"undo_records", s.undo_count},
+        {"undo_bytes", s.undo_bytes},
+        {"retention_ms", s.retention_ms},
+        {"leased_slots", s.leased_slots},
+        {"retired_slots", s.retired_slots},
+        {"moved_blocks", s.moved_blocks},
+        {"moved_bytes", s.moved_bytes},
+        {"dirty_pages", s.dirty_pages},
+        {"present_pages", s.present_pages},
+    };
+    json_t *out = json_object();
+    for (size_t i = 0; i < sizeof numbers / sizeof numbers[0]; i++) {
+        json_object_set_new(out, numbers[i].key, number(numbers[i].value));
+    }
+    json_object_set_new(out, "safepoint", text_u64(s.safepoint));
+    json_object_set_new(out, "clock", text_u64(heap_clock(heap)));
+    return out;
+}
+
+static json_t *class_stats_json(const struct heap *heap)
+{
+    struct heap_class_stats classes[HEAP_CLASSES];
+    json_t *out = json_array();
+    heap_get_class_stats(heap, classes);
+    for (size_t i = 0; i < HEAP_CLASSES; i++) {
+        const struct heap_class_stats *c = &classes[i];
+        if (c->blocks == 0 && c->slabs == 0) {
+            continue;
+        }
+        json_array_append_new(out,
+                              json_pack("{s:I,s:o,s:o,s:o,s:o,s:o,s:o}", "block_bytes",
+                                        (json_int_t)c->block_bytes, "slabs", number(c->slabs),
+                                        "partial_slabs", number(c->partial_slabs), "blocks",
+                                        number(c->blocks), "capacity", number(c->capacity), "bytes",
+                                        number(c->bytes), "arena_bytes", number(c->arena_bytes)));
+    }
+    return out;
 }
 
 struct shards_walk {
     struct node *node;
     json_t *list;
-    bool digest, stats;
+    bool digest, stats, classes;
     uint64_t heap_id; /* 0: all */
 };
 
@@ -236,7 +286,13 @@ static void add_shard(void *arg, struct shard *shard)
         json_object_set_new(out, "digest_index", number(index));
     }
     if (walk->stats && !info.failed && shard_heap(shard) != NULL) {
+        struct image_stats image;
         json_object_set_new(out, "stats", heap_stats_json(shard_heap(shard)));
+        shard_get_image_stats(shard, &image);
+        json_object_set_new(out, "image_bytes", number(image.base_bytes + image.delta_bytes));
+    }
+    if (walk->classes && info.serving && shard_heap(shard) != NULL) {
+        json_object_set_new(out, "classes", class_stats_json(shard_heap(shard)));
     }
     json_array_append_new(walk->list, out);
 }
@@ -250,6 +306,7 @@ static json_t *shards(struct node *node, json_t *args, struct answer_error *e)
     }
     walk.digest = json_is_true(json_object_get(args, "digest"));
     walk.stats = json_is_true(json_object_get(args, "stats"));
+    walk.classes = json_is_true(json_object_get(args, "classes"));
     const char *heap_name = json_string_value(json_object_get(args, "heap"));
     if (heap_name != NULL) {
         struct catalog_heap heap;
@@ -283,20 +340,6 @@ static struct shard *named_shard(struct node *node, json_t *args, struct answer_
     return shard;
 }
 
-static json_t *checkpoint(struct node *node, json_t *args, struct answer_error *e)
-{
-    struct shard *shard = named_shard(node, args, e);
-    if (shard == NULL) {
-        return NULL;
-    }
-    int rv = shard_checkpoint(shard);
-    if (rv != 0) {
-        e->err = err_set(&e->text, rv, "checkpoint: %s", err_text_of(rv));
-        return NULL;
-    }
-    return json_pack("{s:b}", "started", 1);
-}
-
 static json_t *transfer(struct node *node, json_t *args, struct answer_error *e)
 {
     struct shard *shard = named_shard(node, args, e);
@@ -322,13 +365,45 @@ static const struct {
     const char *verb;
     json_t *(*answer)(struct node *node, json_t *args, struct answer_error *e);
 } verbs[] = {
-    {"status", status},         {"heaps", heaps},       {"shards", shards},
-    {"checkpoint", checkpoint}, {"transfer", transfer},
+    {"status", status},
+    {"heaps", heaps},
+    {"shards", shards},
+    {"transfer", transfer},
 };
+
+/* ---- verbs whose answer comes later ---- */
+
+bool admin__takes_time(struct slice verb, bool *inspect)
+{
+    *inspect = slice_equals(verb, slice_of("inspect", 7));
+    return *inspect || slice_equals(verb, slice_of("checkpoint", 10));
+}
 
 static int append(const char *bytes, size_t len, void *arg)
 {
     return buf_append(arg, bytes, len) == 0 ? 0 : -1;
+}
+
+int admin__dump(const json_t *answer, struct buf *out)
+{
+    return json_dump_callback(answer, append, out, JSON_COMPACT) == 0 ? 0 : ERR_NOMEM;
+}
+
+int admin__args(struct slice verb, struct slice args, json_t **out, struct err_text *e)
+{
+    *out = NULL;
+    if (args.len == 0) {
+        return 0;
+    }
+    json_error_t why;
+    *out = json_loadb((const char *)args.data, args.len, JSON_REJECT_DUPLICATES, &why);
+    if (!json_is_object(*out)) {
+        json_decref(*out);
+        *out = NULL;
+        return err_set(e, ERR_INVAL, "args of %.*s must be a JSON object: %s",
+                       (int)(verb.len < 63 ? verb.len : 63), (const char *)verb.data, why.text);
+    }
+    return 0;
 }
 
 int admin__answer(struct node *node, struct slice verb, struct slice args, struct buf *out,
@@ -339,14 +414,9 @@ int admin__answer(struct node *node, struct slice verb, struct slice args, struc
             continue;
         }
         json_t *in = NULL;
-        if (args.len > 0) {
-            json_error_t why;
-            in = json_loadb((const char *)args.data, args.len, JSON_REJECT_DUPLICATES, &why);
-            if (!json_is_object(in)) {
-                json_decref(in);
-                return err_set(e, ERR_INVAL, "args of %s must be a JSON object: %s", verbs[i].verb,
-                               why.text);
-            }
+        int rv = admin__args(verb, args, &in, e);
+        if (rv != 0) {
+            return rv;
         }
         struct answer_error local = {ERR_NOMEM, {"out of memory"}};
         json_t *answer = verbs[i].answer(node, in, &local);
@@ -354,12 +424,12 @@ int admin__answer(struct node *node, struct slice verb, struct slice args, struc
         if (answer == NULL) {
             return err_set(e, local.err, "%s", local.text.text);
         }
-        int rv = json_dump_callback(answer, append, out, JSON_COMPACT) == 0 ? 0 : ERR_NOMEM;
+        rv = admin__dump(answer, out);
         json_decref(answer);
         return rv;
     }
     return err_set(e, ERR_UNSUPPORTED,
                    "unknown verb \"%.*s\"; this node answers status, heaps, shards, checkpoint, "
-                   "transfer",
+                   "inspect, transfer",
                    (int)(verb.len < 63 ? verb.len : 63), verb.data);
 }

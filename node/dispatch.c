@@ -1,6 +1,7 @@
 /* Requests: who may ask, which shard answers, and the way of the answer back. */
 #include <string.h>
 
+#include "alloc/command.h"
 #include "base/assert.h"
 #include "base/hash.h"
 #include "base/log.h"
@@ -162,18 +163,55 @@ static void propose(struct client *client, const struct frame_header *header, ui
 
 /* ---- reads ---- */
 
+static void send_parts(struct request *request, uint16_t kind, const struct slice *parts,
+                       size_t count)
+{
+    struct frame_header header = {.kind = kind, .request_id = request->request_id};
+    if (rpc_send(request->client->conn, &header, parts, count) != 0) {
+        rpc_close(request->client->conn, ERR_BUSY);
+    }
+}
+
+/* As it was: undo records are applied to a copy. */
+static int read_object_at(struct request *request, const struct heap *heap,
+                          const struct msg_read *m)
+{
+    struct node *node = request->node;
+    struct heap_object object;
+    int rv = heap_stat_at(heap, m->at, m->ptr, &object);
+    if (rv != 0) {
+        return rv;
+    }
+    buf_clear(&node->scratch);
+    uint8_t *at = buf_extend(&node->scratch, 12 + (size_t)m->len);
+    if (at == NULL) {
+        return ERR_NOMEM;
+    }
+    store_u64(at, object.version);
+    store_u32(at + 8, m->len);
+    rv = heap_read_at(heap, m->at, m->ptr, m->offset, at + 12, m->len);
+    if (rv == 0) {
+        answer_scratch(request->client, request->request_id, KIND_READ_RESULT);
+    }
+    return rv;
+}
+
+/* Head, and the parts of an object's bytes: they may lie in as many chunks as they touch. */
+#define READ_PARTS_MAX (2u + READ_BYTES_MAX / (1u << 20) + 1u)
+
 static int read_object(struct request *request, const struct heap *heap)
 {
-    struct client *client = request->client;
     struct msg_read m;
-    const uint8_t *bytes = NULL;
     struct heap_object object;
     int rv = message_decode_read(slice_of(request->body, request->body_bytes), &m);
-    if (rv == 0) {
-        rv = heap_stat(heap, m.ptr, &object);
+    if (rv == 0 && m.len > READ_BYTES_MAX) {
+        rv = ERR_TOOBIG;
+    }
+    if (rv == 0 && m.at != 0) {
+        return read_object_at(request, heap, &m);
     }
     if (rv == 0) {
-        rv = m.len > READ_BYTES_MAX ? ERR_TOOBIG : heap_read(heap, m.ptr, m.offset, m.len, &bytes);
+        rv = heap_stat(heap, m.ptr, &object);
     }
     if (rv != 0) {
         return rv;
@@ -182,11 +220,23 @@ static int read_object(struct request *request, const struct heap *heap)
     uint8_t head[12];
     store_u64(head, object.version);
     store_u32(head + 8, m.len);
-    struct slice parts[2] = {slice_of(head, sizeof head), slice_of(bytes, m.len)};
-    struct frame_header header = {.kind = KIND_READ_RESULT, .request_id = request->request_id};
-    if (rpc_send(client->conn, &header, parts, m.len > 0 ? 2 : 1) != 0) {
-        rpc_close(client->conn, ERR_BUSY);
-    }
+    struct slice parts[READ_PARTS_MAX] = {slice_of(head, sizeof head)};
+    size_t count = 1;
+    uint64_t done = 0;
+    do {
+        const uint8_t *bytes = NULL;
+        uint64_t part = 0;
+        rv = heap_read(heap, m.ptr, m.offset + done, m.len - done, &bytes, &part);
+        if (rv != 0) {
+            return rv;
+        }
+        if (part > 0) {
+            assert(count < READ_PARTS_MAX);
+            parts[count++] = slice_of(bytes, part);
+        }
+        done += part;
+    } while (done < m.len);
+    send_parts(request, KIND_READ_RESULT, parts, count);
     return 0;
 }
 
@@ -196,7 +246,7 @@ static int read_stat(struct request *request, const struct heap *heap)
     struct heap_object object;
     int rv = message_decode_stat(slice_of(request->body, request->body_bytes), &m);
     if (rv == 0) {
-        rv = heap_stat(heap, m.ptr, &object);
+        rv = m.at != 0 ? heap_stat_at(heap, m.at, m.ptr, &object) : heap_stat(heap, m.ptr, &object);
     }
     if (rv != 0) {
         return rv;
@@ -214,16 +264,15 @@ static int read_stat(struct request *request, const struct heap *heap)
 static int read_root(struct request *request, const struct heap *heap)
 {
     struct msg_root_get m;
-    struct slice value;
+    struct root_record root;
     int rv = message_decode_root_get(slice_of(request->body, request->body_bytes), &m);
     if (rv == 0) {
-        rv = heap_map_get(heap, HEAP_MAP_ROOTS, m.name, &value);
+        rv = heap_root_get(heap, m.name, &root);
     }
     if (rv != 0) {
         return rv;
     }
-    assert(value.len >= 16);
-    struct msg_root_result out = {.ptr = load_u64(value.data), .version = load_u64(value.data + 8)};
+    struct msg_root_result out = {.ptr = root.ptr, .version = root.version};
     buf_clear(&request->node->scratch);
     rv = message_encode_root_result(&out, &request->node->scratch);
     if (rv == 0) {
@@ -273,6 +322,214 @@ static int read_root_list(struct request *request, const struct heap *heap)
         answer_scratch(request->client, request->request_id, KIND_ROOT_LIST_RESULT);
     }
     buf_close(&entries);
+    return rv;
+}
+
+/* ---- history, types, leases, objects ---- */
+
+#define CHANGES_PER_PAGE 256u
+#define CHANGE_BYTES     40u
+
+static int read_history(struct request *request, const struct heap *heap)
+{
+    struct msg_history m;
+    struct heap_change changes[CHANGES_PER_PAGE + 1]; /* one more tells whether there is more */
+    uint8_t bytes[CHANGES_PER_PAGE * CHANGE_BYTES];
+    size_t count = 0;
+    int rv = message_decode_history(slice_of(request->body, request->body_bytes), &m);
+    size_t max = m.max < CHANGES_PER_PAGE ? m.max : CHANGES_PER_PAGE;
+    if (rv == 0) {
+        rv = heap_history(heap, m.ptr, m.skip, changes, max + 1, &count);
+    }
+    if (rv != 0) {
+        return rv;
+    }
+    size_t shown = count < max ? count : max;
+    for (size_t i = 0; i < shown; i++) {
+        uint8_t *at = bytes + i * CHANGE_BYTES;
+        store_u64(at, changes[i].version);
+        store_u64(at + 8, changes[i].before);
+        store_u64(at + 16, changes[i].size);
+        store_u64(at + 24, changes[i].offset);
+        store_u32(at + 32, changes[i].len);
+        store_u32(at + 36, changes[i].kind);
+    }
+    struct msg_history_result out = {.more = count > max,
+                                     .safepoint = heap_safepoint(heap),
+                                     .changes = slice_of(bytes, shown * CHANGE_BYTES)};
+    buf_clear(&request->node->scratch);
+    rv = message_encode_history_result(&out, &request->node->scratch);
+    if (rv == 0) {
+        answer_scratch(request->client, request->request_id, KIND_HISTORY_RESULT);
+    }
+    return rv;
+}
+
+#define TYPE_LIST_BYTES_MAX (256u << 10)
+#define TYPE_HEAD_BYTES     16u /* number, version, length */
+
+static int append_type(struct buf *out, struct heap_type *type)
+{
+    size_t head = out->len;
+    if (buf_extend(out, TYPE_HEAD_BYTES) == NULL) {
+        return ERR_NOMEM;
+    }
+    uint64_t version = type->version;
+    type->version = 0;
+    int rv = heap_type_encode(type, out);
+    if (rv == 0) {
+        store_u32(out->data + head, type->number);
+        store_u64(out->data + head + 4, version);
+        store_u32(out->data + head + 12, (uint32_t)(out->len - head - TYPE_HEAD_BYTES));
+    }
+    return rv;
+}
+
+static int read_type_list(struct request *request, const struct heap *heap)
+{
+    struct msg_type_list m;
+    struct buf types = {0};
+    struct heap_type *type = mem_alloc(sizeof *type);
+    uint32_t count = 0;
+    uint8_t more = 0;
+    int rv = message_decode_type_list(slice_of(request->body, request->body_bytes), &m);
+    if (rv == 0 && type == NULL) {
+        rv = ERR_NOMEM;
+    }
+    while (rv == 0 && heap_type_next(heap, m.after, type) == 0) {
+        if (count >= m.max || types.len >= TYPE_LIST_BYTES_MAX) {
+            more = 1;
+            break;
+        }
+        m.after = type->number;
+        rv = append_type(&types, type);
+        count++;
+    }
+    if (rv == 0) {
+        struct msg_type_list_result out = {.more = more, .types = slice_of(types.data, types.len)};
+        buf_clear(&request->node->scratch);
+        rv = message_encode_type_list_result(&out, &request->node->scratch);
+    }
+    if (rv == 0) {
+        answer_scratch(request->client, request->request_id, KIND_TYPE_LIST_RESULT);
+    }
+    buf_close(&types);
+    mem_free(type);
+    return rv;
+}
+
+static int read_type_get(struct request *request, const struct heap *heap)
+{
+    struct msg_type_get m;
+    struct buf bytes = {0};
+    struct heap_type *type = mem_alloc(sizeof *type);
+    int rv = message_decode_type_get(slice_of(request->body, request->body_bytes), &m);
+    if (rv == 0) {
+        rv = type == NULL ? ERR_NOMEM : heap_type_get(heap, m.number, type);
+    }
+    if (rv == 0) {
+        rv = append_type(&bytes, type);
+    }
+    if (rv == 0) {
+        struct msg_type_info out = {
+            .version = load_u64(bytes.data + 4),
+            .descriptor = slice_of(bytes.data + TYPE_HEAD_BYTES, bytes.len - TYPE_HEAD_BYTES)};
+        buf_clear(&request->node->scratch);
+        rv = message_encode_type_info(&out, &request->node->scratch);
+    }
+    if (rv == 0) {
+        answer_scratch(request->client, request->request_id, KIND_TYPE_INFO);
+    }
+    buf_close(&bytes);
+    mem_free(type);
+    return rv;
+}
+
+static int read_lease(struct request *request, const struct heap *heap)
+{
+    struct msg_lease_get m;
+    uint64_t ptrs[HEAP_LEASE_SLOTS_MAX];
+    uint8_t bytes[HEAP_LEASE_SLOTS_MAX * 8];
+    uint32_t count = 0;
+    struct msg_lease_info out = {0};
+    int rv = message_decode_lease_get(slice_of(request->body, request->body_bytes), &m);
+    if (rv == 0) {
+        rv = heap_lease_get(heap, m.lease, &out.session, ptrs, &count);
+    }
+    if (rv != 0) {
+        return rv;
+    }
+    for (uint32_t i = 0; i < count; i++) {
+        store_u64(bytes + i * 8u, ptrs[i]);
+    }
+    out.ptrs = slice_of(bytes, count * 8u);
+    buf_clear(&request->node->scratch);
+    rv = message_encode_lease_info(&out, &request->node->scratch);
+    if (rv == 0) {
+        answer_scratch(request->client, request->request_id, KIND_LEASE_INFO);
+    }
+    return rv;
+}
+
+#define OBJECTS_PER_PAGE   1024u
+#define OBJECTS_LOOKED_AT  8192u /* for one page: a rare type must not hold up the loop */
+#define OBJECTS_PER_STEP   256u
+#define OBJECT_ENTRY_BYTES 32u
+
+static void append_objects(struct buf *out, const struct msg_object_list *m,
+                           const struct heap_object *objects, size_t count)
+{
+    for (size_t i = 0; i < count; i++) {
+        if (m->typed != 0 && objects[i].type != m->type) {
+            continue;
+        }
+        uint8_t *at = buf_extend(out, OBJECT_ENTRY_BYTES);
+        assert(at != NULL); /* reserved */
+        store_u64(at, objects[i].ptr);
+        store_u64(at + 8, objects[i].size);
+        store_u64(at + 16, objects[i].version);
+        store_u32(at + 24, objects[i].type);
+        store_u32(at + 28, objects[i].flags);
+    }
+}
+
+static int read_object_list(struct request *request, const struct heap *heap)
+{
+    struct msg_object_list m;
+    struct heap_object objects[OBJECTS_PER_STEP];
+    struct buf found = {0};
+    uint64_t next = 0;
+    int rv = message_decode_object_list(slice_of(request->body, request->body_bytes), &m);
+    size_t max = m.max < OBJECTS_PER_PAGE ? m.max : OBJECTS_PER_PAGE;
+    if (rv == 0 && max == 0) {
+        rv = ERR_INVAL;
+    }
+    if (rv == 0) {
+        rv = buf_reserve(&found, max * OBJECT_ENTRY_BYTES);
+    }
+    next = m.from;
+    for (size_t looked = 0; rv == 0 && looked < OBJECTS_LOOKED_AT; looked += OBJECTS_PER_STEP) {
+        size_t room = max - found.len / OBJECT_ENTRY_BYTES;
+        if (room == 0) {
+            break;
+        }
+        size_t count = heap_list_objects(heap, next, objects,
+                                         room < OBJECTS_PER_STEP ? room : OBJECTS_PER_STEP, &next);
+        append_objects(&found, &m, objects, count);
+        if (next == 0) {
+            break;
+        }
+    }
+    if (rv == 0) {
+        struct msg_object_list_result out = {.next = next,
+                                             .objects = slice_of(found.data, found.len)};
+        buf_clear(&request->node->scratch);
+        rv = message_encode_object_list_result(&out, &request->node->scratch);
+    }
+    if (rv == 0) {
+        answer_scratch(request->client, request->request_id, KIND_OBJECT_LIST_RESULT);
+    }
+    buf_close(&found);
     return rv;
 }
 
@@ -337,6 +594,21 @@ static void read_done(struct shard_read *read, int err)
             case KIND_ROOT_LIST:
                 err = read_root_list(request, heap);
                 break;
+            case KIND_HISTORY:
+                err = read_history(request, heap);
+                break;
+            case KIND_TYPE_LIST:
+                err = read_type_list(request, heap);
+                break;
+            case KIND_TYPE_GET:
+                err = read_type_get(request, heap);
+                break;
+            case KIND_LEASE_GET:
+                err = read_lease(request, heap);
+                break;
+            case KIND_OBJECT_LIST:
+                err = read_object_list(request, heap);
+                break;
             default:
                 assert(request->kind == KIND_HEAP_OPEN);
                 err = read_heap_open(request);
@@ -351,6 +623,21 @@ static void read_done(struct shard_read *read, int err)
         }
     }
     request_free(request);
+}
+
+/* The version that a read wants the shard at, 0: none. A malformed body is told when it is served.
+ */
+static uint64_t wanted_version(uint16_t kind, struct slice body)
+{
+    struct msg_read read;
+    struct msg_stat stat;
+    if (kind == KIND_READ && message_decode_read(body, &read) == 0) {
+        return read.at;
+    }
+    if (kind == KIND_STAT && message_decode_stat(body, &stat) == 0) {
+        return stat.at;
+    }
+    return 0;
 }
 
 /* Every read's body begins with the shard's uid. */
@@ -374,6 +661,7 @@ static void start_read(struct client *client, const struct frame_header *header,
     }
     request->shard = shard;
     request->read.cb = read_done;
+    request->read.at = wanted_version(header->kind, body);
     request->body_bytes = (uint16_t)body.len;
     memcpy(request->body, body.data, body.len);
     node->reads++;
@@ -415,6 +703,69 @@ static void answer_cluster(struct client *client, const struct frame_header *hea
     }
 }
 
+static void refuse_admin(struct client *client, uint64_t request_id, int err, const char *text)
+{
+    client->node->refused++;
+    if (rpc_send_error(client->conn, request_id, err, 0, 0, 0, text[0] != 0 ? text : advice(err)) !=
+        0) {
+        rpc_close(client->conn, ERR_BUSY);
+    }
+}
+
+static int answer_json(struct client *client, uint64_t request_id, const struct buf *json)
+{
+    struct node *node = client->node;
+    struct msg_admin_result out = {.json = slice_of(json->data, json->len)};
+    buf_clear(&node->scratch);
+    int rv = message_encode_admin_result(&out, &node->scratch);
+    if (rv == 0) {
+        answer_scratch(client, request_id, KIND_ADMIN_RESULT);
+    }
+    return rv;
+}
+
+void dispatch__answer_later(struct request *request, int err, const json_t *answer)
+{
+    struct client *client = request->client;
+    struct buf json = {0};
+    if (client != NULL) {
+        if (err == 0) {
+            err = admin__dump(answer, &json);
+        }
+        if (err == 0) {
+            err = answer_json(client, request->request_id, &json);
+        }
+        if (err != 0) {
+            refuse_admin(client, request->request_id, err, "");
+        }
+    }
+    buf_close(&json);
+    request_free(request);
+}
+
+static void begin_admin(struct client *client, const struct frame_header *header, bool inspect,
+                        const struct msg_admin *m)
+{
+    struct err_text e = {""};
+    json_t *args = NULL;
+    int rv = admin__args(m->verb, m->args, &args, &e);
+    struct request *request =
+        rv == 0 && client->pending < REQUESTS_PER_CONN_MAX ? request_new(client, header, 0) : NULL;
+    if (rv == 0 && request == NULL) {
+        rv = ERR_BUSY;
+    }
+    if (rv == 0) {
+        rv = inspect__begin(client->node, request, inspect, args, &e);
+        if (rv != 0) {
+            request_free(request);
+        }
+    }
+    json_decref(args);
+    if (rv != 0) {
+        refuse_admin(client, header->request_id, rv, e.text);
+    }
+}
+
 static void answer_admin(struct client *client, const struct frame_header *header,
                          struct slice body)
 {
@@ -422,23 +773,22 @@ static void answer_admin(struct client *client, const struct frame_header *heade
     struct msg_admin m;
     struct buf json = {0};
     struct err_text e = {""};
+    bool inspect = false;
     int rv = message_decode_admin(body, &m);
+    if (rv == 0 && admin__takes_time(m.verb, &inspect)) {
+        begin_admin(client, header, inspect, &m);
+        return;
+    }
     if (rv == 0) {
         rv = admin__answer(node, m.verb, m.args, &json, &e);
     }
     if (rv == 0) {
-        struct msg_admin_result out = {.json = slice_of(json.data, json.len)};
-        buf_clear(&node->scratch);
-        rv = message_encode_admin_result(&out, &node->scratch);
+        rv = answer_json(client, header->request_id, &json);
     }
     buf_close(&json);
-    if (rv == 0) {
-        answer_scratch(client, header->request_id, KIND_ADMIN_RESULT);
-        return;
+    if (rv != 0) {
+        refuse_admin(client, header->request_id, rv, e.text);
     }
-    node->refused++;
-    rpc_send_error(client->conn, header->request_id, rv, 0, 0, 0,
-                   e.text[0] != 0 ? e.text : advice(rv));
 }
 
 static void answer_peer_command(struct client *client, const struct frame_header *header,
@@ -483,6 +833,11 @@ static void client_frame(struct client *client, const struct frame_header *heade
     case KIND_STAT:
     case KIND_ROOT_GET:
     case KIND_ROOT_LIST:
+    case KIND_HISTORY:
+    case KIND_TYPE_LIST:
+    case KIND_TYPE_GET:
+    case KIND_LEASE_GET:
+    case KIND_OBJECT_LIST:
     case KIND_HEAP_OPEN:
         start_read(client, header, body);
         return;
@@ -490,6 +845,7 @@ static void client_frame(struct client *client, const struct frame_header *heade
     case KIND_SESSION_BURY:
     case KIND_NODE_JOIN:
     case KIND_TICK:
+    case KIND_RECLAIM:
         refuse(client, header->request_id, ERR_DENIED, 0, NULL);
         return;
     default:

@@ -2,6 +2,8 @@
 #ifndef CAIRN_NODE_INTERNAL_H
 #define CAIRN_NODE_INTERNAL_H
 
+#include <jansson.h>
+
 #include "base/limits.h"
 #include "base/list.h"
 #include "node/identity.h"
@@ -87,6 +89,7 @@ struct node {
     struct rpc_server *server;
     struct list clients;
     struct list free_requests;
+    struct list jobs;   /* questions that take a while (inspect.c) */
     struct buf scratch; /* bodies of answers, one at a time */
     uint64_t requests_open;
     uint64_t reads, commands, refused;
@@ -140,8 +143,23 @@ void dispatch__forget_clients(struct node *node);
 /* After the replica is gone, so that none is in flight. */
 void dispatch__free_requests(struct node *node);
 
+/* Answers a request that inspect__begin() took, with JSON (borrowed) or an error. */
+void dispatch__answer_later(struct request *request, int err, const json_t *answer);
+
+/* inspect.c: begins a question that takes a while. 0: dispatch__answer_later(request) follows,
+ * perhaps from inside of this call. Otherwise the request stays the caller's. */
+int inspect__begin(struct node *node, struct request *request, bool inspect, json_t *args,
+                   struct err_text *e);
+/* The replica is gone: nobody waits any more. */
+void inspect__abandon(struct node *node);
+
 /* admin.c: appends the JSON text of an answer to *out, or returns an error with a text. */
 int admin__answer(struct node *node, struct slice verb, struct slice args, struct buf *out,
                   struct err_text *e);
+/* Is this a verb whose answer comes later, by inspect__begin(..., *inspect, ...)? */
+bool admin__takes_time(struct slice verb, bool *inspect);
+/* The arguments of a verb: *out is given, NULL if there are none. ERR_INVAL. */
+int admin__args(struct slice verb, struct slice args, json_t **out, struct err_text *e);
+int admin__dump(const json_t *answer, struct buf *out);
 
 #endif

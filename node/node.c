@@ -237,6 +237,7 @@ int node_open(struct env *env, const struct node_config *config, const struct no
     node->opened_ns = env_now_ns(env);
     list_init(&node->clients);
     list_init(&node->free_requests);
+    list_init(&node->jobs);
     for (uint32_t i = 0; i < node->config.node_count; i++) {
         const struct node_config_peer *p = &node->config.nodes[i];
         if (strcmp(p->name, node->config.name) == 0) {
@@ -314,6 +315,7 @@ static void replica_stopped(void *arg)
     struct node *node = arg;
     replica_free(node->replica);
     node->replica = NULL;
+    inspect__abandon(node);
     wal_close(node->wal, log_closed, node);
 }
 
@@ -351,6 +353,7 @@ void node_stop(struct node *node, void (*done)(void *arg), void *arg)
         replica_free(node->replica);
         node->replica = NULL;
     }
+    inspect__abandon(node);
     if (node->wal != NULL) {
         wal_abandon(node->wal);
         node->wal = NULL;
@@ -373,7 +376,9 @@ void node_free(struct node *node)
     }
     if (node->replica != NULL) {
         replica_free(node->replica);
+        node->replica = NULL;
     }
+    inspect__abandon(node);
     if (node->wal != NULL) {
         wal_abandon(node->wal);
     }

@@ -205,17 +205,23 @@ int shard_propose(struct shard *shard, uint16_t kind, struct slice body, uint64_
             rv = ERR_DENIED;
         }
     } else if (kind != KIND_NODE_JOIN) {
-        rv = ERR_DENIED; /* TICK and SESSION_BURY are the leader's own */
+        rv = ERR_DENIED; /* TICK, SESSION_BURY and RECLAIM are the leader's own */
     }
     return rv != 0 ? rv : batch_append(shard, kind, body, command);
 }
 
-int shard__propose_own(struct shard *s, uint16_t kind, struct slice body)
+int shard__propose_for(struct shard *s, uint16_t kind, struct slice body,
+                       struct shard_command *command)
 {
     if (s->failed || s->dropped || !shard__leads(s) || consensus_transferee(s->consensus) != 0) {
         return ERR_NOTLEADER;
     }
-    return batch_append(s, kind, body, NULL);
+    return batch_append(s, kind, body, command);
+}
+
+int shard__propose_own(struct shard *s, uint16_t kind, struct slice body)
+{
+    return shard__propose_for(s, kind, body, NULL);
 }
 
 /* ---- time

@@ -151,7 +151,7 @@ int catalog_heap_create(struct heap *heap, const struct msg_heap_create *m, uint
     *fatal = 0;
     if (!name_is_valid(m->name) || m->shard_count == 0 || m->shard_count > SHARDS_PER_HEAP_MAX ||
         m->replicas > REPLICAS_MAX || m->shard_bytes_max < SHARD_BYTES_MIN ||
-        m->shard_bytes_max > SHARD_BYTES_MAX) {
+        m->shard_bytes_max > SHARD_BYTES_MAX || m->retention_ms > RETENTION_MS_MAX) {
         return ERR_INVAL;
     }
     struct slice found;
@@ -186,6 +186,7 @@ int catalog_heap_create(struct heap *heap, const struct msg_heap_create *m, uint
         .shard_bytes_max =
             (m->shard_bytes_max + HEAP_PAGE_BYTES - 1) / HEAP_PAGE_BYTES * HEAP_PAGE_BYTES,
         .created = version,
+        .retention_ms = m->retention_ms,
         .shard_count = m->shard_count,
         .replicas = replicas,
     };
@@ -309,6 +310,7 @@ static bool places_of(struct slice value, bool (*cb)(void *arg, const struct cat
             .uid = shard.uid,
             .heap_id = record.heap_id,
             .shard_bytes_max = record.shard_bytes_max,
+            .retention_ms = record.retention_ms,
             .number = i,
             .count = shard.count,
         };
@@ -352,6 +354,7 @@ int catalog_place_of(const struct heap *meta, uint64_t uid, struct catalog_place
         out->uid = uid;
         out->heap_id = record.heap_id;
         out->shard_bytes_max = record.shard_bytes_max;
+        out->retention_ms = record.retention_ms;
         out->number = (uint32_t)(uid - first.uid);
         out->count = shard.count;
         memcpy(out->members, shard.members, sizeof out->members);
@@ -377,6 +380,7 @@ static void heap_describe(struct slice name, struct slice value, struct catalog_
     memcpy(out->name, name.data, name.len);
     out->heap_id = record.heap_id;
     out->shard_bytes_max = record.shard_bytes_max;
+    out->retention_ms = record.retention_ms;
     out->shard_count = record.shard_count;
     out->replicas = record.replicas;
     out->created = record.created;

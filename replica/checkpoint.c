@@ -1,5 +1,7 @@
 /* When a shard's image is brought up to date, and what of the log may go then (rules E8, E9, E12).
  * One checkpoint at a time on this node's device. */
+#include <string.h>
+
 #include "base/log.h"
 #include "replica/internal.h"
 
@@ -80,6 +82,76 @@ static void back_off(struct shard *s)
     s->checkpoint_retry_ms = env_now_ms(s->r->env) + s->checkpoint_backoff_ms;
 }
 
+/* ---- who waits for one ---- */
+
+static void waits_answer(struct shard *s, const struct image_result *result, uint64_t index,
+                         int err)
+{
+    struct list due;
+    list_init(&due);
+    list_for_each_safe (it, next, &s->checkpoint_waits) {
+        struct shard_checkpoint_wait *wait = list_entry(it, struct shard_checkpoint_wait, link);
+        if (err == 0 && wait->index > index) {
+            continue; /* what was running began before it was asked for */
+        }
+        list_remove(&wait->link);
+        list_push_back(&due, &wait->link);
+    }
+    while (!list_empty(&due)) {
+        struct shard_checkpoint_wait *wait =
+            list_entry(due.next, struct shard_checkpoint_wait, link);
+        list_remove(&wait->link);
+        if (err == 0) {
+            wait->index = index;
+        }
+        if (err == 0 && result != NULL) {
+            wait->pages_written = result->pages_written;
+            wait->pages_total = result->pages_total;
+            wait->bytes_written = result->bytes_written;
+        } else if (err == 0) {
+            struct heap_stats stats;
+            heap_get_stats(s->heap, &stats);
+            wait->pages_total = stats.present_pages;
+        }
+        wait->cb(wait, err);
+    }
+    if (!list_empty(&s->checkpoint_waits)) {
+        checkpoint_want(s, false);
+    }
+}
+
+void checkpoint_refuse(struct shard *s, int err)
+{
+    waits_answer(s, NULL, 0, err);
+}
+
+void shard_checkpoint_for(struct shard *shard, struct shard_checkpoint_wait *wait)
+{
+    wait->index = shard->applied;
+    wait->pages_written = wait->pages_total = wait->bytes_written = 0;
+    list_push_back(&shard->checkpoint_waits, &wait->link);
+    checkpoint_want(shard, false); /* the next tick looks, so that cb never comes from in here */
+}
+
+void shard_hold_image(struct shard *shard, bool hold)
+{
+    assert(hold || shard->image_holds > 0);
+    shard->image_holds += hold ? 1 : (uint32_t)-1;
+}
+
+const char *shard_dir(const struct shard *shard)
+{
+    return shard->dir;
+}
+
+void shard_get_image_stats(const struct shard *shard, struct image_stats *out)
+{
+    memset(out, 0, sizeof *out);
+    if (shard->image != NULL) {
+        image_get_stats(shard->image, out);
+    }
+}
+
 static void checkpoint_done(void *arg, const struct image_result *result)
 {
     struct shard *s = arg;
@@ -92,10 +164,16 @@ static void checkpoint_done(void *arg, const struct image_result *result)
     }
     if (result->err == 0) {
         mark(s, result->sequence, result->index, result->term);
+        if (!s->failed) {
+            waits_answer(s, result, result->index, 0);
+        }
     } else if (result->err == ERR_DISKFULL || result->err == ERR_BUSY || result->err == ERR_NOMEM) {
         log_warn("replica", "a checkpoint failed, the one before stays", "shard=%llx err=%s",
                  (unsigned long long)s->uid, err_name(result->err));
         back_off(s);
+        if (result->err != ERR_BUSY) {
+            checkpoint_refuse(s, result->err);
+        }
     } else {
         shard__fail(s, result->err, "a checkpoint could not be written");
     }
@@ -104,7 +182,7 @@ static void checkpoint_done(void *arg, const struct image_result *result)
 
 static int start(struct shard *s)
 {
-    if (!checkpoint_possible(s) || image_busy(s->image)) {
+    if (!checkpoint_possible(s) || image_busy(s->image) || s->image_holds > 0) {
         return ERR_BUSY;
     }
     if (s->applied == s->checkpoint_index) {
@@ -116,6 +194,7 @@ static int start(struct shard *s)
         }
         s->checkpoint_wanted = false;
         s->checkpoint_pressed = false;
+        waits_answer(s, NULL, s->applied, 0);
         return 0;
     }
     uint64_t more;
@@ -127,6 +206,9 @@ static int start(struct shard *s)
         s->r->checkpointing = s;
     } else if (rv == ERR_BUSY || rv == ERR_NOMEM || rv == ERR_DISKFULL) {
         back_off(s);
+        if (rv != ERR_BUSY) {
+            checkpoint_refuse(s, rv);
+        }
     } else {
         shard__fail(s, rv, "a checkpoint could not be started");
     }

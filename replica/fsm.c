@@ -3,6 +3,7 @@
  * be understood gets ERR_PROTOCOL, here as on every other replica. */
 #include <string.h>
 
+#include "alloc/command.h"
 #include "replica/internal.h"
 
 /* What no command's result may be: the replica is broken, or out of memory, and must stop (I2). */
@@ -29,184 +30,180 @@ void fsm_config(const struct heap *heap, struct consensus_config *out, uint64_t 
     *index = h.config_index;
 }
 
-/* ---- objects
- * -------------------------------------------------------------------------------------------------------
+/* ---- objects, roots, types, upkeep: decoded here, done by the heap
+ * ----------------------------------------------------------------------------------------------
  */
 
-static int conflict(struct heap *heap, uint64_t ptr, struct command_result *result)
+/* Reads a command's body into what the heap understands. ERR_PROTOCOL. */
+static int decode(uint16_t kind, struct slice body, struct heap_command *c)
 {
-    struct heap_object object;
-    int rv = heap_stat(heap, ptr, &object);
+    union {
+        struct msg_alloc alloc;
+        struct msg_alloc_leased alloc_leased;
+        struct msg_free free;
+        struct msg_realloc realloc;
+        struct msg_write write;
+        struct msg_compare_and_write compare;
+        struct msg_add_u64 add;
+        struct msg_write_if_version versioned;
+        struct msg_root_set root_set;
+        struct msg_root_compare_and_set root_compare;
+        struct msg_root_delete root_delete;
+        struct msg_type_register type;
+        struct msg_defrag defrag;
+        struct msg_trim trim;
+        struct msg_set_retention retention;
+    } m;
+    int rv;
+    switch (kind) {
+    case KIND_ALLOC:
+        rv = message_decode_alloc(body, &m.alloc);
+        *c = (struct heap_command){.kind = HEAP_COMMAND_ALLOC,
+                                   .size = m.alloc.size,
+                                   .type = m.alloc.type,
+                                   .data = m.alloc.init};
+        return rv;
+    case KIND_ALLOC_LEASED:
+        rv = message_decode_alloc_leased(body, &m.alloc_leased);
+        *c = (struct heap_command){.kind = HEAP_COMMAND_ALLOC,
+                                   .session = m.alloc_leased.session,
+                                   .ptr = m.alloc_leased.ptr,
+                                   .size = m.alloc_leased.size,
+                                   .type = m.alloc_leased.type,
+                                   .data = m.alloc_leased.init};
+        return rv;
+    case KIND_FREE:
+        rv = message_decode_free(body, &m.free);
+        *c = (struct heap_command){.kind = HEAP_COMMAND_FREE, .ptr = m.free.ptr};
+        return rv;
+    case KIND_REALLOC:
+        rv = message_decode_realloc(body, &m.realloc);
+        *c = (struct heap_command){
+            .kind = HEAP_COMMAND_REALLOC, .ptr = m.realloc.ptr, .size = m.realloc.size};
+        return rv;
+    case KIND_WRITE:
+        rv = message_decode_write(body, &m.write);
+        *c = (struct heap_command){.kind = HEAP_COMMAND_WRITE,
+                                   .ptr = m.write.ptr,
+                                   .offset = m.write.offset,
+                                   .data = m.write.data};
+        return rv;
+    case KIND_COMPARE_AND_WRITE:
+        rv = message_decode_compare_and_write(body, &m.compare);
+        *c = (struct heap_command){.kind = HEAP_COMMAND_COMPARE_AND_WRITE,
+                                   .ptr = m.compare.ptr,
+                                   .offset = m.compare.offset,
+                                   .expected = m.compare.expected,
+                                   .data = m.compare.desired};
+        return rv;
+    case KIND_ADD_U64:
+        rv = message_decode_add_u64(body, &m.add);
+        *c = (struct heap_command){.kind = HEAP_COMMAND_ADD_U64,
+                                   .ptr = m.add.ptr,
+                                   .offset = m.add.offset,
+                                   .delta = m.add.delta};
+        return rv;
+    case KIND_WRITE_IF_VERSION:
+        rv = message_decode_write_if_version(body, &m.versioned);
+        *c = (struct heap_command){.kind = HEAP_COMMAND_WRITE_IF_VERSION,
+                                   .ptr = m.versioned.ptr,
+                                   .if_version = m.versioned.version,
+                                   .offset = m.versioned.offset,
+                                   .data = m.versioned.data};
+        return rv;
+    case KIND_ROOT_SET:
+        rv = message_decode_root_set(body, &m.root_set);
+        *c = (struct heap_command){
+            .kind = HEAP_COMMAND_ROOT_SET, .name = m.root_set.name, .ptr = m.root_set.ptr};
+        return rv;
+    case KIND_ROOT_COMPARE_AND_SET:
+        rv = message_decode_root_compare_and_set(body, &m.root_compare);
+        *c = (struct heap_command){.kind = HEAP_COMMAND_ROOT_COMPARE_AND_SET,
+                                   .name = m.root_compare.name,
+                                   .expected_ptr = m.root_compare.expected,
+                                   .ptr = m.root_compare.desired};
+        return rv;
+    case KIND_ROOT_DELETE:
+        rv = message_decode_root_delete(body, &m.root_delete);
+        *c = (struct heap_command){.kind = HEAP_COMMAND_ROOT_DELETE, .name = m.root_delete.name};
+        return rv;
+    case KIND_TYPE_REGISTER:
+        rv = message_decode_type_register(body, &m.type);
+        *c = (struct heap_command){
+            .kind = HEAP_COMMAND_TYPE_REGISTER, .type = m.type.number, .data = m.type.descriptor};
+        return rv;
+    case KIND_DEFRAG:
+        rv = message_decode_defrag(body, &m.defrag);
+        *c = (struct heap_command){.kind = HEAP_COMMAND_DEFRAG, .count = m.defrag.bytes};
+        return rv;
+    case KIND_TRIM:
+        rv = message_decode_trim(body, &m.trim);
+        *c = (struct heap_command){.kind = HEAP_COMMAND_TRIM, .size = m.trim.bytes};
+        return rv;
+    case KIND_SET_RETENTION:
+        rv = message_decode_set_retention(body, &m.retention);
+        *c = (struct heap_command){.kind = HEAP_COMMAND_SET_RETENTION,
+                                   .size = m.retention.retention_ms};
+        return rv;
+    default:
+        return ERR_PROTOCOL;
+    }
+}
+
+/* What the log may hold, whoever wrote it: bounds that the heap's contract leaves to its caller. */
+static int check_bounds(const struct heap_command *c)
+{
+    switch (c->kind) {
+    case HEAP_COMMAND_ALLOC:
+        return c->session != 0 && c->ptr == 0 ? ERR_INVAL : 0;
+    case HEAP_COMMAND_DEFRAG:
+        return c->count == 0 || c->count > HEAP_DEFRAG_BYTES_MAX ? ERR_INVAL : 0;
+    case HEAP_COMMAND_SET_RETENTION:
+        return c->size > RETENTION_MS_MAX ? ERR_INVAL : 0;
+    default:
+        return 0;
+    }
+}
+
+static int apply_object(struct heap *heap, uint16_t kind, struct slice body, uint64_t version,
+                        struct command_result *result)
+{
+    struct heap_command command;
+    struct heap_outcome outcome = {.code = 0};
+    int rv = decode(kind, body, &command);
+    if (rv == 0) {
+        rv = check_bounds(&command);
+    }
+    if (rv == 0) {
+        rv = heap_apply(heap, version, &command, &outcome);
+    }
     if (rv != 0) {
         return rv;
     }
-    result->version = object.version;
-    return ERR_CONFLICT;
+    result->version = outcome.version;
+    result->value = outcome.value;
+    return outcome.code;
 }
 
-static int apply_alloc(struct heap *heap, struct slice body, uint64_t version,
+static int apply_lease(struct heap *heap, struct slice body, uint64_t version,
                        struct command_result *result)
 {
-    struct msg_alloc m;
-    int rv = message_decode_alloc(body, &m);
-    return rv != 0 ? rv : heap_alloc(heap, version, m.size, m.type, m.init, &result->value);
+    struct msg_lease m;
+    int rv = message_decode_lease(body, &m);
+    return rv != 0 ? rv : lease_take(heap, m.session, version, m.count, &result->value);
 }
 
-static int apply_free(struct heap *heap, struct slice body, uint64_t version)
+static int apply_reclaim(struct heap *heap, struct slice body, struct command_result *result)
 {
-    struct msg_free m;
-    int rv = message_decode_free(body, &m);
-    return rv != 0 ? rv : heap_free_object(heap, version, m.ptr);
-}
-
-static int apply_write(struct heap *heap, struct slice body, uint64_t version)
-{
-    struct msg_write m;
-    int rv = message_decode_write(body, &m);
-    return rv != 0 ? rv : heap_write(heap, version, m.ptr, m.offset, m.data);
-}
-
-static int apply_compare_and_write(struct heap *heap, struct slice body, uint64_t version,
-                                   struct command_result *result)
-{
-    struct msg_compare_and_write m;
-    int rv = message_decode_compare_and_write(body, &m);
-    if (rv != 0) {
-        return rv;
+    struct msg_reclaim m;
+    int rv = message_decode_reclaim(body, &m);
+    if (rv == 0 && (m.records == 0 || m.records > HEAP_RECLAIM_RECORDS_MAX)) {
+        rv = ERR_INVAL;
     }
-    if (m.expected.len != m.desired.len) {
-        return ERR_INVAL;
-    }
-    const uint8_t *bytes;
-    rv = heap_read(heap, m.ptr, m.offset, m.expected.len, &bytes);
-    if (rv != 0) {
-        return rv;
-    }
-    if (m.expected.len > 0 && memcmp(bytes, m.expected.data, m.expected.len) != 0) {
-        return conflict(heap, m.ptr, result);
-    }
-    return heap_write(heap, version, m.ptr, m.offset, m.desired);
-}
-
-static int apply_add_u64(struct heap *heap, struct slice body, uint64_t version,
-                         struct command_result *result)
-{
-    struct msg_add_u64 m;
-    int rv = message_decode_add_u64(body, &m);
-    if (rv != 0) {
-        return rv;
-    }
-    const uint8_t *bytes;
-    rv = heap_read(heap, m.ptr, m.offset, 8, &bytes);
-    if (rv != 0) {
-        return rv;
-    }
-    result->value = load_u64(bytes);
-    uint8_t sum[8];
-    store_u64(sum, result->value + m.delta);
-    return heap_write(heap, version, m.ptr, m.offset, slice_of(sum, sizeof sum));
-}
-
-static int apply_write_if_version(struct heap *heap, struct slice body, uint64_t version,
-                                  struct command_result *result)
-{
-    struct msg_write_if_version m;
-    int rv = message_decode_write_if_version(body, &m);
-    if (rv != 0) {
-        return rv;
-    }
-    struct heap_object object;
-    rv = heap_stat(heap, m.ptr, &object);
-    if (rv != 0) {
-        return rv;
-    }
-    if (object.version != m.version) {
-        result->version = object.version;
-        return ERR_CONFLICT;
-    }
-    return heap_write(heap, version, m.ptr, m.offset, m.data);
-}
-
-/* ---- roots
- * ---------------------------------------------------------------------------------------------------------
- */
-
-static bool root_name_is_valid(struct slice name)
-{
-    return name.len > 0 && name.len <= ROOT_NAME_BYTES_MAX &&
-           memchr(name.data, 0, name.len) == NULL;
-}
-
-static int root_get(const struct heap *heap, struct slice name, struct root_record *out)
-{
-    struct slice value;
-    memset(out, 0, sizeof *out);
-    int rv = heap_map_get(heap, HEAP_MAP_ROOTS, name, &value);
     if (rv == 0) {
-        assert(value.len == sizeof *out);
-        memcpy(out, value.data, sizeof *out);
+        heap_reclaim(heap, m.safepoint, m.records, &result->value);
     }
     return rv;
-}
-
-static int root_put(struct heap *heap, struct slice name, uint64_t ptr, uint64_t version)
-{
-    struct root_record record = {.ptr = ptr, .version = version};
-    return heap_map_put(heap, HEAP_MAP_ROOTS, name, slice_of(&record, sizeof record));
-}
-
-static int apply_root_set(struct heap *heap, struct slice body, uint64_t version)
-{
-    struct msg_root_set m;
-    int rv = message_decode_root_set(body, &m);
-    if (rv != 0) {
-        return rv;
-    }
-    return m.ptr == 0 || !root_name_is_valid(m.name) ? ERR_INVAL
-                                                     : root_put(heap, m.name, m.ptr, version);
-}
-
-static int apply_root_compare_and_set(struct heap *heap, struct slice body, uint64_t version,
-                                      struct command_result *result)
-{
-    struct msg_root_compare_and_set m;
-    int rv = message_decode_root_compare_and_set(body, &m);
-    if (rv != 0) {
-        return rv;
-    }
-    if (!root_name_is_valid(m.name)) {
-        return ERR_INVAL;
-    }
-    struct root_record now;
-    bool exists = root_get(heap, m.name, &now) == 0;
-    if (now.ptr != m.expected) {
-        result->version = now.version;
-        result->value = now.ptr;
-        return ERR_CONFLICT;
-    }
-    if (m.desired != 0) {
-        return root_put(heap, m.name, m.desired, version);
-    }
-    return exists ? heap_map_delete(heap, HEAP_MAP_ROOTS, m.name) : 0;
-}
-
-static int apply_root_delete(struct heap *heap, struct slice body, struct command_result *result)
-{
-    struct msg_root_delete m;
-    int rv = message_decode_root_delete(body, &m);
-    if (rv != 0) {
-        return rv;
-    }
-    if (!root_name_is_valid(m.name)) {
-        return ERR_INVAL;
-    }
-    struct root_record now;
-    rv = root_get(heap, m.name, &now);
-    if (rv != 0) {
-        return rv;
-    }
-    result->value = now.ptr;
-    return heap_map_delete(heap, HEAP_MAP_ROOTS, m.name);
 }
 
 /* ---- the meta shard
@@ -261,6 +258,13 @@ static enum command_class class_of(uint16_t kind)
     case KIND_ROOT_SET:
     case KIND_ROOT_COMPARE_AND_SET:
     case KIND_ROOT_DELETE:
+    case KIND_REALLOC:
+    case KIND_TYPE_REGISTER:
+    case KIND_LEASE:
+    case KIND_DEFRAG:
+    case KIND_TRIM:
+    case KIND_SET_RETENTION:
+    case KIND_ALLOC_LEASED:
         return CLASS_OBJECT;
     case KIND_HEAP_CREATE:
     case KIND_HEAP_DROP:
@@ -273,6 +277,7 @@ static enum command_class class_of(uint16_t kind)
     case KIND_SESSION_BURY:
     case KIND_NODE_JOIN:
     case KIND_TICK:
+    case KIND_RECLAIM:
         return CLASS_FREE;
     default:
         return CLASS_NONE;
@@ -315,30 +320,14 @@ static int apply_sequenced(struct heap *heap, uint16_t kind, struct slice body, 
                            struct command_result *result, int *fatal)
 {
     switch (kind) {
-    case KIND_ALLOC:
-        return apply_alloc(heap, body, version, result);
-    case KIND_FREE:
-        return apply_free(heap, body, version);
-    case KIND_WRITE:
-        return apply_write(heap, body, version);
-    case KIND_COMPARE_AND_WRITE:
-        return apply_compare_and_write(heap, body, version, result);
-    case KIND_ADD_U64:
-        return apply_add_u64(heap, body, version, result);
-    case KIND_WRITE_IF_VERSION:
-        return apply_write_if_version(heap, body, version, result);
-    case KIND_ROOT_SET:
-        return apply_root_set(heap, body, version);
-    case KIND_ROOT_COMPARE_AND_SET:
-        return apply_root_compare_and_set(heap, body, version, result);
-    case KIND_ROOT_DELETE:
-        return apply_root_delete(heap, body, result);
+    case KIND_LEASE:
+        return apply_lease(heap, body, version, result);
     case KIND_HEAP_CREATE:
         return apply_heap_create(heap, body, version, result, fatal);
     case KIND_HEAP_DROP:
         return apply_heap_drop(heap, body, result, fatal);
     default:
-        return ERR_PROTOCOL;
+        return apply_object(heap, kind, body, version, result);
     }
 }
 
@@ -375,6 +364,8 @@ static int apply_unsequenced(struct heap *heap, uint64_t uid, uint16_t kind, str
         return session_expire(heap, bury.expired, bury.renewed, &bounds, now);
     case KIND_NODE_JOIN:
         return uid != SHARD_META ? ERR_INVAL : apply_node_join(heap, body, result, fatal);
+    case KIND_RECLAIM:
+        return apply_reclaim(heap, body, result);
     case KIND_TICK:
         return message_check(kind, body);
     default:
@@ -466,7 +457,7 @@ static int apply_batch(struct heap *heap, uint64_t uid, const struct wal_entry *
         return 0; /* nobody proposes such an entry; here it does nothing, as everywhere */
     }
     stamp = stamp_entry(heap, entry->term, stamp);
-    struct command_result unwanted;
+    struct command_result unwanted = {0};
     for (uint32_t i = 0; i < count; i++) {
         uint16_t kind = cursor_u16(&c);
         uint16_t zero = cursor_u16(&c);

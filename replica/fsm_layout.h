@@ -8,7 +8,7 @@
 #include "alloc/heap.h"
 #include "base/assert.h"
 
-#define FSM_FORMAT 1u
+#define FSM_FORMAT 2u
 
 /* ---- heap_fsm(): one per shard
  * ------------------------------------------------------------------------------------- */
@@ -37,9 +37,11 @@ static_assert(sizeof(struct fsm_header) <= HEAP_FSM_BYTES, "fits");
  * ---------------------------------------------------------------------------------------------- */
 
 /* Keys: 's' + id, big-endian -> session_record and `window` results; 'n' + owner + nonce -> id;
- * 't' + until + id, both big-endian -> tombstone_record and `count` results; 'u' + id -> until. */
+ * 't' + until + id, both big-endian -> tombstone_record and `count` results; 'u' + id -> until;
+ * 'l' + session id + number of a lease, both big-endian -> nothing but a zero byte. */
 #define SESSION_KEY_BYTES       9u
 #define SESSION_NONCE_KEY_BYTES 17u
+#define SESSION_LEASE_KEY_BYTES 17u
 
 struct session_record {
     uint64_t id;
@@ -94,26 +96,18 @@ static_assert(sizeof(struct tombstone_record) +
 #define TOMBSTONE_KEEP_MS     600000u
 static_assert(TOMBSTONE_RESULTS_MAX >= SESSION_WINDOW_MAX, "any session fits");
 
-/* ---- HEAP_MAP_ROOTS: name ->
- * -------------------------------------------------------------------------------------- */
-
-struct root_record {
-    uint64_t ptr;
-    uint64_t version;
-};
-static_assert(sizeof(struct root_record) == 16, "no padding");
-
 /* ---- HEAP_MAP_CATALOG (meta shard): name -> catalog_record and shard_count catalog_member_records
  * ------------------- */
 
 struct catalog_record {
     uint64_t heap_id;
     uint64_t shard_bytes_max;
-    uint64_t created; /* version */
+    uint64_t created;      /* version */
+    uint64_t retention_ms; /* that its shards are born with; later it is each shard's own */
     uint32_t shard_count;
     uint32_t replicas;
 };
-static_assert(sizeof(struct catalog_record) == 32, "no padding");
+static_assert(sizeof(struct catalog_record) == 40, "no padding");
 
 struct catalog_shard_record {
     uint64_t uid;

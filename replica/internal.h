@@ -191,6 +191,7 @@ struct shard {
     struct env_timer read_patience;
     uint64_t read_all_ms;     /* until then rounds ask all: one that was asked did not answer */
     struct list reads_failed; /* cb due in this turn with reads_failed_err */
+    struct list reads_ahead;  /* confirmed, wait until the shard clock has passed their version */
 
     /* Checkpoints. */
     bool log_is_shorter;             /* than consensus believes: see checkpoint_heal() */
@@ -201,6 +202,8 @@ struct shard {
     uint64_t checkpoint_ms;                         /* when it ended */
     uint64_t checkpoint_retry_ms, checkpoint_backoff_ms;
     uint64_t keep_after; /* entries up to here were released */
+    struct list checkpoint_waits;
+    uint32_t image_holds; /* no checkpoint may start */
 
     struct pin pin;
     struct install install;
@@ -209,6 +212,9 @@ struct shard {
     uint64_t housekeeping_ms;
     uint8_t session_cursor[SESSIONS_CURSOR_BYTES];
     size_t session_cursor_len;
+    struct shard_command reclaim; /* one step of giving history back, while `reclaiming` */
+    bool reclaiming, reclaim_again;
+    uint64_t reclaim_ms; /* when it was looked at last */
     uint64_t confirm_ms; /* last CONFIRM to all */
     uint64_t catch_up_id, catch_up_ms;
     uint64_t prefer_ms, prefer_backoff_ms;
@@ -294,7 +300,7 @@ uint8_t *replica__block_data(struct wal_block *block);
 struct shard_open_opts {
     uint64_t uid, heap_id;
     uint32_t number;
-    uint64_t bytes_max;
+    uint64_t bytes_max, retention_ms;
     bool birth_allowed; /* nothing of it may be here yet */
     bool founder;       /* with these members, and we write the first entry */
     const struct consensus_config *founders;
@@ -315,6 +321,9 @@ void shard__durable(struct shard *s, uint64_t position);
 void shard__end_of_turn(struct shard *s);
 /* A command of our own (session = 0, seq = 0, or a TICK): nobody waits. */
 int shard__propose_own(struct shard *s, uint16_t kind, struct slice body);
+/* The same, with somebody who wants the outcome; 0: the callback follows. */
+int shard__propose_for(struct shard *s, uint16_t kind, struct slice body,
+                       struct shard_command *command);
 int shard__propose_tick(struct shard *s); /* an entry that only moves the clock */
 bool shard__leads(const struct shard *s);
 /* Answers everyone who waits for a command or a read. */
@@ -401,6 +410,24 @@ bool tombstone_find(const struct heap *heap, uint64_t id, struct tombstone_recor
  * another command's), else ERR_SESSION_EXPIRED. */
 int tombstone_answer(const struct heap *heap, const struct command_prefix *prefix, uint64_t digest,
                      const struct fsm_now *now, struct command_result *result);
+/* ---- lease.c
+ * -------------------------------------------------------------------------------------------------------
+ */
+
+/* LEASE: slots for a session, noted with it. A result, or a fatal error. */
+int lease_take(struct heap *heap, uint64_t session, uint64_t version, uint32_t count,
+               uint64_t *lease);
+/* The session ends: at most SESSION_LEASES_MAX leases go back. */
+int lease_return_all(struct heap *heap, uint64_t session);
+
+/* ---- reclaim.c
+ * -----------------------------------------------------------------------------------------------------
+ */
+
+/* A leader's: proposes to give back history that nobody may read any more, one bounded step at a
+ * time. */
+void reclaim_tick(struct shard *s, uint64_t now_ms);
+void reclaim_end_of_turn(struct shard *s);
 
 /* ---- catalog.c
  * -----------------------------------------------------------------------------------------------------
@@ -414,7 +441,7 @@ int catalog_heap_drop(struct heap *heap, const struct msg_heap_drop *m, uint64_t
 int catalog_node_join(struct heap *heap, const struct msg_node_join *m, uint64_t *id, int *fatal);
 /* Every shard of every heap; stops when cb returns false. */
 struct catalog_place {
-    uint64_t uid, heap_id, shard_bytes_max;
+    uint64_t uid, heap_id, shard_bytes_max, retention_ms;
     uint32_t number; /* in its heap */
     uint32_t count;
     uint64_t members[REPLICAS_MAX], founders[REPLICAS_MAX];
@@ -470,6 +497,7 @@ void checkpoint_run(struct replica *r);
 void checkpoint_tick(struct shard *s, uint64_t now_ms);
 /* A leader's: makes consensus learn what the log released, so that it offers a snapshot instead. */
 void checkpoint_heal(struct shard *s);
+void checkpoint_refuse(struct shard *s, int err); /* whoever waits for one gets err */
 /* Entry heap_index() and the hard state are durable here. */
 bool checkpoint_possible(const struct shard *s);
 

@@ -10,6 +10,7 @@
  * when no answer comes. */
 #include <string.h>
 
+#include "base/hlc.h"
 #include "replica/internal.h"
 
 #define ITEM_HEADER_BYTES 6u
@@ -245,10 +246,78 @@ static void round_begin(struct shard *s)
     round_check(s);
 }
 
+/* ---- reads at a version (rules X14)
+ *
+ * Answered when the shard clock has passed it: then every command with a smaller version is
+ * applied, and none can come any more. Only an entry moves the clock, so a leader without other
+ * work writes a tick as soon as its stamp is large enough; a client's number never moves it.
+ */
+
+static bool is_ahead(const struct shard *s, const struct shard_read *read)
+{
+    return read->at > heap_clock(s->heap);
+}
+
+/* Puts those of a list that must wait, or must not, where they belong. Confirmed reads exist only
+ * while we lead. */
+static void set_apart(struct shard *s, struct list *reads)
+{
+    struct list refused;
+    list_init(&refused);
+    list_for_each_safe (it, next, reads) {
+        struct shard_read *read = list_entry(it, struct shard_read, link);
+        if (!is_ahead(s, read)) {
+            continue;
+        }
+        list_remove(&read->link);
+        bool far = hlc_to_ms(read->at) > hlc_to_ms(shard__stamp(s)) + READ_AHEAD_MS;
+        list_push_back(far ? &refused : &s->reads_ahead, &read->link);
+    }
+    reads_call(&refused, ERR_INVAL);
+}
+
+static void ahead_serve(struct shard *s)
+{
+    struct list due;
+    list_init(&due);
+    list_for_each_safe (it, next, &s->reads_ahead) {
+        struct shard_read *read = list_entry(it, struct shard_read, link);
+        if (!is_ahead(s, read)) {
+            list_remove(&read->link);
+            list_push_back(&due, &read->link);
+        }
+    }
+    reads_call(&due, 0);
+}
+
+/* An entry in flight or in the open batch will move the clock by itself. */
+static void ahead_tick(struct shard *s)
+{
+    if (list_empty(&s->reads_ahead) || s->in_flight_count > 0 || s->ready_count > 0 ||
+        (s->open != NULL && s->open->count > 0)) {
+        return;
+    }
+    uint64_t stamp = shard__stamp(s);
+    list_for_each (it, &s->reads_ahead) {
+        if (list_entry(it, struct shard_read, link)->at <= stamp) {
+            (void)shard__propose_tick(s);
+            return;
+        }
+    }
+}
+
 void read_serve(struct shard *s)
 {
     if (!list_empty(&s->reads_done) && s->applied >= s->reads_done_index) {
-        reads_call(&s->reads_done, 0);
+        struct list due;
+        list_init(&due);
+        list_splice(&due, &s->reads_done);
+        set_apart(s, &due);
+        reads_call(&due, 0);
+        ahead_tick(s);
+    }
+    if (!list_empty(&s->reads_ahead)) {
+        ahead_serve(s);
     }
 }
 
@@ -266,6 +335,7 @@ void read_refuse(struct shard *s, int err)
     s->round.running = false;
     list_splice(&s->reads, &s->round.reads);
     list_splice(&s->reads, &s->reads_done);
+    list_splice(&s->reads, &s->reads_ahead);
     s->reads_done_index = 0;
     reads_call(&s->reads, err);
 }
@@ -276,6 +346,7 @@ void read_tick(struct shard *s, uint64_t now_ms)
     if (!shard__leads(s)) {
         return;
     }
+    ahead_tick(s);
     if (round->running && now_ms - round->started_ms > s->r->opts.election_ms) {
         round->running = false;
         reads_call(&round->reads, ERR_UNAVAILABLE);

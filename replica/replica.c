@@ -249,6 +249,7 @@ static bool open_place(void *arg, const struct catalog_place *place)
         .heap_id = place->heap_id,
         .number = place->number,
         .bytes_max = place->shard_bytes_max,
+        .retention_ms = place->retention_ms,
         .birth_allowed = true,
         .founder = is_among(place->founders, place->count, r->opts.self_id),
         .founders = &founders,
@@ -512,6 +513,7 @@ static int open_logged(struct replica *r)
             opts.heap_id = place.heap_id;
             opts.number = place.number;
             opts.bytes_max = place.shard_bytes_max;
+            opts.retention_ms = place.retention_ms;
         }
         struct consensus_config founders = {.count = 0};
         if (opts.bytes_max != 0) {

@@ -134,8 +134,11 @@ typedef void (*shard_read_cb)(struct shard_read *read, int err);
 struct shard_read {
     shard_read_cb cb;
     void *arg;
+    uint64_t at; /* a version: cb comes when the shard clock has passed it, and every command up
+                    to it is applied; INVAL if it is more than READ_AHEAD_MS ahead. 0: none */
     struct list link; /* the shard's */
 };
+#define READ_AHEAD_MS 1000u
 int shard_read_index(struct shard *shard,
                      struct shard_read *read); /* 0, or NOTLEADER, BUSY, SHUTDOWN, IO */
 
@@ -164,7 +167,7 @@ void shard_get_info(const struct shard *shard, struct shard_info *out);
 
 struct catalog_heap {
     char name[HEAP_NAME_BYTES_MAX + 1];
-    uint64_t heap_id, shard_bytes_max;
+    uint64_t heap_id, shard_bytes_max, retention_ms;
     uint32_t shard_count, replicas;
     uint64_t created; /* version */
 };
@@ -203,6 +206,24 @@ void replica_get_room(const struct replica *r, struct replica_room *out);
 bool replica_has_room(const struct replica *r); /* the log's own limits hold too */
 
 int shard_checkpoint(struct shard *shard); /* starts one now; ERR_BUSY */
+/* Makes what is applied now durable in the image, in its turn: cb comes exactly once, in a later
+ * turn, with 0 and what the checkpoint wrote (nothing, if the image was up to date), or why it
+ * could not be: DISKFULL, IO, NOSHARD (dropped), SHUTDOWN. Caller's memory until then. */
+struct shard_checkpoint_wait;
+typedef void (*shard_checkpoint_cb)(struct shard_checkpoint_wait *wait, int err);
+struct shard_checkpoint_wait {
+    shard_checkpoint_cb cb;
+    void *arg;
+    struct list link; /* the shard's */
+    uint64_t index;   /* at least this is durable then */
+    uint64_t pages_written, pages_total, bytes_written;
+};
+void shard_checkpoint_for(struct shard *shard, struct shard_checkpoint_wait *wait);
+/* No checkpoint begins while somebody holds the image: its files stay as they are, for a reader.
+ * Each hold is released once; the shard may be gone by then (found by its uid). */
+void shard_hold_image(struct shard *shard, bool hold);
+const char *shard_dir(const struct shard *shard); /* of the image; borrowed while it lives */
+void shard_get_image_stats(const struct shard *shard, struct image_stats *out);
 /* ERR_NOTLEADER, ERR_NOTFOUND (no voter there), ERR_UNAVAILABLE (that node's clock is off), BUSY.
  */
 int shard_transfer_leadership(struct shard *shard, uint32_t node);

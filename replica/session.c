@@ -244,8 +244,11 @@ int session_close(struct heap *heap, uint64_t id)
     }
     struct nonce_key nonce_key;
     struct session_key key;
-    int rv = heap_map_delete(heap, HEAP_MAP_SESSIONS,
+    int rv = lease_return_all(heap, id);
+    if (rv == 0) {
+        rv = heap_map_delete(heap, HEAP_MAP_SESSIONS,
                              nonce_key_of(record.owner, record.nonce, &nonce_key));
+    }
     if (rv == 0) {
         rv = heap_map_delete(heap, HEAP_MAP_SESSIONS, key_of(id, &key));
     }

@@ -81,6 +81,9 @@ void shard__refuse_waiters(struct shard *s, int err)
 {
     batch_refuse(s, err);
     read_refuse(s, err);
+    if (err != ERR_NOTLEADER) {
+        checkpoint_refuse(s, err); /* the others need no leader */
+    }
 }
 
 void shard__fail(struct shard *s, int err, const char *text)
@@ -501,6 +504,7 @@ void shard__tick(struct shard *s, uint64_t now_ms)
         return;
     }
     read_tick(s, now_ms);
+    reclaim_tick(s, now_ms);
     transfer_tick(s, now_ms);
     checkpoint_tick(s, now_ms);
     if (shard__leads(s) && s->serving && now_ms >= s->housekeeping_ms) {
@@ -537,6 +541,7 @@ void shard__end_of_turn(struct shard *s)
         s->needs_tick = shard__propose_tick(s) != 0;
     }
     read_end_of_turn(s);
+    reclaim_end_of_turn(s);
     batch_end_of_turn(s);
 }
 
@@ -668,9 +673,10 @@ static struct shard *shard_new(struct replica *r, uint64_t uid)
     s->r = r;
     s->uid = uid;
     s->self_id = r->opts.self_id;
-    struct list *lists[] = {&s->link,         &s->turn_link,  &s->durable_link, &s->ready,
-                            &s->in_flight,    &s->batch_pool, &s->reads,        &s->reads_done,
-                            &s->reads_failed, &s->round.reads};
+    struct list *lists[] = {&s->link,        &s->turn_link,   &s->durable_link,
+                            &s->ready,       &s->in_flight,   &s->batch_pool,
+                            &s->reads,       &s->reads_done,  &s->reads_failed,
+                            &s->reads_ahead, &s->round.reads, &s->checkpoint_waits};
     s->read_patience.cb = read_on_patience;
     for (size_t i = 0; i < sizeof lists / sizeof *lists; i++) {
         list_init(lists[i]);
@@ -697,7 +703,8 @@ static int open_heap(struct shard *s, const struct shard_open_opts *opts, struct
     struct heap_opts create = {.uid = s->uid,
                                .heap_id = opts->heap_id,
                                .shard = opts->number,
-                               .bytes_max = opts->bytes_max};
+                               .bytes_max = opts->bytes_max,
+                               .retention_ms = opts->retention_ms};
     s->heap_id = opts->heap_id;
     s->number = opts->number;
     return heap_create(&create, &s->heap);

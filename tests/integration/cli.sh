@@ -136,7 +136,7 @@ step "completion"
 cairnctl completion bash >"$dir/completion"
 bash -n "$dir/completion"
 completed=$(bash -c 'source "$1"; COMP_WORDS=(cairnctl heap ""); COMP_CWORD=2; _cairnctl; echo "${COMPREPLY[*]}"' - "$dir/completion")
-[ "$completed" = "create ls rm stats" ] || fail "completed heap with: $completed"
+[ "$completed" = "create ls rm get set stats map check defrag shrink" ] || fail "completed heap with: $completed"
 completed=$(bash -c 'source "$1"; COMP_WORDS=(cairnctl heap stats b); COMP_CWORD=3; _cairnctl; echo "${COMPREPLY[*]}"' - "$dir/completion")
 [ "$completed" = bank ] || fail "completed the heap with: $completed"
 expect 2 cairnctl completion fish

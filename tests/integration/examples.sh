@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# The three examples of the SDK do what they say, also a second time on what the first run left.
+# The examples of the SDK do what they say, also a second time on what the first run left.
 build=$1
 # shellcheck source=tests/integration/lib.sh
 source "$(dirname "$0")/lib.sh"
-it_cluster ex1_hello ex2_list ex3_async
+it_cluster ex1_hello ex2_list ex3_async ex8_types
 
 for run in 1 2; do
     step "run $run"
@@ -13,6 +13,11 @@ for run in 1 2; do
     has "$out" "^$((run * 3)) nodes$"
     expect 0 ex3_async
     has "$out" '^10000 increments in flight, sum 10000$'
+    expect 0 ex8_types
+    has "$out" '^alice had 100 and has 42$'
+    has "$out" "^accounts: $run$"
+    expect 0 cairnctl obj show accounts/first
+    has "$out" '^balance +i64 +0 42'
 done
 step "two runs at once: the list's compare-and-set lets none be lost"
 ex2_list >/dev/null &

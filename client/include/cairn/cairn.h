@@ -14,7 +14,7 @@
  * Blocking and asynchronous. Every network call exists in both forms; the blocking one is the
  * asynchronous one and a wait. Lifetime. client outlives its heaps, heap outlives its futures;
  * cairn_client_free() fails pending calls with CAIRN_E_CANCELED. Not usable in a child after
- * fork().
+ * fork(). Embedded. All of it works on a directory of this machine too, without a cluster.
  */
 #ifndef CAIRN_CAIRN_H
 #define CAIRN_CAIRN_H
@@ -73,7 +73,8 @@ enum cairn_error {
     CAIRN_E_SHUTDOWN = -31,
     CAIRN_E_LOCKED = -32,
     CAIRN_E_TRUNCATED = -33,
-    CAIRN_E_LIMIT = -34
+    CAIRN_E_LIMIT = -34,
+    CAIRN_E_SNAPSHOT_TOO_OLD = -35
 };
 
 /* What a caller can do about an error: bits of cairn_error_is(). */
@@ -136,7 +137,9 @@ typedef struct cairn_client_opts {
 CAIRN_API void cairn_client_opts_init(cairn_client_opts *opts, size_t struct_size);
 
 /* Connects to the first node that answers and learns the others. endpoints:
- * "cairn://host:port,host:port", with or without the scheme; NULL: $CAIRN_ENDPOINTS. opts NULL:
+ * "cairn://host:port,host:port", with or without the scheme; NULL: $CAIRN_ENDPOINTS. Or a directory
+ * on this machine, without any node: "file:///dir" (docs/embedded.md); one process at a time,
+ * CAIRN_E_LOCKED otherwise; also CAIRN_E_CORRUPT, CAIRN_E_IO, CAIRN_E_DISKFULL. opts NULL:
  * defaults. *client is given (free with cairn_client_free). CAIRN_E_UNAVAILABLE, CAIRN_E_TLS,
  * CAIRN_E_UNAUTHENTICATED, CAIRN_E_INVAL, CAIRN_E_NOTFOUND (a certificate file). */
 CAIRN_API int cairn_connect(const char *endpoints, const cairn_client_opts *opts,
@@ -151,9 +154,10 @@ CAIRN_API void cairn_set_log(cairn_log_cb cb, void *arg);
 
 typedef struct cairn_heap_opts {
     size_t struct_size;
-    uint32_t shards;    /* default 4 */
-    uint32_t replicas;  /* of each shard; default 0: 3, or all nodes if there are fewer */
-    uint64_t bytes_max; /* of all shards together; default 1 GiB */
+    uint32_t shards;       /* default 4 */
+    uint32_t replicas;     /* of each shard; default 0: 3, or all nodes if there are fewer */
+    uint64_t bytes_max;    /* of all shards together; default 1 GiB */
+    uint64_t retention_ms; /* how far back versions can be read; default 0: no history is kept */
 } cairn_heap_opts;
 CAIRN_API void cairn_heap_opts_init(cairn_heap_opts *opts, size_t struct_size);
 
@@ -167,10 +171,19 @@ CAIRN_API int cairn_heap_open(cairn_client *client, const char *name,
                               cairn_heap **heap);  /* CAIRN_E_NOTFOUND */
 CAIRN_API void cairn_heap_close(cairn_heap *heap); /* no call may be pending; NULL is allowed */
 CAIRN_API uint32_t cairn_heap_shards(const cairn_heap *heap);
+/* From now on, on every shard; 0 drops what history there is. At most a year. INVAL. */
+CAIRN_API int cairn_heap_set_retention(cairn_heap *heap, uint64_t retention_ms);
+/* One bounded step of compaction on one shard (0..cairn_heap_shards() - 1): moves objects together
+ * until about `bytes` (1..1 MiB) are copied. Pointers stay valid. *moved (may be NULL): bytes;
+ * *more (may be NULL): non-zero if another step would move something. */
+CAIRN_API int cairn_heap_defrag(cairn_heap *heap, uint32_t shard, uint32_t bytes, uint64_t *moved,
+                                int *more);
+/* Gives free space at the end of a shard back, at most `bytes`; *freed (may be NULL): how much. */
+CAIRN_API int cairn_heap_trim(cairn_heap *heap, uint32_t shard, uint64_t bytes, uint64_t *freed);
 
 /* ---- objects -------------------------------------------------------------------------------- */
 
-#define CAIRN_OBJECT_BYTES_MAX (64u << 20)
+#define CAIRN_OBJECT_BYTES_MAX (1u << 30)
 #define CAIRN_WRITE_BYTES_MAX                                                                      \
     (512u << 10) /* one write, one compare-and-write, one initial value                            \
                   */
@@ -191,6 +204,12 @@ CAIRN_API int cairn_alloc(cairn_heap *heap, uint64_t bytes, uint32_t type, cairn
 /* The same with its first init_bytes bytes given: allocated and filled in one atomic step. */
 CAIRN_API int cairn_alloc_init(cairn_heap *heap, uint64_t bytes, uint32_t type, const void *init,
                                size_t init_bytes, cairn_ptr *ptr);
+/* count * bytes, zeroed; TOOBIG when the product is too large. */
+CAIRN_API int cairn_calloc(cairn_heap *heap, uint64_t count, uint64_t bytes, uint32_t type,
+                           cairn_ptr *ptr);
+/* Changes the size (1..CAIRN_OBJECT_BYTES_MAX). The pointer stays, and so do the bytes up to the
+ * smaller size; new ones are zero. NOSPACE: it is as it was. */
+CAIRN_API int cairn_realloc(cairn_heap *heap, cairn_ptr ptr, uint64_t bytes);
 CAIRN_API int cairn_free(cairn_heap *heap, cairn_ptr ptr); /* STALE on a second free */
 /* Reads exactly len bytes at one version of the object, whatever len. version may be NULL. RANGE.
  */
@@ -210,6 +229,156 @@ CAIRN_API int cairn_write_if_version(cairn_heap *heap, cairn_ptr ptr, uint64_t v
 CAIRN_API int cairn_add_u64(cairn_heap *heap, cairn_ptr ptr, uint64_t offset, uint64_t delta,
                             uint64_t *before);
 CAIRN_API int cairn_stat(cairn_heap *heap, cairn_ptr ptr, cairn_object *object);
+
+/* ---- older versions, in a heap that keeps history ------------------------------------------- */
+
+/* As it was at version `at` (of any object: versions are points in time). SNAPSHOT_TOO_OLD: older
+ * than the heap's retention; NOTFOUND: not allocated yet then; STALE: freed by then; INVAL: more
+ * than a second in the future (up to then the call waits). A freed object can be read at versions
+ * before its free. */
+CAIRN_API int cairn_read_at(cairn_heap *heap, cairn_ptr ptr, uint64_t at, uint64_t offset,
+                            void *data, size_t len, uint64_t *version);
+CAIRN_API int cairn_stat_at(cairn_heap *heap, cairn_ptr ptr, uint64_t at, cairn_object *object);
+enum cairn_change_kind {
+    CAIRN_CHANGE_UNKNOWN = 0, /* older than the history */
+    CAIRN_CHANGE_WRITE = 1,
+    CAIRN_CHANGE_RESIZE = 2,
+    CAIRN_CHANGE_BIRTH = 3,
+    CAIRN_CHANGE_FREE = 4
+};
+typedef struct cairn_change {
+    uint64_t version; /* of the change: read at it to see what it left behind */
+    uint64_t before;  /* the object's version before; 0: there was none */
+    uint64_t size;    /* of the object, afterwards */
+    uint64_t offset;  /* of what was overwritten */
+    uint32_t len;
+    uint32_t kind; /* enum cairn_change_kind */
+} cairn_change;
+/* What changed an object, newest first, as far as history is kept; cb returns non-zero to stop. */
+typedef int (*cairn_history_cb)(void *arg, const cairn_change *change);
+CAIRN_API int cairn_history(cairn_heap *heap, cairn_ptr ptr, cairn_history_cb cb, void *arg);
+
+/* ---- types ----------------------------------------------------------------------------------
+ *
+ * A type tells what objects hold: their fields, by name, for `cairnctl obj show`, and their
+ * pointers, for checks and for whatever follows them. It costs an object nothing but its number.
+ *
+ *     struct account {
+ *         int64_t balance;
+ *         cairn_ptr next;
+ *         char name[32];
+ *     };
+ *     CAIRN_TYPE(account, CAIRN_I64(balance), CAIRN_PTR(next, account), CAIRN_CHARS(name));
+ *
+ *     cairn_type_register(heap, CAIRN_TYPE_OF(account));
+ *     cairn_alloc(heap, sizeof(struct account), CAIRN_TYPE_NUMBER(account), &ptr);
+ *
+ * A field may be an array, and may lie in a nested struct (CAIRN_I64(limits.upper)); what isn't
+ * listed is opaque. The number is cairn_type_number() of the name, 16384 or greater; one of yours
+ * (1..16383, which saves 16 bytes in every object below 1 KiB) is given with CAIRN_TYPE_NUMBERED.
+ */
+
+enum cairn_field_kind {
+    CAIRN_FIELD_BYTES = 1,
+    CAIRN_FIELD_CHARS = 2, /* text, NUL-padded */
+    CAIRN_FIELD_U8 = 3,
+    CAIRN_FIELD_U16 = 4,
+    CAIRN_FIELD_U32 = 5,
+    CAIRN_FIELD_U64 = 6,
+    CAIRN_FIELD_I8 = 7,
+    CAIRN_FIELD_I16 = 8,
+    CAIRN_FIELD_I32 = 9,
+    CAIRN_FIELD_I64 = 10,
+    CAIRN_FIELD_F32 = 11,
+    CAIRN_FIELD_F64 = 12,
+    CAIRN_FIELD_PTR = 13
+};
+typedef struct cairn_field {
+    const char *name;
+    uint32_t kind; /* enum cairn_field_kind */
+    uint32_t offset;
+    uint32_t count;          /* elements; bytes for BYTES and CHARS */
+    uint32_t target;         /* PTR: number of the type it points at; 0: see target_name */
+    const char *target_name; /* PTR: a type whose number is made of its name; NULL: any */
+} cairn_field;
+typedef struct cairn_type {
+    const char *name;
+    uint32_t number; /* 0: made of the name */
+    uint32_t size;   /* of the struct; objects may be larger */
+    uint32_t field_count;
+    const cairn_field *fields;
+} cairn_type;
+
+/* The number objects carry: type->number, or one made of the name (FNV-1a of 31 bits, with 16384
+ * added to numbers below that), the same in every program. thread: any */
+CAIRN_API uint32_t cairn_type_number(const cairn_type *type);
+/* On every shard of the heap. The same type again is no error; one that has more fields where none
+ * were, or a larger struct, extends it. CAIRN_E_CONFLICT: it doesn't agree with what is registered,
+ * or the number is another type's. INVAL: fields overlap or leave the struct. */
+CAIRN_API int cairn_type_register(cairn_heap *heap, const cairn_type *type);
+/* All registered types by number; `type` and its names are valid during the call. cb returns
+ * non-zero to stop. */
+typedef int (*cairn_type_cb)(void *arg, const cairn_type *type, uint64_t version);
+CAIRN_API int cairn_type_list(cairn_heap *heap, cairn_type_cb cb, void *arg);
+
+#if defined(__GNUC__)
+#define CAIRN_UNUSED __attribute__((unused))
+#else
+#define CAIRN_UNUSED
+#endif
+
+#define CAIRN_TYPE_NUMBERED(T, NUMBER, ...)                                                        \
+    static inline CAIRN_UNUSED const cairn_type *cairn_type_of_##T(void)                           \
+    {                                                                                              \
+        typedef struct T cairn_self_;                                                              \
+        static const cairn_field fields_[] = {__VA_ARGS__};                                        \
+        static const cairn_type type_ = {#T, NUMBER, (uint32_t)sizeof(cairn_self_),                \
+                                         (uint32_t)(sizeof fields_ / sizeof fields_[0]), fields_}; \
+        return &type_;                                                                             \
+    }                                                                                              \
+    struct T
+#define CAIRN_TYPE(T, ...)   CAIRN_TYPE_NUMBERED(T, 0, __VA_ARGS__)
+#define CAIRN_TYPE_OF(T)     cairn_type_of_##T()
+#define CAIRN_TYPE_NUMBER(T) cairn_type_number(CAIRN_TYPE_OF(T))
+
+/* Only inside of CAIRN_TYPE. A member whose size is no multiple of the kind's doesn't compile. */
+#define CAIRN_SIZEOF_(m) sizeof(((cairn_self_ *)0)->m)
+#define CAIRN_COUNT_(m, bytes)                                                                     \
+    (uint32_t)(CAIRN_SIZEOF_(m) / (bytes) +                                                        \
+               sizeof(char[CAIRN_SIZEOF_(m) % (bytes) == 0 ? 1 : -1]) - 1)
+#define CAIRN_MEMBER_(m, kind, bytes, target, target_name)                                         \
+    {                                                                                              \
+#m, kind, (uint32_t)offsetof(cairn_self_, m), CAIRN_COUNT_(m, bytes), target, target_name  \
+    }
+#define CAIRN_BYTES(m) CAIRN_MEMBER_(m, CAIRN_FIELD_BYTES, 1, 0, NULL)
+#define CAIRN_CHARS(m) CAIRN_MEMBER_(m, CAIRN_FIELD_CHARS, 1, 0, NULL)
+#define CAIRN_U8(m)    CAIRN_MEMBER_(m, CAIRN_FIELD_U8, 1, 0, NULL)
+#define CAIRN_U16(m)   CAIRN_MEMBER_(m, CAIRN_FIELD_U16, 2, 0, NULL)
+#define CAIRN_U32(m)   CAIRN_MEMBER_(m, CAIRN_FIELD_U32, 4, 0, NULL)
+#define CAIRN_U64(m)   CAIRN_MEMBER_(m, CAIRN_FIELD_U64, 8, 0, NULL)
+#define CAIRN_I8(m)    CAIRN_MEMBER_(m, CAIRN_FIELD_I8, 1, 0, NULL)
+#define CAIRN_I16(m)   CAIRN_MEMBER_(m, CAIRN_FIELD_I16, 2, 0, NULL)
+#define CAIRN_I32(m)   CAIRN_MEMBER_(m, CAIRN_FIELD_I32, 4, 0, NULL)
+#define CAIRN_I64(m)   CAIRN_MEMBER_(m, CAIRN_FIELD_I64, 8, 0, NULL)
+#define CAIRN_F32(m)   CAIRN_MEMBER_(m, CAIRN_FIELD_F32, 4, 0, NULL)
+#define CAIRN_F64(m)   CAIRN_MEMBER_(m, CAIRN_FIELD_F64, 8, 0, NULL)
+/* A cairn_ptr at objects of struct T (which needn't be declared yet); of a numbered type; at any.
+ */
+#define CAIRN_PTR(m, T)               CAIRN_MEMBER_(m, CAIRN_FIELD_PTR, 8, 0, #T)
+#define CAIRN_PTR_NUMBERED(m, NUMBER) CAIRN_MEMBER_(m, CAIRN_FIELD_PTR, 8, NUMBER, NULL)
+#define CAIRN_PTR_ANY(m)              CAIRN_MEMBER_(m, CAIRN_FIELD_PTR, 8, 0, NULL)
+
+/* ---- iterating ------------------------------------------------------------------------------ */
+
+typedef struct cairn_iter cairn_iter;
+#define CAIRN_TYPE_ANY UINT32_MAX
+/* Every live object of a type (0: untyped ones; CAIRN_TYPE_ANY: all), one shard after another,
+ * fetched by the page. Objects that come or go meanwhile may or may not be seen; all others are
+ * seen once. One thread at a time; freed before the heap is closed. */
+CAIRN_API int cairn_iter_new(cairn_heap *heap, uint32_t type, cairn_iter **iter);
+/* *end is non-zero, and *object zeroed, when there are no more. */
+CAIRN_API int cairn_iter_next(cairn_iter *iter, cairn_object *object, int *end);
+CAIRN_API void cairn_iter_free(cairn_iter *iter); /* NULL is allowed */
 
 /* ---- roots: names for objects; 1..255 bytes without NUL ------------------------------------- */
 
@@ -232,6 +401,8 @@ CAIRN_API int cairn_alloc_async(cairn_heap *heap, uint64_t bytes, uint32_t type,
                                 cairn_future **future);
 CAIRN_API int cairn_alloc_init_async(cairn_heap *heap, uint64_t bytes, uint32_t type,
                                      const void *init, size_t init_bytes, cairn_future **future);
+CAIRN_API int cairn_realloc_async(cairn_heap *heap, cairn_ptr ptr, uint64_t bytes,
+                                  cairn_future **future);
 CAIRN_API int cairn_free_async(cairn_heap *heap, cairn_ptr ptr, cairn_future **future);
 CAIRN_API int cairn_read_async(cairn_heap *heap, cairn_ptr ptr, uint64_t offset, size_t len,
                                cairn_future **future);

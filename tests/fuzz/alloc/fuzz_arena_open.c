@@ -1,16 +1,21 @@
 /* Hostile pages: a sound heap is damaged word by word as the input says, received, and, when it is
- * accepted, used. It must be refused or pass heap_check before and after; never crash. The digest
- * is the sender's own, so it protects nothing. */
+ * accepted, used by every call there is. It must be refused or pass heap_check before and after;
+ * never crash. The digest is the sender's own, so it protects nothing. */
 #include <stdlib.h>
 #include <string.h>
 
 #include "alloc/engine.h"
+#include "base/hash.h"
+#include "heap_driver.h"
 
-#define BYTES_MAX ((uint64_t)2 << 20)
+#define BYTES_MAX      ((uint64_t)8 << 20)
+#define PAGES_MAX      1024u
+#define METADATA_PAGES 6u /* header, directory, granule maps, slots */
 
-static struct heap *victim;
-static uint64_t pages[64];
+static struct driver victim;
+static uint64_t pages[PAGES_MAX];
 static size_t page_count;
+static uint8_t copy[PAGES_MAX][4096];
 
 static void must(bool holds)
 {
@@ -19,82 +24,109 @@ static void must(bool holds)
     }
 }
 
+/* Small and large objects, tables of chunks and what history keeps of them, leases, types, roots.
+ */
 static void setup(void)
 {
-    struct heap_opts opts = {.uid = 1, .heap_id = 2, .shard = 3, .bytes_max = BYTES_MAX};
-    must(heap_create(&opts, &victim) == 0);
-    uint64_t ptrs[120];
-    heap_begin(victim, 5, 1, 10);
-    for (uint64_t i = 0; i < 120; i++) {
-        must(heap_alloc(victim, i + 1, 1 + i * 131 % 700 + (i % 9 == 0) * 6000, 1,
-                        slice_of("abc", 1), &ptrs[i]) == 0);
-        must(heap_map_put(victim, (enum heap_map)(i % 3), slice_of(&i, 8), slice_of(&ptrs[i], 8)) ==
-             0);
+    uint64_t ptr = 0;
+    driver_open(&victim, 12, BYTES_MAX, 0, 5000, 6000);
+    for (int i = 0; i < 200; i++) {
+        driver_step(&victim);
     }
-    for (uint64_t i = 0; i < 120; i += 4) {
-        must(heap_free_object(victim, 200, ptrs[i]) == 0);
-    }
-    heap_end(victim);
-    must(heap_check(victim, NULL) == 0);
-    const struct arena *a = &victim->arena;
+    struct heap *h = victim.heap;
+    heap_begin(h, heap_index(h) + 1, 1, 1);
+    must(heap_set_retention(h, 5000) == 0);
+    must(heap_alloc(h, heap_next_version(h), (3 << 20) + 100, 1, slice_of("abc", 3), &ptr) == 0);
+    must(heap_realloc(h, heap_next_version(h), ptr, (1 << 20) + 5000) == 0);
+    must(heap_realloc(h, heap_next_version(h), ptr, (2 << 20) + 5000) == 0);
+    heap_end(h);
+    must(heap_check(h, NULL) == 0);
+    must(h->arena.present_count > METADATA_PAGES);
+    const struct arena *a = &h->arena;
     for (uint64_t p = 0; (p = pageset_next(&a->present, p, a->pages)) < a->pages; p++) {
-        if (page_count < sizeof pages / sizeof pages[0]) {
-            pages[page_count++] = p;
-        }
+        must(page_count < PAGES_MAX);
+        pages[page_count++] = p;
     }
 }
 
 /* What a replica would do with it. */
-static void use(struct heap *heap)
+static void use(struct heap *heap, uint64_t seed)
 {
+    static struct driver d;
     struct heap_object list[64];
     uint64_t next = 0;
     must(heap_check(heap, NULL) == 0);
-    if (heap_index(heap) == UINT64_MAX) {
-        return;
-    }
-    size_t count = heap_list_objects(heap, 0, list, 64, &next);
-    heap_begin(heap, heap_index(heap) + 1, 1, 1);
-    for (size_t i = 0; i < count; i++) {
-        const uint8_t *bytes = NULL;
-        must(heap_read(heap, list[i].ptr, 0, list[i].size, &bytes) == 0);
-        must(heap_write(heap, 1, list[i].ptr, 0, slice_of("x", 1)) == 0);
-        if (i % 2 == 0) {
-            must(heap_free_object(heap, 1, list[i].ptr) == 0);
+    memset(&d, 0, sizeof d);
+    d.heap = heap;
+    d.seed = seed;
+    d.size_max = 9000;
+    d.count = heap_list_objects(heap, 0, list, 64, &next);
+    for (size_t i = 0; i < d.count; i++) {
+        struct heap_change changes[8];
+        size_t count = 0;
+        uint8_t bytes[64];
+        uint64_t at = heap_safepoint(heap);
+        struct heap_object then;
+        d.ptrs[i] = list[i].ptr;
+        must(heap_history(heap, list[i].ptr, 0, changes, 8, &count) == 0);
+        if (heap_stat_at(heap, at, list[i].ptr, &then) == 0) {
+            uint64_t len = then.size < sizeof bytes ? then.size : sizeof bytes;
+            must(heap_read_at(heap, at, list[i].ptr, then.size - len, bytes, len) == 0);
         }
     }
-    for (uint64_t i = 0; i < 40; i++) {
-        uint64_t ptr = 0;
-        (void)heap_alloc(heap, 1, 1 + i * 401 % 9000, 0, slice_of("y", 1), &ptr);
-        (void)heap_map_put(heap, (enum heap_map)(i % 8), slice_of(&i, 8), slice_of("value", i % 5));
-        uint64_t key = i * 3;
-        (void)heap_map_delete(heap, (enum heap_map)(i % 3), slice_of(&key, 8));
+    if (heap_index(heap) < UINT64_MAX >> 20) { /* the driver makes times of it */
+        for (int i = 0; i < 50; i++) {
+            driver_step(&d);
+        }
     }
-    heap_end(heap);
     must(heap_check(heap, NULL) == 0);
+    heap_free(heap);
+}
+
+/* A word is replaced, or changed by a little, or by a bit. */
+static void damage(struct cursor *c)
+{
+    uint16_t page = cursor_u16(c);
+    uint16_t where = cursor_u16(c);
+    uint32_t value = cursor_u32(c);
+    /* The metadata comes first, and is what matters most. */
+    size_t among = (page & 1) != 0 ? METADATA_PAGES : page_count;
+    uint8_t *word = copy[(page >> 1) % among] + (where & 0xffc);
+    switch (where & 3) {
+    case 0:
+        store_u32(word, value);
+        break;
+    case 1:
+        store_u32(word, load_u32(word) + (uint32_t)(int8_t)value);
+        break;
+    default:
+        store_u32(word, load_u32(word) ^ (uint32_t)1 << (value & 31));
+        break;
+    }
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-    if (victim == NULL) {
+    if (victim.heap == NULL) {
         setup();
     }
     struct cursor c = cursor_of(slice_of(data, size));
-    static uint8_t copy[64][4096];
     for (size_t i = 0; i < page_count; i++) {
-        memcpy(copy[i], victim->arena.base + pages[i] * PAGE_BYTES, PAGE_BYTES);
+        memcpy(copy[i], victim.heap->arena.base + pages[i] * PAGE_BYTES, PAGE_BYTES);
     }
     uint8_t dropped = cursor_u8(&c);
-    while (cursor_left(&c) >= 7) {
-        uint8_t page = cursor_u8(&c);
-        uint16_t at = cursor_u16(&c);
-        uint32_t value = cursor_u32(&c);
-        uint8_t *word = copy[page % page_count] + (at & 0xffc);
-        store_u32(word, (at & 1) != 0 ? load_u32(word) + (uint32_t)(int8_t)value : value);
+    uint8_t seed = cursor_u8(&c);
+    if (cursor_left(&c) < 8) { /* the fuzzer begins with short inputs: they shall hit too */
+        uint64_t hash = hash64(seed, data, size);
+        struct cursor one = cursor_of(slice_of(&hash, sizeof hash));
+        damage(&one);
+    }
+    while (cursor_left(&c) >= 8) {
+        damage(&c);
     }
     struct heap_receive *r = NULL;
-    must(heap_receive_open(heap_page_count(victim), BYTES_MAX, &r) == 0);
+    must(heap_receive_open(heap_page_count(victim.heap), BYTES_MAX, &r) == 0);
     uint64_t digest = 0;
     for (size_t i = 0; i < page_count; i++) {
         if (dropped != 0 && i == dropped % page_count) {
@@ -108,8 +140,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     uint64_t term = load_u64(copy[0] + offsetof(struct heap_header, term));
     uint64_t uid = load_u64(copy[0] + offsetof(struct heap_header, uid));
     if (heap_receive_finish(r, uid, index, term, digest, &heap) == 0) {
-        use(heap);
-        heap_free(heap);
+        use(heap, seed);
     }
     return 0;
 }

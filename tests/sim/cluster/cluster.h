@@ -61,6 +61,10 @@ struct own {
     uint64_t ptr;
     uint32_t len;
     uint8_t *bytes;
+    /* What it held after a change of this version; 0: nothing is remembered. */
+    uint64_t old_version;
+    uint32_t old_len;
+    uint8_t *old_bytes;
 };
 
 struct client_host;
@@ -72,8 +76,11 @@ enum slot_job {
     JOB_OWN_ALLOC,
     JOB_OWN_READ,
     JOB_OWN_WRITE,
+    JOB_OWN_RESIZE,
     JOB_OWN_FREE,
-    JOB_OWN_STALE
+    JOB_OWN_STALE,
+    JOB_OWN_OLD, /* read as it was at an older version */
+    JOB_UPKEEP   /* compaction, trimming, another retention: nobody's data may change by it */
 };
 struct slot {
     struct client_host *client;

@@ -9,6 +9,7 @@
 
 #define FIRST_VALUE     0u
 #define OWN_BYTES       6000u
+#define RETENTION_MS    2000u
 #define OBJECT_REGISTER 0u /* places of objects in the history */
 #define OBJECT_COUNTER  100u
 #define OBJECT_ROOT     200u
@@ -94,7 +95,7 @@ static void client_connected(void *arg, struct core *core, int err, const char *
         client->setup_running = true;
         submit(client, call,
                core_prepare_heap_create(call, client->core, "h", client->cluster->shard_count, 3,
-                                        8u << 20),
+                                        32u << 20, RETENTION_MS),
                heap_created);
     } else {
         heap_open(client);
@@ -212,9 +213,11 @@ static void count(struct slot *slot, int err)
     } else {
         c->counts.failed++;
     }
-    bool expected = err == 0 || err == ERR_CONFLICT ||
-                    (slot->job == JOB_OWN_STALE && err == ERR_STALE) ||
-                    (slot->job == JOB_OWN_ALLOC && err == ERR_NOSPACE);
+    bool expected =
+        err == 0 || err == ERR_CONFLICT || (slot->job == JOB_OWN_STALE && err == ERR_STALE) ||
+        (err == ERR_NOSPACE && (slot->job == JOB_OWN_ALLOC || slot->job == JOB_OWN_WRITE ||
+                                slot->job == JOB_OWN_RESIZE)) ||
+        (slot->job == JOB_OWN_OLD && err == ERR_SNAPSHOT_TOO_OLD);
     bool weather = err == ERR_INDOUBT || err == ERR_TIMEOUT || err == ERR_UNAVAILABLE ||
                    err == ERR_BUSY || err == ERR_NOTLEADER || err == ERR_NOCONN ||
                    err == ERR_SHUTDOWN || err == ERR_LIMIT || err == ERR_SESSION_EXPIRED ||
@@ -226,10 +229,43 @@ static void count(struct slot *slot, int err)
     }
 }
 
+static void old_forget(struct own *own)
+{
+    mem_free(own->old_bytes);
+    own->old_bytes = NULL;
+    own->old_version = 0;
+}
+
 static void own_forget(struct own *own)
 {
+    old_forget(own);
     mem_free(own->bytes);
     *own = (struct own){0};
+}
+
+/* The object holds own->bytes since a change of this version. Some of these moments are kept until
+ * the history is too old for them, others make room for a newer one. */
+static void own_remember(struct slot *slot, uint64_t version)
+{
+    struct own *own = slot->own;
+    if (own->old_version != 0 && below(slot->client, 4) != 0) {
+        return;
+    }
+    old_forget(own);
+    own->old_bytes = sim__alloc(own->len);
+    memcpy(own->old_bytes, own->bytes, own->len);
+    own->old_len = own->len;
+    own->old_version = version;
+}
+
+static void own_resize(struct own *own, uint32_t len)
+{
+    uint8_t *bytes = sim__alloc(len);
+    memset(bytes, 0, len);
+    memcpy(bytes, own->bytes, len < own->len ? len : own->len);
+    mem_free(own->bytes);
+    own->bytes = bytes;
+    own->len = len;
 }
 
 static void own_done(struct slot *slot, int err)
@@ -242,6 +278,7 @@ static void own_done(struct slot *slot, int err)
         if (err == 0) {
             own->state = OWN_LIVE;
             own->ptr = slot->call.value;
+            own_remember(slot, slot->call.version);
         } else {
             own_forget(own);
         }
@@ -255,8 +292,29 @@ static void own_done(struct slot *slot, int err)
     case JOB_OWN_WRITE:
         if (err == 0) {
             memcpy(own->bytes + slot->offset, slot->buffer, slot->len);
+            own_remember(slot, slot->call.version);
         } else if (err == ERR_INDOUBT) {
             own_forget(own); /* either; the object itself is left behind */
+        }
+        break;
+    case JOB_OWN_RESIZE:
+        if (err == 0) {
+            own_resize(own, slot->len);
+            own_remember(slot, slot->call.version);
+        } else if (err == ERR_INDOUBT) {
+            own_forget(own);
+        }
+        break;
+    case JOB_OWN_OLD:
+        if (err == 0 && (memcmp(slot->buffer, own->old_bytes, own->old_len) != 0 ||
+                         slot->call.version != own->old_version)) {
+            cluster_fail(c,
+                         "client %u: object %016" PRIx64 " held other bytes at version %" PRIu64
+                         " (answered: %" PRIu64 ")",
+                         slot->client->index, own->ptr, own->old_version, slot->call.version);
+        }
+        if (err == ERR_SNAPSHOT_TOO_OLD) {
+            old_forget(own);
         }
         break;
     case JOB_OWN_FREE:
@@ -396,7 +454,7 @@ static void own_start(struct slot *slot)
 {
     struct client_host *client = slot->client;
     struct own *own = &client->own[below(client, OWN_OBJECTS)];
-    uint64_t kind = below(client, 10);
+    uint64_t kind = below(client, 12);
     slot->own = NULL;
     if (own->busy) {
         slot_next(slot);
@@ -412,6 +470,11 @@ static void own_start(struct slot *slot)
         uint32_t init = (uint32_t)below(client, own->len + 1);
         env_random(client->env, own->bytes, init);
         rv = core_prepare_alloc(&slot->call, client->heap, own->len, 1, slice_of(own->bytes, init));
+    } else if (own->old_version != 0 && below(client, 4) == 0) {
+        slot->job = JOB_OWN_OLD; /* of freed ones, too */
+        slot->buffer = sim__alloc(own->old_len);
+        rv = core_prepare_read_at(&slot->call, client->heap, own->ptr, own->old_version, 0,
+                                  slot->buffer, own->old_len);
     } else if (own->state == OWN_FREED) {
         slot->job = JOB_OWN_STALE;
         slot->buffer = sim__alloc(1);
@@ -428,9 +491,31 @@ static void own_start(struct slot *slot)
         env_random(client->env, slot->buffer, slot->len);
         rv = core_prepare_write(&slot->call, client->heap, own->ptr, slot->offset,
                                 slice_of(slot->buffer, slot->len));
+    } else if (kind < 10) {
+        slot->job = JOB_OWN_RESIZE;
+        slot->len = 1 + (uint32_t)below(client, OWN_BYTES);
+        rv = core_prepare_realloc(&slot->call, client->heap, own->ptr, slot->len);
     } else {
         slot->job = JOB_OWN_FREE;
         rv = core_prepare_free(&slot->call, client->heap, own->ptr);
+    }
+    submit(client, &slot->call, rv, slot_done);
+}
+
+static void upkeep_start(struct slot *slot)
+{
+    struct client_host *client = slot->client;
+    uint32_t shard = (uint32_t)below(client, core_heap_shards(client->heap));
+    uint64_t kind = below(client, 10);
+    int rv;
+    if (kind < 6) {
+        rv = core_prepare_defrag(&slot->call, client->heap, shard,
+                                 1 + (uint32_t)below(client, 256u << 10));
+    } else if (kind < 9) {
+        rv = core_prepare_trim(&slot->call, client->heap, shard, 1 + below(client, 1u << 20));
+    } else {
+        rv = core_prepare_set_retention(&slot->call, client->heap, shard,
+                                        below(client, 2 * RETENTION_MS));
     }
     submit(client, &slot->call, rv, slot_done);
 }
@@ -448,7 +533,10 @@ static void slot_start(struct env_timer *timer)
     slot->called_ns = sim_now_ns(client->cluster->sim);
     slot->running = true;
     uint64_t kind = below(client, slot->reader ? 7 : 10);
-    if (kind < 4) {
+    if (!slot->reader && below(client, 30) == 0) {
+        slot->job = JOB_UPKEEP;
+        upkeep_start(slot);
+    } else if (kind < 4) {
         slot->job = JOB_REGISTER;
         register_start(slot);
     } else if (kind < 6) {
@@ -682,6 +770,7 @@ void clients_free(struct cluster *c)
         sim_proc_free(client->env);
         for (int o = 0; o < OWN_OBJECTS; o++) {
             mem_free(client->own[o].bytes);
+            mem_free(client->own[o].old_bytes);
         }
         for (int s = 0; s < SLOTS_PER_CLIENT; s++) {
             mem_free(client->slots[s].buffer);

@@ -7,6 +7,7 @@
 #include "base/assert.h"
 
 #define SECTOR 512u
+#define PAGE   4096u
 
 struct env_file {
     struct memdisk *disk;
@@ -75,6 +76,9 @@ static void record(struct memdisk *d, enum memdisk_op_kind kind, int file, uint6
 static void file_put(struct memdisk_file *f, uint64_t offset, const void *bytes, size_t len)
 {
     size_t end = (size_t)offset + len;
+    if (len == 0) {
+        return;
+    }
     if (end > f->capacity) {
         f->data = realloc(f->data, end * 2);
         assert(f->data != NULL);
@@ -362,4 +366,84 @@ void memdisk_cut(const struct memdisk *d, size_t ops, enum memdisk_loss loss, ui
             }
         }
     }
+}
+
+/* For each file the last operation that synced it, and the last that synced the names. */
+struct synced {
+    size_t files[MEMDISK_FILES];
+    size_t names;
+};
+
+static void synced_find(const struct memdisk *d, size_t ops, struct synced *s)
+{
+    memset(s, 0, sizeof *s);
+    for (size_t i = 0; i < ops; i++) {
+        if (d->log[i].kind == MD_SYNC) {
+            s->files[d->log[i].file] = i;
+        } else if (d->log[i].kind == MD_DIRSYNC) {
+            s->names = i;
+        }
+    }
+}
+
+static bool is_name(const struct memdisk_op *op)
+{
+    return op->kind == MD_CREATE || op->kind == MD_RENAME || op->kind == MD_UNLINK;
+}
+
+struct memdisk_open_ends memdisk_open_ends(const struct memdisk *d, size_t ops)
+{
+    struct memdisk_open_ends ends = {0, 0};
+    struct synced s;
+    synced_find(d, ops, &s);
+    for (size_t i = 0; i < ops; i++) {
+        const struct memdisk_op *op = &d->log[i];
+        if (op->kind == MD_WRITE && i >= s.files[op->file]) {
+            ends.pages += (op->len + PAGE - 1) / PAGE;
+        } else if (is_name(op) && i >= s.names) {
+            ends.names++;
+        }
+    }
+    return ends;
+}
+
+void memdisk_cut_pages(const struct memdisk *d, size_t ops, uint64_t kept, size_t names,
+                       struct memdisk *out)
+{
+    assert(ops <= d->log_count);
+    struct synced s;
+    size_t page = 0;
+    memdisk_open(out);
+    out->file_count = d->file_count;
+    synced_find(d, ops, &s);
+    for (size_t i = 0; i < ops; i++) {
+        const struct memdisk_op *op = &d->log[i];
+        if (op->kind == MD_WRITE && i < s.files[op->file]) {
+            file_put(&out->files[op->file], op->offset, op->bytes, op->len);
+        } else if (op->kind == MD_WRITE) {
+            for (size_t at = 0; at < op->len; at += PAGE, page++) {
+                size_t n = op->len - at < PAGE ? op->len - at : PAGE;
+                if ((kept >> (page & 63) & 1) != 0) {
+                    file_put(&out->files[op->file], op->offset + at, op->bytes + at, n);
+                }
+            }
+        } else if (is_name(op) && (i < s.names || names > 0)) {
+            names -= i >= s.names;
+            name_apply(out, op);
+        }
+    }
+}
+
+void memdisk_record(struct memdisk *d)
+{
+    d->recording = true;
+    for (int i = 0; i < 64; i++) {
+        int file = d->names[i].file;
+        if (file >= 0) {
+            record(d, MD_CREATE, file, 0, NULL, 0, d->names[i].name, NULL);
+            record(d, MD_WRITE, file, 0, d->files[file].data, d->files[file].len, NULL, NULL);
+            record(d, MD_SYNC, file, 0, NULL, 0, NULL, NULL);
+        }
+    }
+    record(d, MD_DIRSYNC, -1, 0, NULL, 0, NULL, NULL);
 }

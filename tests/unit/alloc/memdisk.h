@@ -51,6 +51,18 @@ void memdisk_run(struct memdisk *d, long max);
  * writes and names are dropped, kept, or (by seed) partly there. */
 void memdisk_cut(const struct memdisk *d, size_t ops, enum memdisk_loss loss, uint64_t seed,
                  struct memdisk *out);
+/* What a loss of power behind the first `ops` operations leaves open: pages of unsynced writes, in
+ * the order in which they were written, and changes of names. */
+struct memdisk_open_ends {
+    size_t pages, names;
+};
+struct memdisk_open_ends memdisk_open_ends(const struct memdisk *d, size_t ops);
+/* The disk after it: of the pages those whose bit is set in `kept` (bit i mod 64 for page i) are
+ * there, of the names the first so many. */
+void memdisk_cut_pages(const struct memdisk *d, size_t ops, uint64_t kept, size_t names,
+                       struct memdisk *out);
+/* Begins to record; what is there counts as written and synced. */
+void memdisk_record(struct memdisk *d);
 struct memdisk_file *memdisk_file(struct memdisk *d, const char *name); /* NULL: none */
 
 #endif

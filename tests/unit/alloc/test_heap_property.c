@@ -1,5 +1,8 @@
-/* Random commands against a model: contents, counters, structure; and what must never make a
- * difference to the bytes: reopening, views, checkpoints, the digest. */
+/* Random commands against a model: contents, older versions, counters, structure; and what must
+ * never make a difference to the bytes: reopening, views, checkpoints, the digest.
+ *
+ *   test_heap_property [--steps N] [--seed S]    N steps in all (default 250000), other seeds
+ */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -7,24 +10,41 @@
 
 #include <cmocka.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "heap_model.h"
 
-static struct heap *heap_new(uint64_t bytes_max)
+static uint64_t all_steps = 250000;
+static uint64_t first_seed = 1;
+
+static struct heap *heap_new(uint64_t bytes_max, uint64_t seed)
 {
-    struct heap_opts opts = {.uid = 7, .heap_id = 3, .shard = 5, .bytes_max = bytes_max};
+    struct heap_opts opts = {.uid = 7,
+                             .heap_id = 3,
+                             .shard = 5,
+                             .bytes_max = bytes_max,
+                             .granule_shift = seed % 5 == 4 ? 12 : 0,
+                             .retention_ms = seed % 2 == 0 ? 0 : 50};
     struct heap *heap = NULL;
     assert_int_equal(heap_create(&opts, &heap), 0);
     return heap;
 }
 
-static uint64_t run(uint64_t seed, uint64_t bytes_max, uint64_t size_max, int steps, int every)
+static struct model *model_new(uint64_t seed)
 {
     struct model *m = malloc(sizeof *m);
     assert_non_null(m);
     model_open(m, seed);
-    struct heap *heap = heap_new(bytes_max);
-    for (int i = 0; i < steps; i++) {
+    m->retention_ms = seed % 2 == 0 ? 0 : 50; /* as heap_new() */
+    return m;
+}
+
+static uint64_t run(uint64_t seed, uint64_t bytes_max, uint64_t size_max, uint64_t steps,
+                    uint64_t every)
+{
+    struct model *m = model_new(seed);
+    struct heap *heap = heap_new(bytes_max, seed);
+    for (uint64_t i = 0; i < steps; i++) {
         model_step(m, &heap, 1, size_max);
         if (i % every == 0) {
             model_check(m, heap);
@@ -33,6 +53,9 @@ static uint64_t run(uint64_t seed, uint64_t bytes_max, uint64_t size_max, int st
     model_check(m, heap);
     heap_free(heap);
     uint64_t nospace = m->nospace;
+    print_message("seed %llu: %llu steps, %llu without space, %llu bytes moved, %llu older reads\n",
+                  (unsigned long long)seed, (unsigned long long)steps, (unsigned long long)nospace,
+                  (unsigned long long)m->defrag_moved, (unsigned long long)m->past_reads);
     model_close(m);
     free(m);
     return nospace;
@@ -41,65 +64,70 @@ static uint64_t run(uint64_t seed, uint64_t bytes_max, uint64_t size_max, int st
 static void contents_and_structure_match_a_model(void **state)
 {
     (void)state;
-    for (uint64_t seed = 1; seed <= 6; seed++) {
-        (void)run(seed, (uint64_t)32 << 20, 30000, 4000, 200);
+    uint64_t steps = all_steps / 25;
+    for (uint64_t i = 0; i < 8; i++) {
+        (void)run(first_seed + i, (uint64_t)32 << 20, i % 2 == 0 ? 3000 : 30000, steps, 500);
     }
-    (void)run(77, (uint64_t)256 << 20, 8 << 20, 1500, 150);
+    for (uint64_t i = 0; i < 2; i++) {
+        (void)run(first_seed + 77 + i, (uint64_t)256 << 20, 8 << 20, steps / 4, 300);
+    }
 }
 
 static void a_full_heap_refuses_and_stays_sound(void **state)
 {
     (void)state;
-    for (uint64_t seed = 100; seed < 106; seed++) {
-        assert_true(run(seed, (uint64_t)1 << 20, 60000, 4000, 100) > 100);
-        (void)run(seed, (uint64_t)3 << 20, 90000, 6000, 300);
+    uint64_t steps = all_steps / 40;
+    for (uint64_t i = 0; i < 6; i++) {
+        assert_true(run(first_seed + 100 + i, (uint64_t)1 << 20, 60000, steps, 300) > 100);
+        (void)run(first_seed + 100 + i, (uint64_t)3 << 20, 90000, steps, 500);
     }
 }
 
-/* One copy is reopened at random moments, the other never; views come and go on it, and digests are
- * asked for. */
+/* Things that happen on one replica and not on another. */
+static void disturb(struct model *dice, struct heap **heap, struct view **held)
+{
+    switch (model_random(dice) % 200) {
+    case 0: {
+        if (*held != NULL) {
+            view_close(*held);
+            *held = NULL;
+        }
+        struct heap *copy = model_copy(*heap);
+        heap_free(*heap);
+        *heap = copy;
+        break;
+    }
+    case 1:
+        if (*held == NULL) {
+            assert_int_equal(view_open(*heap, held), 0);
+        }
+        break;
+    case 2:
+        (void)heap_digest(*heap);
+        break;
+    case 3:
+        if (*held != NULL) {
+            view_close(*held);
+            *held = NULL;
+        }
+        break;
+    default:
+        break;
+    }
+}
+
 static void reopening_makes_no_difference(void **state)
 {
     (void)state;
-    for (uint64_t seed = 1; seed <= 8; seed++) {
-        struct model *m = malloc(sizeof *m);
-        assert_non_null(m);
-        model_open(m, seed * 1000);
-        uint64_t bytes_max = seed % 2 == 0 ? (uint64_t)2 << 20 : (uint64_t)64 << 20;
-        struct heap *heaps[2] = {heap_new(bytes_max), heap_new(bytes_max)};
-        struct model dice;
-        dice.seed = seed;
+    for (uint64_t seed = first_seed; seed < first_seed + 8; seed++) {
+        struct model *m = model_new(seed * 1000 + seed % 2);
+        uint64_t bytes_max = seed % 4 == 0 ? (uint64_t)2 << 20 : (uint64_t)64 << 20;
+        struct heap *heaps[2] = {heap_new(bytes_max, m->seed), heap_new(bytes_max, m->seed)};
+        struct model dice = {.seed = seed};
         struct view *held = NULL;
-        for (int i = 0; i < 4000; i++) {
+        for (uint64_t i = 0; i < all_steps / 25; i++) {
             model_step(m, heaps, 2, seed % 3 == 0 ? 200000 : 5000);
-            switch (model_random(&dice) % 100) {
-            case 0: {
-                if (held != NULL) {
-                    view_close(held);
-                    held = NULL;
-                }
-                struct heap *copy = model_copy(heaps[0]);
-                heap_free(heaps[0]);
-                heaps[0] = copy;
-                break;
-            }
-            case 1:
-                if (held == NULL) {
-                    assert_int_equal(view_open(heaps[0], &held), 0);
-                }
-                break;
-            case 2:
-                (void)heap_digest(heaps[0]);
-                break;
-            case 3:
-                if (held != NULL) {
-                    view_close(held);
-                    held = NULL;
-                }
-                break;
-            default:
-                break;
-            }
+            disturb(&dice, &heaps[0], &held);
         }
         if (held != NULL) {
             view_close(held);
@@ -114,8 +142,15 @@ static void reopening_makes_no_difference(void **state)
     }
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
+    for (int i = 1; i + 1 < argc; i += 2) {
+        if (strcmp(argv[i], "--steps") == 0) {
+            all_steps = strtoull(argv[i + 1], NULL, 10);
+        } else if (strcmp(argv[i], "--seed") == 0) {
+            first_seed = strtoull(argv[i + 1], NULL, 10);
+        }
+    }
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(contents_and_structure_match_a_model),
         cmocka_unit_test(a_full_heap_refuses_and_stays_sound),

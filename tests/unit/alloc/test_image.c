@@ -11,7 +11,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "alloc/engine.h"
 #include "alloc/image.h"
+#include "alloc/survey.h"
 #include "base/env_uv.h"
 #include "base/mem.h"
 #include "heap_model.h"
@@ -117,108 +119,6 @@ static void a_checkpointed_and_reopened_heap_equals_one_never_closed(void **stat
     }
 }
 
-/* ---- crash points ---- */
-
-#define CHECKPOINTS_MAX 200
-
-struct known {
-    uint64_t index, digest;
-    size_t began, ended; /* operations of the log */
-};
-
-static uint64_t cut_everywhere(uint64_t seed, int steps, int every)
-{
-    static struct known known[CHECKPOINTS_MAX];
-    size_t count = 0;
-    struct memdisk d;
-    struct model *m = malloc(sizeof *m);
-    struct image *image = NULL;
-    struct heap *heap = NULL;
-    struct answer a = {0};
-    assert_non_null(m);
-    model_open(m, seed);
-    memdisk_open(&d);
-    d.recording = true;
-    assert_int_equal(open_image(&d.env, "/x", 0, &image, &heap, NULL), 0);
-    heap = heap_new(1 << 20);
-    for (int i = 0; i < steps; i++) {
-        model_step(m, &heap, 1, 3000);
-        bool reopen = i % 97 == 96;
-        if (i % every == 0 || reopen) {
-            struct known *k = &known[count++];
-            k->index = heap_index(heap);
-            k->digest = heap_digest(heap);
-            k->began = d.log_count;
-            bool replace = count % 9 == 8;
-            int rv = replace ? image_replace(image, heap, answered, &a)
-                             : image_checkpoint(image, heap, answered, &a);
-            assert_int_equal(rv, 0);
-            memdisk_run(&d, 1000000);
-            assert_int_equal(a.result.err, 0);
-            k->ended = d.log_count;
-        }
-        if (reopen) {
-            image_close(image);
-            heap_free(heap);
-            assert_int_equal(open_image(&d.env, "/x", 0, &image, &heap, NULL), 0);
-        }
-    }
-    uint64_t cases = 0;
-    for (size_t cut = 0; cut <= d.log_count; cut++) {
-        for (int loss = 0; loss < 5; loss++) {
-            struct memdisk after;
-            struct image *again = NULL;
-            struct heap *found = NULL;
-            struct err_text e = {""};
-            memdisk_cut(&d, cut, loss < 2 ? (enum memdisk_loss)loss : LOSS_TORN,
-                        seed + cut * 5 + (uint64_t)loss, &after);
-            int rv = open_image(&after.env, "/x", 0, &again, &found, &e);
-            if (rv != 0) {
-                fail_msg("cut %zu, loss %d: %d %s", cut, loss, rv, e.text);
-            }
-            /* The last checkpoint that ended before the cut, or the one that had begun. */
-            size_t last = count;
-            for (size_t k = 0; k < count; k++) {
-                if (known[k].ended <= cut) {
-                    last = k;
-                }
-            }
-            uint64_t index = found == NULL ? 0 : heap_index(found);
-            uint64_t digest = found == NULL ? 0 : heap_digest(found);
-            bool good = last == count ? found == NULL
-                                      : index == known[last].index && digest == known[last].digest;
-            size_t next = last == count ? 0 : last + 1;
-            if (!good && next < count && known[next].began < cut) {
-                good = index == known[next].index && digest == known[next].digest;
-            }
-            if (!good) {
-                fail_msg("cut %zu, loss %d: index %" PRIu64, cut, loss, index);
-            }
-            image_close(again);
-            heap_free(found);
-            memdisk_close(&after);
-            cases++;
-        }
-    }
-    image_close(image);
-    heap_free(heap);
-    memdisk_close(&d);
-    model_close(m);
-    free(m);
-    return cases;
-}
-
-static void power_loss_anywhere_leaves_exactly_one_checkpoint(void **state)
-{
-    (void)state;
-    uint64_t cases = 0;
-    for (uint64_t seed = 1; seed <= 4; seed++) {
-        cases += cut_everywhere(seed, 200, 11);
-    }
-    print_message("%" PRIu64 " power losses\n", cases);
-    assert_true(cases > 2000);
-}
-
 /* ---- damage ---- */
 
 static void disk_with_checkpoints(struct memdisk *d, int checkpoints)
@@ -246,50 +146,155 @@ static void disk_with_checkpoints(struct memdisk *d, int checkpoints)
     free(m);
 }
 
-static void a_flipped_bit_is_refused_or_harmless(void **state)
+/* Any bit of any file that the superblock names: the page or the part of the file is named too. */
+static void a_flipped_bit_in_the_pages_is_named(void **state)
 {
     (void)state;
     struct memdisk d;
-    disk_with_checkpoints(&d, 3);
+    struct model chance = {.seed = 17};
+    uint64_t by_page = 0;
+    disk_with_checkpoints(&d, 4);
+    for (int i = 0; i < 1000; i++) {
+        uint64_t which = model_random(&chance) % 64;
+        while (d.names[which].file < 0 || strncmp(d.names[which].name, "pages-", 6) != 0) {
+            which = (which + 1) % 64;
+        }
+        struct memdisk_file *f = &d.files[d.names[which].file];
+        size_t at = (size_t)model_random(&chance) % f->len;
+        f->data[at] ^= (uint8_t)(1u << i % 8);
+        struct image *image = NULL;
+        struct heap *heap = NULL;
+        struct err_text e = {""};
+        bool look = i % 2 == 0;
+        size_t works = d.log_count;
+        int rv = look ? image_read(&d.env, "/x", UID, IMAGE_DISK, &heap, &e)
+                      : open_image(&d.env, "/x", 0, &image, &heap, &e);
+        if (rv != ERR_CORRUPT || strstr(e.text, d.names[which].name) == NULL) {
+            fail_msg("%s, byte %zu: %d %s", d.names[which].name, at, rv, e.text);
+        }
+        assert_null(heap);
+        assert_null(image);
+        assert_int_equal(d.log_count, works);
+        by_page += strstr(e.text, ": page ") != NULL;
+        f->data[at] ^= (uint8_t)(1u << i % 8);
+    }
+    assert_true(by_page > 700);
+    memdisk_close(&d);
+}
+
+/* One slot may be damaged: then the other counts, unless the log knows of the first. */
+static void a_flipped_bit_in_the_superblock_is_refused_or_harmless(void **state)
+{
+    (void)state;
+    struct memdisk d;
+    struct heap *heap = NULL;
+    struct err_text e = {""};
     uint64_t refused = 0;
-    uint64_t seed = 1;
+    disk_with_checkpoints(&d, 3);
+    assert_int_equal(image_read(&d.env, "/x", UID, IMAGE_DISK, &heap, &e), 0);
+    uint64_t digest = heap_digest(heap);
+    heap_free(heap);
+    struct memdisk_file *f = memdisk_file(&d, "super");
+    uint8_t before[8192];
+    assert_int_equal(f->len, sizeof before);
+    memcpy(before, f->data, sizeof before);
+    uint64_t sequence = load_u64(before + 24);
+    sequence = load_u64(before + 4096 + 24) > sequence ? load_u64(before + 4096 + 24) : sequence;
+    for (size_t bit = 0; bit < sizeof before * 8; bit += 61) {
+        struct image *image = NULL;
+        f->data[bit / 8] ^= (uint8_t)(1u << bit % 8);
+        int rv = open_image(&d.env, "/x", sequence, &image, &heap, &e);
+        bool newest = bit / 8 / 4096 == sequence % 2;
+        if (rv == 0) {
+            assert_false(newest);
+            assert_int_equal(heap_digest(heap), digest);
+            image_close(image);
+            heap_free(heap);
+        } else {
+            assert_true(newest);
+            assert_int_equal(rv, ERR_CORRUPT);
+            assert_non_null(strstr(e.text, "super"));
+            refused++;
+        }
+        memcpy(f->data, before, sizeof before);
+    }
+    assert_true(refused > 500);
+    memdisk_close(&d);
+}
+
+/* ---- looking only ---- */
+
+static void looking_changes_nothing(void **state)
+{
+    (void)state;
+    struct memdisk d;
+    struct heap *heap = NULL;
+    struct image *image = NULL;
+    struct err_text e = {""};
+    memdisk_open(&d);
+    assert_int_equal(image_read(&d.env, "/x", UID, IMAGE_DISK, &heap, &e), ERR_NOTFOUND);
+    assert_non_null(strstr(e.text, "/x"));
+    memdisk_close(&d);
+    disk_with_checkpoints(&d, 3);
+    memdisk_record(&d);
+    size_t before = d.log_count;
+    assert_int_equal(image_read(&d.env, "/x", UID, IMAGE_DISK, &heap, &e), 0);
+    uint64_t digest = heap_digest(heap);
+    heap_free(heap);
+    assert_int_equal(image_read(&d.env, "/x", UID + 1, IMAGE_DISK, &heap, &e), ERR_WRONGCLUSTER);
+    assert_int_equal(image_read(&d.env, "/x", UID, IMAGE_PMEM, &heap, &e), ERR_UNSUPPORTED);
+    assert_int_equal(d.log_count, before);
+    /* Also while somebody has it open. */
+    struct heap *own = NULL;
+    assert_int_equal(open_image(&d.env, "/x", 0, &image, &own, &e), 0);
+    assert_int_equal(image_read(&d.env, "/x", UID, IMAGE_DISK, &heap, &e), 0);
+    assert_int_equal(heap_digest(heap), digest);
+    heap_free(heap);
+    heap_free(own);
+    image_close(image);
+    memdisk_close(&d);
+}
+
+static void first_finding(void *arg, enum heap_severity severity, const char *code,
+                          const char *text)
+{
+    char *to = arg;
+    if (severity == HEAP_FINDING_DAMAGE && to[0] == '\0') {
+        (void)snprintf(to, 128, "%s: %s", code, text);
+    }
+}
+
+/* A fault before the checksums were made: every page is as it was written, but the heap is wrong.
+ */
+static void damage_below_the_checksums_is_found_too(void **state)
+{
+    (void)state;
+    struct memdisk d;
     struct image *image = NULL;
     struct heap *heap = NULL;
+    struct answer a = {0};
+    struct err_text e = {""};
+    char found[128] = "";
+    uint64_t damage = 0;
+    memdisk_open(&d);
     assert_int_equal(open_image(&d.env, "/x", 0, &image, &heap, NULL), 0);
-    uint64_t digest = heap_digest(heap);
+    heap = heap_new(1 << 20);
+    heap_begin(heap, 1, 1, 1);
+    uint64_t ptr = 0;
+    assert_int_equal(heap_alloc(heap, 1, 100, 0, slice_of("abc", 3), &ptr), 0);
+    heap_end(heap);
+    header_edit(heap)->object_count++;
+    assert_int_equal(image_checkpoint(image, heap, answered, &a), 0);
+    memdisk_run(&d, 1000);
+    assert_int_equal(a.result.err, 0);
     image_close(image);
     heap_free(heap);
-    for (int i = 0; i < 64; i++) {
-        if (d.names[i].file < 0) {
-            continue;
-        }
-        bool is_super = strcmp(d.names[i].name, "super") == 0;
-        for (int k = 0; k < 120; k++) {
-            struct memdisk_file *f = &d.files[d.names[i].file];
-            seed = seed * 6364136223846793005ull + 1;
-            size_t at = (size_t)(seed >> 33) % f->len;
-            uint8_t was = f->data[at];
-            f->data[at] ^= (uint8_t)(1u << k % 8);
-            struct err_text e = {""};
-            int rv = open_image(&d.env, "/x", 0, &image, &heap, &e);
-            if (rv == 0) {
-                assert_int_equal(heap_digest(heap), digest);
-                image_close(image);
-                heap_free(heap);
-            } else {
-                assert_true(rv == ERR_CORRUPT || rv == ERR_VERSION);
-                assert_true(strlen(e.text) > 0);
-                assert_null(heap);
-                assert_null(image);
-                refused++;
-            }
-            f = &d.files[d.names[i].file];
-            if (!is_super) {
-                f->data[at] = was; /* the superblock was rewritten instead */
-            }
-        }
-    }
-    assert_true(refused > 100);
+    assert_int_equal(image_read(&d.env, "/x", UID, IMAGE_DISK, &heap, &e), ERR_CORRUPT);
+    assert_null(heap);
+    assert_int_equal(
+        image_check(&d.env, "/x", UID, IMAGE_DISK, 10, first_finding, found, &damage, &e), 0);
+    assert_int_equal(damage, 1);
+    assert_non_null(strstr(found, "count: live objects"));
     memdisk_close(&d);
 }
 
@@ -506,8 +511,10 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_checkpointed_and_reopened_heap_equals_one_never_closed),
-        cmocka_unit_test(power_loss_anywhere_leaves_exactly_one_checkpoint),
-        cmocka_unit_test(a_flipped_bit_is_refused_or_harmless),
+        cmocka_unit_test(a_flipped_bit_in_the_pages_is_named),
+        cmocka_unit_test(a_flipped_bit_in_the_superblock_is_refused_or_harmless),
+        cmocka_unit_test(looking_changes_nothing),
+        cmocka_unit_test(damage_below_the_checksums_is_found_too),
         cmocka_unit_test(what_the_log_knows_better_is_refused),
         cmocka_unit_test(every_file_operation_may_fail),
         cmocka_unit_test(lack_of_memory_is_clean),

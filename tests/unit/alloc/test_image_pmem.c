@@ -14,7 +14,9 @@
 #include <unistd.h>
 
 #include "alloc/image_internal.h"
+#include "alloc/survey.h"
 #include "base/env_uv.h"
+#include "heap_driver.h"
 #include "heap_model.h"
 #include "support/dir.h"
 
@@ -198,6 +200,87 @@ static void a_cut_at_any_fence_leaves_the_commit_before_or_after(void **state)
     }
 }
 
+/* The file is read as it is, also when the newest commit is only in the journal. */
+static void looking_replays_the_journal_in_memory(void **state)
+{
+    (void)state;
+    char path[DIR_PATH_BYTES];
+    dir_path(&dir, "look", path);
+    struct driver *d = malloc(sizeof *d);
+    struct image *image = NULL;
+    struct heap *none = NULL;
+    struct err_text e = {""};
+    assert_non_null(d);
+    assert_int_equal(image_read(env, path, UID, IMAGE_PMEM, &none, &e), ERR_NOTFOUND);
+    assert_int_equal(open_image(path, &image, &none, NULL), 0);
+    driver_open(d, 11, 1 << 20, 0, 100, 3000);
+    assert_int_equal(image_commit(image, d->heap), 0);
+    power.seed = 5;
+    for (int i = 0; i < 60; i++) {
+        for (int k = 0; k < 10; k++) {
+            driver_step(d);
+        }
+        /* Of the stores behind the fence, those to the home, some are lost. */
+        power.lost = false;
+        power.left = 1000;
+        image_pm_set_ops(&recorder);
+        assert_int_equal(image_commit(image, d->heap), 0);
+        settle(i % 2 == 0);
+        image_pm_set_ops(NULL);
+        struct heap *seen = NULL;
+        if (image_read(env, path, UID, IMAGE_PMEM, &seen, &e) != 0) {
+            fail_msg("%s", e.text);
+        }
+        assert_int_equal(heap_index(seen), heap_index(d->heap));
+        assert_true(heap_digest(seen) == heap_digest(d->heap));
+        heap_free(seen);
+        if (i % 2 != 0) { /* the mapping is as after a loss of power */
+            image_close(image);
+            heap_free(d->heap);
+            assert_int_equal(open_image(path, &image, &d->heap, &e), 0);
+        }
+    }
+    image_close(image);
+    driver_close(d);
+    assert_int_equal(image_destroy(env, path), 0);
+    free(d);
+}
+
+static void counted(void *arg, const struct image_result *result)
+{
+    *(struct image_result *)arg = *result;
+    env_uv_stop(env);
+}
+
+static void a_checkpoint_says_what_it_wrote(void **state)
+{
+    (void)state;
+    char path[DIR_PATH_BYTES];
+    dir_path(&dir, "count", path);
+    struct image *image = NULL;
+    struct heap *heap = NULL;
+    struct image_result r = {.err = 1};
+    assert_int_equal(open_image(path, &image, &heap, NULL), 0);
+    heap = heap_new();
+    for (uint64_t i = 1; i <= 3; i++) {
+        uint64_t ptr = 0;
+        heap_begin(heap, i, 1, i);
+        assert_int_equal(heap_alloc(heap, heap_next_version(heap), 200, 0, slice_of("x", 1), &ptr),
+                         0);
+        heap_end(heap);
+        assert_int_equal(image_checkpoint(image, heap, counted, &r), 0);
+        env_uv_run(env);
+        assert_int_equal(r.err, 0);
+        assert_int_equal(r.index, i);
+        assert_int_equal(r.pages_total, heap->arena.present_count);
+        assert_true(r.pages_written > 0 && r.pages_written <= r.pages_total);
+    }
+    assert_true(r.pages_written < r.pages_total); /* the header, the slots and one block */
+    image_close(image);
+    heap_free(heap);
+    assert_int_equal(image_destroy(env, path), 0);
+}
+
 static void what_is_not_memory_is_refused(void **state)
 {
     (void)state;
@@ -257,6 +340,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(commits_survive_reopening),
         cmocka_unit_test(a_cut_at_any_fence_leaves_the_commit_before_or_after),
+        cmocka_unit_test(looking_replays_the_journal_in_memory),
+        cmocka_unit_test(a_checkpoint_says_what_it_wrote),
         cmocka_unit_test(what_is_not_memory_is_refused),
         cmocka_unit_test(memory_that_is_only_said_to_be_some_is_refused),
     };

@@ -37,6 +37,9 @@ struct server {
     uint32_t held_count;
     uint64_t sessions, objects;
     uint64_t root;
+    uint64_t retention_ms;
+    uint32_t type_number;
+    struct buf type; /* the one that was registered last */
     uint8_t bytes[OBJECTS][OBJECT_BYTES];
 };
 
@@ -127,6 +130,32 @@ static void on_command(struct server *s, struct rpc_conn *conn, const struct fra
         s->root = m.ptr;
     } else if (h->kind == KIND_FREE) {
         r.code = -ERR_STALE;
+    } else if (h->kind == KIND_REALLOC) {
+        struct msg_realloc m;
+        (void)message_decode_realloc(body, &m);
+        r.code = m.size > BIG_BYTES ? -ERR_NOSPACE : 0;
+    } else if (h->kind == KIND_TYPE_REGISTER) {
+        struct msg_type_register m;
+        (void)message_decode_type_register(body, &m);
+        bool other = s->type_number != 0 && s->type_number != m.number;
+        r.code = other ? -ERR_CONFLICT : 0;
+        if (!other) {
+            s->type_number = m.number;
+            buf_clear(&s->type);
+            put(&s->type, m.descriptor.data, m.descriptor.len);
+        }
+    } else if (h->kind == KIND_SET_RETENTION) {
+        struct msg_set_retention m;
+        (void)message_decode_set_retention(body, &m);
+        s->retention_ms = m.retention_ms;
+    } else if (h->kind == KIND_DEFRAG) {
+        struct msg_defrag m;
+        (void)message_decode_defrag(body, &m);
+        r.value = (uint64_t)m.bytes << 1 | 1;
+    } else if (h->kind == KIND_TRIM) {
+        struct msg_trim m;
+        (void)message_decode_trim(body, &m);
+        r.value = m.bytes < 4096 ? m.bytes : 4096;
     }
     struct buf out = {0};
     (void)message_encode_result(&r, &out);
@@ -145,11 +174,74 @@ static void answer_read(struct server *s, struct rpc_conn *conn, uint64_t reques
     for (uint64_t i = q.offset; i < OBJECT_BYTES && i < q.offset + q.len; i++) {
         data[i - q.offset] = object_of(s, q.ptr)[i];
     }
-    struct msg_read_result m = {.version = 4, .data = slice_of(data, q.len)};
+    struct msg_read_result m = {.version = q.at != 0 ? q.at : 4, .data = slice_of(data, q.len)};
     struct buf body = {0};
     (void)message_encode_read_result(&m, &body);
     answer(conn, request, KIND_READ_RESULT, &body);
     free(data);
+}
+
+/* Three changes, two on the first page; while the second is fetched another one has been made. */
+static void answer_history(struct rpc_conn *conn, uint64_t request, struct slice in)
+{
+    static const uint64_t versions[] = {50, 40, 30, 20};
+    struct msg_history q;
+    struct buf changes = {0};
+    struct buf body = {0};
+    (void)message_decode_history(in, &q);
+    size_t first = q.skip == 0 ? 1 : 1 + (size_t)q.skip - 1; /* the newest came in between */
+    size_t end = q.skip == 0 ? 3 : 4;
+    for (size_t i = first; i < end; i++) {
+        uint64_t words[5] = {versions[i], versions[i] - 10, 64, 8, 4 | (uint64_t)1 << 32};
+        put(&changes, words, sizeof words);
+    }
+    struct msg_history_result m = {
+        .more = q.skip == 0, .safepoint = 7, .changes = slice_of(changes.data, changes.len)};
+    (void)message_encode_history_result(&m, &body);
+    answer(conn, request, KIND_HISTORY_RESULT, &body);
+    buf_close(&changes);
+}
+
+static void answer_types(struct server *s, struct rpc_conn *conn, uint64_t request, struct slice in)
+{
+    struct msg_type_list q;
+    struct buf types = {0};
+    struct buf body = {0};
+    (void)message_decode_type_list(in, &q);
+    if (q.after == 0 && s->type_number != 0) {
+        uint64_t version = 12;
+        uint32_t len = (uint32_t)s->type.len;
+        put(&types, &s->type_number, 4);
+        put(&types, &version, 8);
+        put(&types, &len, 4);
+        put(&types, s->type.data, s->type.len);
+    }
+    struct msg_type_list_result m = {.more = q.after == 0,
+                                     .types = slice_of(types.data, types.len)};
+    (void)message_encode_type_list_result(&m, &body);
+    answer(conn, request, KIND_TYPE_LIST_RESULT, &body);
+    buf_close(&types);
+}
+
+/* Two objects, a page without any, and one more. */
+static void answer_objects(struct rpc_conn *conn, uint64_t request, struct slice in)
+{
+    struct msg_object_list q;
+    struct buf objects = {0};
+    struct buf body = {0};
+    (void)message_decode_object_list(in, &q);
+    uint32_t count = q.from == 0 ? 2 : q.from == 77 ? 0 : 1;
+    for (uint32_t i = 0; i < count; i++) {
+        uint64_t words[4] = {q.from + i + 1, 10 + i, 4, q.typed != 0 ? q.type : 99};
+        put(&objects, words, sizeof words);
+    }
+    struct msg_object_list_result m = {.next = q.from == 0    ? 77
+                                               : q.from == 77 ? 99
+                                                              : 0,
+                                       .objects = slice_of(objects.data, objects.len)};
+    (void)message_encode_object_list_result(&m, &body);
+    answer(conn, request, KIND_OBJECT_LIST_RESULT, &body);
+    buf_close(&objects);
 }
 
 static void serve(struct server *s, struct rpc_conn *conn, const struct frame_header *h,
@@ -165,8 +257,17 @@ static void serve(struct server *s, struct rpc_conn *conn, const struct frame_he
         answer_heap(conn, id, in);
     } else if (h->kind == KIND_READ) {
         answer_read(s, conn, id, in);
+    } else if (h->kind == KIND_HISTORY) {
+        answer_history(conn, id, in);
+    } else if (h->kind == KIND_TYPE_LIST) {
+        answer_types(s, conn, id, in);
+    } else if (h->kind == KIND_OBJECT_LIST) {
+        answer_objects(conn, id, in);
     } else if (h->kind == KIND_STAT) {
-        struct msg_stat_result m = {.size = OBJECT_BYTES, .version = 4, .type = 3, .flags = 0};
+        struct msg_stat q;
+        (void)message_decode_stat(in, &q);
+        struct msg_stat_result m = {
+            .size = OBJECT_BYTES, .version = q.at != 0 ? q.at : 4, .type = 3, .flags = 0};
         (void)message_encode_stat_result(&m, &body);
         answer(conn, id, KIND_STAT_RESULT, &body);
     } else if (h->kind == KIND_ROOT_GET && s->root != 0) {
@@ -331,6 +432,7 @@ void server_stop(struct server *s)
     pthread_join(s->thread, NULL);
     tls_detach(s->env);
     env_uv_close(s->env);
+    buf_close(&s->type);
     pthread_cond_destroy(&s->wake);
     pthread_mutex_destroy(&s->lock);
     free(s);

@@ -118,6 +118,158 @@ static void roots_are_listed_page_by_page(void **state)
 
 /* ---- futures ---- */
 
+static void sizes_change_and_products_do_not_overflow(void **state)
+{
+    (void)state;
+    cairn_ptr ptr;
+    cairn_future *future;
+    assert_int_equal(cairn_calloc(heap, 8, 8, 0, &ptr), 0);
+    assert_false(cairn_ptr_is_null(ptr));
+    assert_int_equal(cairn_realloc(heap, ptr, 100), 0);
+    assert_int_equal(cairn_realloc(heap, ptr, 4u << 20), CAIRN_E_NOSPACE);
+    assert_int_equal(cairn_realloc(heap, ptr, 0), CAIRN_E_INVAL);
+    assert_int_equal(cairn_realloc(heap, ptr, CAIRN_OBJECT_BYTES_MAX + 1ull), CAIRN_E_TOOBIG);
+    assert_int_equal(cairn_realloc(heap, CAIRN_NULL, 1), CAIRN_E_INVAL);
+    assert_int_equal(cairn_realloc_async(heap, ptr, 5, &future), 0);
+    assert_int_equal(cairn_future_wait(future, UINT32_MAX), 0);
+    assert_int_equal(cairn_future_error(future), 0);
+    cairn_future_free(future);
+    assert_int_equal(cairn_calloc(heap, UINT64_MAX / 2, 4, 0, &ptr), CAIRN_E_TOOBIG);
+    assert_int_equal(cairn_calloc(heap, 1u << 30, 2, 0, &ptr), CAIRN_E_TOOBIG);
+    assert_int_equal(cairn_calloc(heap, 0, 8, 0, &ptr), CAIRN_E_INVAL);
+}
+
+static int add_version(void *arg, const cairn_change *change)
+{
+    uint64_t *sum = arg;
+    assert_int_equal(change->size, 64);
+    assert_int_equal(change->offset, 8);
+    assert_int_equal(change->len, 4);
+    assert_int_equal(change->kind, CAIRN_CHANGE_WRITE);
+    *sum = *sum * 100 + change->version;
+    return 0;
+}
+
+static int stop_at_once(void *arg, const cairn_change *change)
+{
+    (void)change;
+    ++*(int *)arg;
+    return 1;
+}
+
+static void older_versions_are_asked_for_and_changes_are_shown_once(void **state)
+{
+    (void)state;
+    cairn_ptr ptr;
+    cairn_object object;
+    uint8_t byte;
+    uint64_t version = 0;
+    uint64_t sum = 0;
+    int calls = 0;
+    assert_int_equal(cairn_alloc(heap, 64, 0, &ptr), 0);
+    assert_int_equal(cairn_read_at(heap, ptr, 77, 0, &byte, 1, &version), 0);
+    assert_int_equal(version, 77);
+    assert_int_equal(cairn_stat_at(heap, ptr, 78, &object), 0);
+    assert_int_equal(object.version, 78);
+    assert_int_equal(cairn_history(heap, ptr, add_version, &sum), 0);
+    assert_int_equal(sum, 403020);
+    assert_int_equal(cairn_history(heap, ptr, stop_at_once, &calls), 0);
+    assert_int_equal(calls, 1);
+}
+
+struct account {
+    int64_t balance;
+    cairn_ptr next;
+    char name[32];
+    double rates[4];
+};
+CAIRN_TYPE(account, CAIRN_I64(balance), CAIRN_PTR(next, account), CAIRN_CHARS(name),
+           CAIRN_F64(rates));
+
+static int see_type(void *arg, const cairn_type *type, uint64_t version)
+{
+    ++*(int *)arg;
+    assert_int_equal(version, 12);
+    assert_string_equal(type->name, "account");
+    assert_int_equal(type->number, CAIRN_TYPE_NUMBER(account));
+    assert_int_equal(type->size, sizeof(struct account));
+    assert_int_equal(type->field_count, 4);
+    assert_string_equal(type->fields[1].name, "next");
+    assert_int_equal(type->fields[1].kind, CAIRN_FIELD_PTR);
+    assert_int_equal(type->fields[1].target, CAIRN_TYPE_NUMBER(account));
+    assert_int_equal(type->fields[2].count, 32);
+    assert_int_equal(type->fields[3].offset, offsetof(struct account, rates));
+    assert_int_equal(type->fields[3].count, 4);
+    return 0;
+}
+
+static void a_type_comes_back_as_it_was_registered(void **state)
+{
+    (void)state;
+    int seen = 0;
+    assert_int_equal(cairn_type_register(heap, CAIRN_TYPE_OF(account)), 0);
+    assert_int_equal(cairn_type_list(heap, see_type, &seen), 0);
+    assert_int_equal(seen, 1);
+    cairn_type other = *CAIRN_TYPE_OF(account);
+    other.number = 5;
+    assert_int_equal(cairn_type_register(heap, &other), CAIRN_E_CONFLICT);
+    cairn_field field = {"", CAIRN_FIELD_U8, 0, 1, 0, NULL};
+    cairn_type bad = {"bad", 1, 8, 1, &field};
+    assert_int_equal(cairn_type_register(heap, &bad), CAIRN_E_INVAL);
+    field.name = "f";
+    field.kind = 99;
+    assert_int_equal(cairn_type_register(heap, &bad), CAIRN_E_INVAL);
+    bad.field_count = 129;
+    assert_int_equal(cairn_type_register(heap, &bad), CAIRN_E_INVAL);
+    assert_int_equal(cairn_type_register(heap, NULL), CAIRN_E_INVAL);
+}
+
+static void an_iterator_goes_over_empty_pages(void **state)
+{
+    (void)state;
+    cairn_iter *iter;
+    cairn_object object;
+    uint64_t words = 0;
+    int end = 0;
+    int count = 0;
+    assert_int_equal(cairn_iter_new(heap, 7, &iter), 0);
+    for (;;) {
+        assert_int_equal(cairn_iter_next(iter, &object, &end), 0);
+        if (end != 0) {
+            break;
+        }
+        assert_int_equal(object.type, 7);
+        words = words * 1000 + object.ptr.word;
+        count++;
+    }
+    assert_int_equal(count, 3);
+    assert_int_equal(words, 1002100);
+    assert_int_equal(cairn_iter_next(iter, &object, &end), 0);
+    assert_int_equal(end, 1);
+    cairn_iter_free(iter);
+    assert_int_equal(cairn_iter_new(heap, CAIRN_TYPE_ANY, &iter), 0);
+    assert_int_equal(cairn_iter_next(iter, &object, &end), 0);
+    assert_int_equal(object.type, 99);
+    cairn_iter_free(iter);
+    cairn_iter_free(NULL);
+}
+
+static void upkeep_is_a_call_like_any_other(void **state)
+{
+    (void)state;
+    uint64_t bytes = 0;
+    int more = 0;
+    assert_int_equal(cairn_heap_set_retention(heap, 60000), 0);
+    assert_int_equal(cairn_heap_set_retention(heap, UINT64_MAX), CAIRN_E_INVAL);
+    assert_int_equal(cairn_heap_defrag(heap, 0, 500, &bytes, &more), 0);
+    assert_int_equal(bytes, 500);
+    assert_int_equal(more, 1);
+    assert_int_equal(cairn_heap_defrag(heap, 1, 500, &bytes, &more), CAIRN_E_INVAL);
+    assert_int_equal(cairn_heap_trim(heap, 0, 100, &bytes), 0);
+    assert_int_equal(bytes, 100);
+    assert_int_equal(cairn_heap_trim(heap, 0, UINT64_MAX, NULL), 0);
+}
+
 static void thousands_of_calls_are_in_flight_from_one_thread(void **state)
 {
     (void)state;
@@ -339,6 +491,11 @@ int main(void)
         cmocka_unit_test(blocking_calls_work),
         cmocka_unit_test(a_large_read_comes_in_pieces),
         cmocka_unit_test(roots_are_listed_page_by_page),
+        cmocka_unit_test(sizes_change_and_products_do_not_overflow),
+        cmocka_unit_test(older_versions_are_asked_for_and_changes_are_shown_once),
+        cmocka_unit_test(a_type_comes_back_as_it_was_registered),
+        cmocka_unit_test(an_iterator_goes_over_empty_pages),
+        cmocka_unit_test(upkeep_is_a_call_like_any_other),
         cmocka_unit_test(thousands_of_calls_are_in_flight_from_one_thread),
         cmocka_unit_test(a_future_has_the_result_of_its_kind_once_it_is_ready),
         cmocka_unit_test(a_callback_runs_once_and_may_free_its_future),

@@ -555,7 +555,7 @@ static void arguments_are_checked_before_anything_is_sent(void **state)
     assert_int_equal(core_prepare_root_set(&c, f.heap, "r", fake_ptr(FAKE_SHARDS)), ERR_INVAL);
     assert_int_equal(core_prepare_heap_open(&c, f.core, "Heap"), ERR_INVAL);
     assert_int_equal(core_prepare_heap_open(&c, f.core, "-h"), ERR_INVAL);
-    assert_int_equal(core_prepare_heap_create(&c, f.core, "h", 0, 0, 1), ERR_INVAL);
+    assert_int_equal(core_prepare_heap_create(&c, f.core, "h", 0, 0, 1, 0), ERR_INVAL);
     char name[300];
     memset(name, 'x', sizeof name);
     name[256] = '\0';

@@ -483,6 +483,15 @@ int cluster_read_at(struct cluster *c, uint32_t i, uint64_t uid, uint64_t wait_m
     return rv;
 }
 
+void cluster_read_version(struct cluster *c, uint64_t uid, uint64_t version, uint64_t wait_ms,
+                          cluster_look_cb cb, void *arg, int *err)
+{
+    struct request q = {.uid = uid, .read = {.at = version}, .look = cb, .look_arg = arg};
+    int rv = read_at(c, cluster_leader(c, uid), &q, wait_ms);
+    assert(rv == 0 && q.done);
+    *err = q.read_err;
+}
+
 void cluster_read(struct cluster *c, uint64_t uid, cluster_look_cb cb, void *arg)
 {
     for (uint32_t tries = 0; tries < 1000; tries++) {
@@ -528,6 +537,11 @@ static struct command_result client_send(struct cluster_client *client, uint16_t
     client->acked = client->seq;
     buf_close(body);
     return result;
+}
+
+struct command_result client_command(struct cluster_client *client, uint16_t kind, struct buf *body)
+{
+    return client_send(client, kind, body);
 }
 
 uint64_t client_alloc(struct cluster_client *client, uint64_t size, struct slice init)

@@ -52,6 +52,9 @@ typedef void (*cluster_look_cb)(void *arg, const struct heap *heap);
 void cluster_read(struct cluster *c, uint64_t uid, cluster_look_cb cb, void *arg);
 /* Starts a read at a node; *err is set when it was answered. */
 int cluster_read_at(struct cluster *c, uint32_t node, uint64_t uid, uint64_t wait_ms, int *err);
+/* The same for a version of the shard, at its leader; then cb, unless *err says why not. */
+void cluster_read_version(struct cluster *c, uint64_t uid, uint64_t version, uint64_t wait_ms,
+                          cluster_look_cb cb, void *arg, int *err);
 
 /* Index of the node that leads and serves; waits for one. */
 uint32_t cluster_leader(struct cluster *c, uint64_t uid);
@@ -71,6 +74,9 @@ struct command_result client_open(struct cluster_client *client, struct cluster 
 /* Sends the next command; results are acknowledged with the next one. */
 uint64_t client_alloc(struct cluster_client *client, uint64_t size, struct slice init);
 struct command_result client_add(struct cluster_client *client, uint64_t ptr, uint64_t delta);
+/* Any command: its body as encoded; session and number are filled in. */
+struct command_result client_command(struct cluster_client *client, uint16_t kind,
+                                     struct buf *body);
 struct command_result client_write(struct cluster_client *client, uint64_t ptr, uint64_t offset,
                                    struct slice data);
 /* Creates a heap by a session of its own on the meta shard and returns the uid of its first shard,

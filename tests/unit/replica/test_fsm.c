@@ -98,6 +98,13 @@ ENCODER(write_if_version)
 ENCODER(root_set)
 ENCODER(root_compare_and_set)
 ENCODER(root_delete)
+ENCODER(realloc)
+ENCODER(type_register)
+ENCODER(lease)
+ENCODER(alloc_leased)
+ENCODER(defrag)
+ENCODER(trim)
+ENCODER(set_retention)
 ENCODER(heap_create)
 ENCODER(heap_drop)
 
@@ -264,6 +271,234 @@ static void root_commands_do_what_they_say(void **state)
     r = COMMAND(&m, ROOT_DELETE, root_delete, .name = name);
     assert_int_equal(r.code, 0);
     assert_int_equal(r.value, two_ptr);
+    machine_close(&m);
+}
+
+static struct command_result reclaim(struct machine *m, uint64_t safepoint, uint32_t records)
+{
+    struct msg_reclaim msg = {.uid = m->uid, .safepoint = safepoint, .records = records};
+    struct buf body = {0};
+    assert_int_equal(message_encode_reclaim(&msg, &body), 0);
+    return one(m, KIND_RECLAIM, &body);
+}
+
+static struct heap_stats stats_of(const struct machine *m)
+{
+    struct heap_stats stats;
+    heap_get_stats(m->heap, &stats);
+    return stats;
+}
+
+static void an_object_changes_its_size_and_keeps_its_pointer(void **state)
+{
+    (void)state;
+    struct machine m;
+    struct heap_object object;
+    uint8_t bytes[8];
+    machine_open(&m, UID);
+    uint64_t ptr = COMMAND(&m, ALLOC, alloc, .size = 8, .init = text("12345678")).value;
+    struct command_result r = COMMAND(&m, REALLOC, realloc, .ptr = ptr, .size = 5000);
+    assert_int_equal(r.code, 0);
+    assert_int_equal(heap_stat(m.heap, ptr, &object), 0);
+    assert_int_equal(object.size, 5000);
+    assert_true(object.version == r.version);
+    assert_int_equal(heap_copy(m.heap, ptr, 0, bytes, 8), 0);
+    assert_memory_equal(bytes, "12345678", 8);
+    assert_int_equal(COMMAND(&m, REALLOC, realloc, .ptr = ptr, .size = 0).code, ERR_INVAL);
+    assert_int_equal(
+        COMMAND(&m, REALLOC, realloc, .ptr = ptr, .size = OBJECT_BYTES_MAX + 1ull).code,
+        ERR_TOOBIG);
+    assert_int_equal(COMMAND(&m, REALLOC, realloc, .ptr = ptr, .size = 100u << 20).code,
+                     ERR_NOSPACE);
+    assert_int_equal(COMMAND(&m, REALLOC, realloc, .ptr = ptr, .size = 3).code, 0);
+    assert_int_equal(heap_copy(m.heap, ptr, 0, bytes, 3), 0);
+    assert_memory_equal(bytes, "123", 3);
+    assert_int_equal(COMMAND(&m, FREE, free, .ptr = ptr).code, 0);
+    assert_int_equal(COMMAND(&m, REALLOC, realloc, .ptr = ptr, .size = 3).code, ERR_STALE);
+    machine_close(&m);
+}
+
+static void history_is_kept_as_long_as_it_was_asked_for(void **state)
+{
+    (void)state;
+    struct machine m;
+    uint8_t bytes[4];
+    machine_open(&m, UID);
+    assert_int_equal(
+        COMMAND(&m, SET_RETENTION, set_retention, .retention_ms = RETENTION_MS_MAX + 1).code,
+        ERR_INVAL);
+    assert_int_equal(COMMAND(&m, SET_RETENTION, set_retention, .retention_ms = 5000).code, 0);
+    m.now_ms += 10;
+    struct command_result born = COMMAND(&m, ALLOC, alloc, .size = 4, .init = text("aaaa"));
+    uint64_t ptr = born.value;
+    m.now_ms += 10;
+    struct command_result first = COMMAND(&m, WRITE, write, .ptr = ptr, .data = text("bbbb"));
+    m.now_ms += 10;
+    assert_int_equal(COMMAND(&m, FREE, free, .ptr = ptr).code, 0);
+    assert_int_equal(heap_read_at(m.heap, born.version, ptr, 0, bytes, 4), 0);
+    assert_memory_equal(bytes, "aaaa", 4);
+    assert_int_equal(heap_read_at(m.heap, first.version, ptr, 0, bytes, 4), 0);
+    assert_memory_equal(bytes, "bbbb", 4);
+    /* Whatever the leader proposes, what is younger than the retention stays. */
+    struct command_result r = reclaim(&m, UINT64_MAX, HEAP_RECLAIM_RECORDS_MAX);
+    assert_int_equal(r.code, 0);
+    assert_int_equal(heap_read_at(m.heap, born.version, ptr, 0, bytes, 4), 0);
+    m.now_ms += 6000;
+    uint64_t before = stats_of(&m).undo_count;
+    assert_true(before > 0);
+    r = reclaim(&m, hlc_from_ms(m.now_ms - 5000), 1);
+    assert_int_equal(r.code, 0);
+    assert_true(r.value > 0);
+    assert_true(stats_of(&m).undo_count == before - 1);
+    while (r.value > 0) {
+        r = reclaim(&m, hlc_from_ms(m.now_ms - 5000), HEAP_RECLAIM_RECORDS_MAX);
+        assert_int_equal(r.code, 0);
+    }
+    assert_int_equal(stats_of(&m).undo_count, 0);
+    assert_int_equal(stats_of(&m).dead_count, 0);
+    assert_int_equal(heap_read_at(m.heap, born.version, ptr, 0, bytes, 4), ERR_SNAPSHOT_TOO_OLD);
+    assert_int_equal(reclaim(&m, 0, 0).code, ERR_INVAL);
+    assert_int_equal(reclaim(&m, 0, HEAP_RECLAIM_RECORDS_MAX + 1).code, ERR_INVAL);
+    machine_close(&m);
+}
+
+static void types_are_registered_once_and_extended(void **state)
+{
+    (void)state;
+    struct machine m;
+    struct heap_type *type = mem_zalloc(sizeof *type);
+    struct buf bytes = {0};
+    machine_open(&m, UID);
+    assert_non_null(type);
+    type->size = 16;
+    type->name = text("pair");
+    type->field_count = 1;
+    type->fields[0] =
+        (struct heap_field){.name = text("left"), .kind = FIELD_PTR, .count = 1, .target = 9};
+    assert_int_equal(heap_type_encode(type, &bytes), 0);
+    struct slice descriptor = slice_of(bytes.data, bytes.len);
+    assert_int_equal(
+        COMMAND(&m, TYPE_REGISTER, type_register, .number = 9, .descriptor = descriptor).code, 0);
+    assert_int_equal(
+        COMMAND(&m, TYPE_REGISTER, type_register, .number = 9, .descriptor = descriptor).code, 0);
+    assert_int_equal(
+        COMMAND(&m, TYPE_REGISTER, type_register, .number = 8, .descriptor = descriptor).code,
+        ERR_CONFLICT);
+    assert_true(COMMAND(&m, TYPE_REGISTER, type_register, .number = 9,
+                        .descriptor = slice_of(bytes.data, bytes.len - 1))
+                    .code < 0);
+    type->field_count = 2;
+    type->fields[1] =
+        (struct heap_field){.name = text("right"), .kind = FIELD_PTR, .offset = 8, .count = 1};
+    buf_clear(&bytes);
+    assert_int_equal(heap_type_encode(type, &bytes), 0);
+    descriptor = slice_of(bytes.data, bytes.len);
+    assert_int_equal(
+        COMMAND(&m, TYPE_REGISTER, type_register, .number = 9, .descriptor = descriptor).code, 0);
+    assert_int_equal(heap_type_get(m.heap, 9, type), 0);
+    assert_int_equal(type->field_count, 2);
+    buf_close(&bytes);
+    mem_free(type);
+    machine_close(&m);
+}
+
+static uint64_t leased_slots(const struct machine *m)
+{
+    return stats_of(m).leased_slots;
+}
+
+static void leases_go_back_with_their_session(void **state)
+{
+    (void)state;
+    struct machine m;
+    uint64_t ptrs[HEAP_LEASE_SLOTS_MAX];
+    uint64_t owner = 0;
+    uint32_t left = 0;
+    machine_open(&m, UID);
+    struct command_result r = COMMAND(&m, LEASE, lease, .count = 16);
+    assert_int_equal(r.code, 0);
+    assert_int_equal(heap_lease_get(m.heap, r.value, &owner, ptrs, &left), 0);
+    assert_int_equal(owner, m.session);
+    assert_int_equal(left, 16);
+    assert_int_equal(COMMAND(&m, ALLOC_LEASED, alloc_leased, .ptr = ptrs[3], .size = 8).code, 0);
+    assert_int_equal(COMMAND(&m, ALLOC_LEASED, alloc_leased, .ptr = ptrs[3], .size = 8).code,
+                     ERR_STALE);
+    assert_int_equal(COMMAND(&m, ALLOC_LEASED, alloc_leased, .ptr = 0, .size = 8).code, ERR_INVAL);
+    assert_int_equal(leased_slots(&m), 15);
+    for (uint32_t i = 1; i < SESSION_LEASES_MAX; i++) {
+        assert_int_equal(COMMAND(&m, LEASE, lease, .count = 2).code, 0);
+    }
+    assert_int_equal(COMMAND(&m, LEASE, lease, .count = 2).code, ERR_LIMIT);
+    /* One that is used up makes room. */
+    for (uint32_t i = 0; i < 16; i++) {
+        if (i != 3) {
+            assert_int_equal(
+                COMMAND(&m, ALLOC_LEASED, alloc_leased, .ptr = ptrs[i], .size = 8).code, 0);
+        }
+    }
+    assert_int_equal(COMMAND(&m, LEASE, lease, .count = 2).code, 0);
+    assert_int_equal(leased_slots(&m), 2 * SESSION_LEASES_MAX);
+
+    /* Another session's are not touched. */
+    uint64_t first = m.session;
+    struct command_result second = open_session(&m, 2, 16, 10000);
+    assert_int_equal(second.code, 0);
+    m.session = second.value;
+    m.seq = m.acked = 0;
+    assert_int_equal(COMMAND(&m, LEASE, lease, .count = 5).code, 0);
+    assert_int_equal(
+        COMMAND(&m, ALLOC_LEASED, alloc_leased, .ptr = ptr_make(0, 1, 2), .size = 8).code,
+        ERR_STALE);
+    struct msg_session_close close = {.uid = m.uid, .session = first};
+    struct buf body = {0};
+    assert_int_equal(message_encode_session_close(&close, &body), 0);
+    assert_int_equal(one(&m, KIND_SESSION_CLOSE, &body).code, 0);
+    assert_int_equal(leased_slots(&m), 5);
+    uint64_t renewed = hlc_from_ms(m.now_ms);
+    m.now_ms += 20000;
+    assert_int_equal(expire(&m, m.session, renewed).code, 0);
+    assert_int_equal(leased_slots(&m), 0);
+    assert_int_equal(heap_map_count(m.heap, HEAP_MAP_SESSIONS), 0);
+    machine_close(&m);
+}
+
+static void compaction_and_trimming_are_commands(void **state)
+{
+    (void)state;
+    struct machine m;
+    uint64_t ptrs[256];
+    uint8_t bytes[8];
+    machine_open(&m, UID);
+    for (uint32_t i = 0; i < 256; i++) {
+        uint8_t number[8];
+        store_u64(number, i);
+        ptrs[i] = COMMAND(&m, ALLOC, alloc, .size = 8000, .init = slice_of(number, 8)).value;
+        assert_true(ptrs[i] != 0);
+    }
+    for (uint32_t i = 0; i < 256; i++) {
+        if (i % 8 != 7) {
+            assert_int_equal(COMMAND(&m, FREE, free, .ptr = ptrs[i]).code, 0);
+        }
+    }
+    uint64_t before = stats_of(&m).arena_bytes;
+    assert_int_equal(COMMAND(&m, DEFRAG, defrag, .bytes = 0).code, ERR_INVAL);
+    assert_int_equal(COMMAND(&m, DEFRAG, defrag, .bytes = HEAP_DEFRAG_BYTES_MAX + 1).code,
+                     ERR_INVAL);
+    struct command_result r;
+    uint64_t moved = 0;
+    do {
+        r = COMMAND(&m, DEFRAG, defrag, .bytes = 32768);
+        assert_int_equal(r.code, 0);
+        moved += r.value >> 1;
+    } while ((r.value & 1) != 0);
+    assert_true(moved > 0);
+    r = COMMAND(&m, TRIM, trim, .bytes = UINT64_MAX);
+    assert_int_equal(r.code, 0);
+    assert_true(stats_of(&m).arena_bytes < before);
+    for (uint32_t i = 7; i < 256; i += 8) {
+        assert_int_equal(heap_copy(m.heap, ptrs[i], 0, bytes, 8), 0);
+        assert_true(load_u64(bytes) == i);
+    }
     machine_close(&m);
 }
 
@@ -547,13 +782,14 @@ static void the_catalogue_spreads_shards_over_the_nodes(void **state)
     assert_true(m.meta_changed);
     struct command_result r =
         COMMAND(&m, HEAP_CREATE, heap_create, .shard_bytes_max = (1u << 20) + 1, .shard_count = 4,
-                .replicas = 2, .name = text("a-heap_1"));
+                .replicas = 2, .retention_ms = 60000, .name = text("a-heap_1"));
     assert_int_equal(r.code, 0);
     assert_int_equal(r.value, 1);
     for (uint32_t i = 0; i < 4; i++) {
         assert_int_equal(catalog_place_of(m.heap, SHARD_UID_FIRST + i, &place), 0);
         assert_int_equal(place.number, i);
         assert_int_equal(place.count, 2);
+        assert_int_equal(place.retention_ms, 60000);
         assert_int_equal(place.shard_bytes_max % HEAP_PAGE_BYTES, 0);
         assert_int_equal(replica_id_node(place.members[0]), i % 3 + 1);
         assert_int_equal(replica_id_node(place.members[1]), (i + 1) % 3 + 1);
@@ -647,6 +883,11 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(object_commands_do_what_they_say),
         cmocka_unit_test(root_commands_do_what_they_say),
+        cmocka_unit_test(an_object_changes_its_size_and_keeps_its_pointer),
+        cmocka_unit_test(history_is_kept_as_long_as_it_was_asked_for),
+        cmocka_unit_test(types_are_registered_once_and_extended),
+        cmocka_unit_test(leases_go_back_with_their_session),
+        cmocka_unit_test(compaction_and_trimming_are_commands),
         cmocka_unit_test(every_command_of_an_entry_has_its_own_version),
         cmocka_unit_test(a_result_is_kept_until_it_is_acknowledged),
         cmocka_unit_test(a_session_expires_only_when_its_mark_stood_still),

@@ -6,6 +6,7 @@
 #include <cmocka.h>
 #include <string.h>
 
+#include "base/hlc.h"
 #include "unit/replica/cluster.h"
 
 #define SMALL_LOG  ((uint64_t)64 << 10)
@@ -18,8 +19,8 @@ struct number {
 static void look_number(void *arg, const struct heap *heap)
 {
     struct number *n = arg;
-    const uint8_t *bytes;
-    assert_int_equal(heap_read(heap, n->ptr, 0, 8, &bytes), 0);
+    uint8_t bytes[8];
+    assert_int_equal(heap_copy(heap, n->ptr, 0, bytes, sizeof bytes), 0);
     n->value = load_u64(bytes);
 }
 
@@ -510,6 +511,193 @@ static void reads_go_on_when_the_voter_that_was_asked_is_gone(void **state)
     cluster_close(&c);
 }
 
+static struct command_result retain(struct cluster_client *client, uint64_t ms)
+{
+    struct msg_set_retention m = {.uid = client->uid, .retention_ms = ms};
+    struct buf body = {0};
+    assert_int_equal(message_encode_set_retention(&m, &body), 0);
+    return client_command(client, KIND_SET_RETENTION, &body);
+}
+
+struct moment {
+    uint64_t ptr, at, clock, value;
+    int rv;
+};
+
+static void look_moment(void *arg, const struct heap *heap)
+{
+    struct moment *m = arg;
+    uint8_t bytes[8];
+    m->clock = heap_clock(heap);
+    m->rv = heap_read_at(heap, m->at, m->ptr, 0, bytes, sizeof bytes);
+    m->value = m->rv == 0 ? load_u64(bytes) : 0;
+}
+
+static void a_read_at_a_version_waits_for_the_clock_and_never_moves_it(void **state)
+{
+    (void)state;
+    struct cluster c;
+    struct cluster_client client;
+    int err = 0;
+    cluster_open(&c, 31, 0);
+    uint64_t uid = cluster_heap(&c, "h", 1, HEAP_BYTES);
+    (void)client_open(&client, &c, uid, 1, 8, 60000);
+    assert_int_equal(retain(&client, 60000).code, 0);
+    uint64_t ptr = client_alloc(&client, 8, slice_of(NULL, 0));
+    struct command_result first = client_add(&client, ptr, 1);
+    (void)client_add(&client, ptr, 1);
+    struct moment m = {.ptr = ptr, .at = first.version};
+    cluster_read_version(&c, uid, m.at, 5000, look_moment, &m, &err);
+    assert_int_equal(err, 0);
+    assert_int_equal(m.rv, 0);
+    assert_int_equal(m.value, 1);
+
+    /* Half a second ahead: answered when an entry has carried the clock there, not before. */
+    uint64_t clock = m.clock;
+    uint64_t began = sim_now_ns(c.sim);
+    m.at = hlc_from_ms(hlc_to_ms(clock) + 500);
+    cluster_read_version(&c, uid, m.at, 5000, look_moment, &m, &err);
+    assert_int_equal(err, 0);
+    assert_true(m.clock >= m.at);
+    assert_int_equal(m.value, 2);
+    assert_true(sim_now_ns(c.sim) - began > 100 * SIM_MS);
+    assert_true(sim_now_ns(c.sim) - began < 1500 * SIM_MS);
+
+    /* Far ahead: refused, and the clock stays where it was. */
+    clock = m.clock;
+    m.at = hlc_from_ms(hlc_to_ms(clock) + 100000);
+    cluster_read_version(&c, uid, m.at, 5000, look_moment, &m, &err);
+    assert_int_equal(err, ERR_INVAL);
+    m.at = first.version;
+    cluster_read_version(&c, uid, m.at, 5000, look_moment, &m, &err);
+    assert_true(m.clock < hlc_from_ms(hlc_to_ms(clock) + 50000));
+    check_all(&c, uid);
+    cluster_close(&c);
+}
+
+static void look_undo(void *arg, const struct heap *heap)
+{
+    heap_get_stats(heap, arg);
+}
+
+static void a_leader_gives_history_back_when_its_time_is_over(void **state)
+{
+    (void)state;
+    struct cluster c;
+    struct cluster_client client;
+    struct heap_stats stats;
+    cluster_open(&c, 32, 0);
+    uint64_t uid = cluster_heap(&c, "h", 1, HEAP_BYTES);
+    (void)client_open(&client, &c, uid, 1, 8, 60000);
+    assert_int_equal(retain(&client, 5000).code, 0);
+    uint64_t ptr = client_alloc(&client, 8, slice_of(NULL, 0));
+    for (uint32_t i = 0; i < 3000; i++) {
+        assert_int_equal(client_add(&client, ptr, 1).code, 0);
+    }
+    cluster_read(&c, uid, look_undo, &stats);
+    assert_true(stats.undo_count > HEAP_RECLAIM_RECORDS_MAX);
+    cluster_kill(&c, cluster_leader(&c, uid), SIM_SIGKILL); /* the next one goes on with it */
+    cluster_run_ms(&c, 12000);
+    cluster_read(&c, uid, look_undo, &stats);
+    assert_int_equal(stats.undo_count, 0);
+    for (uint32_t i = 0; i < CLUSTER_NODES; i++) {
+        if (c.nodes[i].env == NULL) {
+            cluster_start(&c, i);
+        }
+    }
+    /* With nothing to give back, a quiet shard writes nothing. */
+    cluster_run_ms(&c, 3000);
+    uint64_t last = cluster_info(&c, cluster_leader(&c, uid), uid).last_index;
+    cluster_run_ms(&c, 10000);
+    assert_int_equal(cluster_info(&c, cluster_leader(&c, uid), uid).last_index, last);
+    check_all(&c, uid);
+    cluster_close(&c);
+}
+
+struct waiting {
+    struct cluster_node *node;
+    uint64_t uid;
+    struct shard_checkpoint_wait wait;
+    int calls, err;
+    bool hold;
+};
+
+static void on_checkpoint(struct shard_checkpoint_wait *wait, int err)
+{
+    struct waiting *w = container_of(wait, struct waiting, wait);
+    w->calls++;
+    w->err = err;
+}
+
+static void checkpoint_for(void *arg)
+{
+    struct waiting *w = arg;
+    w->wait.cb = on_checkpoint;
+    shard_checkpoint_for(replica_shard(w->node->replica, w->uid), &w->wait);
+    assert_int_equal(w->calls, 0);
+}
+
+static void hold_image(void *arg)
+{
+    struct waiting *w = arg;
+    shard_hold_image(replica_shard(w->node->replica, w->uid), w->hold);
+}
+
+static void a_checkpoint_is_waited_for_and_held_off(void **state)
+{
+    (void)state;
+    struct cluster c;
+    struct cluster_client client;
+    cluster_open(&c, 33, 0);
+    uint64_t uid = cluster_heap(&c, "h", 1, HEAP_BYTES);
+    (void)client_open(&client, &c, uid, 1, 8, 60000);
+    uint64_t ptr = client_alloc(&client, 8, slice_of(NULL, 0));
+    uint32_t node = cluster_leader(&c, uid);
+    struct env *env = c.nodes[node].env;
+    struct waiting w = {.node = &c.nodes[node], .uid = uid};
+    sim_proc_call(env, checkpoint_for, &w);
+    cluster_run_ms(&c, 500);
+    assert_int_equal(w.calls, 1);
+    assert_int_equal(w.err, 0);
+    assert_true(w.wait.pages_written > 0);
+    assert_true(w.wait.index == cluster_info(&c, node, uid).checkpoint_index);
+
+    /* Up to date already. */
+    w.calls = 0;
+    sim_proc_call(env, checkpoint_for, &w);
+    cluster_run_ms(&c, 500);
+    assert_int_equal(w.calls, 1);
+    assert_int_equal(w.wait.pages_written, 0);
+    assert_true(w.wait.pages_total > 0);
+
+    /* Held: it waits, however much is asked for. */
+    assert_int_equal(client_add(&client, ptr, 1).code, 0);
+    w.calls = 0;
+    w.hold = true;
+    sim_proc_call(env, hold_image, &w);
+    sim_proc_call(env, checkpoint_for, &w);
+    cluster_run_ms(&c, 5000);
+    assert_int_equal(w.calls, 0);
+    w.hold = false;
+    sim_proc_call(env, hold_image, &w);
+    cluster_run_ms(&c, 500);
+    assert_int_equal(w.calls, 1);
+    assert_int_equal(w.err, 0);
+
+    /* A shard that goes tells who waits for it. */
+    assert_int_equal(client_add(&client, ptr, 1).code, 0);
+    w.calls = 0;
+    w.hold = true;
+    sim_proc_call(env, hold_image, &w);
+    sim_proc_call(env, checkpoint_for, &w);
+    cluster_heap_drop(&c, "h");
+    cluster_run_ms(&c, 1000);
+    assert_int_equal(w.calls, 1);
+    assert_int_equal(w.err, ERR_NOSHARD);
+    check_all(&c, 0);
+    cluster_close(&c);
+}
+
 static void stop_done(void *arg)
 {
     struct cluster_node *node = arg;
@@ -653,6 +841,9 @@ int main(void)
         cmocka_unit_test(a_log_released_under_pressure_does_not_keep_a_replica_empty),
         cmocka_unit_test(a_leader_that_is_cut_off_answers_no_read),
         cmocka_unit_test(reads_go_on_when_the_voter_that_was_asked_is_gone),
+        cmocka_unit_test(a_read_at_a_version_waits_for_the_clock_and_never_moves_it),
+        cmocka_unit_test(a_leader_gives_history_back_when_its_time_is_over),
+        cmocka_unit_test(a_checkpoint_is_waited_for_and_held_off),
         cmocka_unit_test(a_node_that_stops_hands_its_shards_over),
         cmocka_unit_test(bytes_that_mean_nothing_are_refused),
         cmocka_unit_test(a_failed_sync_stops_that_node_alone),

@@ -1,0 +1,273 @@
+/* The check of history: the queue of undo records in order of time, and each object's chain.
+ *
+ * Links go both ways and are compared at both ends, and both walks begin at a record without a
+ * predecessor: so neither can come to a record twice. Both must count the same records. */
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "alloc/check.h"
+
+#define SAME_TIME_MAX 65536u
+
+/* The record at a place, if its numbers fit each other and its block. */
+static const struct undo_record *record_at(const struct check *c, uint64_t place)
+{
+    struct block b;
+    if (!check_block(c, place, POOL_UNDO, &b)) {
+        return NULL;
+    }
+    const struct undo_record *r = check_data(c, b.address, sizeof *r);
+    if (r == NULL || r->magic != BLOCK_MAGIC_UNDO || r->kind < UNDO_WRITE || r->kind > UNDO_FREE ||
+        r->size > OBJECT_BYTES_MAX || r->offset > OBJECT_BYTES_MAX ||
+        r->chunks > object_chunks(OBJECT_BYTES_MAX)) {
+        return NULL;
+    }
+    uint64_t bytes =
+        r->chunks == 0 ? sizeof *r + r->len : undo_chunks_at(r->len) + r->chunks * sizeof(uint64_t);
+    return bytes <= b.bytes && check_data(c, b.address, bytes) != NULL ? r : NULL;
+}
+
+static void fault(struct check *c, const char *code, uint64_t place, const char *what)
+{
+    check_damage(c, code, "undo record at offset %" PRIu64 " of the data: %s",
+                 place == 0 ? 0 : place_offset(place), what);
+}
+
+/* Is the record's older one before it in the queue too? When the times are the same only the way
+ * there can tell. Records of one command stand side by side: it is short. */
+static bool older_comes_first(const struct check *c, const struct undo_record *r)
+{
+    const struct undo_record *older = r->older == 0 ? NULL : record_at(c, r->older);
+    if (older == NULL || older->at != r->at) {
+        return r->older == 0 || (older != NULL && older->at < r->at);
+    }
+    uint64_t place = r->prev;
+    for (uint32_t i = 0; place != 0 && i < SAME_TIME_MAX; i++) {
+        if (place == r->older) {
+            return true;
+        }
+        const struct undo_record *before = record_at(c, place);
+        if (before == NULL || before->at != r->at) {
+            return false;
+        }
+        place = before->prev;
+    }
+    return false;
+}
+
+/* What it keeps, by itself; check_undo_chain() compares it with the object as it was. */
+static bool kept_is_sound(const struct undo_record *r)
+{
+    switch (r->kind) {
+    case UNDO_WRITE:
+        return r->size > 0 && r->offset + r->len <= r->size && r->chunks == 0;
+    case UNDO_RESIZE: {
+        if (r->size == 0 || r->offset > r->size) {
+            return false;
+        }
+        uint64_t end = object_chunks(r->offset) * OBJECT_CHUNK_BYTES;
+        return r->len == (end < r->size ? end : r->size) - r->offset &&
+               r->chunks == object_chunks(r->size) - object_chunks(r->offset);
+    }
+    case UNDO_BIRTH:
+        return r->older == 0 && r->size == 0 && r->before == 0 && r->offset == 0 && r->len == 0 &&
+               r->chunks == 0;
+    default:
+        return r->size > 0 && r->offset == 0 && r->len == 0 && r->chunks == 0;
+    }
+}
+
+static void check_record(struct check *c, uint64_t place, const struct undo_record *r)
+{
+    struct checked_object o;
+    bool there = check_object_get(c, r->slot, &o);
+    if (!there || (o.flags & OBJECT_HISTORY) == 0 || r->at > o.version) {
+        fault(c, "undo-record", place, "it belongs to no object; that object's past is lost");
+        return;
+    }
+    if (!kept_is_sound(r) || r->at > c->hd->clock) {
+        fault(c, "undo-record", place, "what it keeps contradicts itself");
+    }
+    if (!older_comes_first(c, r)) {
+        fault(c, "undo-queue", place, "an older one of its object isn't before it in the queue");
+    }
+}
+
+void check_undo_queue(struct check *c)
+{
+    const struct heap_header *hd = c->hd;
+    uint64_t prev = 0;
+    uint64_t at = 0;
+    for (uint64_t place = hd->undo_head; place != 0 && !c->stop;) {
+        const struct undo_record *r = record_at(c, place);
+        if (r == NULL || r->prev != prev || ++c->queued > c->blocks[POOL_UNDO]) {
+            fault(c, "undo-queue", place, "no such record in the queue; history behind it is lost");
+            return;
+        }
+        if (r->at < at) {
+            fault(c, "undo-queue", place, "out of order; it would be reclaimed too early");
+        }
+        check_record(c, place, r);
+        c->queued_frees += r->kind == UNDO_FREE;
+        c->queued_bytes += r->chunks == 0 ? sizeof *r + r->len
+                                          : undo_chunks_at(r->len) + r->chunks * sizeof(uint64_t);
+        at = r->at;
+        prev = place;
+        place = r->next;
+    }
+    if (!c->stop && prev != hd->undo_tail) {
+        fault(c, "undo-queue", hd->undo_tail, "the queue doesn't end there");
+    }
+}
+
+/* Chunks that were cut off: whole ones but for the last of the object as it was. */
+static bool chunks_are_sound(struct check *c, const struct undo_record *r)
+{
+    const uint64_t *places =
+        (const uint64_t *)(const void *)((const uint8_t *)r + undo_chunks_at(r->len));
+    uint64_t first = object_chunks(r->offset);
+    for (uint64_t i = 0; i < r->chunks; i++) {
+        if ((first + i) * OBJECT_CHUNK_BYTES >= r->size ||
+            !check_chunk(c, places[i], r->slot, first + i,
+                         object_chunk_bytes(r->size, first + i))) {
+            return false;
+        }
+    }
+    if (r->chunks > 0 && buf_append(&c->places, places, r->chunks * sizeof *places) != 0) {
+        c->nomem = c->stop = true;
+    }
+    c->chunks += r->chunks;
+    return true;
+}
+
+static int place_order(const void *a, const void *b)
+{
+    uint64_t x = load_u64(a);
+    uint64_t y = load_u64(b);
+    return (x > y) - (x < y);
+}
+
+/* The numbers of chunks that a history keeps come again when the object grows again: a chunk's own
+ * words don't tell whose it is. */
+static void check_chunks_once(struct check *c, uint64_t slot, const struct checked_object *o)
+{
+    const uint64_t *table = check_table(c, o);
+    if (c->places.len == 0) {
+        return;
+    }
+    if (table != NULL &&
+        buf_append(&c->places, table, object_chunks(o->size) * sizeof *table) != 0) {
+        c->nomem = c->stop = true;
+        return;
+    }
+    size_t count = c->places.len / sizeof(uint64_t);
+    qsort(c->places.data, count, sizeof(uint64_t), place_order);
+    for (size_t i = 1; i < count && !c->stop; i++) {
+        uint64_t place = load_u64(c->places.data + i * 8);
+        if (place == load_u64(c->places.data + (i - 1) * 8)) {
+            check_damage(c, "undo-chunk",
+                         "slot %" PRIu64 ": the chunk at offset %" PRIu64
+                         " of the data is owned twice; freeing it would free it twice",
+                         slot, place_offset(place));
+        }
+    }
+    buf_clear(&c->places);
+}
+
+/* Does the record lead from an object of that size to what it was before? */
+static bool step_is_sound(const struct undo_record *r, uint64_t size)
+{
+    switch (r->kind) {
+    case UNDO_RESIZE: /* offset: the smaller size */
+        return r->offset == (size < r->size ? size : r->size);
+    case UNDO_BIRTH:
+        return true;
+    default:
+        return r->size == size;
+    }
+}
+
+void check_undo_chain(struct check *c, uint64_t slot, uint64_t newest)
+{
+    struct checked_object o;
+    if (!check_object_get(c, slot, &o) || (o.flags & OBJECT_HISTORY) == 0) {
+        check_damage(c, "undo-map", "slot %" PRIu64 " has a history, but its object says it hasn't",
+                     slot);
+        return;
+    }
+    const struct heap_header *hd = c->hd;
+    bool dead = slot_word_state(check_slot_entry(c, slot)) == SLOT_DEAD;
+    uint64_t newer = 0;
+    uint64_t at = UINT64_MAX;
+    uint64_t size = o.size;
+    buf_clear(&c->places);
+    for (uint64_t place = newest; place != 0 || newer == 0;) {
+        const struct undo_record *r = record_at(c, place);
+        if (r == NULL || r->slot != slot || r->newer != newer || r->at > at ||
+            ++c->chained > c->blocks[POOL_UNDO]) {
+            fault(c, "undo-chain", place, "broken chain; the object's older versions are lost");
+            return;
+        }
+        /* Nobody goes back below the safepoint: what happened there while no history was kept
+         * left no record, and the older ones don't fit any more. */
+        bool followed = hd->retention_ms != 0 && r->at > hd->safepoint;
+        if ((dead && newer == 0) != (r->kind == UNDO_FREE) ||
+            (followed && !step_is_sound(r, size)) || !chunks_are_sound(c, r)) {
+            fault(c, "undo-record", place, "what it keeps doesn't fit the object's later versions");
+            return;
+        }
+        if (c->stop) {
+            return;
+        }
+        size = r->size;
+        at = r->at;
+        newer = place;
+        place = r->older;
+    }
+    check_chunks_once(c, slot, &o);
+}
+
+bool check_undo_has_chunk(const struct check *c, uint64_t slot, uint64_t place)
+{
+    uint64_t key = __builtin_bswap64(slot);
+    struct map_record head;
+    if (!check_map_find(c, HEAP_MAP_UNDO, slice_of(&key, sizeof key), &head) ||
+        head.value.len != 8) {
+        return false;
+    }
+    uint64_t walked = 0;
+    for (uint64_t at = load_u64(head.value.data); at != 0;) {
+        const struct undo_record *r = record_at(c, at);
+        if (r == NULL || ++walked > c->blocks[POOL_UNDO]) {
+            return false;
+        }
+        const uint8_t *places = (const uint8_t *)r + undo_chunks_at(r->len);
+        for (uint32_t i = 0; i < r->chunks; i++) {
+            if (load_u64(places + i * 8u) == place) {
+                return true;
+            }
+        }
+        at = r->older;
+    }
+    return false;
+}
+
+static void undo_block(struct check *c, const struct block *b)
+{
+    const struct undo_record *r = record_at(c, b->place);
+    const struct undo_record *prev = r == NULL || r->prev == 0 ? NULL : record_at(c, r->prev);
+    bool queued = r != NULL && (r->prev == 0 ? c->hd->undo_head == b->place
+                                             : prev != NULL && prev->next == b->place);
+    if (!queued) {
+        check_damage(c, "block-lost",
+                     "block at offset %" PRIu64 " of the data (page %" PRIu64 "), %" PRIu64
+                     " bytes: in use, but not in the queue of undo records; the space is lost",
+                     place_offset(b->place), b->address >> PAGE_SHIFT, b->bytes);
+    }
+}
+
+void check_lost_undo(struct check *c)
+{
+    check_each_block(c, POOL_UNDO, undo_block);
+}

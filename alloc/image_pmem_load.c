@@ -1,0 +1,377 @@
+/* Opening an image of the pmem mode: to go on with it, mapped; or only to look at it, read. */
+#include <inttypes.h>
+#include <string.h>
+
+#include "alloc/image_pmem.h"
+#include "base/crc.h"
+#include "base/mem.h"
+
+/* ---- the file and its journal ---- */
+
+static bool half_is_valid(const struct image_pm *pm, uint64_t slot)
+{
+    const uint8_t *at = pm->map + IMAGE_BLOCK_BYTES + slot * PM_HALF_BYTES;
+    struct pm_half half;
+    memcpy(&half, at, sizeof half);
+    if (half.magic != PM_HALF_MAGIC || half.crc != image_crc(&half, sizeof half) ||
+        half.sequence % 2 != slot || half.bytes > PM_HALF_BYTES - sizeof half) {
+        return false;
+    }
+    return half.bytes == 0 ? half.body_crc == 0
+                           : half.body_crc == crc32c(0, at + sizeof half, half.bytes);
+}
+
+static bool records_are_valid(const struct image_pm *pm, const uint8_t *body, uint64_t bytes)
+{
+    for (uint64_t at = 0; at < bytes;) {
+        struct pm_record r;
+        if (bytes - at < sizeof r) {
+            return false;
+        }
+        memcpy(&r, body + at, sizeof r);
+        at += sizeof r;
+        if (r.len == 0 || r.len % 8 != 0 || r.len > bytes - at || r.offset < pm->presence_at ||
+            r.offset % 8 != 0 || r.offset > pm->bytes || r.len > pm->bytes - r.offset) {
+            return false;
+        }
+        at += r.len;
+    }
+    return true;
+}
+
+static int pm_head_read(struct image *image, struct image_pm *pm, const char *path,
+                        struct err_text *e)
+{
+    struct pm_head head;
+    int64_t n = env_file_pread(image->env, pm->file, &head, sizeof head, 0);
+    if (n < 0) {
+        return err_set(e, (int)n, "%s: can't be read", path);
+    }
+    if (n != (int64_t)sizeof head || head.magic != PM_MAGIC ||
+        head.crc != image_crc(&head, sizeof head)) {
+        return err_set(e, ERR_CORRUPT, "%s: damaged head", path);
+    }
+    if (head.format != IMAGE_FORMAT) {
+        return err_set(e, ERR_VERSION, "%s: format %u; this program knows %u", path, head.format,
+                       IMAGE_FORMAT);
+    }
+    if (head.uid != image->uid) {
+        return err_set(e, ERR_WRONGCLUSTER, "%s: belongs to shard %016" PRIx64 ", not %016" PRIx64,
+                       path, head.uid, image->uid);
+    }
+    if (!heap_bytes_max_is_valid(head.bytes_max) || head.half_bytes != PM_HALF_BYTES) {
+        return err_set(e, ERR_CORRUPT, "%s: fields out of bounds", path);
+    }
+    image_pm_layout(pm, head.bytes_max);
+    int64_t size = env_file_size(image->env, pm->file);
+    if (size < 0 || (uint64_t)size < pm->bytes) {
+        return err_set(e, size < 0 ? (int)size : ERR_CORRUPT,
+                       "%s: has %" PRIi64 " bytes of %" PRIu64, path, size, pm->bytes);
+    }
+    return 0;
+}
+
+/* The records to replay, in order. */
+struct pm_replay {
+    const uint8_t *bodies[2];
+    uint64_t bytes[2];
+    size_t count;
+};
+
+static bool replay_add(const struct image_pm *pm, const struct pm_half *half, struct pm_replay *out)
+{
+    const uint8_t *body = pm->map + image_pm_half_at(half->sequence) + sizeof *half;
+    out->bodies[out->count] = body;
+    out->bytes[out->count] = half->bytes;
+    out->count++;
+    return records_are_valid(pm, body, half->bytes);
+}
+
+static int pm_journal_read(struct image *image, struct image_pm *pm, const char *path,
+                           struct pm_replay *out, struct err_text *e)
+{
+    bool valid[2] = {half_is_valid(pm, 0), half_is_valid(pm, 1)};
+    struct pm_half halves[2];
+    memset(out, 0, sizeof *out);
+    for (uint64_t i = 0; i < 2; i++) {
+        memcpy(&halves[i], pm->map + IMAGE_BLOCK_BYTES + i * PM_HALF_BYTES, sizeof halves[i]);
+    }
+    if (!valid[0] && !valid[1]) {
+        return err_set(e, ERR_CORRUPT, "%s: neither half of the journal is valid", path);
+    }
+    uint64_t newest = valid[1] && (!valid[0] || halves[1].sequence > halves[0].sequence);
+    const struct pm_half *half = &halves[newest];
+    if (half->sequence < image->mark_sequence) {
+        return err_set(e, ERR_CORRUPT,
+                       "%s: commit %" PRIu64 " is older than %" PRIu64
+                       " in the log: it was lost; repair from the peers",
+                       path, half->sequence, image->mark_sequence);
+    }
+    /* The newest half may have arrived whole although its drain never ended, and then the home of
+     * the one before isn't covered by any: replay that one first. Where it was covered, writing the
+     * same bytes again changes nothing. */
+    const struct pm_half *before = &halves[1 - newest];
+    bool sound = true;
+    if (valid[1 - newest] && before->sequence + 1 == half->sequence) {
+        sound = replay_add(pm, before, out);
+    }
+    if (!replay_add(pm, half, out) || !sound) {
+        return err_set(e, ERR_CORRUPT, "%s: the journal's records are out of bounds", path);
+    }
+    image->super.sequence = half->sequence;
+    image->super.index = half->index;
+    image->super.term = half->term;
+    return 0;
+}
+
+static int pm_recover(struct image *image, struct image_pm *pm, const char *path,
+                      struct err_text *e)
+{
+    struct pm_replay replay;
+    int rv = pm_journal_read(image, pm, path, &replay, e);
+    if (rv != 0) {
+        return rv;
+    }
+    for (size_t i = 0; i < replay.count; i++) {
+        image_pm_records_apply(pm, replay.bodies[i], replay.bytes[i]);
+    }
+    image_pm_drain();
+    return 0;
+}
+
+static int pm_load(const struct image_pm *pm, struct arena *arena, const char *path,
+                   struct err_text *e)
+{
+    for (uint64_t word = 0; word < (pm->pages + 63) / 64; word++) {
+        uint64_t bits = load_u64(pm->map + pm->presence_at + word * 8);
+        for (; bits != 0; bits &= bits - 1) {
+            uint64_t page = word * 64 + (uint64_t)__builtin_ctzll(bits);
+            if (page >= pm->pages) {
+                return err_set(e, ERR_CORRUPT, "%s: page %" PRIu64 " doesn't exist", path, page);
+            }
+            int rv = arena_load(arena, page, pm->map + pm->pages_at + page * PAGE_BYTES);
+            if (rv != 0) {
+                return rv;
+            }
+        }
+    }
+    return 0;
+}
+
+/* ---- open ---- */
+
+/* No file: fine, unless there should be one. */
+static int pm_missing(const struct image *image, const char *path, struct err_text *e)
+{
+    char disk[IMAGE_PATH_BYTES];
+    struct env_file *file = NULL;
+    if (image_path(image->dir, "super", disk) == 0 &&
+        env_file_open(image->env, disk, ENV_OPEN_READ, &file) == 0) {
+        env_file_close(image->env, file);
+        return err_set(e, ERR_UNSUPPORTED, "%s: holds an image of the disk mode", image->dir);
+    }
+    return image->mark_sequence == 0
+               ? ERR_NOTFOUND
+               : err_set(e, ERR_CORRUPT, "%s: missing, but the log names a checkpoint", path);
+}
+
+static int pm_new(struct image *image, int flags, const char *path, struct image_pm **out,
+                  struct err_text *e)
+{
+    *out = NULL;
+    struct image_pm *pm = mem_zalloc(sizeof *pm);
+    if (pm == NULL) {
+        return ERR_NOMEM;
+    }
+    int rv = env_file_open(image->env, path, flags, &pm->file);
+    if (rv != 0) {
+        mem_free(pm);
+        return rv == ERR_NOTFOUND
+                   ? pm_missing(image, path, e)
+                   : err_set(e, rv, "%s: can't be opened: %s", path, err_text_of(rv));
+    }
+    rv = pm_head_read(image, pm, path, e);
+    if (rv != 0) {
+        image_pm_free(image->env, pm);
+        return rv;
+    }
+    *out = pm;
+    return 0;
+}
+
+int image_pm_open(struct image *image, struct heap **heap, struct err_text *e)
+{
+    char path[IMAGE_PATH_BYTES];
+    struct image_pm *pm = NULL;
+    int rv = image_path(image->dir, "image.pm", path);
+    if (rv == 0) {
+        rv = pm_new(image, ENV_OPEN_WRITE, path, &pm, e);
+    }
+    if (rv != 0) {
+        return rv == ERR_NOTFOUND ? 0 : rv;
+    }
+    struct arena arena;
+    rv = image_pm_map(image, pm, path, e);
+    if (rv == 0) {
+        rv = pm_recover(image, pm, path, e);
+    }
+    if (rv == 0) {
+        rv = arena_open(&arena, pm->pages);
+    }
+    if (rv != 0) {
+        image_pm_free(image->env, pm);
+        return rv;
+    }
+    rv = pm_load(pm, &arena, path, e);
+    if (rv != 0) {
+        arena_close(&arena);
+    } else {
+        rv = image_adopt(image, &arena, pm->bytes_max, heap, e);
+    }
+    if (rv != 0) {
+        image_pm_free(image->env, pm);
+        return rv;
+    }
+    image->pm = pm;
+    image->present = true;
+    return 0;
+}
+
+/* ---- looking only: the file is read, not mapped ---- */
+
+struct pm_look {
+    struct image *image;
+    struct image_pm *pm;
+    struct arena *arena;
+    const char *path;
+    struct err_text *e;
+    uint8_t page[PAGE_BYTES];
+};
+
+static int look_read(struct pm_look *l, void *to, uint64_t len, uint64_t offset)
+{
+    int64_t n = env_file_pread(l->image->env, l->pm->file, to, (size_t)len, offset);
+    if (n < 0 || (uint64_t)n != len) {
+        return err_set(l->e, n < 0 ? (int)n : ERR_CORRUPT, "%s: can't be read at %" PRIu64, l->path,
+                       offset);
+    }
+    return 0;
+}
+
+/* The part of one record that lies in one page, or in the presence bits. */
+static int look_patch(struct pm_look *l, uint64_t offset, const uint8_t *bytes, uint64_t len)
+{
+    struct image_pm *pm = l->pm;
+    if (offset < pm->pages_at) {
+        memcpy(pm->map + offset, bytes, (size_t)len);
+        return 0;
+    }
+    uint64_t page = (offset - pm->pages_at) / PAGE_BYTES;
+    if (page >= pm->pages || !pageset_has(&l->arena->present, page)) {
+        return 0; /* absent in the end */
+    }
+    memcpy(l->page, arena_at(l->arena, page << PAGE_SHIFT), PAGE_BYTES);
+    memcpy(l->page + (offset - pm->pages_at) % PAGE_BYTES, bytes, (size_t)len);
+    return arena_load(l->arena, page, l->page);
+}
+
+static int look_replay(struct pm_look *l, const struct pm_replay *replay, bool presence)
+{
+    for (size_t i = 0; i < replay->count; i++) {
+        for (uint64_t at = 0; at < replay->bytes[i];) {
+            struct pm_record r;
+            memcpy(&r, replay->bodies[i] + at, sizeof r);
+            const uint8_t *bytes = replay->bodies[i] + at + sizeof r;
+            for (uint64_t done = 0, len = 0; done < r.len; done += len) {
+                uint64_t offset = r.offset + done;
+                len = PAGE_BYTES - offset % PAGE_BYTES; /* all parts begin at a multiple */
+                len = len < r.len - done ? len : r.len - done;
+                int rv = (offset < l->pm->pages_at) == presence
+                             ? look_patch(l, offset, bytes + done, len)
+                             : 0;
+                if (rv != 0) {
+                    return rv;
+                }
+            }
+            at += sizeof r + r.len;
+        }
+    }
+    return 0;
+}
+
+static int look_pages(struct pm_look *l)
+{
+    const struct image_pm *pm = l->pm;
+    for (uint64_t word = 0; word < (pm->pages + 63) / 64; word++) {
+        uint64_t bits = load_u64(pm->map + pm->presence_at + word * 8);
+        for (; bits != 0; bits &= bits - 1) {
+            uint64_t page = word * 64 + (uint64_t)__builtin_ctzll(bits);
+            if (page >= pm->pages) {
+                return err_set(l->e, ERR_CORRUPT, "%s: page %" PRIu64 " doesn't exist", l->path,
+                               page);
+            }
+            int rv = look_read(l, l->page, PAGE_BYTES, pm->pages_at + page * PAGE_BYTES);
+            if (rv == 0) {
+                rv = arena_load(l->arena, page, l->page);
+            }
+            if (rv != 0) {
+                return rv;
+            }
+        }
+    }
+    return 0;
+}
+
+static int look(struct pm_look *l)
+{
+    struct pm_replay replay;
+    int rv = look_read(l, l->pm->map, l->pm->pages_at, 0);
+    if (rv == 0) {
+        rv = pm_journal_read(l->image, l->pm, l->path, &replay, l->e);
+    }
+    if (rv == 0) {
+        rv = look_replay(l, &replay, true);
+    }
+    if (rv == 0) {
+        rv = arena_open(l->arena, l->pm->pages);
+    }
+    if (rv != 0) {
+        return rv;
+    }
+    rv = look_pages(l);
+    if (rv == 0) {
+        rv = look_replay(l, &replay, false);
+    }
+    if (rv != 0) {
+        arena_close(l->arena);
+    }
+    return rv;
+}
+
+int image_pm_load_arena(struct image *image, struct arena *arena, uint64_t *bytes_max,
+                        struct err_text *e)
+{
+    char path[IMAGE_PATH_BYTES];
+    struct image_pm *pm = NULL;
+    int rv = image_path(image->dir, "image.pm", path);
+    if (rv == 0) {
+        rv = pm_new(image, ENV_OPEN_READ, path, &pm, e);
+    }
+    if (rv != 0) {
+        return rv;
+    }
+    *bytes_max = pm->bytes_max;
+    struct pm_look *l = mem_zalloc(sizeof *l);
+    pm->map = mem_alloc((size_t)pm->pages_at);
+    if (l == NULL || pm->map == NULL) {
+        rv = ERR_NOMEM;
+    } else {
+        *l = (struct pm_look){.image = image, .pm = pm, .arena = arena, .path = path, .e = e};
+        rv = look(l);
+    }
+    mem_free(l);
+    mem_free(pm->map);
+    pm->map = NULL; /* it wasn't mapped */
+    image_pm_free(image->env, pm);
+    return rv;
+}

@@ -1,0 +1,476 @@
+/* Objects: a block with a header, or, above 1 MiB, a table of chunks. What is behind an object in
+ * its block is zero, so that growing in place has nothing to clear. */
+#include <string.h>
+
+#include "alloc/engine.h"
+
+#define OBJECT_SLOT_MASK (((uint64_t)1 << PTR_SLOT_BITS) - 1)
+#define OBJECT_SLACK_MAX 63u
+
+struct object_shape object_shape_of(uint64_t size, uint32_t type)
+{
+    struct object_shape s = {.head = sizeof(struct object_header_wide)};
+    if (size > OBJECT_CHUNK_BYTES) {
+        s.table = true;
+        s.bytes = s.head + object_chunks(size) * sizeof(uint64_t);
+    } else {
+        if (size <= OBJECT_NARROW_BYTES_MAX - sizeof(struct object_header) &&
+            type < OBJECT_NARROW_TYPES) {
+            s.head = sizeof(struct object_header);
+        }
+        s.bytes = s.head + size;
+    }
+    return s;
+}
+
+void object_decode(const struct heap *h, uint64_t place, struct object_view *out)
+{
+    uint64_t address = block_address(h, place);
+    const struct object_header *o = (const struct object_header *)arena_at(&h->arena, address);
+    out->version = o->version;
+    out->slot = o->word & OBJECT_SLOT_MASK;
+    out->flags = (uint32_t)(o->word >> OBJECT_FLAGS_SHIFT);
+    if ((o->word & OBJECT_WIDE) != 0) {
+        const struct object_header_wide *w = (const struct object_header_wide *)o;
+        out->size = w->size;
+        out->type = w->type;
+        out->head = sizeof *w;
+    } else {
+        uint64_t slack = o->word >> OBJECT_SLACK_SHIFT & OBJECT_SLACK_MAX;
+        out->size = block_bytes(h, place) - sizeof *o - slack;
+        out->type = (uint32_t)(o->word >> OBJECT_TYPE_SHIFT) & (OBJECT_NARROW_TYPES - 1);
+        out->head = sizeof *o;
+    }
+    out->payload = address + out->head;
+}
+
+void object_set_header(struct heap *h, uint64_t place, const struct object_shape *shape,
+                       const struct object_view *o)
+{
+    struct object_header *head = arena_write(&h->arena, block_address(h, place), shape->head);
+    uint64_t flags = (o->flags & OBJECT_HISTORY) | (shape->table ? OBJECT_TABLE : 0);
+    head->version = o->version;
+    head->word = o->slot | flags << OBJECT_FLAGS_SHIFT;
+    if (shape->head == sizeof *head) {
+        uint64_t slack = block_bytes(h, place) - shape->bytes;
+        assert(slack <= OBJECT_SLACK_MAX);
+        assert(o->type < OBJECT_NARROW_TYPES);
+        head->word |= slack << OBJECT_SLACK_SHIFT | (uint64_t)o->type << OBJECT_TYPE_SHIFT;
+        return;
+    }
+    struct object_header_wide *wide = (struct object_header_wide *)head;
+    head->word |= OBJECT_WIDE;
+    wide->size = (uint32_t)o->size;
+    wide->type = o->type;
+    wide->reserved = 0;
+}
+
+void object_set_flag(struct heap *h, uint64_t place, enum object_flag flag, bool on)
+{
+    struct object_header *head =
+        arena_write(&h->arena, block_address(h, place), sizeof(struct object_header));
+    uint64_t bit = (uint64_t)flag << OBJECT_FLAGS_SHIFT;
+    head->word = on ? head->word | bit : head->word & ~bit;
+}
+
+static void object_set_version(struct heap *h, uint64_t place, uint64_t version)
+{
+    struct object_header *head = arena_write(&h->arena, block_address(h, place), sizeof *head);
+    head->version = version;
+}
+
+int object_find(const struct heap *h, uint64_t ptr, bool dead, uint64_t *place)
+{
+    if (ptr == 0 || ptr_shard(ptr) != header(h)->shard) {
+        return ERR_INVAL;
+    }
+    uint64_t word = slot_get(h, ptr_slot(ptr));
+    enum slot_state state = slot_word_state(word);
+    if (slot_word_generation(word) != ptr_generation(ptr) ||
+        (state != SLOT_LIVE && (!dead || state != SLOT_DEAD))) {
+        return ERR_STALE;
+    }
+    *place = slot_word_place(word);
+    return 0;
+}
+
+/* ---- chunks ---- */
+
+uint64_t object_chunk_at(const struct heap *h, const struct object_view *o, uint64_t chunk)
+{
+    assert((o->flags & OBJECT_TABLE) != 0);
+    return load_u64(arena_at(&h->arena, o->payload + chunk * sizeof(uint64_t)));
+}
+
+void chunk_set_header(struct heap *h, uint64_t place, uint64_t slot, uint64_t number)
+{
+    struct object_header *head = arena_write(&h->arena, block_address(h, place), sizeof *head);
+    head->version = number;
+    head->word = slot | (uint64_t)OBJECT_CHUNK << OBJECT_FLAGS_SHIFT;
+}
+
+int chunk_build(struct heap *h, uint64_t slot, uint64_t number, uint64_t bytes, uint64_t *place)
+{
+    int rv = block_alloc(h, POOL_OBJECTS, sizeof(struct object_header) + bytes, place);
+    if (rv == 0) {
+        chunk_set_header(h, *place, slot, number);
+        header_edit(h)->chunk_count++;
+    }
+    return rv;
+}
+
+void chunk_drop(struct heap *h, uint64_t place)
+{
+    block_free(h, POOL_OBJECTS, place);
+    header_edit(h)->chunk_count--;
+}
+
+static bool undo_chunk_moved(struct heap *h, uint64_t slot, uint64_t number, uint64_t from,
+                             uint64_t to)
+{
+    for (uint64_t at = undo_newest(h, slot); at != 0; at = undo_get(h, at)->older) {
+        const struct undo_record *r = undo_get(h, at);
+        uint64_t first = object_chunks(r->offset);
+        if (r->chunks == 0 || number < first || number - first >= r->chunks) {
+            continue;
+        }
+        uint64_t address = block_address(h, at) + undo_chunks_at(r->len) + (number - first) * 8;
+        if (load_u64(arena_at(&h->arena, address)) == from) {
+            store_u64(arena_write(&h->arena, address, 8), to);
+            return true;
+        }
+    }
+    return false;
+}
+
+void chunk_moved(struct heap *h, uint64_t from, uint64_t to)
+{
+    const struct object_header *chunk = arena_at(&h->arena, block_address(h, to));
+    uint64_t number = chunk->version;
+    uint64_t slot = chunk->word & OBJECT_SLOT_MASK;
+    struct object_view o;
+    object_decode(h, slot_word_place(slot_get(h, slot)), &o);
+    assert(o.slot == slot);
+    if ((o.flags & OBJECT_TABLE) != 0 && number < object_chunks(o.size) &&
+        object_chunk_at(h, &o, number) == from) {
+        store_u64(arena_write(&h->arena, o.payload + number * 8, 8), to);
+        return;
+    }
+    bool found = undo_chunk_moved(h, slot, number, from, to);
+    assert(found);
+}
+
+/* ---- bytes ---- */
+
+/* Address of the byte at `offset` < size, and how many are contiguous from there on. */
+static uint64_t object_part(const struct heap *h, const struct object_view *o, uint64_t offset,
+                            uint64_t *address)
+{
+    assert(offset < o->size);
+    if ((o->flags & OBJECT_TABLE) == 0) {
+        *address = o->payload + offset;
+        return o->size - offset;
+    }
+    uint64_t chunk = offset / OBJECT_CHUNK_BYTES;
+    uint64_t inside = offset % OBJECT_CHUNK_BYTES;
+    *address =
+        block_address(h, object_chunk_at(h, o, chunk)) + sizeof(struct object_header) + inside;
+    return object_chunk_bytes(o->size, chunk) - inside;
+}
+
+void object_get_bytes(const struct heap *h, const struct object_view *o, uint64_t offset,
+                      void *data, uint64_t len)
+{
+    uint8_t *to = data;
+    while (len > 0) {
+        uint64_t address = 0;
+        uint64_t part = object_part(h, o, offset, &address);
+        part = part < len ? part : len;
+        memcpy(to, heap_bytes(h, address, part), part);
+        to += part;
+        offset += part;
+        len -= part;
+    }
+}
+
+void object_put_bytes(struct heap *h, const struct object_view *o, uint64_t offset,
+                      const void *data, uint64_t len)
+{
+    const uint8_t *from = data;
+    while (len > 0) {
+        uint64_t address = 0;
+        uint64_t part = object_part(h, o, offset, &address);
+        part = part < len ? part : len;
+        memcpy(arena_write(&h->arena, address, part), from, part);
+        from += part;
+        offset += part;
+        len -= part;
+    }
+}
+
+/* ---- birth and end ---- */
+
+static int table_fill(struct heap *h, const struct object_view *o)
+{
+    uint64_t chunks = object_chunks(o->size);
+    uint64_t done = 0;
+    int rv = 0;
+    while (done < chunks) {
+        uint64_t place = 0;
+        rv = chunk_build(h, o->slot, done, object_chunk_bytes(o->size, done), &place);
+        if (rv != 0) {
+            break;
+        }
+        store_u64(arena_write(&h->arena, o->payload + done * 8, 8), place);
+        done++;
+    }
+    while (rv != 0 && done > 0) {
+        done--;
+        chunk_drop(h, load_u64(arena_at(&h->arena, o->payload + done * 8)));
+    }
+    return rv;
+}
+
+int object_build(struct heap *h, const struct object_view *o, uint64_t *place)
+{
+    if (o->size > header(h)->bytes_max) {
+        return ERR_NOSPACE; /* before a thousand chunks come and go */
+    }
+    struct object_shape shape = object_shape_of(o->size, o->type);
+    int rv = block_alloc(h, POOL_OBJECTS, shape.bytes, place);
+    if (rv != 0) {
+        return rv;
+    }
+    object_set_header(h, *place, &shape, o);
+    if (shape.table) {
+        struct object_view table;
+        object_decode(h, *place, &table);
+        rv = table_fill(h, &table);
+        if (rv != 0) {
+            block_free(h, POOL_OBJECTS, *place);
+        }
+    }
+    return rv;
+}
+
+void object_drop(struct heap *h, uint64_t place)
+{
+    struct object_view o;
+    object_decode(h, place, &o);
+    if ((o.flags & OBJECT_TABLE) != 0) {
+        uint64_t chunks = object_chunks(o.size);
+        for (uint64_t i = 0; i < chunks; i++) {
+            chunk_drop(h, object_chunk_at(h, &o, i));
+        }
+    }
+    block_free(h, POOL_OBJECTS, place);
+}
+
+static int check_size(uint64_t size, struct slice init)
+{
+    if (size == 0 || init.len > size) {
+        return ERR_INVAL;
+    }
+    return size > OBJECT_BYTES_MAX ? ERR_TOOBIG : 0;
+}
+
+/* All of an allocation but the slot. */
+static int object_create(struct heap *h, uint64_t version, uint64_t slot, uint64_t size,
+                         uint32_t type, struct slice init, uint64_t *place)
+{
+    struct object_view o = {.size = size, .version = version, .slot = slot, .type = type};
+    int rv = object_build(h, &o, place);
+    if (rv != 0) {
+        return rv;
+    }
+    if (undo_is_kept(h, version)) {
+        rv = undo_push(h, version, *place, UNDO_BIRTH, 0, 0);
+        if (rv != 0) {
+            object_drop(h, *place);
+            return rv;
+        }
+    }
+    if (init.len > 0) {
+        object_decode(h, *place, &o);
+        object_put_bytes(h, &o, 0, init.data, init.len);
+    }
+    struct heap_header *hd = header_edit(h);
+    hd->object_count++;
+    hd->object_bytes += size;
+    return 0;
+}
+
+int heap_alloc(struct heap *heap, uint64_t version, uint64_t size, uint32_t type, struct slice init,
+               uint64_t *ptr)
+{
+    *ptr = 0;
+    int rv = check_size(size, init);
+    uint64_t slot = 0;
+    uint64_t place = 0;
+    if (rv == 0) {
+        rv = slot_prepare(heap, &slot);
+    }
+    if (rv == 0) {
+        rv = object_create(heap, version, slot, size, type, init, &place);
+    }
+    if (rv == 0) {
+        *ptr = ptr_make(header(heap)->shard, slot_take(heap, slot, SLOT_LIVE, place), slot);
+    }
+    return rv;
+}
+
+int heap_alloc_leased(struct heap *heap, uint64_t version, uint64_t session, uint64_t ptr,
+                      uint64_t size, uint32_t type, struct slice init)
+{
+    int rv = check_size(size, init);
+    uint64_t place = 0;
+    if (rv == 0) {
+        rv = lease_find_slot(heap, session, ptr);
+    }
+    if (rv == 0) {
+        rv = object_create(heap, version, ptr_slot(ptr), size, type, init, &place);
+    }
+    if (rv == 0) {
+        lease_use_slot(heap, ptr_slot(ptr), place);
+    }
+    return rv;
+}
+
+int heap_free_object(struct heap *heap, uint64_t version, uint64_t ptr)
+{
+    uint64_t place = 0;
+    int rv = object_find(heap, ptr, false, &place);
+    if (rv != 0) {
+        return rv;
+    }
+    struct object_view o;
+    object_decode(heap, place, &o);
+    /* An object with records outlives its free also when this one needn't be recorded: they name
+     * its slot. */
+    bool dead = undo_is_kept(heap, version) || (o.flags & OBJECT_HISTORY) != 0;
+    if (dead) {
+        rv = undo_push(heap, version, place, UNDO_FREE, 0, 0);
+        if (rv != 0) {
+            return rv;
+        }
+        object_set_version(heap, place, version);
+        slot_set(heap, o.slot, SLOT_DEAD, place);
+    } else {
+        slot_release(heap, o.slot);
+        object_drop(heap, place);
+    }
+    struct heap_header *hd = header_edit(heap);
+    hd->object_count--;
+    hd->object_bytes -= o.size;
+    hd->dead_count += dead;
+    hd->dead_bytes += dead ? o.size : 0;
+    return 0;
+}
+
+/* ---- write and read ---- */
+
+static int find_range(const struct heap *h, uint64_t ptr, uint64_t offset, uint64_t len,
+                      uint64_t *place, struct object_view *o)
+{
+    int rv = object_find(h, ptr, false, place);
+    if (rv != 0) {
+        return rv;
+    }
+    object_decode(h, *place, o);
+    return offset > o->size || len > o->size - offset ? ERR_RANGE : 0;
+}
+
+int heap_write(struct heap *heap, uint64_t version, uint64_t ptr, uint64_t offset,
+               struct slice data)
+{
+    uint64_t place = 0;
+    struct object_view o;
+    int rv = find_range(heap, ptr, offset, data.len, &place, &o);
+    if (rv == 0 && undo_is_kept(heap, version)) {
+        rv = undo_push(heap, version, place, UNDO_WRITE, offset, data.len);
+    }
+    if (rv != 0) {
+        return rv;
+    }
+    object_set_version(heap, place, version);
+    object_put_bytes(heap, &o, offset, data.data, data.len);
+    return 0;
+}
+
+int heap_read(const struct heap *heap, uint64_t ptr, uint64_t offset, uint64_t len,
+              const uint8_t **bytes, uint64_t *part)
+{
+    *bytes = NULL;
+    *part = 0;
+    uint64_t place = 0;
+    struct object_view o;
+    int rv = find_range(heap, ptr, offset, len, &place, &o);
+    if (rv != 0) {
+        return rv;
+    }
+    uint64_t address = o.payload;
+    if (len > 0) {
+        uint64_t most = object_part(heap, &o, offset, &address);
+        *part = most < len ? most : len;
+    }
+    *bytes = heap_bytes(heap, address, *part);
+    return 0;
+}
+
+int heap_copy(const struct heap *heap, uint64_t ptr, uint64_t offset, void *data, uint64_t len)
+{
+    uint64_t place = 0;
+    struct object_view o;
+    int rv = find_range(heap, ptr, offset, len, &place, &o);
+    if (rv == 0) {
+        object_get_bytes(heap, &o, offset, data, len);
+    }
+    return rv;
+}
+
+static void object_describe(const struct heap *h, uint64_t ptr, uint64_t place,
+                            struct heap_object *out)
+{
+    struct object_view o;
+    object_decode(h, place, &o);
+    out->ptr = ptr;
+    out->size = o.size;
+    out->version = o.version;
+    out->type = o.type;
+    out->flags = o.flags;
+}
+
+int heap_stat(const struct heap *heap, uint64_t ptr, struct heap_object *out)
+{
+    memset(out, 0, sizeof *out);
+    uint64_t place = 0;
+    int rv = object_find(heap, ptr, false, &place);
+    if (rv == 0) {
+        object_describe(heap, ptr, place, out);
+    }
+    return rv;
+}
+
+size_t heap_list_objects(const struct heap *heap, uint64_t from, struct heap_object *out,
+                         size_t max, uint64_t *next)
+{
+    const struct heap_header *hd = header(heap);
+    uint64_t end = (uint64_t)hd->slot_pages * SLOTS_PER_PAGE;
+    size_t count = 0;
+    uint64_t slot = from;
+    while (slot < end && count < max) {
+        if (slot_frame(heap, slot / SLOTS_PER_PAGE) < 0) {
+            slot = (slot / SLOTS_PER_PAGE + 1) * SLOTS_PER_PAGE;
+            continue;
+        }
+        uint64_t word = slot_get(heap, slot);
+        if (slot_word_state(word) == SLOT_LIVE) {
+            object_describe(heap, ptr_make(hd->shard, slot_word_generation(word), slot),
+                            slot_word_place(word), &out[count]);
+            count++;
+        }
+        slot++;
+    }
+    *next = slot < end ? slot : 0;
+    return count;
+}

@@ -1,0 +1,112 @@
+/* The embedded mode as a table of functions: client/ calls it, embed/ implements it, and neither
+ * knows the other (ADR 0006). One directory on this machine, several named heaps, one program.
+ *
+ * thread: any, for every function here. Blocking ones do the work on the caller's thread: whoever
+ * comes first writes and syncs the log for all who wait. */
+#ifndef CAIRN_BASE_EMBEDDED_H
+#define CAIRN_BASE_EMBEDDED_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/buf.h"
+#include "base/err.h"
+#include "base/list.h"
+
+struct embedded;      /* an open directory */
+struct embedded_heap; /* a heap in it; lives as long as the directory is open */
+
+enum embedded_op {
+    /* Commands: the numbers of enum heap_command_kind (alloc/command.h), and its fields. */
+    EMBEDDED_ALLOC = 1,
+    EMBEDDED_FREE,
+    EMBEDDED_REALLOC,
+    EMBEDDED_WRITE,
+    EMBEDDED_COMPARE_AND_WRITE,
+    EMBEDDED_ADD_U64,
+    EMBEDDED_WRITE_IF_VERSION,
+    EMBEDDED_ROOT_SET,
+    EMBEDDED_ROOT_COMPARE_AND_SET,
+    EMBEDDED_ROOT_DELETE,
+    EMBEDDED_TYPE_REGISTER,
+    EMBEDDED_LEASE,
+    EMBEDDED_SET_RETENTION,
+    EMBEDDED_RECLAIM,
+    EMBEDDED_DEFRAG,
+    EMBEDDED_TRIM,
+    /* Reads of what is durable. */
+    EMBEDDED_READ = 64, /* ptr, offset, out: size bytes; if_version: as of then, 0: newest */
+    EMBEDDED_STAT,      /* ptr; if_version: as of then, 0: newest */
+    EMBEDDED_ROOT_GET,  /* name */
+    /* Lists; bytes: entries as on the wire (docs/protocol.md). count: at most. */
+    EMBEDDED_ROOT_LIST,   /* name: after this one */
+    EMBEDDED_HISTORY,     /* ptr; offset: changes to skip. version: the safepoint */
+    EMBEDDED_TYPE_LIST,   /* type: after this one */
+    EMBEDDED_OBJECT_LIST, /* offset: slot to begin at; size: 0 all, else those of `type`. value:
+                             where to go on, 0 at the end */
+};
+
+/* Caller's memory: zero it, fill in op and what it needs, hand it over. What it points at is
+ * borrowed until the call is finished. */
+struct embedded_call {
+    enum embedded_op op;
+    uint32_t type, count;
+    uint64_t session;
+    uint64_t ptr, expected_ptr;
+    uint64_t offset, size, delta, if_version;
+    struct slice data, expected, name;
+    void *out;
+    /* submit(): called once, on the library thread, with no lock held. NULL for run(). */
+    void (*done)(struct embedded_call *call);
+
+    /* The outcome: 0 or ERR_*, and why. INDOUBT: a failure of the disk, or the deadline, came while
+     * the change was being written; it may or may not be there after the next open. */
+    int err;
+    const char *text;     /* static, or the directory's; NULL: the code says it all */
+    uint64_t value;       /* ALLOC, ROOT_GET: pointer; ADD_U64: the value before; as heap_outcome */
+    uint64_t version;     /* commands: of the change; READ, STAT, ROOT_GET: of what was read */
+    uint64_t object_size; /* STAT */
+    uint32_t object_type, object_flags;
+    bool more;        /* lists */
+    struct buf bytes; /* lists; given (free with buf_close) */
+
+    /* embed's */
+    struct list link;
+    void *waiter;
+    uint32_t ordinal; /* in its entry */
+    bool finished;
+};
+
+/* Something to run on the library thread, with no lock held; caller's memory until then. */
+struct embedded_post {
+    void (*run)(struct embedded_post *post);
+    struct list link;
+};
+
+struct embedded_ops {
+    /* url: "file://PATH" with "?mode=auto|disk|pmem" and other settings (docs/embedded.md).
+     * ERR_LOCKED (in use), ERR_INVAL, ERR_CORRUPT, ERR_VERSION, ERR_UNSUPPORTED, ERR_DISKFULL ...;
+     * the text says what and where. */
+    int (*open)(const char *url, struct embedded **out, struct err_text *e);
+    /* Finishes what is pending, takes a checkpoint, closes everything. In a child of the process
+     * that opened it: does nothing. */
+    void (*close)(struct embedded *db);
+    /* ERR_EXISTS, ERR_INVAL, ERR_LIMIT, ERR_DISKFULL, ERR_NOMEM, ERR_IO */
+    int (*heap_create)(struct embedded *db, struct slice name, uint64_t bytes_max,
+                       struct err_text *e);
+    int (*heap_drop)(struct embedded *db, struct slice name, struct err_text *e);
+    int (*heap_open)(struct embedded *db, struct slice name, struct embedded_heap **out,
+                     struct err_text *e);
+    /* Returns when the call is finished. timeout_ms: how long it waits for others at most. */
+    void (*run)(struct embedded_heap *heap, struct embedded_call *call, uint32_t timeout_ms);
+    /* Doesn't wait: the library thread goes on with it. */
+    void (*submit)(struct embedded_heap *heap, struct embedded_call *call);
+    void (*post)(struct embedded *db, struct embedded_post *post);
+    bool (*on_library_thread)(const struct embedded *db);
+    /* True in a child of the process that opened it: nothing works there. */
+    bool (*is_foreign)(const struct embedded *db);
+    /* One JSON object about the directory and its heaps. */
+    int (*status)(struct embedded *db, struct buf *json);
+};
+
+#endif

@@ -1,0 +1,118 @@
+/* Cairn on a disk, through the SDK on a directory (file://): the log makes a step durable. A commit
+ * of many steps is many calls in flight, which the log writes together. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cairn/cairn.h>
+
+#include "bench/alloc_driver.h"
+
+#define FLIGHT_MAX 4096u
+
+static cairn_client *client;
+static cairn_heap *heap;
+static cairn_future *flight[FLIGHT_MAX];
+static uint64_t *targets[FLIGHT_MAX]; /* where the allocated pointer goes */
+static unsigned flying, commit_every, pending;
+
+static void check(int rv, const char *what)
+{
+    if (rv != 0) {
+        fprintf(stderr, "cairn: %s: %s\n", what, cairn_errormsg());
+        exit(1);
+    }
+}
+
+static void start(const char *dir, uint64_t capacity, unsigned commit, bool create)
+{
+    char url[4096];
+    cairn_heap_opts opts;
+    (void)snprintf(url, sizeof url, "file://%s", dir);
+    commit_every = commit;
+    check(cairn_connect(url, NULL, &client), "connect");
+    if (create) {
+        cairn_heap_opts_init(&opts, sizeof opts);
+        opts.shards = 1;
+        opts.bytes_max = capacity;
+        check(cairn_heap_create(client, "bench", &opts), "create");
+    }
+    check(cairn_heap_open(client, "bench", &heap), "open");
+}
+
+static void land(void)
+{
+    for (unsigned i = 0; i < flying; i++) {
+        check(cairn_future_wait(flight[i], UINT32_MAX), "wait");
+        check(cairn_future_error(flight[i]), "call");
+        if (targets[i] != NULL) {
+            cairn_ptr ptr;
+            check(cairn_future_get_ptr(flight[i], &ptr), "pointer");
+            *targets[i] = ptr.word;
+        }
+        cairn_future_free(flight[i]);
+    }
+    flying = 0;
+    pending = 0;
+}
+
+static void stop(void)
+{
+    land();
+    cairn_heap_close(heap);
+    cairn_client_free(client);
+}
+
+static uint64_t take(const void *fill, size_t bytes)
+{
+    cairn_ptr ptr;
+    int rv = cairn_alloc_init(heap, bytes, 1, fill, bytes, &ptr);
+    if (rv == CAIRN_E_NOSPACE) {
+        return 0;
+    }
+    check(rv, "alloc");
+    return ptr.word;
+}
+
+static void give(uint64_t object)
+{
+    check(cairn_free(heap, (cairn_ptr){object}), "free");
+}
+
+static void update(uint64_t object, const void *fill, size_t bytes)
+{
+    check(cairn_write(heap, (cairn_ptr){object}, 0, fill, bytes), "write");
+}
+
+static void exchange(uint64_t *table, unsigned i, const void *fill, size_t bytes)
+{
+    if (flying + 2 > FLIGHT_MAX) {
+        land();
+    }
+    targets[flying] = NULL;
+    check(cairn_free_async(heap, (cairn_ptr){table[i]}, &flight[flying++]), "free");
+    targets[flying] = &table[i];
+    check(cairn_alloc_init_async(heap, bytes, 1, fill, bytes, &flight[flying++]), "alloc");
+}
+
+static void step(void)
+{
+    if (++pending >= commit_every) {
+        land();
+    }
+}
+
+int main(int argc, char **argv)
+{
+    static const struct alloc_system system = {
+        .name = "cairn",
+        .open = start,
+        .close = stop,
+        .alloc = take,
+        .free = give,
+        .update = update,
+        .exchange = exchange,
+        .step = step,
+    };
+    return alloc_driver_main(argc, argv, &system);
+}

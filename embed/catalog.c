@@ -1,0 +1,331 @@
+/* Names of heaps. The catalogue is a small heap of its own, with a log and an image like the
+ * others, so that creating and dropping are entries that survive like any write.
+ *
+ * A heap is made before the catalogue names it, and unmade after the catalogue has forgotten it. A
+ * crash in between leaves files that nobody names; the next open removes them. */
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/assert.h"
+#include "base/mem.h"
+#include "embed/internal.h"
+
+static bool is_fatal(int rv)
+{
+    return rv == ERR_NOMEM || rv == ERR_CORRUPT || rv == ERR_IO;
+}
+
+/* ---- apply ---- */
+
+static int create_apply(struct heap *heap, uint64_t version, const struct heap_command *c)
+{
+    struct slice value;
+    struct catalog_entry entry = {.uid = c->ptr, .bytes_max = c->size, .created = version};
+    uint64_t next = c->ptr + 1;
+    if (heap_map_get(heap, HEAP_MAP_CATALOG, c->name, &value) == 0) {
+        return ERR_EXISTS;
+    }
+    int rv = heap_map_put(heap, HEAP_MAP_CATALOG, c->name, slice_of(&entry, sizeof entry));
+    if (rv == 0) {
+        rv = heap_map_put(heap, HEAP_MAP_META,
+                          slice_of(CATALOG_NEXT_UID, sizeof CATALOG_NEXT_UID - 1),
+                          slice_of(&next, sizeof next));
+    }
+    return rv;
+}
+
+int embed__catalog_apply(struct heap *heap, uint64_t version, const struct record *record,
+                         struct heap_outcome *out)
+{
+    int rv = record->kind == RECORD_HEAP_CREATE
+                 ? create_apply(heap, version, &record->command)
+                 : heap_map_delete(heap, HEAP_MAP_CATALOG, record->command.name);
+    if (is_fatal(rv)) {
+        return rv;
+    }
+    out->code = rv;
+    return 0;
+}
+
+/* ---- open ---- */
+
+static int catalog_entry_of(struct slice value, struct catalog_entry *out)
+{
+    if (value.len != sizeof *out) {
+        return ERR_CORRUPT;
+    }
+    memcpy(out, value.data, sizeof *out);
+    return out->uid >= HEAP_UID_FIRST ? 0 : ERR_CORRUPT;
+}
+
+static struct embedded_heap *find_uid(struct embedded *db, uint64_t uid)
+{
+    list_for_each (it, &db->heaps) {
+        struct embedded_heap *h = list_entry(it, struct embedded_heap, link);
+        if (h->uid == uid) {
+            return h;
+        }
+    }
+    return NULL;
+}
+
+static struct embedded_heap *find_name(struct embedded *db, struct slice name)
+{
+    list_for_each (it, &db->heaps) {
+        struct embedded_heap *h = list_entry(it, struct embedded_heap, link);
+        if (!h->dropped && h != db->catalog &&
+            slice_equals(name, slice_of(h->name, strlen(h->name)))) {
+            return h;
+        }
+    }
+    return NULL;
+}
+
+struct orphans {
+    struct embedded *db;
+    struct wal_log *log;
+};
+
+static void orphan_log(void *arg, struct wal_log *log)
+{
+    struct orphans *o = arg;
+    uint64_t uid = wal_log_uid(log);
+    if (find_uid(o->db, uid) == NULL) {
+        o->log = log;
+        if (uid >= o->db->next_uid) {
+            o->db->next_uid = uid + 1; /* a number is never used twice */
+        }
+    }
+}
+
+static void orphan_image(void *arg, const char *name)
+{
+    struct embedded *db = arg;
+    char again[17];
+    char dir[EMBED_PATH_BYTES];
+    uint64_t uid = 0;
+    if (strlen(name) != 16 || sscanf(name, "%16" SCNx64, &uid) != 1) {
+        return;
+    }
+    (void)snprintf(again, sizeof again, "%016" PRIx64, uid);
+    if (strcmp(again, name) == 0 && find_uid(db, uid) == NULL &&
+        embed__heap_path(db, uid, dir, NULL) == 0) {
+        (void)image_destroy(embed_env(db), dir);
+        if (uid >= db->next_uid) {
+            db->next_uid = uid + 1;
+        }
+    }
+}
+
+static void orphans_remove(struct embedded *db)
+{
+    char dir[EMBED_PATH_BYTES];
+    struct orphans o = {db, NULL};
+    while (db->wal != NULL) {
+        o.log = NULL;
+        wal_log_each(db->wal, orphan_log, &o);
+        if (o.log == NULL || wal_log_drop(o.log) != 0) {
+            break;
+        }
+    }
+    if (embed__path(db, "heaps", dir, NULL) == 0) {
+        (void)env_dir_list(embed_env(db), dir, orphan_image, db);
+    }
+}
+
+static int heaps_load(struct embedded *db, struct err_text *e)
+{
+    struct slice key;
+    struct slice value;
+    struct slice after = slice_of(NULL, 0);
+    struct heap *heap = db->catalog->heap;
+    while (heap_map_next(heap, HEAP_MAP_CATALOG, after, &key, &value) == 0) {
+        struct catalog_entry entry;
+        struct embedded_heap *h = NULL;
+        if (key.len > HEAP_NAME_BYTES_MAX || catalog_entry_of(value, &entry) != 0) {
+            return err_set(e, ERR_CORRUPT, "%s: the catalogue has a malformed entry",
+                           db->settings.dir);
+        }
+        int rv = embed__heap_load(db, entry.uid, entry.bytes_max, key, false, &h, e);
+        if (rv != 0) {
+            return rv;
+        }
+        list_push_back(&db->heaps, &h->link);
+        after = key;
+    }
+    return 0;
+}
+
+int embed__catalog_load(struct embedded *db, bool fresh, struct err_text *e)
+{
+    struct slice value;
+    int rv = embed__heap_load(db, CATALOG_UID, CATALOG_BYTES_MAX, slice_of("", 0), fresh,
+                              &db->catalog, e);
+    if (rv != 0) {
+        return rv;
+    }
+    list_push_back(&db->heaps, &db->catalog->link);
+    db->next_uid = HEAP_UID_FIRST;
+    if (heap_map_get(db->catalog->heap, HEAP_MAP_META,
+                     slice_of(CATALOG_NEXT_UID, sizeof CATALOG_NEXT_UID - 1), &value) == 0) {
+        if (value.len != 8) {
+            return err_set(e, ERR_CORRUPT, "%s: the catalogue's counter is malformed",
+                           db->settings.dir);
+        }
+        db->next_uid = load_u64(value.data);
+    }
+    rv = heaps_load(db, e);
+    if (rv == 0) {
+        orphans_remove(db);
+    }
+    return rv;
+}
+
+/* ---- create, drop, open ---- */
+
+static int usable(const struct embedded *db, struct err_text *e)
+{
+    if (embed_is_foreign(db)) {
+        return err_set(e, ERR_CLOSED, "this process was forked from the one that opened %s",
+                       db->settings.dir);
+    }
+    if (db->failed != 0) {
+        return err_set(e, db->failed, "%s", db->fail_text);
+    }
+    return db->closing ? err_set(e, ERR_CANCELED, "the directory is being closed") : 0;
+}
+
+static int catalog_run(struct embedded *db, enum record_kind kind, struct slice name, uint64_t uid,
+                       uint64_t bytes_max, struct err_text *e)
+{
+    struct embedded_call call = {
+        .op = (enum embedded_op)kind, .name = name, .ptr = uid, .size = bytes_max};
+    embed_run(db->catalog, &call, UINT32_MAX);
+    return call.err == 0
+               ? 0
+               : err_set(e, call.err, "%s", call.text != NULL ? call.text : err_text_of(call.err));
+}
+
+/* With the lock: what heap_load() made goes again. */
+static void unmake(struct embedded_heap *h)
+{
+    struct embedded *db = h->db;
+    char dir[EMBED_PATH_BYTES];
+    if (h->log != NULL && db->failed == 0) {
+        (void)wal_log_drop(h->log);
+    }
+    h->log = NULL;
+    image_close(h->image);
+    h->image = NULL;
+    heap_free(h->heap);
+    h->heap = NULL;
+    if (db->failed == 0 && embed__heap_path(db, h->uid, dir, NULL) == 0) {
+        (void)image_destroy(embed_env(db), dir); /* the next open tries again */
+    }
+}
+
+static int create(struct embedded *db, struct slice name, uint64_t bytes_max, struct err_text *e)
+{
+    struct embedded_heap *h = NULL;
+    inline_lock(&db->env);
+    int rv = usable(db, e);
+    if (rv == 0 && find_name(db, name) != NULL) {
+        rv = err_set(e, ERR_EXISTS, "a heap of this name is there already");
+    }
+    if (rv == 0 && heap_map_count(db->catalog->heap, HEAP_MAP_CATALOG) >= HEAPS_MAX) {
+        rv = err_set(e, ERR_LIMIT, "a directory holds %d heaps at most", HEAPS_MAX);
+    }
+    if (rv == 0) {
+        rv = embed__heap_load(db, db->next_uid++, bytes_max, name, true, &h, e);
+    }
+    inline_unlock(&db->env);
+    if (rv != 0) {
+        return rv;
+    }
+    rv = catalog_run(db, RECORD_HEAP_CREATE, name, h->uid, bytes_max, e);
+    inline_lock(&db->env);
+    if (rv == 0) {
+        list_push_back(&db->heaps, &h->link);
+    } else {
+        unmake(h);
+        embed__heap_free(h);
+    }
+    inline_unlock(&db->env);
+    return rv;
+}
+
+int embed_heap_create(struct embedded *db, struct slice name, uint64_t bytes_max,
+                      struct err_text *e)
+{
+    if (embed_is_foreign(db)) {
+        return usable(db, e);
+    }
+    if (bytes_max > UINT64_MAX - HEAP_PAGE_BYTES) {
+        return err_set(e, ERR_INVAL, "no heap is that large");
+    }
+    bytes_max = (bytes_max + HEAP_PAGE_BYTES - 1) / HEAP_PAGE_BYTES * HEAP_PAGE_BYTES;
+    if (bytes_max < (UINT64_C(1) << 20)) {
+        return err_set(e, ERR_INVAL, "a heap has at least 1 MiB");
+    }
+    (void)pthread_mutex_lock(&db->directory);
+    int rv = create(db, name, bytes_max, e);
+    (void)pthread_mutex_unlock(&db->directory);
+    return rv;
+}
+
+static int find(struct embedded *db, struct slice name, struct embedded_heap **out,
+                struct err_text *e)
+{
+    inline_lock(&db->env);
+    int rv = usable(db, e);
+    *out = rv == 0 ? find_name(db, name) : NULL;
+    if (rv == 0 && *out == NULL) {
+        rv = err_set(e, ERR_NOTFOUND, "no heap of this name");
+    }
+    inline_unlock(&db->env);
+    return rv;
+}
+
+static int drop(struct embedded *db, struct slice name, struct err_text *e)
+{
+    struct embedded_heap *h = NULL;
+    int rv = find(db, name, &h, e);
+    if (rv == 0) {
+        rv = catalog_run(db, RECORD_HEAP_DROP, name, 0, 0, e);
+    }
+    if (rv != 0) {
+        return rv;
+    }
+    assert(h != NULL);
+    inline_lock(&db->env);
+    h->dropped = true; /* its struct stays for those who have it open */
+    embed__heap_settle(h);
+    unmake(h);
+    inline_unlock(&db->env);
+    return 0;
+}
+
+int embed_heap_drop(struct embedded *db, struct slice name, struct err_text *e)
+{
+    if (embed_is_foreign(db)) {
+        return usable(db, e);
+    }
+    (void)pthread_mutex_lock(&db->directory);
+    int rv = drop(db, name, e);
+    (void)pthread_mutex_unlock(&db->directory);
+    return rv;
+}
+
+int embed_heap_open(struct embedded *db, struct slice name, struct embedded_heap **out,
+                    struct err_text *e)
+{
+    *out = NULL;
+    if (embed_is_foreign(db)) {
+        return usable(db, e);
+    }
+    (void)pthread_mutex_lock(&db->directory);
+    int rv = find(db, name, out, e);
+    (void)pthread_mutex_unlock(&db->directory);
+    return rv;
+}

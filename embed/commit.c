@@ -1,0 +1,511 @@
+/* Calls become entries, entries become durable, and then they are applied.
+ *
+ *   embed_run       checks, encodes into the heap's open batch
+ *   batch_next      batch -> log, when no entry of the heap is on its way
+ *   inline_work     one of those who wait writes and syncs the log for all (env_inline.c)
+ *   embed__durable  entry -> arena, in log order; outcomes to the callers; the next batch
+ *
+ * Nothing is applied before it is durable, so a reader never sees what a crash would take back.
+ * Pmem mode knows no log: whoever has the lock applies what all callers have brought and commits it
+ * with one drain. */
+#include <string.h>
+
+#include "base/assert.h"
+#include "base/hlc.h"
+#include "base/mem.h"
+#include "embed/internal.h"
+
+#define PM_BATCH_BYTES ((size_t)256 << 10) /* a half of the journal holds many times of that */
+#define ROOM_POLL_NS   20000000u
+#define SETTLE_POLL_NS 2000000u
+
+#define ROOM_RESERVE_BYTES ((uint64_t)16 << 20) /* as wal_has_room() */
+
+/* ---- calls ---- */
+
+static void record_of(const struct embedded_call *call, struct record *out)
+{
+    memset(out, 0, sizeof *out);
+    out->kind = (uint16_t)call->op;
+    out->command = (struct heap_command){
+        .kind = (unsigned)call->op < HEAP_COMMAND_KINDS ? (enum heap_command_kind)call->op
+                                                        : (enum heap_command_kind)0,
+        .type = call->type,
+        .count = call->count,
+        .session = call->session,
+        .ptr = call->ptr,
+        .expected_ptr = call->expected_ptr,
+        .offset = call->offset,
+        .size = call->size,
+        .delta = call->delta,
+        .if_version = call->if_version,
+        .data = call->data,
+        .expected = call->expected,
+        .name = call->name,
+    };
+}
+
+void embed__finish(struct embedded *db, struct embedded_call *call, int err, const char *text)
+{
+    assert(!call->finished);
+    call->err = err;
+    call->text = text;
+    call->finished = true;
+    if (call->done != NULL) {
+        list_push_back(&db->finished, &call->link);
+        if (db->env.library_until_ns != 0) {
+            (void)pthread_cond_signal(&db->env.library_wake);
+        }
+    } else if (call->waiter != NULL) {
+        inline_wake(call->waiter);
+    }
+}
+
+static void settle(struct embedded_call *call, const struct heap_outcome *outcome, uint64_t version)
+{
+    call->err = outcome->code;
+    call->value = outcome->value;
+    call->version = outcome->code == 0 ? version : outcome->version;
+}
+
+/* 0, or why no call on this heap can be served. */
+static int admit(const struct embedded_heap *h, const char **text)
+{
+    const struct embedded *db = h->db;
+    *text = NULL;
+    if (db->failed != 0) {
+        *text = db->fail_text;
+        return db->failed;
+    }
+    if (db->closing) {
+        *text = "the directory is being closed";
+        return ERR_CANCELED;
+    }
+    if (h->dropped) {
+        *text = "the heap was dropped";
+        return ERR_NOTFOUND;
+    }
+    return 0;
+}
+
+/* ---- apply ---- */
+
+static int apply_one(struct embedded_heap *h, uint64_t version, const struct record *record,
+                     struct heap_outcome *out)
+{
+    memset(out, 0, sizeof *out);
+    switch (record->kind) {
+    case RECORD_HEAP_CREATE:
+    case RECORD_HEAP_DROP:
+        return h->uid != CATALOG_UID ? ERR_CORRUPT
+                                     : embed__catalog_apply(h->heap, version, record, out);
+    case RECORD_LEASES_RETURN:
+        return embed__leases_apply(h->heap, record->command.count, out);
+    default:
+        return heap_apply(h->heap, version, &record->command, out);
+    }
+}
+
+int embed__apply(struct embedded_heap *h, uint64_t index, uint64_t term, struct slice entry,
+                 struct list *calls)
+{
+    struct record_reader reader;
+    struct record record;
+    struct heap_outcome outcome;
+    int rv = record_read_open(&reader, entry);
+    if (rv != 0) {
+        return rv;
+    }
+    heap_begin(h->heap, index, term, reader.stamp);
+    for (uint32_t i = 0; (rv = record_read(&reader, &record)) == 0; i++) {
+        uint64_t version = heap_next_version(h->heap);
+        rv = apply_one(h, version, &record, &outcome);
+        if (rv != 0) {
+            break;
+        }
+        struct embedded_call *call = calls == NULL || list_empty(calls)
+                                         ? NULL
+                                         : list_entry(calls->next, struct embedded_call, link);
+        if (call != NULL && call->ordinal == i) { /* else its caller's deadline has passed */
+            list_remove(&call->link);
+            settle(call, &outcome, version);
+            embed__finish(h->db, call, outcome.code, NULL);
+        }
+    }
+    heap_end(h->heap);
+    return rv == ERR_NOTFOUND ? 0 : rv;
+}
+
+/* ---- batches ---- */
+
+static void batch_release(struct wal_block *block)
+{
+    struct embed_batch *b = container_of(block, struct embed_batch, block);
+    assert(list_empty(&b->calls));
+    buf_close(&b->body);
+    mem_free(b);
+}
+
+static struct embed_batch *batch_new(void)
+{
+    struct embed_batch *b = mem_zalloc(sizeof *b);
+    if (b == NULL) {
+        return NULL;
+    }
+    b->block.refs = 1;
+    b->block.release = batch_release;
+    list_init(&b->link);
+    list_init(&b->calls);
+    if (record_begin(&b->body) != 0) {
+        wal_block_unref(&b->block);
+        return NULL;
+    }
+    return b;
+}
+
+static void calls_fail(struct embedded *db, struct list *calls, int err, const char *text)
+{
+    while (!list_empty(calls)) {
+        struct embedded_call *call = list_entry(calls->next, struct embedded_call, link);
+        list_remove(&call->link);
+        embed__finish(db, call, err, text);
+    }
+}
+
+static uint64_t stamp_next(struct embedded *db)
+{
+    uint64_t now = hlc_from_ms(env_wall_us(embed_env(db)) / 1000u);
+    if (now > db->stamp) {
+        db->stamp = now; /* a clock that jumps back stops the stamps, it doesn't turn them */
+    }
+    return db->stamp;
+}
+
+/* The heap's oldest batch becomes the next entry of its log. */
+static void batch_next(struct embedded_heap *h)
+{
+    while (h->flying == NULL && !list_empty(&h->waiting)) {
+        struct embed_batch *b = list_entry(h->waiting.next, struct embed_batch, link);
+        list_remove(&b->link);
+        h->waiting_bytes -= b->body.len;
+        record_stamp(&b->body, stamp_next(h->db));
+        struct wal_entry entry = {.term = h->term,
+                                  .type = RECORD_ENTRY_TYPE,
+                                  .data = slice_of(b->body.data, b->body.len),
+                                  .block = &b->block};
+        uint64_t index = wal_log_last_index(h->log) + 1;
+        int rv = wal_log_append(h->log, index, &entry, 1, NULL);
+        if (rv != 0) { /* nothing was appended */
+            calls_fail(h->db, &b->calls, rv, NULL);
+            wal_block_unref(&b->block);
+            continue;
+        }
+        b->index = index;
+        h->log_bytes += embed__log_bytes(b->body.len);
+        h->flying = b;
+        list_push_back(&h->db->flying, &h->flying_link);
+    }
+}
+
+/* The batch that takes the next command. NULL: no memory. */
+static struct embed_batch *batch_open(struct embedded_heap *h)
+{
+    if (!list_empty(&h->waiting)) {
+        struct embed_batch *last = list_entry(h->waiting.prev, struct embed_batch, link);
+        if (last->body.len < BATCH_BYTES_CLOSE) {
+            return last;
+        }
+    }
+    struct embed_batch *b = batch_new();
+    if (b != NULL) {
+        list_push_back(&h->waiting, &b->link);
+        h->waiting_bytes += b->body.len;
+    }
+    return b;
+}
+
+static int enqueue(struct embedded_heap *h, struct embedded_call *call)
+{
+    struct record record;
+    record_of(call, &record);
+    if (h->waiting_bytes > EMBED_WAITING_BYTES_MAX) {
+        return ERR_BUSY;
+    }
+    struct embed_batch *b = batch_open(h);
+    if (b == NULL) {
+        return ERR_NOMEM;
+    }
+    size_t before = b->body.len;
+    int rv = record_append(&b->body, &record);
+    h->waiting_bytes += b->body.len - before;
+    if (rv != 0) {
+        if (b->count == 0) {
+            h->waiting_bytes -= b->body.len;
+            list_remove(&b->link);
+            wal_block_unref(&b->block);
+        }
+        return rv;
+    }
+    call->ordinal = b->count++;
+    list_push_back(&b->calls, &call->link);
+    batch_next(h);
+    return 0;
+}
+
+void embed__durable(struct embedded *db)
+{
+    list_for_each_safe (it, next, &db->flying) {
+        struct embedded_heap *h = list_entry(it, struct embedded_heap, flying_link);
+        struct embed_batch *b = h->flying;
+        if (db->failed != 0) {
+            return;
+        }
+        if (wal_log_durable_index(h->log) < b->index) {
+            continue;
+        }
+        h->flying = NULL;
+        list_remove(&h->flying_link);
+        int rv = embed__apply(h, b->index, h->term, slice_of(b->body.data, b->body.len), &b->calls);
+        if (rv != 0) {
+            calls_fail(db, &b->calls, ERR_INDOUBT, "the directory failed");
+            embed__fail(db, rv, "entry %llu of heap %llu can't be applied: %s",
+                        (unsigned long long)b->index, (unsigned long long)h->uid, err_text_of(rv));
+        } else {
+            wal_log_applied(h->log, b->index);
+            batch_next(h);
+            embed__checkpoint_consider(h);
+        }
+        wal_block_unref(&b->block);
+    }
+}
+
+void embed__heap_settle(struct embedded_heap *h)
+{
+    struct embedded *db = h->db;
+    for (;;) {
+        struct inline_waiter waiter;
+        if (db->mode == IMAGE_PMEM) {
+            embed__pm_commit(h);
+        }
+        if (h->flying == NULL && list_empty(&h->waiting) && db->checkpointing != h &&
+            !h->upkeep_busy) {
+            return;
+        }
+        if (!inline_work(&db->env, INLINE_LOG | INLINE_DISK)) {
+            (void)inline_wait(&db->env, &waiter, env_now_ns(embed_env(db)) + SETTLE_POLL_NS);
+        }
+    }
+}
+
+void embed__fail_calls(struct embedded_heap *h, int flying, int waiting, const char *text)
+{
+    if (h->flying != NULL) {
+        calls_fail(h->db, &h->flying->calls, flying, text);
+        wal_block_unref(&h->flying->block);
+        h->flying = NULL;
+        list_remove(&h->flying_link);
+    }
+    while (!list_empty(&h->waiting)) {
+        struct embed_batch *b = list_entry(h->waiting.next, struct embed_batch, link);
+        list_remove(&b->link);
+        calls_fail(h->db, &b->calls, waiting, text);
+        wal_block_unref(&b->block);
+    }
+    h->waiting_bytes = 0;
+}
+
+/* ---- pmem mode ---- */
+
+static void pm_incoming(struct embedded_heap *h, struct embedded_call *call)
+{
+    (void)pthread_mutex_lock(&h->incoming_lock);
+    list_push_back(&h->incoming, &call->link);
+    (void)pthread_mutex_unlock(&h->incoming_lock);
+}
+
+/* One entry: as many of `calls` as fit move to `applied`, with their outcomes. */
+static int pm_apply(struct embedded_heap *h, struct list *calls, struct list *applied)
+{
+    size_t bytes = 0;
+    int rv = 0;
+    heap_begin(h->heap, heap_index(h->heap) + 1, h->term, stamp_next(h->db));
+    while (rv == 0 && !list_empty(calls) && bytes < PM_BATCH_BYTES) {
+        struct embedded_call *call = list_entry(calls->next, struct embedded_call, link);
+        struct record record;
+        struct heap_outcome outcome;
+        list_remove(&call->link);
+        list_push_back(applied, &call->link);
+        record_of(call, &record);
+        bytes += record_bytes(&record);
+        uint64_t version = heap_next_version(h->heap);
+        rv = apply_one(h, version, &record, &outcome);
+        settle(call, &outcome, version);
+    }
+    heap_end(h->heap);
+    return rv;
+}
+
+void embed__pm_commit(struct embedded_heap *h)
+{
+    struct list calls;
+    list_init(&calls);
+    (void)pthread_mutex_lock(&h->incoming_lock);
+    list_splice(&calls, &h->incoming);
+    (void)pthread_mutex_unlock(&h->incoming_lock);
+    while (!list_empty(&calls)) {
+        struct list applied;
+        list_init(&applied);
+        const char *text;
+        int rv = admit(h, &text);
+        if (rv != 0) {
+            calls_fail(h->db, &calls, rv, text);
+            return;
+        }
+        rv = pm_apply(h, &calls, &applied);
+        if (rv == 0) {
+            rv = image_commit(h->image, h->heap);
+        }
+        if (rv != 0) {
+            /* The arena is ahead of what is durable, and there is no way back to it. */
+            embed__fail(h->db, rv, "commit %llu of heap %llu failed: %s",
+                        (unsigned long long)heap_index(h->heap), (unsigned long long)h->uid,
+                        err_text_of(rv));
+            calls_fail(h->db, &applied, ERR_INDOUBT, h->db->fail_text);
+        }
+        while (!list_empty(&applied)) {
+            struct embedded_call *call = list_entry(applied.next, struct embedded_call, link);
+            list_remove(&call->link);
+            embed__finish(h->db, call, call->err, NULL);
+        }
+    }
+}
+
+/* ---- the two ways in ---- */
+
+static uint64_t deadline_after(struct embedded *db, uint32_t timeout_ms)
+{
+    return timeout_ms == UINT32_MAX ? UINT64_MAX
+                                    : env_now_ns(embed_env(db)) + timeout_ms * UINT64_C(1000000);
+}
+
+/* A log that has outrun its checkpoints is waited for; a full disk isn't. */
+static int room_wait(struct embedded_heap *h, uint32_t timeout_ms)
+{
+    struct embedded *db = h->db;
+    uint64_t deadline = deadline_after(db, timeout_ms);
+    while (!wal_has_room(db->wal)) {
+        struct inline_waiter waiter;
+        uint64_t poll = env_now_ns(embed_env(db)) + ROOM_POLL_NS;
+        uint64_t free_bytes = 0;
+        if (poll > deadline || db->failed != 0 ||
+            (env_disk_free(embed_env(db), db->settings.dir, &free_bytes) == 0 &&
+             free_bytes < 2 * db->settings.segment_bytes + ROOM_RESERVE_BYTES)) {
+            return ERR_DISKFULL;
+        }
+        if (db->checkpointing == NULL) {
+            embed__checkpoint_want(h);
+        }
+        if (!inline_work(&db->env, INLINE_LOG)) {
+            (void)inline_wait(&db->env, &waiter, poll);
+        }
+    }
+    return 0;
+}
+
+static void wait_finished(struct embedded *db, struct embedded_call *call, uint32_t timeout_ms)
+{
+    struct inline_waiter waiter;
+    uint64_t deadline = 0;
+    while (!call->finished) {
+        if (inline_work(&db->env, INLINE_LOG)) {
+            continue;
+        }
+        if (deadline == 0) {
+            deadline = deadline_after(db, timeout_ms);
+        }
+        call->waiter = &waiter;
+        bool in_time = inline_wait(&db->env, &waiter, deadline);
+        call->waiter = NULL;
+        if (!in_time && !call->finished) {
+            list_remove(&call->link); /* its command stays in the batch */
+            embed__finish(db, call, ERR_INDOUBT, "the disk didn't answer in time");
+        }
+    }
+}
+
+void embed_run(struct embedded_heap *h, struct embedded_call *call, uint32_t timeout_ms)
+{
+    struct embedded *db = h->db;
+    const char *text;
+    assert(call->done == NULL);
+    call->finished = false;
+    if (embed_is_foreign(db)) {
+        call->err = ERR_CLOSED;
+        call->text = "this process was forked from the one that opened the directory: open it here";
+        call->finished = true;
+        return;
+    }
+    bool pmem = db->mode == IMAGE_PMEM && !embed__is_read(call->op);
+    if (pmem) {
+        pm_incoming(h, call);
+    }
+    inline_lock(&db->env);
+    if (pmem) {
+        if (!call->finished) {
+            embed__pm_commit(h); /* this call, and those that came while the lock was taken */
+        }
+        assert(call->finished);
+    } else {
+        int rv = admit(h, &text);
+        if (rv == 0 && embed__is_read(call->op)) {
+            embed__read(h, call);
+        } else {
+            if (rv == 0) {
+                rv = room_wait(h, timeout_ms);
+                text = rv == 0 ? NULL : "the disk is full: free some space";
+            }
+            if (rv == 0) {
+                rv = admit(h, &text);
+            }
+            if (rv == 0) {
+                rv = enqueue(h, call);
+            }
+            if (rv != 0) {
+                embed__finish(db, call, rv, text);
+            }
+            wait_finished(db, call, timeout_ms);
+        }
+    }
+    inline_unlock(&db->env);
+}
+
+void embed__submit(struct embedded_heap *h, struct embedded_call *call)
+{
+    struct embedded *db = h->db;
+    const char *text;
+    assert(call->done != NULL);
+    call->finished = false;
+    int rv = admit(h, &text);
+    if (rv != 0) {
+        embed__finish(db, call, rv, text);
+    } else if (embed__is_read(call->op)) {
+        embed__read(h, call);
+    } else if (db->mode == IMAGE_PMEM) {
+        pm_incoming(h, call);
+        if (db->env.library_until_ns != 0) {
+            (void)pthread_cond_signal(&db->env.library_wake);
+        }
+    } else {
+        rv = wal_has_room(db->wal) ? enqueue(h, call) : ERR_BUSY;
+        if (rv != 0) {
+            embed__finish(db, call, rv, NULL);
+        }
+    }
+}
+
+void embed_submit(struct embedded_heap *h, struct embedded_call *call)
+{
+    inline_lock(&h->db->env);
+    embed__submit(h, call);
+    inline_unlock(&h->db->env);
+}

@@ -1,0 +1,200 @@
+/* What the files of the embedded mode share. Nobody outside embed/ and its tests includes this. */
+#ifndef CAIRN_EMBED_INTERNAL_H
+#define CAIRN_EMBED_INTERNAL_H
+
+#include <pthread.h>
+
+#include "alloc/command.h"
+#include "alloc/image.h"
+#include "base/embedded.h"
+#include "base/limits.h"
+#include "embed/env_inline.h"
+#include "embed/layout.h"
+#include "embed/record.h"
+#include "wal/wal.h"
+
+#define EMBED_PATH_BYTES        1024u
+#define EMBED_WAITING_BYTES_MAX ((size_t)64 << 20) /* of one heap, not yet in the log */
+#define EMBED_TICK_MS           1000u
+
+enum embed_mode { EMBED_MODE_AUTO, EMBED_MODE_DISK, EMBED_MODE_PMEM };
+
+struct embed_settings {
+    char dir[EMBED_PATH_BYTES];
+    enum embed_mode mode;
+    uint64_t segment_bytes;
+    uint64_t log_bytes_max;
+    uint64_t checkpoint_bytes; /* of log since the last one; 0: as fits what is dirty */
+};
+
+/* Commands that go into one entry of the log. Freed by the log, which keeps it as long as it wants
+ * the bytes. */
+struct embed_batch {
+    struct wal_block block; /* first */
+    struct list link;       /* in heap->waiting */
+    struct list calls;      /* unfinished, by ordinal */
+    struct buf body;
+    uint32_t count;
+    uint64_t index; /* once appended */
+};
+
+struct embedded_heap {
+    struct embedded *db;
+    struct list link; /* in db->heaps */
+    uint64_t uid;
+    char name[HEAP_NAME_BYTES_MAX + 1];
+    bool dropped;
+    struct heap *heap;
+    struct image *image;
+    uint64_t term; /* of this life: entries of another life have another one */
+
+    /* Disk mode: one entry of a heap is on its way; what arrives meanwhile is the next. */
+    struct wal_log *log;
+    struct embed_batch *flying;
+    struct list flying_link; /* in db->flying */
+    struct list waiting;     /* batches */
+    size_t waiting_bytes;
+    uint64_t log_bytes;        /* appended since the last checkpoint began */
+    uint64_t log_bytes_next;   /* when to look again whether one is due */
+    uint64_t checkpoint_index; /* of the newest one; 0: none */
+    bool checkpoint_wanted;
+    uint64_t checkpoint_ms; /* when the last one ended, or the heap was opened */
+    uint64_t checkpoint_retry_ms;
+
+    /* Pmem mode: calls that whoever has the lock next commits together. */
+    pthread_mutex_t incoming_lock; /* nothing is taken while it is held */
+    struct list incoming;
+
+    struct embedded_call upkeep; /* a RECLAIM under way */
+    bool upkeep_busy;
+};
+
+struct embedded {
+    struct inline_env env; /* first; its lock guards everything here that changes after open */
+    struct embed_settings settings;
+    enum image_mode mode;
+    uint64_t uid;
+    struct env_file *lock_file;
+    struct wal *wal; /* NULL in pmem mode */
+    bool wal_closed;
+    uint64_t stamp; /* of the newest entry */
+    unsigned forks; /* how many there had been when this was opened */
+
+    struct embedded_heap *catalog;
+    struct list heaps;         /* all: the catalogue is the first */
+    pthread_mutex_t directory; /* held while heaps are created, dropped, opened; before the lock */
+    uint64_t next_uid;         /* guarded by it */
+
+    int failed; /* latched: what every call gets from now on */
+    char fail_text[ERR_TEXT_BYTES];
+    bool closing;
+
+    struct list flying; /* heaps with an entry on its way */
+    struct embedded_heap *checkpointing;
+    struct env_timer tick;
+
+    pthread_t library, disk;
+    bool stopping;
+    struct list finished; /* calls whose done() is due */
+    struct list posts;
+};
+
+/* What an entry takes of the device: it is written in whole blocks. */
+static inline uint64_t embed__log_bytes(size_t len)
+{
+    return (len + 4096u) / 4096u * 4096u;
+}
+
+static inline struct env *embed_env(struct embedded *db)
+{
+    return &db->env.env;
+}
+
+/* ---- instance.c ---- */
+
+/* files: whose file functions are used; NULL: the real ones. */
+int embed_open(const struct embed_settings *settings, struct env *files, struct embedded **out,
+               struct err_text *e);
+void embed_close(struct embedded *db);
+/* As after a crash of the process: nothing more is written. For tests. */
+void embed_abandon(struct embedded *db);
+bool embed_is_foreign(const struct embedded *db); /* thread: any, without the lock */
+bool embed_on_library_thread(const struct embedded *db);
+void embed_post(struct embedded *db, struct embedded_post *post);
+/* The directory is dead: durability was lost, or an entry couldn't be applied. With the lock. */
+void embed__fail(struct embedded *db, int err, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
+
+/* ---- table.c ---- */
+
+int embed_url_parse(const char *url, struct embed_settings *out, struct err_text *e);
+
+/* ---- identity.c: who the directory is, and its one mode ---- */
+
+int embed__path(const struct embedded *db, const char *name, char out[EMBED_PATH_BYTES],
+                struct err_text *e);
+int embed__heap_path(const struct embedded *db, uint64_t uid, char out[EMBED_PATH_BYTES],
+                     struct err_text *e);
+/* Reads DIR/instance, or begins a new directory. *fresh: it isn't complete yet. */
+int embed__identify(struct embedded *db, bool *fresh, struct err_text *e);
+int embed__identity_complete(struct embedded *db, struct err_text *e);
+
+/* ---- commit.c: calls, entries, group commit ---- */
+
+void embed_run(struct embedded_heap *h, struct embedded_call *call, uint32_t timeout_ms);
+void embed_submit(struct embedded_heap *h, struct embedded_call *call);
+/* With the lock. */
+void embed__submit(struct embedded_heap *h, struct embedded_call *call);
+void embed__finish(struct embedded *db, struct embedded_call *call, int err, const char *text);
+void embed__durable(struct embedded *db);
+int embed__apply(struct embedded_heap *h, uint64_t index, uint64_t term, struct slice entry,
+                 struct list *calls);
+void embed__pm_commit(struct embedded_heap *h);
+/* Works until nothing of the heap is on its way: no call, no checkpoint. */
+void embed__heap_settle(struct embedded_heap *h);
+void embed__fail_calls(struct embedded_heap *h, int flying, int waiting, const char *text);
+
+/* ---- read.c ---- */
+
+/* list.c: pages of what a heap holds, under the lock */
+int embed__list_changes(struct embedded_heap *h, struct embedded_call *call);
+int embed__list_types(struct embedded_heap *h, struct embedded_call *call);
+int embed__list_objects(struct embedded_heap *h, struct embedded_call *call);
+
+bool embed__is_read(enum embedded_op op);
+void embed__read(struct embedded_heap *h, struct embedded_call *call);
+
+/* ---- catalog.c ---- */
+
+int embed_heap_create(struct embedded *db, struct slice name, uint64_t bytes_max,
+                      struct err_text *e);
+int embed_heap_drop(struct embedded *db, struct slice name, struct err_text *e);
+int embed_heap_open(struct embedded *db, struct slice name, struct embedded_heap **out,
+                    struct err_text *e);
+/* Commands of the catalogue, in apply. A fatal error, or 0 with *out. */
+int embed__catalog_apply(struct heap *heap, uint64_t version, const struct record *record,
+                         struct heap_outcome *out);
+/* Opens what the catalogue names, and removes what it doesn't. */
+int embed__catalog_load(struct embedded *db, bool fresh, struct err_text *e);
+
+/* ---- recover.c ---- */
+
+/* Opens a heap that exists: image, then the log behind it. fresh: may be born now. */
+int embed__heap_load(struct embedded *db, uint64_t uid, uint64_t bytes_max, struct slice name,
+                     bool fresh, struct embedded_heap **out, struct err_text *e);
+void embed__heap_free(struct embedded_heap *h); /* its log is not touched */
+
+/* Whoever leased slots is gone with the process (E25): gives them all back, in logged steps. */
+void embed__leases_close(struct embedded *db);
+int embed__leases_apply(struct heap *heap, uint32_t count, struct heap_outcome *out);
+
+/* ---- checkpoint.c ---- */
+
+void embed__checkpoint_consider(struct embedded_heap *h); /* after an apply */
+void embed__checkpoint_want(struct embedded_heap *h);
+void embed__checkpoint_run(struct embedded *db);
+void embed__tick(struct env_timer *timer);
+/* Waits until every heap is checkpointed, or can't be. */
+void embed__checkpoint_all(struct embedded *db);
+
+#endif
