@@ -114,7 +114,7 @@ int arena_open(struct arena *a, uint64_t pages)
     a->pages = pages;
     size_t set = pageset_bytes(pages);
     size_t chunks = (size_t)((pages << PAGE_SHIFT >> CHUNK_SHIFT) / 64 + 1) * sizeof(uint64_t);
-    a->memory_bytes = 5 * set + chunks + (size_t)pages * sizeof *a->hash;
+    a->memory_bytes = 4 * set + chunks + 3 * (size_t)pages * sizeof(uint64_t);
     a->memory = reserve(a->memory_bytes, PROT_READ | PROT_WRITE);
     if (a->memory == NULL) {
         return ERR_NOMEM;
@@ -125,7 +125,7 @@ int arena_open(struct arena *a, uint64_t pages)
         return ERR_NOMEM;
     }
     uint8_t *at = a->memory;
-    struct pageset *sets[] = {&a->hot, &a->present, &a->dirty, &a->unhashed, &a->stale};
+    struct pageset *sets[] = {&a->present, &a->dirty, &a->unhashed, &a->stale};
     for (size_t i = 0; i < sizeof sets / sizeof sets[0]; i++) {
         pageset_place(sets[i], at, pages);
         at += set;
@@ -133,6 +133,8 @@ int arena_open(struct arena *a, uint64_t pages)
     a->chunks = (uint64_t *)(void *)at;
     at += chunks;
     a->hash = (uint64_t *)(void *)at;
+    a->lines = a->hash + pages;
+    a->lines_before = a->lines + pages;
     return 0;
 }
 
@@ -175,6 +177,12 @@ static void mark_changed(struct arena *a, uint64_t page)
     if (!pageset_has(&a->dirty, page)) {
         pageset_add(&a->dirty, page);
         a->dirty_count++;
+        if (a->tracked) {
+            if (a->touched_count < ARENA_TOUCHED_MAX) {
+                a->touched[a->touched_count] = page;
+            }
+            a->touched_count += a->touched_count <= ARENA_TOUCHED_MAX;
+        }
     }
     pageset_add(&a->unhashed, page);
 }
@@ -190,18 +198,81 @@ static void wash(struct arena *a, uint64_t page)
     }
 }
 
-void arena_touch(struct arena *a, uint64_t page)
+void arena_touch(struct arena *a, uint64_t page, uint64_t lines)
 {
     assert(page < a->pages);
+    if (arena_is_hot(a, page)) {
+        a->lines[page] |= lines;
+        return;
+    }
+    if (!a->tracked) {
+        lines = PAGE_LINES_ALL;
+    }
     if (pageset_has(&a->present, page)) {
         view_save(a, page);
     } else {
         wash(a, page);
         pageset_add(&a->present, page);
         a->present_count++;
+        lines = PAGE_LINES_ALL; /* what was there before isn't any more */
     }
     mark_changed(a, page);
-    pageset_add(&a->hot, page);
+    a->lines[page] = lines;
+}
+
+void arena_touch_range(struct arena *a, uint64_t address, uint64_t len)
+{
+    for (uint64_t end = address + len; address < end;) {
+        uint64_t page = address >> PAGE_SHIFT;
+        uint64_t stop = (page + 1) << PAGE_SHIFT;
+        stop = stop < end ? stop : end;
+        uint64_t lines = arena_lines(address, stop - address);
+        if ((lines & ~a->lines[page]) != 0) {
+            arena_touch(a, page, lines);
+        }
+        address = stop;
+    }
+}
+
+void arena_cool(struct arena *a)
+{
+    for (uint64_t page = 0; (page = pageset_next(&a->unhashed, page, a->pages)) < a->pages;
+         page++) {
+        if (a->tracked) {
+            a->lines_before[page] |= a->lines[page];
+        }
+        a->lines[page] = 0;
+    }
+}
+
+void arena_track(struct arena *a)
+{
+    assert(a->dirty_count == 0);
+    arena_cool(a);
+    a->tracked = true;
+}
+
+static void page_committed(struct arena *a, uint64_t page)
+{
+    a->lines[page] = 0;
+    a->lines_before[page] = 0;
+    pageset_remove(&a->dirty, page);
+}
+
+void arena_committed(struct arena *a)
+{
+    if (a->tracked && a->touched_count <= ARENA_TOUCHED_MAX) {
+        for (uint32_t i = 0; i < a->touched_count; i++) {
+            page_committed(a, a->touched[i]);
+        }
+    } else {
+        for (uint64_t p = 0; (p = pageset_next(&a->dirty, p, a->pages)) < a->pages; p++) {
+            page_committed(a, p);
+        }
+        pageset_clear(&a->dirty, a->pages);
+    }
+    a->touched_count = 0;
+    a->dirty_count = 0;
 }
 
 void arena_clean(struct arena *a, uint64_t address, uint64_t len)
@@ -237,7 +308,7 @@ void arena_drop(struct arena *a, uint64_t page, uint64_t count)
         }
         pageset_remove(&a->present, p);
         a->present_count--;
-        pageset_remove(&a->hot, p);
+        a->lines[p] = 0;
         mark_changed(a, p);
         pageset_add(&a->stale, p);
         a->stale_count++;
@@ -295,6 +366,7 @@ void arena_unload(struct arena *a, uint64_t page)
 
 uint64_t arena_digest(struct arena *a)
 {
+    arena_cool(a);
     for (uint64_t page = 0; (page = pageset_next(&a->unhashed, page, a->pages)) < a->pages;
          page++) {
         uint64_t hash = 0;
@@ -305,7 +377,5 @@ uint64_t arena_digest(struct arena *a)
         a->hash[page] = hash;
     }
     pageset_clear(&a->unhashed, a->pages);
-    /* The next write of a page has to mark it again. */
-    pageset_clear(&a->hot, a->pages);
     return a->digest;
 }

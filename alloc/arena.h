@@ -43,18 +43,29 @@ void pageset_clear(struct pageset *s, uint64_t pages);
 
 struct copy; /* of a page, for views */
 
+#define ARENA_TOUCHED_MAX 1024u
+
 struct arena {
     uint8_t *base;
     uint64_t pages; /* of the reservation */
     void *memory;   /* of all below */
     size_t memory_bytes;
-    uint64_t *chunks;   /* bit: this MiB is accessible */
-    struct pageset hot; /* written since the newest view; thus dirty, unhashed, present, saved */
+    uint64_t *chunks; /* bit: this MiB is accessible */
     struct pageset present;
     struct pageset dirty;    /* changed since the last checkpoint began */
     struct pageset unhashed; /* changed since hash[] was computed; a subset of dirty */
     struct pageset stale;    /* absent, but the memory isn't zero */
     uint64_t *hash;          /* what the page contributes to digest */
+    /* Per page the 64-byte lines that may be written without asking: bits in a hot page only. A
+     * page is hot when it was written since the newest view; thus dirty, unhashed, present, saved.
+     * Where lines aren't tracked, a hot page has all bits. */
+    uint64_t *lines;
+    uint64_t
+        *lines_before; /* tracked: written since the last commit, but not since the page cooled */
+    bool tracked;      /* pmem mode: a commit asks which lines were written */
+    uint32_t
+        touched_count; /* pages that became dirty since; above the maximum: not all are listed */
+    uint64_t touched[ARENA_TOUCHED_MAX];
     uint64_t digest;
     uint64_t present_count, dirty_count, stale_count;
 
@@ -71,7 +82,8 @@ void arena_close(struct arena *a);
 /* Makes [address, address + len) accessible, in steps of 1 MiB. ERR_NOMEM. */
 int arena_commit(struct arena *a, uint64_t address, uint64_t len);
 
-void arena_touch(struct arena *a, uint64_t page);
+void arena_touch(struct arena *a, uint64_t page, uint64_t lines);
+void arena_touch_range(struct arena *a, uint64_t address, uint64_t len);
 void arena_clean(struct arena *a, uint64_t address, uint64_t len);
 
 /* For reading, wherever pages are known to be present. */
@@ -87,14 +99,31 @@ static inline const void *arena_read(struct arena *a, uint64_t address, uint64_t
     }
     return a->base + address;
 }
-/* For writing: every page is marked. Valid until the command ends. len > 0. */
+#define LINE_SHIFT     6
+#define LINE_BYTES     64u
+#define PAGE_LINES_ALL (~(uint64_t)0)
+/* The lines of [address, address + len), which lies in one page. len > 0. */
+static inline uint64_t arena_lines(uint64_t address, uint64_t len)
+{
+    uint64_t last = (address + len - 1) >> LINE_SHIFT & 63;
+    return PAGE_LINES_ALL << (address >> LINE_SHIFT & 63) & PAGE_LINES_ALL >> (63 - last);
+}
+static inline bool arena_is_hot(const struct arena *a, uint64_t page)
+{
+    return a->lines[page] != 0;
+}
+/* For writing: every line is marked, and nothing but [address, address + len) may be written. Valid
+ * until the command ends. len > 0. */
 static inline void *arena_write(struct arena *a, uint64_t address, uint64_t len)
 {
-    uint64_t last = (address + len - 1) >> PAGE_SHIFT;
-    for (uint64_t page = address >> PAGE_SHIFT; page <= last; page++) {
-        if (!pageset_has(&a->hot, page)) {
-            arena_touch(a, page);
-        }
+    uint64_t page = address >> PAGE_SHIFT;
+    if ((address + len - 1) >> PAGE_SHIFT != page) {
+        arena_touch_range(a, address, len);
+        return a->base + address;
+    }
+    uint64_t lines = arena_lines(address, len);
+    if ((lines & ~a->lines[page]) != 0) {
+        arena_touch(a, page, lines);
     }
     return a->base + address;
 }
@@ -106,6 +135,18 @@ void arena_drop(struct arena *a, uint64_t page, uint64_t count);
 /* For loading an image or a transfer: not dirty, hashed. No views open. */
 int arena_load(struct arena *a, uint64_t page, const void *bytes); /* ERR_NOMEM */
 void arena_unload(struct arena *a, uint64_t page);
+
+/* No page is hot any more: the next write of each has to mark it again. */
+void arena_cool(struct arena *a);
+/* From here on the arena remembers which lines were written. */
+void arena_track(struct arena *a);
+/* The lines of a page that were written since the last commit; all of them when it was absent. */
+static inline uint64_t arena_lines_written(const struct arena *a, uint64_t page)
+{
+    return a->lines[page] | a->lines_before[page];
+}
+/* All that was written is committed: nothing is dirty. */
+void arena_committed(struct arena *a);
 
 uint64_t arena_digest(struct arena *a);
 uint64_t arena_page_hash(uint64_t page, const void *bytes);

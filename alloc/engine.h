@@ -56,9 +56,29 @@ static inline const struct heap_header *header(const struct heap *h)
 {
     return (const struct heap_header *)arena_at(&h->arena, 0);
 }
+/* All before `maps`. */
 static inline struct heap_header *header_edit(struct heap *h)
 {
-    return (struct heap_header *)arena_write(&h->arena, 0, PAGE_BYTES);
+    return (struct heap_header *)arena_write(&h->arena, 0, offsetof(struct heap_header, maps));
+}
+static inline struct map_root *header_map_edit(struct heap *h, enum heap_map map)
+{
+    return (struct map_root *)arena_write(
+        &h->arena, offsetof(struct heap_header, maps) + map * sizeof(struct map_root),
+        sizeof(struct map_root));
+}
+static inline const struct slab_list *header_slabs(const struct heap *h, enum pool pool,
+                                                   uint32_t class_number)
+{
+    return &header(h)->slabs[pool][class_number];
+}
+static inline struct slab_list *header_slabs_edit(struct heap *h, enum pool pool,
+                                                  uint32_t class_number)
+{
+    uint64_t at = offsetof(struct heap_header, slabs) +
+                  (pool * (sizeof(header(h)->slabs[0]) / sizeof(struct slab_list)) + class_number) *
+                      sizeof(struct slab_list);
+    return (struct slab_list *)arena_write(&h->arena, at, sizeof(struct slab_list));
 }
 
 /* ---- space.c: extents of granules ------------------------------------------------------------ */

@@ -153,7 +153,7 @@ const uint8_t *heap_fsm(const struct heap *heap)
 uint8_t *heap_fsm_edit(struct heap *heap)
 {
     static_assert(sizeof(((struct heap_header *)0)->fsm) == HEAP_FSM_BYTES, "contract");
-    return header_edit(heap)->fsm;
+    return arena_write(&heap->arena, offsetof(struct heap_header, fsm), HEAP_FSM_BYTES);
 }
 
 uint64_t heap_digest(struct heap *heap)

@@ -78,11 +78,12 @@ struct pages_footer {
 };
 static_assert(sizeof(struct pages_footer) == IMAGE_BLOCK_BYTES, "media format");
 
-/* ---- pmem: "image.pm": head, two journal halves, state, presence, pages ---- */
+/* ---- pmem: "image.pm": head, two journal halves, presence, pages ---- */
 
-#define PM_MAGIC      0x31304d5052494143ull /* "CAIRPM01" */
-#define PM_HALF_MAGIC 0x314c414e4a524943ull /* "CIRJNAL1" */
-#define PM_HALF_BYTES ((uint64_t)4 << 20)
+#define PM_FORMAT       2u
+#define PM_MAGIC        0x31304d5052494143ull /* "CAIRPM01" */
+#define PM_COMMIT_MAGIC 0x324c414e4a524943ull /* "CIRJNAL2" */
+#define PM_HALF_BYTES   ((uint64_t)4 << 20)
 
 struct pm_head {
     uint64_t magic;
@@ -97,8 +98,9 @@ struct pm_head {
 };
 static_assert(sizeof(struct pm_head) == IMAGE_BLOCK_BYTES, "media format");
 
-/* A half is valid if and only if its head's CRC fits; bytes of records follow the head. */
-struct pm_half {
+/* A half is a row of commits, each a head and `bytes` of records, at multiples of 64. A commit
+ * counts if its CRCs fit and its sequence follows that of the one before in its half. */
+struct pm_commit {
     uint64_t magic;
     uint64_t sequence;
     uint64_t index, term;
@@ -109,12 +111,14 @@ struct pm_half {
     uint32_t reserved2;
     uint32_t crc; /* of all before */
 };
-static_assert(sizeof(struct pm_half) == 64, "media format");
+static_assert(sizeof(struct pm_commit) == 64, "media format");
 
-/* Copy `len` bytes (a multiple of 8) to `offset` of the file. */
+/* Copy the `len` bytes that follow (a multiple of 8) to `offset` of the file. With PM_RECORD_ZERO
+ * none follow, and the page at `offset` becomes zero: len is PAGE_BYTES. */
 struct pm_record {
     uint64_t offset;
     uint64_t len;
 };
+#define PM_RECORD_ZERO ((uint64_t)1 << 63)
 
 #endif

@@ -1,15 +1,19 @@
 /* Pmem mode. Apply works on private pages (E15); image_commit() brings what changed to the mapped
  * image:
  *
- *   1. the changed 64-byte lines go as redo records into one half of the journal, with a CRC over
- * all of it;
+ *   1. the lines written since the last commit go as redo records into the journal, behind the
+ * commit before, with a CRC over all of it;
  *   2. one drain: from here on the commit is durable;
- *   3. the same lines go to their home, without a fence: the next commit's drain covers them, and
- * it writes the other half.
+ *   3. when a half of the journal is full, commits go on at the start of the other one, and the
+ * lines that the full one has are brought home little by little, without a fence: from the arena,
+ * as it is behind a drain.
  *
- * So at least one half is always valid, and replaying what is valid, in order, makes the home
- * complete: the newest half may be whole before its drain, when the home of the one before isn't
- * yet. */
+ * Why that is enough. A half is overwritten only when the home of all its lines is covered by a
+ * drain (half_turn). Replaying the commits of both halves in order makes the home complete: a line
+ * that went home early has the value of a commit that is durable, hence replayed, and it was
+ * written by a commit of the older half; if a newer one wrote it too, that is replayed last. While
+ * a half is being overwritten for the first time, what can still be read of it doesn't reach up to
+ * the other half's first commit, and isn't replayed: its home is complete. */
 #include <inttypes.h>
 #include <libpmem.h>
 #include <string.h>
@@ -18,7 +22,8 @@
 #include "base/crc.h"
 #include "base/mem.h"
 
-#define LINE_BYTES 64u
+/* More than the commits of a half can name: a page costs a record or a page of bytes. */
+#define PM_LINES_MAX (PM_HALF_BYTES / sizeof(struct pm_record))
 
 static void pm_copy(void *to, const void *from, size_t len)
 {
@@ -56,7 +61,7 @@ void image_pm_free(struct env *env, struct image_pm *pm)
     if (pm->file != NULL) {
         env_file_close(env, pm->file);
     }
-    buf_close(&pm->journal);
+    mem_free(pm->memory);
     mem_free(pm);
 }
 
@@ -82,82 +87,91 @@ int image_pm_map(struct image *image, struct image_pm *pm, const char *path, str
     return 0;
 }
 
-/* ---- commit ---- */
+/* ---- the journal ---- */
 
-static int record(struct image_pm *pm, uint64_t offset, const void *bytes, uint64_t len)
+static uint64_t line_pages(const struct image_pm *pm) /* of the presence bits and the arena */
 {
-    struct pm_record r = {offset, len};
-    int rv = buf_append(&pm->journal, &r, sizeof r);
-    return rv != 0 ? rv : buf_append(&pm->journal, bytes, len);
+    return (pm->bytes - pm->presence_at) >> PAGE_SHIFT;
 }
 
-/* Runs of lines that differ from the home. */
-static int record_page(struct image_pm *pm, uint64_t page, const uint8_t *bytes)
+int image_pm_start(struct image_pm *pm, const struct arena *arena, uint64_t half)
 {
-    uint64_t at = pm->pages_at + page * PAGE_BYTES;
-    const uint8_t *home = pm->map + at;
-    for (uint64_t i = 0; i < PAGE_BYTES;) {
-        if (memcmp(home + i, bytes + i, LINE_BYTES) == 0) {
-            i += LINE_BYTES;
-            continue;
-        }
-        uint64_t from = i;
-        while (i < PAGE_BYTES && memcmp(home + i, bytes + i, LINE_BYTES) != 0) {
-            i += LINE_BYTES;
-        }
-        int rv = record(pm, at + from, bytes + from, i - from);
-        if (rv != 0) {
-            return rv;
-        }
+    uint64_t masks = line_pages(pm) * sizeof(uint64_t);
+    uint64_t lists = PM_LINES_MAX * sizeof(uint64_t);
+    uint64_t presence = pm->pages_at - pm->presence_at;
+    /* Most of it is never touched. */
+    uint8_t *at =
+        mem_zalloc((size_t)(2 * masks + 2 * lists + presence + PAGE_BYTES + PM_HALF_BYTES));
+    if (at == NULL) {
+        return ERR_NOMEM;
     }
+    pm->memory = at;
+    pm->commit = at;
+    at += PM_HALF_BYTES;
+    pm->header = at;
+    at += PAGE_BYTES;
+    pm->present = (uint64_t *)(void *)at;
+    at += presence;
+    struct pm_lines *sets[] = {&pm->recent, &pm->behind};
+    for (size_t i = 0; i < 2; i++) {
+        memset(sets[i], 0, sizeof *sets[i]);
+        sets[i]->masks = (uint64_t *)(void *)at;
+        at += masks;
+        sets[i]->pages = (uint64_t *)(void *)at;
+        at += lists;
+    }
+    for (uint64_t p = 0; (p = pageset_next(&arena->present, p, arena->pages)) < arena->pages; p++) {
+        pm->present[p / 64] = arena->present.words[p / 64];
+        p |= 63;
+    }
+    memcpy(pm->header, arena_at(arena, 0), PAGE_BYTES);
+    pm->half = half;
+    pm->at = 0;
+    pm->unfenced = false;
     return 0;
 }
 
-static int record_all(struct image_pm *pm, const struct arena *a, uint64_t *pages)
+bool image_pm_commit_at(const struct image_pm *pm, uint64_t half, uint64_t at, uint64_t sequence,
+                        struct pm_commit *out)
 {
-    *pages = 0;
-    uint64_t word = UINT64_MAX;
-    for (uint64_t p = 0; (p = pageset_next(&a->dirty, p, a->pages)) < a->pages; p++) {
-        int rv = 0;
-        if (p / 64 != word) {
-            word = p / 64;
-            uint64_t at = pm->presence_at + word * 8;
-            if (memcmp(pm->map + at, &a->present.words[word], 8) != 0) {
-                rv = record(pm, at, &a->present.words[word], 8);
-            }
-        }
-        if (rv == 0 && pageset_has(&a->present, p)) {
-            rv = record_page(pm, p, a->base + (p << PAGE_SHIFT));
-            *pages += 1;
-        }
-        if (rv != 0) {
-            return rv;
-        }
+    if (at > PM_HALF_BYTES - sizeof *out) {
+        return false;
     }
-    return 0;
+    const uint8_t *from = pm->map + image_pm_half_at(half) + at;
+    memcpy(out, from, sizeof *out);
+    return out->magic == PM_COMMIT_MAGIC && (sequence == 0 || out->sequence == sequence) &&
+           out->crc == image_crc(out, sizeof *out) &&
+           out->bytes <= PM_HALF_BYTES - sizeof *out - at &&
+           out->body_crc == (out->bytes == 0 ? 0 : crc32c(0, from + sizeof *out, out->bytes));
 }
 
-static void half_seal(struct pm_half *half, uint64_t sequence, const struct heap *heap,
-                      const uint8_t *body, uint64_t bytes)
+static void commit_seal(struct pm_commit *c, uint64_t sequence, const struct heap *heap,
+                        uint64_t bytes)
 {
-    memset(half, 0, sizeof *half);
-    half->magic = PM_HALF_MAGIC;
-    half->sequence = sequence;
-    half->index = heap_index(heap);
-    half->term = heap_term(heap);
-    half->bytes = bytes;
-    half->body_crc = bytes == 0 ? 0 : crc32c(0, body, bytes);
-    half->crc = image_crc(half, sizeof *half);
+    memset(c, 0, sizeof *c);
+    c->magic = PM_COMMIT_MAGIC;
+    c->sequence = sequence;
+    c->index = heap_index(heap);
+    c->term = heap_term(heap);
+    c->bytes = bytes;
+    c->body_crc = bytes == 0 ? 0 : crc32c(0, c + 1, bytes);
+    c->crc = image_crc(c, sizeof *c);
 }
 
 /* Copies the records to their home. They are in bounds. */
 void image_pm_records_apply(struct image_pm *pm, const uint8_t *body, uint64_t bytes)
 {
+    static const uint8_t zeros[PAGE_BYTES];
     for (uint64_t at = 0; at < bytes;) {
         struct pm_record r;
         memcpy(&r, body + at, sizeof r);
-        ops->copy(pm->map + r.offset, body + at + sizeof r, r.len);
-        at += sizeof r + r.len;
+        at += sizeof r;
+        if ((r.len & PM_RECORD_ZERO) != 0) {
+            ops->copy(pm->map + r.offset, zeros, r.len & ~PM_RECORD_ZERO);
+        } else {
+            ops->copy(pm->map + r.offset, body + at, r.len);
+            at += r.len;
+        }
     }
 }
 
@@ -166,44 +180,289 @@ void image_pm_drain(void)
     ops->drain();
 }
 
+/* ---- home ---- */
+
+static void lines_add(struct pm_lines *l, uint64_t page, uint64_t mask)
+{
+    if (l->masks[page] == 0) {
+        assert(l->count < PM_LINES_MAX);
+        l->pages[l->count++] = page;
+    }
+    l->masks[page] |= mask;
+}
+
+/* Next run of set bits of a mask that isn't 0: where it begins, how long it is. */
+static uint32_t run_of(uint64_t mask, uint32_t *first)
+{
+    *first = (uint32_t)__builtin_ctzll(mask);
+    uint64_t rest = ~(mask >> *first);
+    return rest == 0 ? 64 : (uint32_t)__builtin_ctzll(rest);
+}
+
+static uint64_t run_mask(uint32_t first, uint32_t count)
+{
+    return PAGE_LINES_ALL >> (64 - count) << first;
+}
+
+/* Up to `pages` pages of the other half's lines, as they are in the arena, which is committed. */
+static void home_some(struct image_pm *pm, const struct arena *a, uint64_t pages)
+{
+    struct pm_lines *l = &pm->behind;
+    uint64_t presence = (pm->pages_at - pm->presence_at) >> PAGE_SHIFT;
+    for (; pages > 0 && l->done < l->count; pages--, l->done++) {
+        uint64_t page = l->pages[l->done];
+        uint64_t mask = l->masks[page];
+        l->masks[page] = 0;
+        const uint8_t *from = (const uint8_t *)pm->present + (page << PAGE_SHIFT);
+        if (page >= presence) {
+            if (!pageset_has(&a->present, page - presence)) {
+                continue; /* what is there doesn't matter */
+            }
+            from = a->base + ((page - presence) << PAGE_SHIFT);
+        }
+        uint8_t *to = pm->map + pm->presence_at + (page << PAGE_SHIFT);
+        uint32_t first = 0;
+        for (; mask != 0;) {
+            uint32_t count = run_of(mask, &first);
+            ops->copy(to + first * LINE_BYTES, from + first * LINE_BYTES,
+                      (size_t)count * LINE_BYTES);
+            mask &= ~run_mask(first, count);
+        }
+        pm->unfenced = true;
+    }
+}
+
+/* All that is left of the other half, from the journal: the arena has changed since the last drain.
+ */
+static void home_rest(struct image_pm *pm)
+{
+    struct pm_lines *l = &pm->behind;
+    if (l->done == l->count) {
+        return;
+    }
+    struct pm_commit c;
+    uint64_t other = pm->half ^ 1;
+    for (uint64_t at = 0, next = 0; image_pm_commit_at(pm, other, at, next, &c);
+         at += image_pm_commit_bytes(c.bytes), next = c.sequence + 1) {
+        image_pm_records_apply(pm, pm->map + image_pm_half_at(other) + at + sizeof c, c.bytes);
+    }
+    for (; l->done < l->count; l->done++) {
+        l->masks[l->pages[l->done]] = 0;
+    }
+    pm->unfenced = true;
+}
+
+/* Goes on in the other half. */
+static void half_turn(struct image_pm *pm)
+{
+    home_rest(pm);
+    if (pm->unfenced) {
+        ops->drain();
+        pm->unfenced = false;
+    }
+    struct pm_lines empty = pm->behind;
+    empty.count = empty.done = 0;
+    pm->behind = pm->recent;
+    pm->recent = empty;
+    pm->half ^= 1;
+    pm->at = 0;
+}
+
+/* ---- commit ---- */
+
+struct writer {
+    struct image_pm *pm;
+    uint8_t *at, *end;
+    struct pm_record *last; /* NULL: the next one can't be joined to it */
+    uint64_t word;          /* of the presence bits, the last one that was recorded */
+    bool full;
+};
+
+static void record(struct writer *w, uint64_t offset, const void *bytes, uint64_t len)
+{
+    if (len > (uint64_t)(w->end - w->at) || sizeof *w->last > (uint64_t)(w->end - w->at) - len) {
+        w->full = true;
+        return;
+    }
+    if (w->last == NULL || w->last->offset + w->last->len != offset) {
+        w->last = (struct pm_record *)(void *)w->at;
+        w->last->offset = offset;
+        w->last->len = 0;
+        w->at += sizeof *w->last;
+    }
+    memcpy(w->at, bytes, len);
+    w->at += len;
+    w->last->len += len;
+}
+
+static void record_zero(struct writer *w, uint64_t offset)
+{
+    struct pm_record r = {offset, PM_RECORD_ZERO | PAGE_BYTES};
+    if (sizeof r > (uint64_t)(w->end - w->at)) {
+        w->full = true;
+        return;
+    }
+    memcpy(w->at, &r, sizeof r);
+    w->at += sizeof r;
+    w->last = NULL;
+}
+
+static void record_lines(struct writer *w, uint64_t offset, const uint8_t *bytes, uint64_t mask)
+{
+    uint32_t first = 0;
+    while (mask != 0) {
+        uint32_t count = run_of(mask, &first);
+        record(w, offset + first * LINE_BYTES, bytes + first * LINE_BYTES,
+               (uint64_t)count * LINE_BYTES);
+        mask &= ~run_mask(first, count);
+    }
+}
+
+/* Lines of a page that aren't zero. */
+static uint64_t lines_of_data(const uint8_t *bytes)
+{
+    uint64_t mask = 0;
+    for (uint32_t line = 0; line < 64; line++) {
+        uint64_t any = 0;
+        for (uint32_t i = 0; i < LINE_BYTES; i += 8) {
+            any |= load_u64(bytes + line * LINE_BYTES + i);
+        }
+        mask |= (uint64_t)(any != 0) << line;
+    }
+    return mask;
+}
+
+/* The header page changes with every step, a few words of it. */
+static void record_header(struct writer *w, const uint8_t *bytes, uint64_t mask)
+{
+    const uint8_t *old = w->pm->header;
+    for (; mask != 0; mask &= mask - 1) {
+        uint32_t line = (uint32_t)__builtin_ctzll(mask) * LINE_BYTES;
+        for (uint32_t i = line; i < line + LINE_BYTES; i += 8) {
+            if (load_u64(old + i) != load_u64(bytes + i)) {
+                record(w, w->pm->pages_at + i, bytes + i, 8);
+            }
+        }
+    }
+}
+
+static void record_page(struct writer *w, const struct arena *a, uint64_t page)
+{
+    const struct image_pm *pm = w->pm;
+    uint64_t word = page / 64;
+    if (pm->present[word] != a->present.words[word] && word != w->word) {
+        w->word = word;
+        record(w, pm->presence_at + word * 8, &a->present.words[word], 8);
+    }
+    if (!pageset_has(&a->present, page)) {
+        return;
+    }
+    uint64_t mask = arena_lines_written(a, page);
+    uint64_t at = pm->pages_at + page * PAGE_BYTES;
+    const uint8_t *bytes = a->base + (page << PAGE_SHIFT);
+    if (page == 0) {
+        record_header(w, bytes, mask);
+        return;
+    }
+    if (mask == PAGE_LINES_ALL) {
+        uint64_t data = lines_of_data(bytes);
+        if (__builtin_popcountll(data) < 32) {
+            record_zero(w, at);
+            mask = data;
+        }
+    }
+    record_lines(w, at, bytes, mask);
+}
+
+/* The commit is in the current half: its lines have to go home some day. */
+static void note_page(struct image_pm *pm, const struct arena *a, uint64_t page)
+{
+    uint64_t word = page / 64;
+    if (pm->present[word] != a->present.words[word]) {
+        pm->present[word] = a->present.words[word];
+        lines_add(&pm->recent, word * 8 >> PAGE_SHIFT, arena_lines(word * 8, 8));
+    }
+    uint64_t mask = arena_lines_written(a, page);
+    if (mask == 0 || !pageset_has(&a->present, page)) {
+        return;
+    }
+    lines_add(&pm->recent, page + ((pm->pages_at - pm->presence_at) >> PAGE_SHIFT), mask);
+    if (page == 0) {
+        for (; mask != 0; mask &= mask - 1) {
+            uint64_t at = (uint64_t)__builtin_ctzll(mask) * LINE_BYTES;
+            memcpy(pm->header + at, a->base + at, LINE_BYTES);
+        }
+    }
+}
+
+/* Pages that were written since the last commit, one by one. at: 0 at first. */
+static bool next_written(const struct arena *a, uint64_t *at, uint64_t *page)
+{
+    if (a->touched_count <= ARENA_TOUCHED_MAX) {
+        *page = *at < a->touched_count ? a->touched[*at] : a->pages;
+        *at += 1;
+    } else {
+        *page = pageset_next(&a->dirty, *at, a->pages);
+        *at = *page + 1;
+    }
+    return *page < a->pages;
+}
+
 static void committed(struct image *image, struct heap *heap, uint64_t pages, uint64_t bytes)
 {
-    struct arena *a = &heap->arena;
     image->super.sequence++;
     image->super.index = heap_index(heap);
     image->super.term = heap_term(heap);
     image->present = true;
     image->bytes_written += bytes;
     image->pm_pages = pages;
-    pageset_clear(&a->dirty, a->pages);
-    pageset_clear(&a->hot, a->pages); /* the next write has to mark its page again */
-    a->dirty_count = 0;
+    arena_committed(&heap->arena);
+}
+
+/* Behind its drain. So much goes home that the other half is done long before this one is full. */
+static void home_share(struct image_pm *pm, const struct arena *a, uint64_t bytes)
+{
+    if (pm->behind.done < pm->behind.count) {
+        home_some(pm, a, 1 + pm->behind.count * bytes * 4 / PM_HALF_BYTES);
+    }
 }
 
 int image_pm_commit(struct image *image, struct heap *heap)
 {
     struct image_pm *pm = image->pm;
-    if (pm == NULL || pm->bytes_max != header(heap)->bytes_max) {
+    struct arena *a = &heap->arena;
+    if (pm == NULL || pm->bytes_max != header(heap)->bytes_max || !a->tracked) {
         return image_pm_replace(image, heap);
     }
-    buf_clear(&pm->journal);
-    uint8_t *head = buf_extend(&pm->journal, sizeof(struct pm_half));
-    uint64_t pages = 0;
-    int rv = head == NULL ? ERR_NOMEM : record_all(pm, &heap->arena, &pages);
-    if (rv != 0) {
-        return rv;
+    struct pm_commit *head = (struct pm_commit *)(void *)pm->commit;
+    struct writer w = {.pm = pm,
+                       .at = pm->commit + sizeof *head,
+                       .end = pm->commit + PM_HALF_BYTES,
+                       .word = UINT64_MAX};
+    uint64_t pages = a->dirty_count;
+    uint64_t page = 0;
+    for (uint64_t at = 0; !w.full && next_written(a, &at, &page);) {
+        record_page(&w, a, page);
     }
-    if (pm->journal.len > PM_HALF_BYTES) {
+    if (w.full) {
         return image_pm_replace(image, heap);
     }
-    const uint8_t *body = pm->journal.data + sizeof(struct pm_half);
-    uint64_t bytes = pm->journal.len - sizeof(struct pm_half);
-    uint64_t sequence = image->super.sequence + 1;
-    half_seal((struct pm_half *)(void *)pm->journal.data, sequence, heap, body, bytes);
-    ops->copy(pm->map + image_pm_half_at(sequence), pm->journal.data, pm->journal.len);
+    uint64_t body = (uint64_t)(w.at - pm->commit) - sizeof *head;
+    uint64_t bytes = image_pm_commit_bytes(body);
+    if (bytes > PM_HALF_BYTES - pm->at) {
+        half_turn(pm);
+    }
+    memset(w.at, 0, (size_t)(bytes - sizeof *head - body));
+    commit_seal(head, image->super.sequence + 1, heap, body);
+    ops->copy(pm->map + image_pm_half_at(pm->half) + pm->at, pm->commit, bytes);
     ops->drain();
-    image_pm_records_apply(pm, body, bytes);
-    committed(image, heap, pages, pm->journal.len);
+    pm->unfenced = false;
+    pm->at += bytes;
+    for (uint64_t at = 0; next_written(a, &at, &page);) {
+        note_page(pm, a, page);
+    }
+    home_share(pm, a, bytes);
+    committed(image, heap, pages, bytes);
     return 0;
 }
 
@@ -213,18 +472,18 @@ static int pm_fill(struct image *image, struct image_pm *pm, const struct heap *
 {
     const struct arena *a = &heap->arena;
     struct pm_head head;
-    struct pm_half half;
+    struct pm_commit first;
     memset(&head, 0, sizeof head);
     head.magic = PM_MAGIC;
-    head.format = IMAGE_FORMAT;
+    head.format = PM_FORMAT;
     head.uid = image->uid;
     head.bytes_max = pm->bytes_max;
     head.half_bytes = PM_HALF_BYTES;
     head.crc = image_crc(&head, sizeof head);
     ops->copy(pm->map, &head, sizeof head);
     /* The file is new: what isn't written here is zero. */
-    half_seal(&half, image->super.sequence + 1, heap, NULL, 0);
-    ops->copy(pm->map + image_pm_half_at(half.sequence), &half, sizeof half);
+    commit_seal(&first, image->super.sequence + 1, heap, 0);
+    ops->copy(pm->map + image_pm_half_at(0), &first, sizeof first);
     for (uint64_t p = 0; (p = pageset_next(&a->present, p, a->pages)) < a->pages; p++) {
         ops->copy(pm->map + pm->presence_at + p / 64 * 8, &a->present.words[p / 64], 8);
         ops->copy(pm->map + pm->pages_at + p * PAGE_BYTES, a->base + (p << PAGE_SHIFT), PAGE_BYTES);
@@ -257,6 +516,9 @@ int image_pm_replace(struct image *image, struct heap *heap)
     if (rv == 0) {
         rv = pm_fill(image, pm, heap);
     }
+    if (rv == 0) {
+        rv = image_pm_start(pm, &heap->arena, 1);
+    }
     if (rv != 0) {
         image_pm_free(image->env, pm);
         (void)env_file_unlink(image->env, fresh);
@@ -274,5 +536,6 @@ int image_pm_replace(struct image *image, struct heap *heap)
     image_pm_close(image);
     image->pm = pm;
     committed(image, heap, heap->arena.present_count, heap->arena.present_count * PAGE_BYTES);
+    arena_track(&heap->arena);
     return 0;
 }

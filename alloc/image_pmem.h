@@ -4,6 +4,15 @@
 
 #include "alloc/image_internal.h"
 
+/* Lines of the file that differ, or may differ, from the arena: a mask per page, counted from
+ * presence_at on, and the pages that have one. */
+struct pm_lines {
+    uint64_t *masks;
+    uint64_t *pages;
+    uint64_t count;
+    uint64_t done; /* of pages[], brought home */
+};
+
 struct image_pm {
     struct env_file *file;
     uint8_t *map;
@@ -11,18 +20,38 @@ struct image_pm {
     uint64_t pages;
     uint64_t bytes_max;
     uint64_t presence_at, pages_at;
-    struct buf journal; /* the half, as it will be written */
+    /* The journal: where the next commit goes. */
+    uint64_t half, at;
+    bool unfenced; /* lines went home since the last drain */
+    /* Lines in commits of this half, which stand in the journal alone, and of the other one, which
+     * are being brought home. */
+    struct pm_lines recent, behind;
+    void *memory;      /* of all that follows, and of the masks */
+    uint64_t *present; /* as of the last commit, as in the file */
+    uint8_t *header;   /* page 0, likewise */
+    uint8_t *commit;   /* being made: head and records */
 };
 
-static inline uint64_t image_pm_half_at(uint64_t sequence)
+static inline uint64_t image_pm_half_at(uint64_t half)
 {
-    return IMAGE_BLOCK_BYTES + sequence % 2 * PM_HALF_BYTES;
+    return IMAGE_BLOCK_BYTES + half * PM_HALF_BYTES;
 }
 void image_pm_layout(struct image_pm *pm, uint64_t bytes_max);
 void image_pm_free(struct env *env, struct image_pm *pm);
 int image_pm_map(struct image *image, struct image_pm *pm, const char *path, struct err_text *e);
+/* Makes ready for commits: the home is the heap as it is, and half `half` may be overwritten.
+ * ERR_NOMEM. */
+int image_pm_start(struct image_pm *pm, const struct arena *arena, uint64_t half);
 /* Copies records, which are in bounds, to their home; no fence. */
 void image_pm_records_apply(struct image_pm *pm, const uint8_t *body, uint64_t bytes);
 void image_pm_drain(void);
+/* Is there a commit at `at` of the half? sequence: which one it must be; 0: any. */
+bool image_pm_commit_at(const struct image_pm *pm, uint64_t half, uint64_t at, uint64_t sequence,
+                        struct pm_commit *out);
+/* Bytes that a commit with so many bytes of records takes of its half. */
+static inline uint64_t image_pm_commit_bytes(uint64_t bytes)
+{
+    return (sizeof(struct pm_commit) + bytes + 63) & ~(uint64_t)63;
+}
 
 #endif

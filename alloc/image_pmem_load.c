@@ -8,19 +8,6 @@
 
 /* ---- the file and its journal ---- */
 
-static bool half_is_valid(const struct image_pm *pm, uint64_t slot)
-{
-    const uint8_t *at = pm->map + IMAGE_BLOCK_BYTES + slot * PM_HALF_BYTES;
-    struct pm_half half;
-    memcpy(&half, at, sizeof half);
-    if (half.magic != PM_HALF_MAGIC || half.crc != image_crc(&half, sizeof half) ||
-        half.sequence % 2 != slot || half.bytes > PM_HALF_BYTES - sizeof half) {
-        return false;
-    }
-    return half.bytes == 0 ? half.body_crc == 0
-                           : half.body_crc == crc32c(0, at + sizeof half, half.bytes);
-}
-
 static bool records_are_valid(const struct image_pm *pm, const uint8_t *body, uint64_t bytes)
 {
     for (uint64_t at = 0; at < bytes;) {
@@ -30,6 +17,10 @@ static bool records_are_valid(const struct image_pm *pm, const uint8_t *body, ui
         }
         memcpy(&r, body + at, sizeof r);
         at += sizeof r;
+        if (r.len == (PM_RECORD_ZERO | PAGE_BYTES) && r.offset >= pm->pages_at &&
+            r.offset % PAGE_BYTES == 0 && r.offset < pm->bytes) {
+            continue;
+        }
         if (r.len == 0 || r.len % 8 != 0 || r.len > bytes - at || r.offset < pm->presence_at ||
             r.offset % 8 != 0 || r.offset > pm->bytes || r.len > pm->bytes - r.offset) {
             return false;
@@ -51,9 +42,9 @@ static int pm_head_read(struct image *image, struct image_pm *pm, const char *pa
         head.crc != image_crc(&head, sizeof head)) {
         return err_set(e, ERR_CORRUPT, "%s: damaged head", path);
     }
-    if (head.format != IMAGE_FORMAT) {
+    if (head.format != PM_FORMAT) {
         return err_set(e, ERR_VERSION, "%s: format %u; this program knows %u", path, head.format,
-                       IMAGE_FORMAT);
+                       PM_FORMAT);
     }
     if (head.uid != image->uid) {
         return err_set(e, ERR_WRONGCLUSTER, "%s: belongs to shard %016" PRIx64 ", not %016" PRIx64,
@@ -71,60 +62,96 @@ static int pm_head_read(struct image *image, struct image_pm *pm, const char *pa
     return 0;
 }
 
-/* The records to replay, in order. */
+/* The commits of a half. */
+struct pm_row {
+    uint64_t half, count;
+    struct pm_commit first, last;
+};
+
+static struct pm_row row_read(const struct image_pm *pm, uint64_t half)
+{
+    struct pm_row row = {.half = half};
+    struct pm_commit c;
+    for (uint64_t at = 0;
+         image_pm_commit_at(pm, half, at, row.count == 0 ? 0 : row.last.sequence + 1, &c);
+         at += image_pm_commit_bytes(c.bytes)) {
+        row.first = row.count == 0 ? c : row.first;
+        row.last = c;
+        row.count++;
+    }
+    return row;
+}
+
+/* What to replay, in order. */
 struct pm_replay {
-    const uint8_t *bodies[2];
-    uint64_t bytes[2];
+    struct pm_row rows[2];
     size_t count;
 };
 
-static bool replay_add(const struct image_pm *pm, const struct pm_half *half, struct pm_replay *out)
+typedef int (*pm_body_cb)(void *arg, const uint8_t *body, uint64_t bytes);
+static int replay_each(const struct image_pm *pm, const struct pm_replay *replay, pm_body_cb cb,
+                       void *arg)
 {
-    const uint8_t *body = pm->map + image_pm_half_at(half->sequence) + sizeof *half;
-    out->bodies[out->count] = body;
-    out->bytes[out->count] = half->bytes;
-    out->count++;
-    return records_are_valid(pm, body, half->bytes);
+    int rv = 0;
+    for (size_t i = 0; i < replay->count; i++) {
+        const uint8_t *at = pm->map + image_pm_half_at(replay->rows[i].half);
+        for (uint64_t n = 0; n < replay->rows[i].count && rv == 0; n++) {
+            struct pm_commit c;
+            memcpy(&c, at, sizeof c);
+            rv = cb(arg, at + sizeof c, c.bytes);
+            at += image_pm_commit_bytes(c.bytes);
+        }
+    }
+    return rv;
+}
+
+static int body_check(void *arg, const uint8_t *body, uint64_t bytes)
+{
+    return records_are_valid(arg, body, bytes) ? 0 : ERR_CORRUPT;
 }
 
 static int pm_journal_read(struct image *image, struct image_pm *pm, const char *path,
                            struct pm_replay *out, struct err_text *e)
 {
-    bool valid[2] = {half_is_valid(pm, 0), half_is_valid(pm, 1)};
-    struct pm_half halves[2];
+    struct pm_row rows[2] = {row_read(pm, 0), row_read(pm, 1)};
     memset(out, 0, sizeof *out);
-    for (uint64_t i = 0; i < 2; i++) {
-        memcpy(&halves[i], pm->map + IMAGE_BLOCK_BYTES + i * PM_HALF_BYTES, sizeof halves[i]);
-    }
-    if (!valid[0] && !valid[1]) {
+    if (rows[0].count == 0 && rows[1].count == 0) {
         return err_set(e, ERR_CORRUPT, "%s: neither half of the journal is valid", path);
     }
-    uint64_t newest = valid[1] && (!valid[0] || halves[1].sequence > halves[0].sequence);
-    const struct pm_half *half = &halves[newest];
-    if (half->sequence < image->mark_sequence) {
+    uint64_t newest =
+        rows[1].count != 0 && (rows[0].count == 0 || rows[1].last.sequence > rows[0].last.sequence);
+    const struct pm_row *row = &rows[newest];
+    const struct pm_row *before = &rows[1 - newest];
+    if (row->last.sequence < image->mark_sequence) {
         return err_set(e, ERR_CORRUPT,
                        "%s: commit %" PRIu64 " is older than %" PRIu64
                        " in the log: it was lost; repair from the peers",
-                       path, half->sequence, image->mark_sequence);
+                       path, row->last.sequence, image->mark_sequence);
     }
-    /* The newest half may have arrived whole although its drain never ended, and then the home of
-     * the one before isn't covered by any: replay that one first. Where it was covered, writing the
-     * same bytes again changes nothing. */
-    const struct pm_half *before = &halves[1 - newest];
-    bool sound = true;
-    if (valid[1 - newest] && before->sequence + 1 == half->sequence) {
-        sound = replay_add(pm, before, out);
+    /* The half before may not be home yet: it is replayed first. If it was, writing the same bytes
+     * again changes nothing; if the first commit that overwrites it was torn, it no longer reaches
+     * up to this one. */
+    if (before->count != 0 && before->last.sequence + 1 == row->first.sequence) {
+        out->rows[out->count++] = *before;
     }
-    if (!replay_add(pm, half, out) || !sound) {
+    out->rows[out->count++] = *row;
+    if (replay_each(pm, out, body_check, pm) != 0) {
         return err_set(e, ERR_CORRUPT, "%s: the journal's records are out of bounds", path);
     }
-    image->super.sequence = half->sequence;
-    image->super.index = half->index;
-    image->super.term = half->term;
+    image->super.sequence = row->last.sequence;
+    image->super.index = row->last.index;
+    image->super.term = row->last.term;
     return 0;
 }
 
-static int pm_recover(struct image *image, struct image_pm *pm, const char *path,
+static int body_apply(void *arg, const uint8_t *body, uint64_t bytes)
+{
+    image_pm_records_apply(arg, body, bytes);
+    return 0;
+}
+
+/* Brings the journal home. half: the one that isn't needed any more. */
+static int pm_recover(struct image *image, struct image_pm *pm, const char *path, uint64_t *half,
                       struct err_text *e)
 {
     struct pm_replay replay;
@@ -132,10 +159,9 @@ static int pm_recover(struct image *image, struct image_pm *pm, const char *path
     if (rv != 0) {
         return rv;
     }
-    for (size_t i = 0; i < replay.count; i++) {
-        image_pm_records_apply(pm, replay.bodies[i], replay.bytes[i]);
-    }
+    (void)replay_each(pm, &replay, body_apply, pm);
     image_pm_drain();
+    *half = replay.rows[replay.count - 1].half ^ 1;
     return 0;
 }
 
@@ -211,9 +237,10 @@ int image_pm_open(struct image *image, struct heap **heap, struct err_text *e)
         return rv == ERR_NOTFOUND ? 0 : rv;
     }
     struct arena arena;
+    uint64_t half = 0;
     rv = image_pm_map(image, pm, path, e);
     if (rv == 0) {
-        rv = pm_recover(image, pm, path, e);
+        rv = pm_recover(image, pm, path, &half, e);
     }
     if (rv == 0) {
         rv = arena_open(&arena, pm->pages);
@@ -222,7 +249,11 @@ int image_pm_open(struct image *image, struct heap **heap, struct err_text *e)
         image_pm_free(image->env, pm);
         return rv;
     }
+    arena_track(&arena);
     rv = pm_load(pm, &arena, path, e);
+    if (rv == 0) {
+        rv = image_pm_start(pm, &arena, half);
+    }
     if (rv != 0) {
         arena_close(&arena);
     } else {
@@ -245,6 +276,7 @@ struct pm_look {
     struct arena *arena;
     const char *path;
     struct err_text *e;
+    bool presence; /* which of the records count */
     uint8_t page[PAGE_BYTES];
 };
 
@@ -275,28 +307,45 @@ static int look_patch(struct pm_look *l, uint64_t offset, const uint8_t *bytes, 
     return arena_load(l->arena, page, l->page);
 }
 
-static int look_replay(struct pm_look *l, const struct pm_replay *replay, bool presence)
+/* One record: its presence bits (which come first), or what is in pages. */
+static int look_record(struct pm_look *l, const struct pm_record *r, const uint8_t *bytes)
 {
-    for (size_t i = 0; i < replay->count; i++) {
-        for (uint64_t at = 0; at < replay->bytes[i];) {
-            struct pm_record r;
-            memcpy(&r, replay->bodies[i] + at, sizeof r);
-            const uint8_t *bytes = replay->bodies[i] + at + sizeof r;
-            for (uint64_t done = 0, len = 0; done < r.len; done += len) {
-                uint64_t offset = r.offset + done;
-                len = PAGE_BYTES - offset % PAGE_BYTES; /* all parts begin at a multiple */
-                len = len < r.len - done ? len : r.len - done;
-                int rv = (offset < l->pm->pages_at) == presence
-                             ? look_patch(l, offset, bytes + done, len)
-                             : 0;
-                if (rv != 0) {
-                    return rv;
-                }
-            }
-            at += sizeof r + r.len;
+    static const uint8_t zeros[PAGE_BYTES];
+    uint64_t all = r->len & ~PM_RECORD_ZERO;
+    for (uint64_t done = 0, len = 0; done < all; done += len) {
+        uint64_t offset = r->offset + done;
+        len = PAGE_BYTES - offset % PAGE_BYTES; /* all parts begin at a multiple */
+        len = len < all - done ? len : all - done;
+        if ((offset < l->pm->pages_at) != l->presence) {
+            continue;
+        }
+        int rv = look_patch(l, offset, r->len != all ? zeros : bytes + done, len);
+        if (rv != 0) {
+            return rv;
         }
     }
     return 0;
+}
+
+static int body_look(void *arg, const uint8_t *body, uint64_t bytes)
+{
+    for (uint64_t at = 0; at < bytes;) {
+        struct pm_record r;
+        memcpy(&r, body + at, sizeof r);
+        at += sizeof r;
+        int rv = look_record(arg, &r, body + at);
+        if (rv != 0) {
+            return rv;
+        }
+        at += (r.len & PM_RECORD_ZERO) != 0 ? 0 : r.len;
+    }
+    return 0;
+}
+
+static int look_replay(struct pm_look *l, const struct pm_replay *replay, bool presence)
+{
+    l->presence = presence;
+    return replay_each(l->pm, replay, body_look, l);
 }
 
 static int look_pages(struct pm_look *l)

@@ -183,7 +183,7 @@ static void relink(struct heap *h, enum heap_map map, const struct path *path, u
                    uint64_t from, uint64_t to)
 {
     if (depth == 0) {
-        header_edit(h)->maps[map].root = to;
+        header_map_edit(h, map)->root = to;
         return;
     }
     struct map_node *parent = node_edit(h, path->at[depth - 1]);
@@ -295,9 +295,9 @@ int heap_map_put(struct heap *heap, enum heap_map map, struct slice key, struct 
         block_free(heap, POOL_MAPS, old);
         return 0;
     }
-    header_edit(heap)->maps[map].count++;
+    header_map_edit(heap, map)->count++;
     if (path.depth == 0) {
-        header_edit(heap)->maps[map].root = fresh;
+        header_map_edit(heap, map)->root = fresh;
         return 0;
     }
     struct map_node *parent = node_edit(heap, path.at[path.depth - 1]);
@@ -340,7 +340,7 @@ int heap_map_delete(struct heap *heap, enum heap_map map, struct slice key)
         path.at[own] = next;
         rebalance(heap, map, &path, path.depth);
     }
-    header_edit(heap)->maps[map].count--;
+    header_map_edit(heap, map)->count--;
     forget_place(heap, map, key, at);
     block_free(heap, POOL_MAPS, at);
     return 0;

@@ -114,7 +114,7 @@ void slab_moved(struct heap *h, uint64_t granule, uint64_t to)
     const struct slab *s = slab_get(h, to);
     if (s->used < s->blocks) {
         uint32_t link = (uint32_t)to + 1;
-        list_relink(h, &header_edit(h)->slabs[s->pool][s->class], s, link, link);
+        list_relink(h, header_slabs_edit(h, (enum pool)s->pool, s->class), s, link, link);
     }
 }
 
@@ -133,7 +133,7 @@ static void slab_make(struct heap *h, enum pool pool, uint32_t class_number, uin
     s->pool = (uint8_t)pool;
     s->blocks = (uint16_t)blocks;
     s->first = first;
-    struct slab_list *list = &header_edit(h)->slabs[pool][class_number];
+    struct slab_list *list = header_slabs_edit(h, pool, class_number);
     list->slabs++;
     list_append(h, list, granule);
     h->room.blocks[pool][class_number] += blocks;
@@ -155,7 +155,7 @@ static int slab_new(struct heap *h, enum pool pool, uint32_t class_number)
 }
 
 /* A block of a slab that has a free one. Its bytes are what they are. */
-static uint64_t block_take(struct heap *h, struct slab_list *list, uint64_t granule)
+static uint64_t block_take(struct heap *h, uint64_t granule)
 {
     struct slab *s = slab_edit(h, granule);
     assert(s->used < s->blocks);
@@ -170,29 +170,30 @@ static uint64_t block_take(struct heap *h, struct slab_list *list, uint64_t gran
     s->used++;
     h->room.blocks[s->pool][s->class]--;
     if (s->used == s->blocks) {
-        list_take(h, list, granule);
+        list_take(h, header_slabs_edit(h, (enum pool)s->pool, s->class), granule);
     }
     return slab_place(h, granule, s, block);
 }
 
 static int slab_alloc(struct heap *h, enum pool pool, uint32_t class_number, uint64_t *place)
 {
-    struct slab_list *list = &header_edit(h)->slabs[pool][class_number];
+    const struct slab_list *list = header_slabs(h, pool, class_number);
     if (list->head == 0) {
         int rv = slab_new(h, pool, class_number);
         if (rv != 0) {
             return rv;
         }
     }
-    *place = block_take(h, list, list->head - 1);
+    *place = block_take(h, list->head - 1);
     uint32_t size = class_bytes(class_number);
     memset(arena_write(&h->arena, block_address(h, *place), size), 0, size);
     return 0;
 }
 
-static void slab_release(struct heap *h, struct slab_list *list, uint64_t granule)
+static void slab_release(struct heap *h, uint64_t granule)
 {
     const struct slab *s = slab_get(h, granule);
+    struct slab_list *list = header_slabs_edit(h, (enum pool)s->pool, s->class);
     assert(s->used == 0);
     h->room.blocks[s->pool][s->class] -= s->blocks;
     list_take(h, list, granule);
@@ -209,7 +210,7 @@ static void slab_free(struct heap *h, enum pool pool, uint64_t place)
     assert(s->class == place_class(place));
     uint64_t offset = place_offset(place) - (granule << h->regions.granule_shift) - s->first;
     uint32_t block = (uint32_t)offset / class_bytes(s->class);
-    struct slab_list *list = &header_edit(h)->slabs[pool][s->class];
+    const struct slab_list *list = header_slabs(h, pool, s->class);
     uint64_t *word = word_edit(h, granule, block / 64);
     assert((*word >> (block & 63) & 1) != 0);
     *word &= ~((uint64_t)1 << (block & 63));
@@ -217,13 +218,13 @@ static void slab_free(struct heap *h, enum pool pool, uint64_t place)
         s->hint = (uint16_t)(block / 64);
     }
     if (s->used == s->blocks) {
-        list_append(h, list, granule);
+        list_append(h, header_slabs_edit(h, pool, s->class), granule);
     }
     s->used--;
     h->room.blocks[pool][s->class]++;
     /* One empty slab may stay, so that a class at its edge doesn't come and go. */
     if (s->used == 0 && list->partial > 1) {
-        slab_release(h, list, granule);
+        slab_release(h, granule);
     }
 }
 
@@ -240,15 +241,14 @@ void slab_new_small(struct heap *h, enum pool pool, uint32_t class_number)
 bool slab_alloc_elsewhere(struct heap *h, enum pool pool, uint32_t class_number, uint64_t granule,
                           uint64_t *place)
 {
-    struct slab_list *list = &header_edit(h)->slabs[pool][class_number];
-    uint32_t link = list->head;
+    uint32_t link = header_slabs(h, pool, class_number)->head;
     if (link == granule + 1) {
         link = slab_get(h, granule)->next;
     }
     if (link == 0) {
         return false;
     }
-    *place = block_take(h, list, link - 1);
+    *place = block_take(h, link - 1);
     struct heap_header *hd = header_edit(h);
     hd->block_count[pool]++;
     hd->block_bytes[pool] += class_bytes(class_number);
@@ -257,8 +257,7 @@ bool slab_alloc_elsewhere(struct heap *h, enum pool pool, uint32_t class_number,
 
 void slab_drop(struct heap *h, uint64_t granule)
 {
-    const struct slab *s = slab_get(h, granule);
-    slab_release(h, &header_edit(h)->slabs[s->pool][s->class], granule);
+    slab_release(h, granule);
 }
 
 uint64_t slab_free_blocks(struct heap *h, enum pool pool, uint32_t class_number)

@@ -41,11 +41,10 @@ static const struct slot_page *page_get(const struct heap *h, uint64_t page)
     return (const struct slot_page *)arena_at(&h->arena, frame_address(h, (uint64_t)frame));
 }
 
-/* A slot page is one page of the arena: marking its header marks every entry. */
-static uint64_t *entry_of(struct slot_page *p, uint64_t slot)
+static uint64_t *entry_edit(struct heap *h, const struct slot_page *p, uint64_t slot)
 {
-    static_assert(SLOTS_PER_PAGE * 8 == PAGE_BYTES, "a slot page is a page");
-    return (uint64_t *)(void *)p + slot % SLOTS_PER_PAGE;
+    uint64_t at = (uint64_t)((const uint8_t *)p - h->arena.base) + slot % SLOTS_PER_PAGE * 8;
+    return (uint64_t *)arena_write(&h->arena, at, sizeof(uint64_t));
 }
 
 uint64_t slot_get(const struct heap *h, uint64_t slot)
@@ -142,7 +141,7 @@ uint32_t slot_take(struct heap *h, uint64_t slot, enum slot_state state, uint64_
 {
     assert(state == SLOT_LIVE || state == SLOT_LEASED);
     struct slot_page *p = page_edit(h, slot / SLOTS_PER_PAGE);
-    uint64_t *entry = entry_of(p, slot);
+    uint64_t *entry = entry_edit(h, p, slot);
     assert(slot_word_state(*entry) == SLOT_FREE);
     uint32_t generation = 1;
     if (p->head != 0) {
@@ -166,7 +165,7 @@ static bool is_bound(uint64_t word)
 
 void slot_set(struct heap *h, uint64_t slot, enum slot_state state, uint64_t place)
 {
-    uint64_t *entry = entry_of(page_edit(h, slot / SLOTS_PER_PAGE), slot);
+    uint64_t *entry = entry_edit(h, page_get(h, slot / SLOTS_PER_PAGE), slot);
     assert(is_bound(*entry));
     *entry = slot_word(slot_word_generation(*entry), state, place);
     assert(is_bound(*entry));
@@ -207,7 +206,7 @@ void slot_release(struct heap *h, uint64_t slot)
 {
     uint64_t page = slot / SLOTS_PER_PAGE;
     struct slot_page *p = page_edit(h, page);
-    uint64_t *entry = entry_of(p, slot);
+    uint64_t *entry = entry_edit(h, p, slot);
     uint32_t generation = slot_word_generation(*entry);
     assert(is_bound(*entry));
     if (generation == SLOT_GENERATION_MAX) {

@@ -238,7 +238,7 @@ static int open_view(struct heap *heap, bool checkpoint, bool all, struct view *
         pageset_clear(&a->dirty, a->pages);
         a->dirty_count = 0;
     }
-    pageset_clear(&a->hot, a->pages);
+    arena_cool(a);
     view->epoch = ++a->epoch;
     a->views[a->view_count++] = view;
     *out = view;
@@ -344,7 +344,7 @@ static void hash_one(struct view *view, const struct view_hash *due)
                               : bytes == a->base + (due->page << PAGE_SHIFT) &&
                                     pageset_has(&a->present, due->page);
     if (same && pageset_has(&a->unhashed, due->page) && a->hash[due->page] == due->old &&
-        !pageset_has(&a->hot, due->page)) {
+        !arena_is_hot(a, due->page)) {
         a->digest += hash - due->old;
         a->hash[due->page] = hash;
         pageset_remove(&a->unhashed, due->page);

@@ -206,14 +206,18 @@ static void seal_pmem(struct memdisk *d)
     head.crc = image_crc(&head, sizeof head);
     memcpy(f->data, &head, sizeof head);
     for (uint64_t i = 0; i < 2; i++) {
-        uint8_t *at = f->data + IMAGE_BLOCK_BYTES + i * PM_HALF_BYTES;
-        struct pm_half half;
-        memcpy(&half, at, sizeof half);
-        if (half.bytes > 0 && half.bytes <= PM_HALF_BYTES - sizeof half) {
-            half.body_crc = crc32c(0, at + sizeof half, half.bytes);
+        uint8_t *half = f->data + IMAGE_BLOCK_BYTES + i * PM_HALF_BYTES;
+        struct pm_commit c;
+        for (uint64_t at = 0; at <= PM_HALF_BYTES - sizeof c;) {
+            memcpy(&c, half + at, sizeof c);
+            if (c.magic != PM_COMMIT_MAGIC || c.bytes > PM_HALF_BYTES - sizeof c - at) {
+                break;
+            }
+            c.body_crc = c.bytes == 0 ? 0 : crc32c(0, half + at + sizeof c, c.bytes);
+            c.crc = image_crc(&c, sizeof c);
+            memcpy(half + at, &c, sizeof c);
+            at += (sizeof c + c.bytes + 63) & ~(uint64_t)63;
         }
-        half.crc = image_crc(&half, sizeof half);
-        memcpy(at, &half, sizeof half);
     }
 }
 

@@ -13,7 +13,7 @@
 #include <sys/vfs.h>
 #include <unistd.h>
 
-#include "alloc/image_internal.h"
+#include "alloc/image_pmem.h"
 #include "alloc/survey.h"
 #include "base/env_uv.h"
 #include "heap_driver.h"
@@ -200,6 +200,81 @@ static void a_cut_at_any_fence_leaves_the_commit_before_or_after(void **state)
     }
 }
 
+/* Commits of all sizes up to that of a half, so that the journal turns: after few commits, when the
+ * other half is home only in part, or after many. */
+static void a_cut_at_any_fence_is_survived_when_the_journal_turns(void **state)
+{
+    (void)state;
+    enum { BIG = (4 << 20) - (128 << 10), OBJECTS = 40 };
+    char path[DIR_PATH_BYTES];
+    dir_path(&dir, "turn", path);
+    uint8_t *bytes = malloc(BIG);
+    assert_non_null(bytes);
+    uint32_t turns = 0;
+    for (long cut = 1; cut < 60; cut++) {
+        struct image *image = NULL;
+        struct heap *heap = NULL;
+        struct heap_opts opts = {.uid = UID, .heap_id = 3, .shard = 5, .bytes_max = 16 << 20};
+        uint64_t big = 0;
+        uint64_t small[OBJECTS] = {0};
+        uint64_t index = 0;
+        uint64_t digest[2] = {0};
+        assert_int_equal(open_image(path, &image, &heap, NULL), 0);
+        assert_int_equal(heap_create(&opts, &heap), 0);
+        heap_begin(heap, ++index, 1, 0);
+        assert_int_equal(heap_alloc(heap, 1, BIG, 0, slice_of(NULL, 0), &big), 0);
+        heap_end(heap);
+        power.lost = false;
+        power.left = cut;
+        power.seed = (uint64_t)cut;
+        image_pm_set_ops(&recorder);
+        while (!power.lost) {
+            heap_begin(heap, ++index, 1, 0);
+            uint64_t len = dice() % 4 == 0 ? BIG : 1 + dice() % (BIG / 8);
+            len = dice() % 3 == 0 ? len : 1 + len % 4096;
+            memset(bytes, (int)dice() & 255, len);
+            assert_int_equal(
+                heap_write(heap, index, big, dice() % (BIG - len + 1), slice_of(bytes, len)), 0);
+            for (uint32_t i = 0; i < 5; i++) {
+                uint64_t *at = &small[dice() % OBJECTS];
+                if (*at != 0) {
+                    assert_int_equal(heap_free_object(heap, index, *at), 0);
+                    *at = 0;
+                } else {
+                    assert_int_equal(
+                        heap_alloc(heap, index, 1 + dice() % 9000, 0, slice_of("abc", 1), at), 0);
+                }
+            }
+            heap_end(heap);
+            digest[0] = digest[1];
+            digest[1] = heap_digest(heap);
+            const struct image_pm *pm = image->pm;
+            uint64_t half = pm != NULL ? pm->half : 0;
+            assert_int_equal(image_commit(image, heap), 0);
+            turns += image->pm->half != half;
+            assert_true(pm == NULL || pm == image->pm); /* not a whole new file */
+            if (!power.lost && dice() % 8 == 0) {
+                settle(true); /* the home may have arrived, too */
+            }
+        }
+        uint64_t last = heap_index(heap);
+        image_close(image);
+        heap_free(heap);
+        image_pm_set_ops(NULL);
+        struct err_text e = {""};
+        if (open_image(path, &image, &heap, &e) != 0) {
+            fail_msg("cut %ld: %s", cut, e.text);
+        }
+        assert_true(heap_index(heap) == last || heap_index(heap) == last - 1);
+        assert_true(heap_digest(heap) == digest[heap_index(heap) == last]);
+        image_close(image);
+        heap_free(heap);
+        assert_int_equal(image_destroy(env, path), 0);
+    }
+    assert_true(turns > 100);
+    free(bytes);
+}
+
 /* The file is read as it is, also when the newest commit is only in the journal. */
 static void looking_replays_the_journal_in_memory(void **state)
 {
@@ -340,6 +415,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(commits_survive_reopening),
         cmocka_unit_test(a_cut_at_any_fence_leaves_the_commit_before_or_after),
+        cmocka_unit_test(a_cut_at_any_fence_is_survived_when_the_journal_turns),
         cmocka_unit_test(looking_replays_the_journal_in_memory),
         cmocka_unit_test(a_checkpoint_says_what_it_wrote),
         cmocka_unit_test(what_is_not_memory_is_refused),
