@@ -113,12 +113,22 @@ struct pm_commit {
 };
 static_assert(sizeof(struct pm_commit) == 64, "media format");
 
-/* Copy the `len` bytes that follow (a multiple of 8) to `offset` of the file. With PM_RECORD_ZERO
- * none follow, and the page at `offset` becomes zero: len is PAGE_BYTES. */
-struct pm_record {
-    uint64_t offset;
-    uint64_t len;
-};
-#define PM_RECORD_ZERO ((uint64_t)1 << 63)
+/* A record: offset in the file / 8 << 20 | bytes / 8, and the bytes, which go there. With 0 bytes
+ * the page at the offset becomes zero. */
+#define PM_RECORD_SHIFT 20
+static inline uint64_t pm_record(uint64_t offset, uint64_t len)
+{
+    return offset / 8 << PM_RECORD_SHIFT | len / 8;
+}
+static inline uint64_t pm_record_offset(uint64_t record)
+{
+    return (record >> PM_RECORD_SHIFT) * 8;
+}
+static inline uint64_t pm_record_len(uint64_t record)
+{
+    return (record & (((uint64_t)1 << PM_RECORD_SHIFT) - 1)) * 8;
+}
+static_assert(PM_HALF_BYTES / 8 < (uint64_t)1 << PM_RECORD_SHIFT,
+              "a record has room for its length");
 
 #endif

@@ -22,8 +22,8 @@
 #include "base/crc.h"
 #include "base/mem.h"
 
-/* More than the commits of a half can name: a page costs a record or a page of bytes. */
-#define PM_LINES_MAX (PM_HALF_BYTES / sizeof(struct pm_record))
+/* More than the commits of a half can name: each page costs a record. */
+#define PM_LINES_MAX (PM_HALF_BYTES / sizeof(uint64_t))
 
 static void pm_copy(void *to, const void *from, size_t len)
 {
@@ -37,6 +37,9 @@ void image_pm_set_ops(const struct image_pm_ops *replacement)
 {
     ops = replacement != NULL ? replacement : &real_ops;
 }
+
+/* Records of one page, at most: with the word of presence bits, a record for each run of lines. */
+#define PM_PAGE_BYTES_MAX (PAGE_BYTES + 40 * sizeof(uint64_t))
 
 void image_pm_layout(struct image_pm *pm, uint64_t bytes_max)
 {
@@ -99,15 +102,16 @@ int image_pm_start(struct image_pm *pm, const struct arena *arena, uint64_t half
     uint64_t masks = line_pages(pm) * sizeof(uint64_t);
     uint64_t lists = PM_LINES_MAX * sizeof(uint64_t);
     uint64_t presence = pm->pages_at - pm->presence_at;
+    uint64_t commit = PM_HALF_BYTES + 2 * PAGE_BYTES;
+    static_assert(PM_PAGE_BYTES_MAX + LINE_BYTES <= 2 * PAGE_BYTES, "room behind the end");
     /* Most of it is never touched. */
-    uint8_t *at =
-        mem_zalloc((size_t)(2 * masks + 2 * lists + presence + PAGE_BYTES + PM_HALF_BYTES));
+    uint8_t *at = mem_zalloc((size_t)(2 * masks + 2 * lists + presence + PAGE_BYTES + commit));
     if (at == NULL) {
         return ERR_NOMEM;
     }
     pm->memory = at;
     pm->commit = at;
-    at += PM_HALF_BYTES;
+    at += commit;
     pm->header = at;
     at += PAGE_BYTES;
     pm->present = (uint64_t *)(void *)at;
@@ -163,15 +167,12 @@ void image_pm_records_apply(struct image_pm *pm, const uint8_t *body, uint64_t b
 {
     static const uint8_t zeros[PAGE_BYTES];
     for (uint64_t at = 0; at < bytes;) {
-        struct pm_record r;
-        memcpy(&r, body + at, sizeof r);
+        uint64_t r = load_u64(body + at);
+        uint64_t len = pm_record_len(r);
         at += sizeof r;
-        if ((r.len & PM_RECORD_ZERO) != 0) {
-            ops->copy(pm->map + r.offset, zeros, r.len & ~PM_RECORD_ZERO);
-        } else {
-            ops->copy(pm->map + r.offset, body + at, r.len);
-            at += r.len;
-        }
+        ops->copy(pm->map + pm_record_offset(r), len == 0 ? zeros : body + at,
+                  len == 0 ? PAGE_BYTES : len);
+        at += len;
     }
 }
 
@@ -271,50 +272,32 @@ static void half_turn(struct image_pm *pm)
 /* ---- commit ---- */
 
 struct writer {
-    struct image_pm *pm;
-    uint8_t *at, *end;
-    struct pm_record *last; /* NULL: the next one can't be joined to it */
-    uint64_t word;          /* of the presence bits, the last one that was recorded */
-    bool full;
+    const struct image_pm *pm;
+    uint8_t *at;   /* there is room for a page, if end isn't reached */
+    uint64_t word; /* of the presence bits, the last one that was recorded */
 };
 
-static void record(struct writer *w, uint64_t offset, const void *bytes, uint64_t len)
+static void record(struct writer *w, uint64_t offset, const uint8_t *bytes, uint64_t len)
 {
-    if (len > (uint64_t)(w->end - w->at) || sizeof *w->last > (uint64_t)(w->end - w->at) - len) {
-        w->full = true;
-        return;
+    store_u64(w->at, pm_record(offset, len));
+    w->at += sizeof(uint64_t);
+    for (uint64_t i = 0; i < len; i += 8) {
+        store_u64(w->at + i, load_u64(bytes + i));
     }
-    if (w->last == NULL || w->last->offset + w->last->len != offset) {
-        w->last = (struct pm_record *)(void *)w->at;
-        w->last->offset = offset;
-        w->last->len = 0;
-        w->at += sizeof *w->last;
-    }
-    memcpy(w->at, bytes, len);
     w->at += len;
-    w->last->len += len;
-}
-
-static void record_zero(struct writer *w, uint64_t offset)
-{
-    struct pm_record r = {offset, PM_RECORD_ZERO | PAGE_BYTES};
-    if (sizeof r > (uint64_t)(w->end - w->at)) {
-        w->full = true;
-        return;
-    }
-    memcpy(w->at, &r, sizeof r);
-    w->at += sizeof r;
-    w->last = NULL;
 }
 
 static void record_lines(struct writer *w, uint64_t offset, const uint8_t *bytes, uint64_t mask)
 {
     uint32_t first = 0;
-    while (mask != 0) {
-        uint32_t count = run_of(mask, &first);
-        record(w, offset + first * LINE_BYTES, bytes + first * LINE_BYTES,
-               (uint64_t)count * LINE_BYTES);
-        mask &= ~run_mask(first, count);
+    for (uint32_t count = 0; mask != 0; mask &= ~run_mask(first, count)) {
+        count = run_of(mask, &first);
+        store_u64(w->at, pm_record(offset + first * LINE_BYTES, (uint64_t)count * LINE_BYTES));
+        w->at += sizeof(uint64_t);
+        for (uint32_t i = first; i < first + count; i++) {
+            memcpy(w->at, bytes + i * LINE_BYTES, LINE_BYTES);
+            w->at += LINE_BYTES;
+        }
     }
 }
 
@@ -338,21 +321,27 @@ static void record_header(struct writer *w, const uint8_t *bytes, uint64_t mask)
     const uint8_t *old = w->pm->header;
     for (; mask != 0; mask &= mask - 1) {
         uint32_t line = (uint32_t)__builtin_ctzll(mask) * LINE_BYTES;
-        for (uint32_t i = line; i < line + LINE_BYTES; i += 8) {
-            if (load_u64(old + i) != load_u64(bytes + i)) {
-                record(w, w->pm->pages_at + i, bytes + i, 8);
-            }
+        uint32_t differ = 0;
+        for (uint32_t i = 0; i < LINE_BYTES / 8; i++) {
+            uint64_t x = load_u64(old + line + i * 8) ^ load_u64(bytes + line + i * 8);
+            differ |= (uint32_t)(x != 0) << i;
+        }
+        uint32_t first = 0;
+        for (uint32_t count = 0; differ != 0; differ &= ~(uint32_t)run_mask(first, count)) {
+            count = run_of(differ, &first);
+            uint32_t at = line + first * 8;
+            record(w, w->pm->pages_at + at, bytes + at, (uint64_t)count * 8);
         }
     }
 }
 
-static void record_page(struct writer *w, const struct arena *a, uint64_t page)
+static inline void record_page(struct writer *w, const struct arena *a, uint64_t page)
 {
     const struct image_pm *pm = w->pm;
     uint64_t word = page / 64;
     if (pm->present[word] != a->present.words[word] && word != w->word) {
         w->word = word;
-        record(w, pm->presence_at + word * 8, &a->present.words[word], 8);
+        record(w, pm->presence_at + word * 8, (const uint8_t *)&a->present.words[word], 8);
     }
     if (!pageset_has(&a->present, page)) {
         return;
@@ -367,7 +356,8 @@ static void record_page(struct writer *w, const struct arena *a, uint64_t page)
     if (mask == PAGE_LINES_ALL) {
         uint64_t data = lines_of_data(bytes);
         if (__builtin_popcountll(data) < 32) {
-            record_zero(w, at);
+            store_u64(w->at, pm_record(at, 0));
+            w->at += sizeof(uint64_t);
             mask = data;
         }
     }
@@ -375,7 +365,7 @@ static void record_page(struct writer *w, const struct arena *a, uint64_t page)
 }
 
 /* The commit is in the current half: its lines have to go home some day. */
-static void note_page(struct image_pm *pm, const struct arena *a, uint64_t page)
+static inline void note_page(struct image_pm *pm, const struct arena *a, uint64_t page)
 {
     uint64_t word = page / 64;
     if (pm->present[word] != a->present.words[word]) {
@@ -395,17 +385,34 @@ static void note_page(struct image_pm *pm, const struct arena *a, uint64_t page)
     }
 }
 
-/* Pages that were written since the last commit, one by one. at: 0 at first. */
-static bool next_written(const struct arena *a, uint64_t *at, uint64_t *page)
+/* False: it is too much for a half. */
+static bool record_all(struct writer *w, const struct arena *a)
+{
+    const uint8_t *end = w->pm->commit + PM_HALF_BYTES;
+    if (a->touched_count <= ARENA_TOUCHED_MAX) {
+        for (uint32_t i = 0; i < a->touched_count && w->at <= end; i++) {
+            record_page(w, a, a->touched[i]);
+        }
+        return w->at <= end;
+    }
+    for (uint64_t p = 0; w->at <= end && (p = pageset_next(&a->dirty, p, a->pages)) < a->pages;
+         p++) {
+        record_page(w, a, p);
+    }
+    return w->at <= end;
+}
+
+static void note_all(struct image_pm *pm, const struct arena *a)
 {
     if (a->touched_count <= ARENA_TOUCHED_MAX) {
-        *page = *at < a->touched_count ? a->touched[*at] : a->pages;
-        *at += 1;
-    } else {
-        *page = pageset_next(&a->dirty, *at, a->pages);
-        *at = *page + 1;
+        for (uint32_t i = 0; i < a->touched_count; i++) {
+            note_page(pm, a, a->touched[i]);
+        }
+        return;
     }
-    return *page < a->pages;
+    for (uint64_t p = 0; (p = pageset_next(&a->dirty, p, a->pages)) < a->pages; p++) {
+        note_page(pm, a, p);
+    }
 }
 
 static void committed(struct image *image, struct heap *heap, uint64_t pages, uint64_t bytes)
@@ -435,16 +442,9 @@ int image_pm_commit(struct image *image, struct heap *heap)
         return image_pm_replace(image, heap);
     }
     struct pm_commit *head = (struct pm_commit *)(void *)pm->commit;
-    struct writer w = {.pm = pm,
-                       .at = pm->commit + sizeof *head,
-                       .end = pm->commit + PM_HALF_BYTES,
-                       .word = UINT64_MAX};
+    struct writer w = {.pm = pm, .at = pm->commit + sizeof *head, .word = UINT64_MAX};
     uint64_t pages = a->dirty_count;
-    uint64_t page = 0;
-    for (uint64_t at = 0; !w.full && next_written(a, &at, &page);) {
-        record_page(&w, a, page);
-    }
-    if (w.full) {
+    if (!record_all(&w, a)) {
         return image_pm_replace(image, heap);
     }
     uint64_t body = (uint64_t)(w.at - pm->commit) - sizeof *head;
@@ -455,12 +455,10 @@ int image_pm_commit(struct image *image, struct heap *heap)
     memset(w.at, 0, (size_t)(bytes - sizeof *head - body));
     commit_seal(head, image->super.sequence + 1, heap, body);
     ops->copy(pm->map + image_pm_half_at(pm->half) + pm->at, pm->commit, bytes);
+    pm->at += bytes;
+    note_all(pm, a); /* while the stores are on their way */
     ops->drain();
     pm->unfenced = false;
-    pm->at += bytes;
-    for (uint64_t at = 0; next_written(a, &at, &page);) {
-        note_page(pm, a, page);
-    }
     home_share(pm, a, bytes);
     committed(image, heap, pages, bytes);
     return 0;

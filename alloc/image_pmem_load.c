@@ -10,22 +10,23 @@
 
 static bool records_are_valid(const struct image_pm *pm, const uint8_t *body, uint64_t bytes)
 {
+    if (bytes % 8 != 0) {
+        return false;
+    }
     for (uint64_t at = 0; at < bytes;) {
-        struct pm_record r;
-        if (bytes - at < sizeof r) {
-            return false;
-        }
-        memcpy(&r, body + at, sizeof r);
+        uint64_t r = load_u64(body + at);
+        uint64_t offset = pm_record_offset(r);
+        uint64_t len = pm_record_len(r);
         at += sizeof r;
-        if (r.len == (PM_RECORD_ZERO | PAGE_BYTES) && r.offset >= pm->pages_at &&
-            r.offset % PAGE_BYTES == 0 && r.offset < pm->bytes) {
-            continue;
-        }
-        if (r.len == 0 || r.len % 8 != 0 || r.len > bytes - at || r.offset < pm->presence_at ||
-            r.offset % 8 != 0 || r.offset > pm->bytes || r.len > pm->bytes - r.offset) {
+        if (len > bytes - at || offset < pm->presence_at || offset > pm->bytes ||
+            len > pm->bytes - offset) {
             return false;
         }
-        at += r.len;
+        if (len == 0 && (offset < pm->pages_at ||
+                         offset % PAGE_BYTES != pm->pages_at % PAGE_BYTES || offset == pm->bytes)) {
+            return false;
+        }
+        at += len;
     }
     return true;
 }
@@ -307,19 +308,18 @@ static int look_patch(struct pm_look *l, uint64_t offset, const uint8_t *bytes, 
     return arena_load(l->arena, page, l->page);
 }
 
-/* One record: its presence bits (which come first), or what is in pages. */
-static int look_record(struct pm_look *l, const struct pm_record *r, const uint8_t *bytes)
+/* One record: its presence bits (which come first), or what is in pages. bytes NULL: zeros. */
+static int look_record(struct pm_look *l, uint64_t at, const uint8_t *bytes, uint64_t all)
 {
     static const uint8_t zeros[PAGE_BYTES];
-    uint64_t all = r->len & ~PM_RECORD_ZERO;
     for (uint64_t done = 0, len = 0; done < all; done += len) {
-        uint64_t offset = r->offset + done;
+        uint64_t offset = at + done;
         len = PAGE_BYTES - offset % PAGE_BYTES; /* all parts begin at a multiple */
         len = len < all - done ? len : all - done;
         if ((offset < l->pm->pages_at) != l->presence) {
             continue;
         }
-        int rv = look_patch(l, offset, r->len != all ? zeros : bytes + done, len);
+        int rv = look_patch(l, offset, bytes == NULL ? zeros : bytes + done, len);
         if (rv != 0) {
             return rv;
         }
@@ -330,14 +330,15 @@ static int look_record(struct pm_look *l, const struct pm_record *r, const uint8
 static int body_look(void *arg, const uint8_t *body, uint64_t bytes)
 {
     for (uint64_t at = 0; at < bytes;) {
-        struct pm_record r;
-        memcpy(&r, body + at, sizeof r);
+        uint64_t r = load_u64(body + at);
+        uint64_t len = pm_record_len(r);
         at += sizeof r;
-        int rv = look_record(arg, &r, body + at);
+        int rv = len == 0 ? look_record(arg, pm_record_offset(r), NULL, PAGE_BYTES)
+                          : look_record(arg, pm_record_offset(r), body + at, len);
         if (rv != 0) {
             return rv;
         }
-        at += (r.len & PM_RECORD_ZERO) != 0 ? 0 : r.len;
+        at += len;
     }
     return 0;
 }
