@@ -8,7 +8,10 @@
 #include "base/mem.h"
 
 #define CHUNK_SHIFT 20
-#define TRIM_PAGES  16 /* shorter runs keep their memory and are zeroed when used again */
+/* So much memory of absent pages is kept, to be zeroed or overwritten when it is used again: giving
+ * it back costs a system call, and a fault for each page later. */
+#define STALE_MIN   1024u /* pages */
+#define STALE_SHARE 8u    /* of those present */
 
 static uint64_t words_of(uint64_t pages)
 {
@@ -187,18 +190,21 @@ static void mark_changed(struct arena *a, uint64_t page)
     pageset_add(&a->unhashed, page);
 }
 
-/* An absent page whose memory has leftovers gets its zeroes. */
-static void wash(struct arena *a, uint64_t page)
+/* An absent page whose memory has leftovers gets its zeroes, unless all of it will be overwritten.
+ */
+static void wash(struct arena *a, uint64_t page, bool whole)
 {
     if (pageset_has(&a->stale, page)) {
         view_save(a, page);
-        memset(a->base + (page << PAGE_SHIFT), 0, PAGE_BYTES);
+        if (!whole) {
+            memset(a->base + (page << PAGE_SHIFT), 0, PAGE_BYTES);
+        }
         pageset_remove(&a->stale, page);
         a->stale_count--;
     }
 }
 
-void arena_touch(struct arena *a, uint64_t page, uint64_t lines)
+static void touch(struct arena *a, uint64_t page, uint64_t lines, bool whole)
 {
     assert(page < a->pages);
     if (arena_is_hot(a, page)) {
@@ -211,7 +217,7 @@ void arena_touch(struct arena *a, uint64_t page, uint64_t lines)
     if (pageset_has(&a->present, page)) {
         view_save(a, page);
     } else {
-        wash(a, page);
+        wash(a, page, whole);
         pageset_add(&a->present, page);
         a->present_count++;
         lines = PAGE_LINES_ALL; /* what was there before isn't any more */
@@ -220,7 +226,12 @@ void arena_touch(struct arena *a, uint64_t page, uint64_t lines)
     a->lines[page] = lines;
 }
 
-void arena_touch_range(struct arena *a, uint64_t address, uint64_t len)
+void arena_touch(struct arena *a, uint64_t page, uint64_t lines)
+{
+    touch(a, page, lines, false);
+}
+
+static void touch_range(struct arena *a, uint64_t address, uint64_t len, bool whole)
 {
     for (uint64_t end = address + len; address < end;) {
         uint64_t page = address >> PAGE_SHIFT;
@@ -228,10 +239,21 @@ void arena_touch_range(struct arena *a, uint64_t address, uint64_t len)
         stop = stop < end ? stop : end;
         uint64_t lines = arena_lines(address, stop - address);
         if ((lines & ~a->lines[page]) != 0) {
-            arena_touch(a, page, lines);
+            touch(a, page, lines, whole && stop - address == PAGE_BYTES);
         }
         address = stop;
     }
+}
+
+void arena_touch_range(struct arena *a, uint64_t address, uint64_t len)
+{
+    touch_range(a, address, len, false);
+}
+
+void *arena_overwrite(struct arena *a, uint64_t address, uint64_t len)
+{
+    touch_range(a, address, len, true);
+    return a->base + address;
 }
 
 void arena_cool(struct arena *a)
@@ -282,7 +304,7 @@ void arena_clean(struct arena *a, uint64_t address, uint64_t len)
     }
     uint64_t last = (address + len - 1) >> PAGE_SHIFT;
     for (uint64_t page = address >> PAGE_SHIFT; page <= last; page++) {
-        wash(a, page);
+        wash(a, page, false);
     }
 }
 
@@ -300,6 +322,28 @@ void arena_zero(struct arena *a, uint64_t address, uint64_t len)
     }
 }
 
+/* Gives memory of about so many absent pages back. No view may still look at it. */
+static void trim(struct arena *a, uint64_t pages)
+{
+    uint64_t given = 0;
+    while (given < pages && a->stale_count != 0) {
+        uint64_t page = pageset_next(&a->stale, a->trim_at, a->pages);
+        if (page == a->pages) {
+            a->trim_at = 0;
+            continue;
+        }
+        uint64_t end = page;
+        for (; end < a->pages && end - page < pages && pageset_has(&a->stale, end); end++) {
+            pageset_remove(&a->stale, end);
+        }
+        (void)madvise(a->base + (page << PAGE_SHIFT), (size_t)((end - page) << PAGE_SHIFT),
+                      MADV_DONTNEED);
+        a->stale_count -= end - page;
+        given += end - page;
+        a->trim_at = end;
+    }
+}
+
 void arena_drop(struct arena *a, uint64_t page, uint64_t count)
 {
     for (uint64_t p = page; p < page + count; p++) {
@@ -313,15 +357,8 @@ void arena_drop(struct arena *a, uint64_t page, uint64_t count)
         pageset_add(&a->stale, p);
         a->stale_count++;
     }
-    /* Memory goes back only while no view may still look at it. */
-    if (count >= TRIM_PAGES && a->view_count == 0) {
-        (void)madvise(a->base + (page << PAGE_SHIFT), (size_t)(count << PAGE_SHIFT), MADV_DONTNEED);
-        for (uint64_t p = page; p < page + count; p++) {
-            if (pageset_has(&a->stale, p)) {
-                pageset_remove(&a->stale, p);
-                a->stale_count--;
-            }
-        }
+    if (a->stale_count > STALE_MIN + a->present_count / STALE_SHARE && a->view_count == 0) {
+        trim(a, 2 * count);
     }
 }
 

@@ -68,6 +68,7 @@ struct arena {
     uint64_t touched[ARENA_TOUCHED_MAX];
     uint64_t digest;
     uint64_t present_count, dirty_count, stale_count;
+    uint64_t trim_at; /* where arena_drop() goes on giving memory back */
 
     struct view *views[VIEWS_MAX]; /* oldest first */
     uint32_t view_count;
@@ -127,6 +128,17 @@ static inline void *arena_write(struct arena *a, uint64_t address, uint64_t len)
     }
     return a->base + address;
 }
+/* The same for what doesn't reach beyond the 64-byte line at `address`. */
+static inline void *arena_write_line(struct arena *a, uint64_t address)
+{
+    uint64_t page = address >> PAGE_SHIFT;
+    if ((a->lines[page] >> (address >> LINE_SHIFT & 63) & 1) == 0) {
+        arena_touch(a, page, (uint64_t)1 << (address >> LINE_SHIFT & 63));
+    }
+    return a->base + address;
+}
+/* The same for a caller that writes all of it: whole pages aren't zeroed first. */
+void *arena_overwrite(struct arena *a, uint64_t address, uint64_t len);
 /* Zeroes the part of [address, address + len) that lies in present pages. */
 void arena_zero(struct arena *a, uint64_t address, uint64_t len);
 /* The pages become absent. */
