@@ -7,7 +7,7 @@
 
 /* ---- granule maps ---- */
 
-static struct granules granules_at(const struct check *c, uint64_t word)
+static struct granules checked_granules(const struct check *c, uint64_t word)
 {
     struct granules g;
     memcpy(&g, check_look(c, c->h->regions.granules_at + word * sizeof g), sizeof g);
@@ -21,12 +21,13 @@ static uint64_t words_of(const struct check *c)
 
 static bool is_start(const struct check *c, uint64_t granule)
 {
-    return granule < c->granules && (granules_at(c, granule / 64).start >> (granule & 63) & 1) != 0;
+    return granule < c->granules &&
+           (checked_granules(c, granule / 64).start >> (granule & 63) & 1) != 0;
 }
 
 static bool is_object(const struct check *c, uint64_t granule)
 {
-    return (granules_at(c, granule / 64).used >> (granule & 63) & 1) != 0;
+    return (checked_granules(c, granule / 64).used >> (granule & 63) & 1) != 0;
 }
 
 /* First granule from `from` on that starts an extent; c->granules: none. */
@@ -34,7 +35,7 @@ static uint64_t next_start(const struct check *c, uint64_t from)
 {
     uint64_t mask = ~(uint64_t)0 << (from & 63);
     for (uint64_t word = from / 64; word < words_of(c); word++) {
-        uint64_t bits = granules_at(c, word).start & mask;
+        uint64_t bits = checked_granules(c, word).start & mask;
         if (bits != 0) {
             uint64_t granule = word * 64 + (uint64_t)__builtin_ctzll(bits);
             return granule < c->granules ? granule : c->granules;
@@ -50,7 +51,7 @@ static uint64_t extent_len(const struct check *c, uint64_t granule)
     uint64_t from = granule + 1;
     uint64_t mask = ~(uint64_t)0 << (from & 63);
     for (uint64_t word = from / 64; word < words_of(c); word++) {
-        struct granules g = granules_at(c, word);
+        struct granules g = checked_granules(c, word);
         uint64_t ends = ~(g.used & ~g.start) & mask;
         if (ends != 0) {
             uint64_t end = word * 64 + (uint64_t)__builtin_ctzll(ends);
@@ -66,7 +67,7 @@ static bool extent_start(const struct check *c, uint64_t granule, uint64_t reach
 {
     uint64_t mask = ~(uint64_t)0 >> (63 - (granule & 63));
     for (uint64_t word = granule / 64;; word--) {
-        struct granules g = granules_at(c, word);
+        struct granules g = checked_granules(c, word);
         uint64_t ends = ~(g.used & ~g.start) & mask; /* starts, and what is free */
         if (ends != 0) {
             uint64_t bit = 63 - (uint64_t)__builtin_clzll(ends);
@@ -85,7 +86,7 @@ static void check_bits(struct check *c)
     uint64_t used = 0;
     uint64_t before = 0; /* is the last granule of the word before used? */
     for (uint64_t word = 0; word < words_of(c) && !c->stop; word++) {
-        struct granules g = granules_at(c, word);
+        struct granules g = checked_granules(c, word);
         uint64_t in_word = c->granules - word * 64;
         uint64_t beyond = in_word >= 64 ? 0 : ~(uint64_t)0 << in_word;
         uint64_t taken = g.used | g.start;
@@ -129,7 +130,7 @@ static void check_free_pages(struct check *c)
     for (uint64_t page = first; (page = pageset_next(&a->present, page, a->pages)) < end; page++) {
         uint64_t granule = ((page - first) << PAGE_SHIFT) >> shift;
         uint64_t count = shift >= PAGE_SHIFT ? 1 : (uint64_t)1 << (PAGE_SHIFT - shift);
-        struct granules g = granules_at(c, granule / 64);
+        struct granules g = checked_granules(c, granule / 64);
         if (((g.used | g.start) >> (granule & 63) & (((uint64_t)1 << count) - 1)) == 0) {
             check_damage(c, "page-free", "page %" PRIu64 " is present, but nothing uses it", page);
         }

@@ -115,8 +115,22 @@ uint64_t extent_next(const struct heap *h, uint64_t from);
 uint64_t extent_next_internal(const struct heap *h, uint64_t from);
 /* Last used extent that starts before `end`; UINT64_MAX when there is none. */
 uint64_t extent_last_before(const struct heap *h, uint64_t end);
+static inline const struct granules *granules_at(const struct heap *h, uint64_t word)
+{
+    return (const struct granules *)arena_at(&h->arena, h->regions.granules_at +
+                                                            word * sizeof(struct granules));
+}
 /* The used extent that holds this granule, which is used. */
-uint64_t extent_of(const struct heap *h, uint64_t granule);
+static inline uint64_t extent_of(const struct heap *h, uint64_t granule)
+{
+    uint64_t w = granule / 64;
+    uint64_t starts = granules_at(h, w)->start & (~(uint64_t)0 >> (63 - (granule & 63)));
+    while (starts == 0) {
+        assert(w > 0);
+        starts = granules_at(h, --w)->start;
+    }
+    return w * 64 + 63 - (uint64_t)__builtin_clzll(starts);
+}
 uint64_t space_granules(const struct heap *h); /* of the data as it is */
 uint64_t space_used_between(const struct heap *h, uint64_t from, uint64_t to);
 uint64_t space_largest_free(const struct heap *h); /* granules, without what could be grown */
@@ -133,8 +147,28 @@ uint64_t space_trim(struct heap *h, uint64_t bytes);
 
 /* ---- slab.c: blocks -------------------------------------------------------------------------- */
 
-uint32_t class_of(uint64_t bytes); /* bytes <= SLAB_BLOCK_BYTES_MAX */
-uint32_t class_bytes(uint32_t class_number);
+extern const uint16_t slab_sizes[SLAB_CLASSES];
+static inline uint32_t class_of(uint64_t bytes)
+{
+    assert(bytes <= SLAB_BLOCK_BYTES_MAX);
+    if (bytes <= 32) {
+        return 0;
+    }
+    if (bytes <= 128) {
+        return (uint32_t)((bytes + 15) / 16 - 2);
+    }
+    uint32_t n = (uint32_t)bytes - 1;
+    uint32_t log = 31 - (uint32_t)__builtin_clz(n);
+    if (bytes <= 1024) {
+        return 7 + (log - 7) * 8 + ((n >> (log - 3)) & 7);
+    }
+    return 31 + (log - 10) * 4 + ((n >> (log - 2)) & 3);
+}
+static inline uint32_t class_bytes(uint32_t class_number)
+{
+    assert(class_number < SLAB_CLASSES);
+    return slab_sizes[class_number];
+}
 /* Blocks that fit in a slab and where the first is. */
 uint32_t slab_shape(uint64_t slab_bytes, uint32_t class_number, uint32_t *first);
 
@@ -167,8 +201,16 @@ static inline uint64_t block_address(const struct heap *h, uint64_t place)
 /* A block of at least `bytes`; slab blocks are zeroed, extents read as zero. ERR_NOSPACE,
  * ERR_NOMEM. */
 int block_alloc(struct heap *h, enum pool pool, uint64_t bytes, uint64_t *place);
+/* The same from a slab, with bytes that are what they are. bytes <= SLAB_BLOCK_BYTES_MAX. */
+int block_alloc_small(struct heap *h, enum pool pool, uint64_t bytes, uint64_t *place);
 void block_free(struct heap *h, enum pool pool, uint64_t place);
-uint64_t block_bytes(const struct heap *h, uint64_t place);
+static inline uint64_t block_bytes(const struct heap *h, uint64_t place)
+{
+    uint32_t class_number = place_class(place);
+    return class_number != PLACE_NO_CLASS
+               ? class_bytes(class_number)
+               : extent_granules(h, place_granule(h, place)) << h->regions.granule_shift;
+}
 /* Could the block hold so many bytes where it is (in its class, or as an extent that can be
  * resized)? Does it, and keeps the counters. Bytes gained read as zero. */
 bool block_resize(struct heap *h, enum pool pool, uint64_t place, uint64_t bytes);
@@ -219,9 +261,28 @@ static inline uint64_t slot_word(uint32_t generation, enum slot_state state, uin
     return generation | (uint64_t)state << 14 | place << (14 + SLOT_STATE_BITS);
 }
 /* Frame of a slot page, or -1 when the page never was or has left the table. */
-int64_t slot_frame(const struct heap *h, uint64_t page);
+static inline int64_t slot_frame(const struct heap *h, uint64_t page)
+{
+    if (page >= header(h)->slot_pages) {
+        return -1;
+    }
+    return (int64_t) * (const uint32_t *)arena_at(&h->arena, h->regions.directory_at + page * 4) -
+           1;
+}
+static inline uint64_t slot_frame_address(const struct heap *h, uint64_t frame)
+{
+    return h->regions.frames_at + frame * PAGE_BYTES;
+}
 /* The entry, 0 when there is none. */
-uint64_t slot_get(const struct heap *h, uint64_t slot);
+static inline uint64_t slot_get(const struct heap *h, uint64_t slot)
+{
+    int64_t frame = slot_frame(h, slot / SLOTS_PER_PAGE);
+    if (frame < 0 || slot % SLOTS_PER_PAGE < SLOT_FIRST) {
+        return 0;
+    }
+    return *(const uint64_t *)arena_at(&h->arena, slot_frame_address(h, (uint64_t)frame) +
+                                                      slot % SLOTS_PER_PAGE * 8);
+}
 /* Makes sure that the next slot_take() succeeds. ERR_NOSPACE, ERR_NOMEM. */
 int slot_prepare(struct heap *h, uint64_t *slot);
 /* Binds the slot that slot_prepare() named, as LIVE or LEASED. Returns its generation. */
@@ -305,7 +366,11 @@ int undo_open(struct heap *h);
 /* One slab of such a class stays, empty or not. */
 bool undo_needs_class(const struct heap *h, enum pool pool, uint32_t class_number);
 /* Does a change of this version leave a record? */
-bool undo_is_kept(const struct heap *h, uint64_t version);
+static inline bool undo_is_kept(const struct heap *h, uint64_t version)
+{
+    const struct heap_header *hd = header(h);
+    return hd->retention_ms != 0 && version > hd->safepoint;
+}
 /* Records what is about to change in the object at `place`; must come before the change. Bytes
  * [offset, offset + len) of its payload are kept. ERR_NOSPACE, ERR_NOMEM: nothing happened. */
 int undo_push(struct heap *h, uint64_t version, uint64_t place, enum undo_kind kind,

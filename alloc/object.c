@@ -44,25 +44,32 @@ void object_decode(const struct heap *h, uint64_t place, struct object_view *out
     out->payload = address + out->head;
 }
 
-void object_set_header(struct heap *h, uint64_t place, const struct object_shape *shape,
-                       const struct object_view *o)
+static inline void header_put(void *at, uint64_t block, const struct object_shape *shape,
+                              const struct object_view *o)
 {
-    struct object_header *head = arena_write(&h->arena, block_address(h, place), shape->head);
+    struct object_header *head = at;
     uint64_t flags = (o->flags & OBJECT_HISTORY) | (shape->table ? OBJECT_TABLE : 0);
     head->version = o->version;
     head->word = o->slot | flags << OBJECT_FLAGS_SHIFT;
     if (shape->head == sizeof *head) {
-        uint64_t slack = block_bytes(h, place) - shape->bytes;
+        uint64_t slack = block - shape->bytes;
         assert(slack <= OBJECT_SLACK_MAX);
         assert(o->type < OBJECT_NARROW_TYPES);
         head->word |= slack << OBJECT_SLACK_SHIFT | (uint64_t)o->type << OBJECT_TYPE_SHIFT;
         return;
     }
-    struct object_header_wide *wide = (struct object_header_wide *)head;
+    struct object_header_wide *wide = at;
     head->word |= OBJECT_WIDE;
     wide->size = (uint32_t)o->size;
     wide->type = o->type;
     wide->reserved = 0;
+}
+
+void object_set_header(struct heap *h, uint64_t place, const struct object_shape *shape,
+                       const struct object_view *o)
+{
+    header_put(arena_write(&h->arena, block_address(h, place), shape->head),
+               shape->head == sizeof(struct object_header) ? block_bytes(h, place) : 0, shape, o);
 }
 
 void object_set_flag(struct heap *h, uint64_t place, enum object_flag flag, bool on)
@@ -75,7 +82,8 @@ void object_set_flag(struct heap *h, uint64_t place, enum object_flag flag, bool
 
 static void object_set_version(struct heap *h, uint64_t place, uint64_t version)
 {
-    struct object_header *head = arena_write(&h->arena, block_address(h, place), sizeof *head);
+    static_assert(PLACE_UNIT % sizeof(struct object_header) == 0, "within a line");
+    struct object_header *head = arena_write_line(&h->arena, block_address(h, place));
     head->version = version;
 }
 
@@ -201,7 +209,7 @@ void object_put_bytes(struct heap *h, const struct object_view *o, uint64_t offs
         uint64_t address = 0;
         uint64_t part = object_part(h, o, offset, &address);
         part = part < len ? part : len;
-        memcpy(arena_write(&h->arena, address, part), from, part);
+        memcpy(arena_overwrite(&h->arena, address, part), from, part);
         from += part;
         offset += part;
         len -= part;
@@ -253,17 +261,22 @@ int object_build(struct heap *h, const struct object_view *o, uint64_t *place)
     return rv;
 }
 
+static inline void drop(struct heap *h, uint64_t place, const struct object_view *o)
+{
+    if ((o->flags & OBJECT_TABLE) != 0) {
+        uint64_t chunks = object_chunks(o->size);
+        for (uint64_t i = 0; i < chunks; i++) {
+            chunk_drop(h, object_chunk_at(h, o, i));
+        }
+    }
+    block_free(h, POOL_OBJECTS, place);
+}
+
 void object_drop(struct heap *h, uint64_t place)
 {
     struct object_view o;
     object_decode(h, place, &o);
-    if ((o.flags & OBJECT_TABLE) != 0) {
-        uint64_t chunks = object_chunks(o.size);
-        for (uint64_t i = 0; i < chunks; i++) {
-            chunk_drop(h, object_chunk_at(h, &o, i));
-        }
-    }
-    block_free(h, POOL_OBJECTS, place);
+    drop(h, place, &o);
 }
 
 static int check_size(uint64_t size, struct slice init)
@@ -274,12 +287,47 @@ static int check_size(uint64_t size, struct slice init)
     return size > OBJECT_BYTES_MAX ? ERR_TOOBIG : 0;
 }
 
+/* An object in a slab: each byte of the block is written once. */
+static int build_small(struct heap *h, const struct object_view *o,
+                       const struct object_shape *shape, struct slice init, uint64_t *place)
+{
+    int rv = block_alloc_small(h, POOL_OBJECTS, shape->bytes, place);
+    if (rv != 0) {
+        return rv;
+    }
+    uint64_t block = class_bytes(place_class(*place));
+    uint8_t *at = arena_write(&h->arena, block_address(h, *place), block);
+    header_put(at, block, shape, o);
+    if (init.len > 0) {
+        memcpy(at + shape->head, init.data, init.len);
+    }
+    uint64_t filled = shape->head + init.len;
+    if (filled < block) {
+        memset(at + filled, 0, block - filled);
+    }
+    return 0;
+}
+
+static int build_filled(struct heap *h, struct object_view *o, struct slice init, uint64_t *place)
+{
+    struct object_shape shape = object_shape_of(o->size, o->type);
+    if (shape.bytes <= SLAB_BLOCK_BYTES_MAX && !shape.table && o->size <= header(h)->bytes_max) {
+        return build_small(h, o, &shape, init, place);
+    }
+    int rv = object_build(h, o, place);
+    if (rv == 0 && init.len > 0) {
+        object_decode(h, *place, o);
+        object_put_bytes(h, o, 0, init.data, init.len);
+    }
+    return rv;
+}
+
 /* All of an allocation but the slot. */
 static int object_create(struct heap *h, uint64_t version, uint64_t slot, uint64_t size,
                          uint32_t type, struct slice init, uint64_t *place)
 {
     struct object_view o = {.size = size, .version = version, .slot = slot, .type = type};
-    int rv = object_build(h, &o, place);
+    int rv = build_filled(h, &o, init, place);
     if (rv != 0) {
         return rv;
     }
@@ -289,10 +337,6 @@ static int object_create(struct heap *h, uint64_t version, uint64_t slot, uint64
             object_drop(h, *place);
             return rv;
         }
-    }
-    if (init.len > 0) {
-        object_decode(h, *place, &o);
-        object_put_bytes(h, &o, 0, init.data, init.len);
     }
     struct heap_header *hd = header_edit(h);
     hd->object_count++;
@@ -343,6 +387,10 @@ int heap_free_object(struct heap *heap, uint64_t version, uint64_t ptr)
     if (rv != 0) {
         return rv;
     }
+    /* Both are likely to be far away: ask for the slab before the object is read. */
+    if (place_class(place) != PLACE_NO_CLASS) {
+        __builtin_prefetch(slab_get(heap, slab_of(heap, place)));
+    }
     struct object_view o;
     object_decode(heap, place, &o);
     /* An object with records outlives its free also when this one needn't be recorded: they name
@@ -357,7 +405,7 @@ int heap_free_object(struct heap *heap, uint64_t version, uint64_t ptr)
         slot_set(heap, o.slot, SLOT_DEAD, place);
     } else {
         slot_release(heap, o.slot);
-        object_drop(heap, place);
+        drop(heap, place, &o);
     }
     struct heap_header *hd = header_edit(heap);
     hd->object_count--;

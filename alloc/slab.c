@@ -4,34 +4,11 @@
 #include "alloc/engine.h"
 
 /* 32..128 in steps of 16, then 8 per doubling to 1 KiB, then 4 per doubling to 4 KiB. */
-static const uint16_t sizes[SLAB_CLASSES] = {
+const uint16_t slab_sizes[SLAB_CLASSES] = {
     32,  48,  64,  80,  96,   112,  128,  144,  160,  176,  192,  208,  224,
     240, 256, 288, 320, 352,  384,  416,  448,  480,  512,  576,  640,  704,
     768, 832, 896, 960, 1024, 1280, 1536, 1792, 2048, 2560, 3072, 3584, 4096,
 };
-
-uint32_t class_bytes(uint32_t class_number)
-{
-    assert(class_number < SLAB_CLASSES);
-    return sizes[class_number];
-}
-
-uint32_t class_of(uint64_t bytes)
-{
-    assert(bytes <= SLAB_BLOCK_BYTES_MAX);
-    if (bytes <= 32) {
-        return 0;
-    }
-    if (bytes <= 128) {
-        return (uint32_t)((bytes + 15) / 16 - 2);
-    }
-    uint32_t n = (uint32_t)bytes - 1;
-    uint32_t log = 31 - (uint32_t)__builtin_clz(n);
-    if (bytes <= 1024) {
-        return 7 + (log - 7) * 8 + ((n >> (log - 3)) & 7);
-    }
-    return 31 + (log - 10) * 4 + ((n >> (log - 2)) & 3);
-}
 
 uint32_t slab_shape(uint64_t slab_bytes, uint32_t class_number, uint32_t *first)
 {
@@ -52,13 +29,14 @@ uint32_t slab_shape(uint64_t slab_bytes, uint32_t class_number, uint32_t *first)
 /* The header only; the bitmap's word is marked by who changes it. */
 static struct slab *slab_edit(struct heap *h, uint64_t granule)
 {
-    return (struct slab *)arena_write(&h->arena, granule_address(h, granule), sizeof(struct slab));
+    static_assert(sizeof(struct slab) <= LINE_BYTES, "a granule begins with a line");
+    return (struct slab *)arena_write_line(&h->arena, granule_address(h, granule));
 }
 
 static uint64_t *word_edit(struct heap *h, uint64_t granule, uint32_t word)
 {
     uint64_t at = granule_address(h, granule) + sizeof(struct slab) + word * sizeof(uint64_t);
-    return (uint64_t *)arena_write(&h->arena, at, sizeof(uint64_t));
+    return (uint64_t *)arena_write_line(&h->arena, at);
 }
 
 uint64_t slab_of(const struct heap *h, uint64_t place)
@@ -185,8 +163,6 @@ static int slab_alloc(struct heap *h, enum pool pool, uint32_t class_number, uin
         }
     }
     *place = block_take(h, list->head - 1);
-    uint32_t size = class_bytes(class_number);
-    memset(arena_write(&h->arena, block_address(h, *place), size), 0, size);
     return 0;
 }
 
@@ -296,26 +272,41 @@ bool slab_block_next(const struct heap *h, uint64_t granule, uint32_t from, uint
 
 /* ---- blocks of any size ---- */
 
+static void count_block(struct heap *h, enum pool pool, uint64_t bytes)
+{
+    struct heap_header *hd = header_edit(h);
+    hd->block_count[pool]++;
+    hd->block_bytes[pool] += bytes;
+}
+
+int block_alloc_small(struct heap *h, enum pool pool, uint64_t bytes, uint64_t *place)
+{
+    uint32_t class_number = class_of(bytes);
+    *place = 0;
+    int rv = slab_alloc(h, pool, class_number, place);
+    if (rv == 0) {
+        count_block(h, pool, class_bytes(class_number));
+    }
+    return rv;
+}
+
 int block_alloc(struct heap *h, enum pool pool, uint64_t bytes, uint64_t *place)
 {
-    int rv = 0;
-    uint64_t got = 0;
-    *place = 0;
     if (bytes <= SLAB_BLOCK_BYTES_MAX) {
-        uint32_t class_number = class_of(bytes);
-        rv = slab_alloc(h, pool, class_number, place);
-        got = class_bytes(class_number);
-    } else {
-        uint64_t granule = 0;
-        uint32_t shift = h->regions.granule_shift;
-        rv = extent_alloc(h, pool == POOL_OBJECTS, bytes, &granule);
-        *place = rv == 0 ? place_make(granule << shift, PLACE_NO_CLASS) : 0;
-        got = (bytes + ((uint64_t)1 << shift) - 1) >> shift << shift;
+        int rv = block_alloc_small(h, pool, bytes, place);
+        if (rv == 0) {
+            uint64_t size = class_bytes(place_class(*place));
+            memset(arena_write(&h->arena, block_address(h, *place), size), 0, size);
+        }
+        return rv;
     }
+    *place = 0;
+    uint64_t granule = 0;
+    uint32_t shift = h->regions.granule_shift;
+    int rv = extent_alloc(h, pool == POOL_OBJECTS, bytes, &granule);
     if (rv == 0) {
-        struct heap_header *hd = header_edit(h);
-        hd->block_count[pool]++;
-        hd->block_bytes[pool] += got;
+        *place = place_make(granule << shift, PLACE_NO_CLASS);
+        count_block(h, pool, (bytes + ((uint64_t)1 << shift) - 1) >> shift << shift);
     }
     return rv;
 }
@@ -331,15 +322,6 @@ void block_free(struct heap *h, enum pool pool, uint64_t place)
         assert(extent_is_object(h, place_granule(h, place)) == (pool == POOL_OBJECTS));
         extent_free(h, place_granule(h, place));
     }
-}
-
-uint64_t block_bytes(const struct heap *h, uint64_t place)
-{
-    uint32_t class_number = place_class(place);
-    if (class_number != PLACE_NO_CLASS) {
-        return class_bytes(class_number);
-    }
-    return extent_granules(h, place_granule(h, place)) << h->regions.granule_shift;
 }
 
 bool block_resize(struct heap *h, enum pool pool, uint64_t place, uint64_t bytes)

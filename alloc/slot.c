@@ -8,53 +8,24 @@
 #define SLOTS_USABLE (SLOTS_PER_PAGE - SLOT_FIRST)
 #define NEXT_MASK    (SLOT_PAGE_QUEUED - 1)
 
-static const uint32_t *directory(const struct heap *h, uint64_t page)
-{
-    return (const uint32_t *)arena_at(&h->arena, h->regions.directory_at + page * 4);
-}
-
-int64_t slot_frame(const struct heap *h, uint64_t page)
-{
-    if (page >= header(h)->slot_pages) {
-        return -1;
-    }
-    return (int64_t)*directory(h, page) - 1;
-}
-
-static uint64_t frame_address(const struct heap *h, uint64_t frame)
-{
-    return h->regions.frames_at + frame * PAGE_BYTES;
-}
-
-static struct slot_page *page_edit(struct heap *h, uint64_t page)
+static inline struct slot_page *page_edit(struct heap *h, uint64_t page)
 {
     int64_t frame = slot_frame(h, page);
     assert(frame >= 0);
-    return (struct slot_page *)arena_write(&h->arena, frame_address(h, (uint64_t)frame),
-                                           sizeof(struct slot_page));
+    return (struct slot_page *)arena_write_line(&h->arena, slot_frame_address(h, (uint64_t)frame));
 }
 
-static const struct slot_page *page_get(const struct heap *h, uint64_t page)
+static inline const struct slot_page *page_get(const struct heap *h, uint64_t page)
 {
     int64_t frame = slot_frame(h, page);
     assert(frame >= 0);
-    return (const struct slot_page *)arena_at(&h->arena, frame_address(h, (uint64_t)frame));
+    return (const struct slot_page *)arena_at(&h->arena, slot_frame_address(h, (uint64_t)frame));
 }
 
-static uint64_t *entry_edit(struct heap *h, const struct slot_page *p, uint64_t slot)
+static inline uint64_t *entry_edit(struct heap *h, const struct slot_page *p, uint64_t slot)
 {
     uint64_t at = (uint64_t)((const uint8_t *)p - h->arena.base) + slot % SLOTS_PER_PAGE * 8;
-    return (uint64_t *)arena_write(&h->arena, at, sizeof(uint64_t));
-}
-
-uint64_t slot_get(const struct heap *h, uint64_t slot)
-{
-    int64_t frame = slot_frame(h, slot / SLOTS_PER_PAGE);
-    if (frame < 0 || slot % SLOTS_PER_PAGE < SLOT_FIRST) {
-        return 0;
-    }
-    return *(const uint64_t *)arena_at(&h->arena, frame_address(h, (uint64_t)frame) +
-                                                      slot % SLOTS_PER_PAGE * 8);
+    return (uint64_t *)arena_write_line(&h->arena, at);
 }
 
 /* A page that takes 510 slots into use: a frame, and with every 1024th a page of the directory. */
@@ -74,8 +45,8 @@ static int page_new(struct heap *h)
         rv = arena_commit(&h->arena, directory_at, 4);
     }
     if (rv == 0) {
-        rv = arena_commit(&h->arena, frame_address(h, frame != 0 ? frame - 1 : hd->slot_frames),
-                          PAGE_BYTES);
+        rv = arena_commit(
+            &h->arena, slot_frame_address(h, frame != 0 ? frame - 1 : hd->slot_frames), PAGE_BYTES);
     }
     if (rv != 0) {
         return rv;
@@ -84,7 +55,7 @@ static int page_new(struct heap *h)
     if (frame != 0) {
         frame--;
         edit->slot_frame_free =
-            (uint32_t) * (const uint64_t *)arena_at(&h->arena, frame_address(h, frame));
+            (uint32_t) * (const uint64_t *)arena_at(&h->arena, slot_frame_address(h, frame));
         edit->slot_frame_free_count--;
     } else {
         frame = edit->slot_frames++;
@@ -93,7 +64,7 @@ static int page_new(struct heap *h)
     edit->slot_current = page + 1;
     *(uint32_t *)arena_write(&h->arena, directory_at, 4) = frame + 1;
     struct slot_page *p =
-        (struct slot_page *)arena_write(&h->arena, frame_address(h, frame), PAGE_BYTES);
+        (struct slot_page *)arena_write(&h->arena, slot_frame_address(h, frame), PAGE_BYTES);
     memset(p, 0, PAGE_BYTES);
     p->free_count = SLOTS_USABLE;
     p->fresh = SLOT_FIRST;
@@ -176,8 +147,8 @@ static void page_leave(struct heap *h, uint64_t page)
 {
     uint64_t frame = (uint64_t)slot_frame(h, page);
     struct heap_header *hd = header_edit(h);
-    memset(arena_write(&h->arena, frame_address(h, frame), PAGE_BYTES), 0, PAGE_BYTES);
-    *(uint64_t *)arena_write(&h->arena, frame_address(h, frame), 8) = hd->slot_frame_free;
+    memset(arena_write(&h->arena, slot_frame_address(h, frame), PAGE_BYTES), 0, PAGE_BYTES);
+    *(uint64_t *)arena_write(&h->arena, slot_frame_address(h, frame), 8) = hd->slot_frame_free;
     hd->slot_frame_free = (uint32_t)frame + 1;
     hd->slot_frame_free_count++;
     *(uint32_t *)arena_write(&h->arena, h->regions.directory_at + page * 4, 4) = 0;

@@ -215,17 +215,6 @@ uint64_t extent_last_before(const struct heap *h, uint64_t end)
     return UINT64_MAX;
 }
 
-uint64_t extent_of(const struct heap *h, uint64_t granule)
-{
-    uint64_t w = granule / 64;
-    uint64_t starts = granules_at(h, w)->start & (~(uint64_t)0 >> (63 - (granule & 63)));
-    while (starts == 0) {
-        assert(w > 0);
-        starts = granules_at(h, --w)->start;
-    }
-    return w * 64 + 63 - (uint64_t)__builtin_clzll(starts);
-}
-
 /* Where the free run at the end of the data begins. */
 static uint64_t tail_of(const struct heap *h)
 {

@@ -8,12 +8,6 @@
 
 #define INDEX_NONE UINT64_MAX
 
-static inline const struct granules *granules_at(const struct heap *h, uint64_t word)
-{
-    return (const struct granules *)arena_at(&h->arena, h->regions.granules_at +
-                                                            word * sizeof(struct granules));
-}
-
 /* First granule of the lowest free run of at least `count`; INDEX_NONE. */
 uint64_t index_find(const struct heap *h, uint64_t count);
 uint64_t index_longest(const struct heap *h);

@@ -29,12 +29,6 @@ static uint64_t undo_bytes(const struct undo_record *r)
     return r->chunks == 0 ? sizeof *r + r->len : undo_chunks_at(r->len) + (uint64_t)r->chunks * 8;
 }
 
-bool undo_is_kept(const struct heap *h, uint64_t version)
-{
-    const struct heap_header *hd = header(h);
-    return hd->retention_ms != 0 && version > hd->safepoint;
-}
-
 uint64_t undo_newest(const struct heap *h, uint64_t slot)
 {
     struct slot_key key;
