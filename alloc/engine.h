@@ -204,6 +204,8 @@ int block_alloc(struct heap *h, enum pool pool, uint64_t bytes, uint64_t *place)
 /* The same from a slab, with bytes that are what they are. bytes <= SLAB_BLOCK_BYTES_MAX. */
 int block_alloc_small(struct heap *h, enum pool pool, uint64_t bytes, uint64_t *place);
 void block_free(struct heap *h, enum pool pool, uint64_t place);
+/* The same for a block of a slab. granule: slab_of() */
+void block_free_small(struct heap *h, enum pool pool, uint64_t place, uint64_t granule);
 static inline uint64_t block_bytes(const struct heap *h, uint64_t place)
 {
     uint32_t class_number = place_class(place);
@@ -215,7 +217,11 @@ static inline uint64_t block_bytes(const struct heap *h, uint64_t place)
  * resized)? Does it, and keeps the counters. Bytes gained read as zero. */
 bool block_resize(struct heap *h, enum pool pool, uint64_t place, uint64_t bytes);
 /* The slab that a block of a class lies in: its granule. */
-uint64_t slab_of(const struct heap *h, uint64_t place);
+static inline uint64_t slab_of(const struct heap *h, uint64_t place)
+{
+    assert(place_class(place) != PLACE_NO_CLASS);
+    return extent_of(h, place_granule(h, place));
+}
 static inline const struct slab *slab_get(const struct heap *h, uint64_t granule)
 {
     return (const struct slab *)arena_at(&h->arena, granule_address(h, granule));
@@ -311,7 +317,28 @@ struct object_view {
     uint32_t flags; /* enum object_flag */
     uint32_t head;  /* bytes of the header */
 };
-void object_decode(const struct heap *h, uint64_t place, struct object_view *out);
+#define OBJECT_SLOT_MASK (((uint64_t)1 << PTR_SLOT_BITS) - 1)
+#define OBJECT_SLACK_MAX 63u
+static inline void object_decode(const struct heap *h, uint64_t place, struct object_view *out)
+{
+    uint64_t address = block_address(h, place);
+    const struct object_header *o = (const struct object_header *)arena_at(&h->arena, address);
+    out->version = o->version;
+    out->slot = o->word & OBJECT_SLOT_MASK;
+    out->flags = (uint32_t)(o->word >> OBJECT_FLAGS_SHIFT);
+    if ((o->word & OBJECT_WIDE) != 0) {
+        const struct object_header_wide *w = (const struct object_header_wide *)o;
+        out->size = w->size;
+        out->type = w->type;
+        out->head = sizeof *w;
+    } else {
+        uint64_t slack = o->word >> OBJECT_SLACK_SHIFT & OBJECT_SLACK_MAX;
+        out->size = block_bytes(h, place) - sizeof *o - slack;
+        out->type = (uint32_t)(o->word >> OBJECT_TYPE_SHIFT) & (OBJECT_NARROW_TYPES - 1);
+        out->head = sizeof *o;
+    }
+    out->payload = address + out->head;
+}
 static inline uint64_t object_chunks(uint64_t size)
 {
     return (size + OBJECT_CHUNK_BYTES - 1) / OBJECT_CHUNK_BYTES;

@@ -456,11 +456,12 @@ int image_pm_commit(struct image *image, struct heap *heap)
     commit_seal(head, image->super.sequence + 1, heap, body);
     ops->copy(pm->map + image_pm_half_at(pm->half) + pm->at, pm->commit, bytes);
     pm->at += bytes;
-    note_all(pm, a); /* while the stores are on their way */
+    /* While the stores are on their way: nothing from here on can fail. */
+    note_all(pm, a);
+    committed(image, heap, pages, bytes);
     ops->drain();
     pm->unfenced = false;
     home_share(pm, a, bytes);
-    committed(image, heap, pages, bytes);
     return 0;
 }
 

@@ -4,9 +4,6 @@
 
 #include "alloc/engine.h"
 
-#define OBJECT_SLOT_MASK (((uint64_t)1 << PTR_SLOT_BITS) - 1)
-#define OBJECT_SLACK_MAX 63u
-
 struct object_shape object_shape_of(uint64_t size, uint32_t type)
 {
     struct object_shape s = {.head = sizeof(struct object_header_wide)};
@@ -21,27 +18,6 @@ struct object_shape object_shape_of(uint64_t size, uint32_t type)
         s.bytes = s.head + size;
     }
     return s;
-}
-
-void object_decode(const struct heap *h, uint64_t place, struct object_view *out)
-{
-    uint64_t address = block_address(h, place);
-    const struct object_header *o = (const struct object_header *)arena_at(&h->arena, address);
-    out->version = o->version;
-    out->slot = o->word & OBJECT_SLOT_MASK;
-    out->flags = (uint32_t)(o->word >> OBJECT_FLAGS_SHIFT);
-    if ((o->word & OBJECT_WIDE) != 0) {
-        const struct object_header_wide *w = (const struct object_header_wide *)o;
-        out->size = w->size;
-        out->type = w->type;
-        out->head = sizeof *w;
-    } else {
-        uint64_t slack = o->word >> OBJECT_SLACK_SHIFT & OBJECT_SLACK_MAX;
-        out->size = block_bytes(h, place) - sizeof *o - slack;
-        out->type = (uint32_t)(o->word >> OBJECT_TYPE_SHIFT) & (OBJECT_NARROW_TYPES - 1);
-        out->head = sizeof *o;
-    }
-    out->payload = address + out->head;
 }
 
 static inline void header_put(void *at, uint64_t block, const struct object_shape *shape,
@@ -388,8 +364,10 @@ int heap_free_object(struct heap *heap, uint64_t version, uint64_t ptr)
         return rv;
     }
     /* Both are likely to be far away: ask for the slab before the object is read. */
-    if (place_class(place) != PLACE_NO_CLASS) {
-        __builtin_prefetch(slab_get(heap, slab_of(heap, place)));
+    bool in_slab = place_class(place) != PLACE_NO_CLASS;
+    uint64_t slab = in_slab ? slab_of(heap, place) : 0;
+    if (in_slab) {
+        __builtin_prefetch(slab_get(heap, slab));
     }
     struct object_view o;
     object_decode(heap, place, &o);
@@ -405,7 +383,11 @@ int heap_free_object(struct heap *heap, uint64_t version, uint64_t ptr)
         slot_set(heap, o.slot, SLOT_DEAD, place);
     } else {
         slot_release(heap, o.slot);
-        drop(heap, place, &o);
+        if (in_slab && (o.flags & OBJECT_TABLE) == 0) {
+            block_free_small(heap, POOL_OBJECTS, place, slab);
+        } else {
+            drop(heap, place, &o);
+        }
     }
     struct heap_header *hd = header_edit(heap);
     hd->object_count--;

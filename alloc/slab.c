@@ -39,12 +39,6 @@ static uint64_t *word_edit(struct heap *h, uint64_t granule, uint32_t word)
     return (uint64_t *)arena_write_line(&h->arena, at);
 }
 
-uint64_t slab_of(const struct heap *h, uint64_t place)
-{
-    assert(place_class(place) != PLACE_NO_CLASS);
-    return extent_of(h, place_granule(h, place));
-}
-
 /* ---- the list of slabs with a free block ---- */
 
 static void list_append(struct heap *h, struct slab_list *list, uint64_t granule)
@@ -177,9 +171,8 @@ static void slab_release(struct heap *h, uint64_t granule)
     extent_free(h, granule);
 }
 
-static void slab_free(struct heap *h, enum pool pool, uint64_t place)
+static void slab_free(struct heap *h, enum pool pool, uint64_t place, uint64_t granule)
 {
-    uint64_t granule = slab_of(h, place);
     struct slab *s = slab_edit(h, granule);
     assert(s->magic == BLOCK_MAGIC_SLAB);
     assert(s->pool == pool);
@@ -311,17 +304,25 @@ int block_alloc(struct heap *h, enum pool pool, uint64_t bytes, uint64_t *place)
     return rv;
 }
 
-void block_free(struct heap *h, enum pool pool, uint64_t place)
+void block_free_small(struct heap *h, enum pool pool, uint64_t place, uint64_t granule)
 {
     struct heap_header *hd = header_edit(h);
     hd->block_count[pool]--;
-    hd->block_bytes[pool] -= block_bytes(h, place);
+    hd->block_bytes[pool] -= class_bytes(place_class(place));
+    slab_free(h, pool, place, granule);
+}
+
+void block_free(struct heap *h, enum pool pool, uint64_t place)
+{
     if (place_class(place) != PLACE_NO_CLASS) {
-        slab_free(h, pool, place);
-    } else {
-        assert(extent_is_object(h, place_granule(h, place)) == (pool == POOL_OBJECTS));
-        extent_free(h, place_granule(h, place));
+        block_free_small(h, pool, place, slab_of(h, place));
+        return;
     }
+    struct heap_header *hd = header_edit(h);
+    hd->block_count[pool]--;
+    hd->block_bytes[pool] -= block_bytes(h, place);
+    assert(extent_is_object(h, place_granule(h, place)) == (pool == POOL_OBJECTS));
+    extent_free(h, place_granule(h, place));
 }
 
 bool block_resize(struct heap *h, enum pool pool, uint64_t place, uint64_t bytes)
