@@ -175,7 +175,7 @@ int arena_commit(struct arena *a, uint64_t address, uint64_t len)
 
 /* ---- writing ---- */
 
-static void mark_changed(struct arena *a, uint64_t page)
+static inline void mark_changed(struct arena *a, uint64_t page)
 {
     if (!pageset_has(&a->dirty, page)) {
         pageset_add(&a->dirty, page);
@@ -204,18 +204,18 @@ static void wash(struct arena *a, uint64_t page, bool whole)
     }
 }
 
-static void touch(struct arena *a, uint64_t page, uint64_t lines, bool whole)
+/* A page that isn't hot. */
+static __attribute__((noinline)) void warm(struct arena *a, uint64_t page, uint64_t lines,
+                                           bool whole)
 {
     assert(page < a->pages);
-    if (arena_is_hot(a, page)) {
-        a->lines[page] |= lines;
-        return;
-    }
     if (!a->tracked) {
         lines = PAGE_LINES_ALL;
     }
     if (pageset_has(&a->present, page)) {
-        view_save(a, page);
+        if (a->view_count != 0) {
+            view_save(a, page);
+        }
     } else {
         wash(a, page, whole);
         pageset_add(&a->present, page);
@@ -224,6 +224,15 @@ static void touch(struct arena *a, uint64_t page, uint64_t lines, bool whole)
     }
     mark_changed(a, page);
     a->lines[page] = lines;
+}
+
+static inline void touch(struct arena *a, uint64_t page, uint64_t lines, bool whole)
+{
+    if (arena_is_hot(a, page)) {
+        a->lines[page] |= lines;
+    } else {
+        warm(a, page, lines, whole);
+    }
 }
 
 void arena_touch(struct arena *a, uint64_t page, uint64_t lines)

@@ -61,6 +61,20 @@ static inline struct heap_header *header_edit(struct heap *h)
 {
     return (struct heap_header *)arena_write(&h->arena, 0, offsetof(struct heap_header, maps));
 }
+/* Only object_count .. block_bytes of it. */
+static inline struct heap_header *header_counts_edit(struct heap *h)
+{
+    uint64_t from = offsetof(struct heap_header, object_count);
+    (void)arena_write(&h->arena, from, offsetof(struct heap_header, retention_ms) - from);
+    return (struct heap_header *)h->arena.base;
+}
+/* Only index, term and clock. */
+static inline struct heap_header *header_clock_edit(struct heap *h)
+{
+    uint64_t from = offsetof(struct heap_header, index);
+    (void)arena_write(&h->arena, from, offsetof(struct heap_header, data_bytes) - from);
+    return (struct heap_header *)h->arena.base;
+}
 static inline struct map_root *header_map_edit(struct heap *h, enum heap_map map)
 {
     return (struct map_root *)arena_write(

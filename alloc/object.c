@@ -314,7 +314,7 @@ static int object_create(struct heap *h, uint64_t version, uint64_t slot, uint64
             return rv;
         }
     }
-    struct heap_header *hd = header_edit(h);
+    struct heap_header *hd = header_counts_edit(h);
     hd->object_count++;
     hd->object_bytes += size;
     return 0;
@@ -389,7 +389,7 @@ int heap_free_object(struct heap *heap, uint64_t version, uint64_t ptr)
             drop(heap, place, &o);
         }
     }
-    struct heap_header *hd = header_edit(heap);
+    struct heap_header *hd = header_counts_edit(heap);
     hd->object_count--;
     hd->object_bytes -= o.size;
     hd->dead_count += dead;

@@ -267,7 +267,7 @@ bool slab_block_next(const struct heap *h, uint64_t granule, uint32_t from, uint
 
 static void count_block(struct heap *h, enum pool pool, uint64_t bytes)
 {
-    struct heap_header *hd = header_edit(h);
+    struct heap_header *hd = header_counts_edit(h);
     hd->block_count[pool]++;
     hd->block_bytes[pool] += bytes;
 }
@@ -306,7 +306,7 @@ int block_alloc(struct heap *h, enum pool pool, uint64_t bytes, uint64_t *place)
 
 void block_free_small(struct heap *h, enum pool pool, uint64_t place, uint64_t granule)
 {
-    struct heap_header *hd = header_edit(h);
+    struct heap_header *hd = header_counts_edit(h);
     hd->block_count[pool]--;
     hd->block_bytes[pool] -= class_bytes(place_class(place));
     slab_free(h, pool, place, granule);
@@ -318,7 +318,7 @@ void block_free(struct heap *h, enum pool pool, uint64_t place)
         block_free_small(h, pool, place, slab_of(h, place));
         return;
     }
-    struct heap_header *hd = header_edit(h);
+    struct heap_header *hd = header_counts_edit(h);
     hd->block_count[pool]--;
     hd->block_bytes[pool] -= block_bytes(h, place);
     assert(extent_is_object(h, place_granule(h, place)) == (pool == POOL_OBJECTS));
