@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "alloc/command.h"
 #include "alloc/image_internal.h"
 #include "base/crc.h"
 #include "unit/alloc/memdisk.h"
@@ -84,8 +85,12 @@ static void setup(enum image_mode mode)
     for (uint64_t i = 0; i < 60; i++) {
         must(heap_alloc(heap, i + 1, 1 + i * 131 % 700 + (i % 9 == 0) * 6000, 1, slice_of("abc", 1),
                         &ptrs[i]) == 0);
-        must(heap_map_put(heap, (enum heap_map)(i % 3), slice_of(&i, 8), slice_of(&ptrs[i], 8)) ==
-             0);
+        char name[16];
+        struct root_record root = {.ptr = ptrs[i], .version = i + 1};
+        size_t len = (size_t)snprintf(name, sizeof name, "root-%u", (unsigned)i);
+        must(heap_map_put(heap, HEAP_MAP_ROOTS, slice_of(name, len),
+                          slice_of(&root, sizeof root)) == 0);
+        must(heap_map_put(heap, HEAP_MAP_SESSIONS, slice_of(&i, 8), slice_of(&ptrs[i], 8)) == 0);
     }
     heap_end(heap);
     save(&d, image, heap, mode);
@@ -279,7 +284,8 @@ static void use(struct heap *heap)
     for (uint64_t i = 0; i < 20; i++) {
         uint64_t ptr = 0;
         (void)heap_alloc(heap, 1, 1 + i * 401 % 9000, 0, slice_of("y", 1), &ptr);
-        (void)heap_map_put(heap, (enum heap_map)(i % 8), slice_of(&i, 8), slice_of("value", i % 5));
+        (void)heap_map_put(heap, (enum heap_map)(HEAP_MAP_SESSIONS + i % 3), slice_of(&i, 8),
+                           slice_of("value", i % 5));
     }
     heap_end(heap);
     must(heap_check(heap, NULL) == 0);
