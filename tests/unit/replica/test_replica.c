@@ -333,6 +333,9 @@ static void a_replica_too_far_behind_is_filled_by_pages(void **state)
     uint64_t uid = cluster_heap(&c, "h", 1, HEAP_BYTES);
     (void)client_open(&client, &c, uid, 1, 8, 60000);
     uint64_t big = client_alloc(&client, 64 * 4096, slice_of(NULL, 0));
+    for (uint32_t i = 0; i < HEAP_BYTES / 1000000 * 9 / 10; i++) {
+        (void)client_alloc(&client, 1000000, slice_of(NULL, 0)); /* addresses reach far up */
+    }
     uint32_t behind = (cluster_leader(&c, uid) + 1) % CLUSTER_NODES;
     cluster_kill(&c, behind, SIM_SIGKILL);
     fill(&client, big, 1500);
