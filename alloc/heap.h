@@ -295,7 +295,14 @@ struct heap_stats {
     uint64_t moved_blocks, moved_bytes; /* by compaction, ever */
     uint64_t dirty_pages, present_pages;
 };
+/* Looks at every slab and at all of the granule maps: for when somebody asks. */
 void heap_get_stats(const struct heap *heap, struct heap_stats *out);
+/* The few of them that upkeep looks at again and again. */
+struct heap_counts {
+    uint64_t dirty_pages, present_pages;
+    uint64_t undo_count;
+};
+void heap_get_counts(const struct heap *heap, struct heap_counts *out);
 
 /* Order-independent sum of page hashes at heap_index() (E19): equal on two replicas at one index
  * iff (but for 2^-64) all present pages are. Costs time in proportion to pages changed since the

@@ -115,3 +115,10 @@ void heap_get_stats(const struct heap *heap, struct heap_stats *out)
     out->dirty_pages = heap->arena.dirty_count;
     out->present_pages = heap->arena.present_count;
 }
+
+void heap_get_counts(const struct heap *heap, struct heap_counts *out)
+{
+    out->dirty_pages = heap->arena.dirty_count;
+    out->present_pages = heap->arena.present_count;
+    out->undo_count = header(heap)->undo_count;
+}

@@ -30,10 +30,10 @@ void embed__checkpoint_consider(struct embedded_heap *h)
     if (h->log_bytes < (fixed != 0 ? fixed : LOG_BYTES_MIN) || h->log_bytes < h->log_bytes_next) {
         return;
     }
-    struct heap_stats stats;
-    heap_get_stats(h->heap, &stats);
+    struct heap_counts counts;
+    heap_get_counts(h->heap, &counts);
     if (fixed != 0 || h->log_bytes >= LOG_BYTES_MAX ||
-        h->log_bytes >= stats.dirty_pages * HEAP_PAGE_BYTES) {
+        h->log_bytes >= counts.dirty_pages * HEAP_PAGE_BYTES) {
         embed__checkpoint_want(h);
     } else {
         h->log_bytes_next = h->log_bytes + LOOK_AGAIN;
@@ -145,13 +145,13 @@ static void upkeep(struct embedded_heap *h)
     uint64_t retention_ms = heap_retention_ms(h->heap);
     uint64_t now_ms = env_wall_us(embed_env(h->db)) / 1000u;
     uint64_t safe_ms = hlc_to_ms(heap_safepoint(h->heap));
-    struct heap_stats stats;
+    struct heap_counts counts;
     if (retention_ms == 0 || now_ms < retention_ms ||
         now_ms - retention_ms < safe_ms + retention_ms / RETENTION_PARTS) {
         return;
     }
-    heap_get_stats(h->heap, &stats);
-    if (stats.undo_count == 0) {
+    heap_get_counts(h->heap, &counts);
+    if (counts.undo_count == 0) {
         return;
     }
     h->upkeep = (struct embedded_call){.op = EMBEDDED_RECLAIM,

@@ -109,9 +109,9 @@ static void waits_answer(struct shard *s, const struct image_result *result, uin
             wait->pages_total = result->pages_total;
             wait->bytes_written = result->bytes_written;
         } else if (err == 0) {
-            struct heap_stats stats;
-            heap_get_stats(s->heap, &stats);
-            wait->pages_total = stats.present_pages;
+            struct heap_counts counts;
+            heap_get_counts(s->heap, &counts);
+            wait->pages_total = counts.present_pages;
         }
         wait->cb(wait, err);
     }

@@ -54,9 +54,9 @@ void reclaim_tick(struct shard *s, uint64_t now_ms)
         return;
     }
     s->reclaim_ms = now_ms;
-    struct heap_stats stats;
-    heap_get_stats(s->heap, &stats);
-    if (stats.undo_count > 0) {
+    struct heap_counts counts;
+    heap_get_counts(s->heap, &counts);
+    if (counts.undo_count > 0) {
         propose(s);
     }
 }

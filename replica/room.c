@@ -14,9 +14,9 @@
 
 uint64_t room_next_checkpoint(const struct shard *s, uint64_t *more)
 {
-    struct heap_stats heap;
+    struct heap_counts heap;
     struct image_stats image;
-    heap_get_stats(s->heap, &heap);
+    heap_get_counts(s->heap, &heap);
     image_get_stats(s->image, &image);
     uint64_t dirty = heap.dirty_pages * HEAP_PAGE_BYTES;
     uint64_t present = heap.present_pages * HEAP_PAGE_BYTES;
