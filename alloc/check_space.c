@@ -200,6 +200,13 @@ static void check_extents(struct check *c)
         len = extent_len(c, g);
         uint64_t bytes = len << shift;
         uint64_t address = granule_address(c->h, g);
+        if (bytes <= SLAB_BLOCK_BYTES_MAX) {
+            check_damage(c, "extent-size",
+                         "extent at granule %" PRIu64 " (page %" PRIu64 "), %" PRIu64
+                         " bytes: so small a block belongs in a slab",
+                         g, address >> PAGE_SHIFT, bytes);
+            continue;
+        }
         if (is_object(c, g)) {
             c->blocks[POOL_OBJECTS]++;
             c->bytes[POOL_OBJECTS] += bytes;

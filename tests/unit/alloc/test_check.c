@@ -314,6 +314,32 @@ static void what_passes_the_check_can_be_used(void **state)
     free(d);
 }
 
+/* Growing such a block in place can't be taken back: heap_realloc() relies on it. */
+static void an_extent_as_small_as_a_slabs_block_is_refused(void **state)
+{
+    (void)state;
+    struct heap *h = NULL;
+    struct heap_opts opts = {.uid = 1, .heap_id = 1, .bytes_max = 1 << 20};
+    uint64_t ptr = 0;
+    assert_int_equal(heap_create(&opts, &h), 0);
+    heap_begin(h, 1, 1, 1);
+    assert_int_equal(
+        heap_alloc(h, heap_next_version(h), 5000, OBJECT_NARROW_TYPES, slice_of(NULL, 0), &ptr), 0);
+    heap_end(h);
+    assert_int_equal(heap_check(h, NULL), 0);
+    uint64_t place = slot_word_place(slot_get(h, ptr_slot(ptr)));
+    uint64_t before = block_bytes(h, place);
+    assert_true(extent_resize(h, place_granule(h, place), 256));
+    struct object_header_wide *o =
+        arena_write(&h->arena, block_address(h, place), sizeof(struct object_header_wide));
+    o->size = 100;
+    header_edit(h)->object_bytes = 100;
+    header_edit(h)->block_bytes[POOL_OBJECTS] -= before - block_bytes(h, place);
+    assert_int_equal(heap_check(h, NULL), ERR_CORRUPT);
+    assert_string_equal(check_all(h).code, "extent-size");
+    heap_free(h);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -322,6 +348,7 @@ int main(void)
         cmocka_unit_test(a_pointer_to_nothing_is_told_from_damage),
         cmocka_unit_test(every_dangling_pointer_is_found),
         cmocka_unit_test(what_passes_the_check_can_be_used),
+        cmocka_unit_test(an_extent_as_small_as_a_slabs_block_is_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
