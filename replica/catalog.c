@@ -94,6 +94,47 @@ static void record_get(struct slice value, struct catalog_record *out)
            sizeof *out + (size_t)out->shard_count * sizeof(struct catalog_shard_record));
 }
 
+static bool heap_is_sound(struct slice name, struct slice value)
+{
+    struct catalog_record record;
+    if (name.len > HEAP_NAME_BYTES_MAX || value.len < sizeof record) {
+        return false;
+    }
+    memcpy(&record, value.data, sizeof record);
+    if (record.shard_count > SHARDS_PER_HEAP_MAX ||
+        value.len != sizeof record + record.shard_count * sizeof(struct catalog_shard_record)) {
+        return false;
+    }
+    for (uint32_t i = 0; i < record.shard_count; i++) {
+        struct catalog_shard_record shard;
+        shard_record_get(value, i, &shard);
+        if (shard.count == 0 || shard.count > REPLICAS_MAX) {
+            return false;
+        }
+    }
+    return true;
+}
+
+bool catalog_is_sound(const struct heap *heap)
+{
+    struct slice key = slice_of(NULL, 0);
+    struct slice value;
+    while (heap_map_next(heap, HEAP_MAP_CATALOG, key, &key, &value) == 0) {
+        if (!heap_is_sound(key, value)) {
+            return false;
+        }
+    }
+    key = slice_of(NULL, 0);
+    while (heap_map_next(heap, HEAP_MAP_META, key, &key, &value) == 0) {
+        bool node = key.len >= sizeof node_prefix - 1 &&
+                    memcmp(key.data, node_prefix, sizeof node_prefix - 1) == 0;
+        if (value.len != (node ? sizeof(struct node_record) : sizeof(struct meta_counters))) {
+            return false;
+        }
+    }
+    return true;
+}
+
 /* ---- commands
  * ------------------------------------------------------------------------------------------------------
  */

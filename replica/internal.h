@@ -352,6 +352,9 @@ int fsm_apply(struct heap *heap, uint64_t index, const struct wal_entry *entry,
               struct command_result *results, uint32_t results_max, bool *meta_changed);
 /* Checks that a command may stand in an entry of this shard. 0, ERR_PROTOCOL, ERR_INVAL. */
 int fsm_validate(uint64_t uid, uint16_t kind, struct slice body, struct command_prefix *prefix);
+/* What the replica keeps in a heap that passed heap_check() is what it would have written: no call
+ * here leaves its bounds or fails an assert because of it. ERR_CORRUPT. */
+int fsm_check(const struct heap *heap);
 void fsm_header_get(const struct heap *heap, struct fsm_header *out);
 void fsm_config(const struct heap *heap, struct consensus_config *out, uint64_t *index);
 
@@ -434,6 +437,8 @@ void reclaim_end_of_turn(struct shard *s);
  */
 
 /* Result of a command, or (with *fatal) an error that stops the replica. */
+/* See fsm_check(). */
+bool catalog_is_sound(const struct heap *heap);
 int catalog_founded(struct heap *heap, const struct consensus_config *config);
 int catalog_heap_create(struct heap *heap, const struct msg_heap_create *m, uint64_t version,
                         uint64_t *id, int *fatal);

@@ -691,7 +691,12 @@ static int open_heap(struct shard *s, const struct shard_open_opts *opts, struct
         heap_get_opts(s->heap, &have);
         s->heap_id = have.heap_id;
         s->number = have.shard;
-        return 0;
+        return fsm_check(s->heap) == 0
+                   ? 0
+                   : err_set(e, ERR_CORRUPT,
+                             "shard %llx: what the replica keeps in %s makes no sense; remove this "
+                             "node's data and let it be filled by its peers",
+                             (unsigned long long)s->uid, s->dir);
     }
     if (wal_log_prev_index(s->log) > 0) {
         return err_set(e, ERR_CORRUPT,

@@ -398,6 +398,9 @@ static int take_pages(struct shard *s, struct slice body)
     int rv = heap_receive_finish(receive, s->uid, in->manifest.index, in->manifest.term,
                                  in->manifest.digest, &in->heap);
     if (rv == 0) {
+        rv = fsm_check(in->heap);
+    }
+    if (rv == 0) {
         install_write(s);
     }
     return rv;

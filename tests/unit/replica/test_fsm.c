@@ -177,6 +177,7 @@ static void machine_close(struct machine *m)
 {
     struct err_text e;
     assert_int_equal(heap_check(m->heap, &e), 0);
+    assert_int_equal(fsm_check(m->heap), 0);
     heap_free(m->heap);
     buf_close(&m->entry);
 }
@@ -773,6 +774,66 @@ static void what_cannot_be_understood_does_nothing(void **state)
     machine_close(&m);
 }
 
+/* Any byte of what the replica keeps, as long as the heap doesn't mind. Some say nothing wrong
+ * (times, results); what passes must not make a command leave its bounds. */
+static void hostile_records_are_refused_before_they_are_used(void **state)
+{
+    (void)state;
+    struct machine m;
+    machine_open(&m, UID);
+    struct command_result results[5];
+    leave_results(&m, results);
+    m.session = open_session(&m, 2, 16, 10000).value;
+    m.seq = m.acked = 0;
+    assert_int_equal(COMMAND(&m, LEASE, lease, .count = 4).code, 0);
+    uint8_t *fsm = heap_fsm_edit(m.heap);
+    assert_int_equal(fsm_check(m.heap), 0);
+    const struct {
+        size_t at;
+        uint8_t bit;
+    } header[] = {
+        {offsetof(struct fsm_header, format), 2},
+        {offsetof(struct fsm_header, config_count), 7},
+        {offsetof(struct fsm_header, config_count) + 3, 7},
+        {offsetof(struct fsm_header, session_count), 0},
+        {offsetof(struct fsm_header, tombstone_count), 3},
+        {offsetof(struct fsm_header, servers) + offsetof(struct fsm_server, role), 6},
+    };
+    for (size_t i = 0; i < sizeof header / sizeof header[0]; i++) {
+        fsm[header[i].at] ^= (uint8_t)(1u << header[i].bit);
+        assert_int_equal(fsm_check(m.heap), ERR_CORRUPT);
+        fsm[header[i].at] ^= (uint8_t)(1u << header[i].bit);
+    }
+    uint8_t key[SESSION_KEY_BYTES] = {'s'};
+    uint64_t big = __builtin_bswap64(m.session);
+    memcpy(key + 1, &big, sizeof big);
+    const size_t record[] = {offsetof(struct session_record, id),
+                             offsetof(struct session_record, nonce),
+                             offsetof(struct session_record, owner),
+                             offsetof(struct session_record, window),
+                             offsetof(struct session_record, window) + 3};
+    for (size_t i = 0; i < sizeof record / sizeof record[0]; i++) {
+        uint8_t *at =
+            heap_map_edit(m.heap, HEAP_MAP_SESSIONS, slice_of(key, sizeof key), record[i], 1);
+        assert_non_null(at);
+        *at ^= 0x10;
+        assert_int_equal(fsm_check(m.heap), ERR_CORRUPT);
+        *at ^= 0x10;
+    }
+    /* A value too short for what its key says, in each map. */
+    assert_int_equal(heap_map_put(m.heap, HEAP_MAP_SESSIONS, text("nxxxxxxxxyyyyyyyy"), text("1")),
+                     0);
+    assert_int_equal(fsm_check(m.heap), ERR_CORRUPT);
+    assert_int_equal(heap_map_delete(m.heap, HEAP_MAP_SESSIONS, text("nxxxxxxxxyyyyyyyy")), 0);
+    assert_int_equal(heap_map_put(m.heap, HEAP_MAP_CATALOG, text("h"), text("1")), 0);
+    assert_int_equal(fsm_check(m.heap), ERR_CORRUPT);
+    assert_int_equal(heap_map_delete(m.heap, HEAP_MAP_CATALOG, text("h")), 0);
+    assert_int_equal(heap_map_put(m.heap, HEAP_MAP_META, text("node/001"), text("1")), 0);
+    assert_int_equal(fsm_check(m.heap), ERR_CORRUPT);
+    assert_int_equal(heap_map_delete(m.heap, HEAP_MAP_META, text("node/001")), 0);
+    machine_close(&m);
+}
+
 static void the_catalogue_spreads_shards_over_the_nodes(void **state)
 {
     (void)state;
@@ -896,6 +957,7 @@ int main(void)
         cmocka_unit_test(tombstones_are_bounded_and_the_oldest_go),
         cmocka_unit_test(sessions_are_bounded),
         cmocka_unit_test(what_cannot_be_understood_does_nothing),
+        cmocka_unit_test(hostile_records_are_refused_before_they_are_used),
         cmocka_unit_test(the_catalogue_spreads_shards_over_the_nodes),
         cmocka_unit_test(what_may_not_be_proposed_is_told_at_once),
     };
