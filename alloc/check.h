@@ -28,8 +28,6 @@ struct check {
     uint64_t map_nodes;
     uint64_t queued, queued_frees, queued_bytes; /* undo records in the queue */
     uint64_t chained;                            /* and in objects' chains */
-    bool nomem;
-    struct buf places; /* of chunks that one object's history keeps */
 };
 
 __attribute__((format(printf, 3, 4))) void check_damage(struct check *c, const char *code,
@@ -90,9 +88,10 @@ bool check_object_get(const struct check *c, uint64_t slot, struct checked_objec
 void check_object(struct check *c, uint64_t slot, uint64_t entry);
 /* Places of the chunks of a table; NULL: it has none, or they aren't there. */
 const uint64_t *check_table(const struct check *c, const struct checked_object *o);
-/* Is this the chunk with that number, of that size, of the slot's object? */
+/* Is this the chunk with that number, of that size, of the slot's object, that an undo record (or,
+ * keeper 0, the table) has? */
 bool check_chunk(const struct check *c, uint64_t place, uint64_t slot, uint64_t number,
-                 uint64_t size);
+                 uint64_t keeper, uint64_t size);
 /* Names the blocks of POOL_OBJECTS that no slot owns. */
 void check_lost_objects(struct check *c);
 
@@ -117,7 +116,7 @@ void check_dangling_all(
 void check_undo_queue(struct check *c);
 /* The record of HEAP_MAP_UNDO of one slot, and the chain behind it. */
 void check_undo_chain(struct check *c, uint64_t slot, uint64_t newest);
-bool check_undo_has_chunk(const struct check *c, uint64_t slot, uint64_t place);
+bool check_undo_has_chunk(const struct check *c, uint64_t keeper, uint64_t slot, uint64_t place);
 void check_lost_undo(struct check *c);
 
 #endif

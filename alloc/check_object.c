@@ -1,7 +1,7 @@
 /* The check of objects: what a slot's place leads to.
  *
  * No marks are kept of which block was seen. A block names its owner (slot; chunks their number
- * too) and a place names just one block, so two slots can't own one block; and as many are owned as
+ * too, and the undo record that has them) and a place names just one block, so two slots can't own one block; and as many are owned as
  * are in use, so none is lost. Only when the numbers differ are the blocks gone through to say
  * which. */
 #include <inttypes.h>
@@ -92,9 +92,9 @@ static bool rest_is_zero(const struct check *c, const struct block *b, uint64_t 
     return true;
 }
 
-/* Slot and number of the chunk that the block says it is. */
+/* Slot, number and keeper of the chunk that the block says it is. */
 static bool chunk_get(const struct check *c, const struct block *b, uint64_t *slot,
-                      uint64_t *number)
+                      uint64_t *number, uint64_t *keeper)
 {
     const struct object_header *o = check_data(c, b->address, sizeof *o);
     if (o == NULL || o->word >> PTR_SLOT_BITS != (uint64_t)OBJECT_CHUNK
@@ -102,19 +102,23 @@ static bool chunk_get(const struct check *c, const struct block *b, uint64_t *sl
         return false;
     }
     *slot = o->word & (((uint64_t)1 << PTR_SLOT_BITS) - 1);
-    *number = o->version;
+    *number = o->version & CHUNK_NUMBER_MASK;
+    *keeper = o->version >> CHUNK_KEEPER_SHIFT;
     return true;
 }
 
 bool check_chunk(const struct check *c, uint64_t place, uint64_t slot, uint64_t number,
-                 uint64_t size)
+                 uint64_t keeper, uint64_t size)
 {
     struct block b;
     uint64_t its_slot = 0;
     uint64_t its_number = 0;
+    uint64_t its_keeper = 0;
     uint64_t used = sizeof(struct object_header) + size;
-    return check_block(c, place, POOL_OBJECTS, &b) && chunk_get(c, &b, &its_slot, &its_number) &&
-           its_slot == slot && its_number == number && used <= b.bytes && rest_is_zero(c, &b, used);
+    return check_block(c, place, POOL_OBJECTS, &b) &&
+           chunk_get(c, &b, &its_slot, &its_number, &its_keeper) && its_slot == slot &&
+           its_number == number && its_keeper == keeper && used <= b.bytes &&
+           rest_is_zero(c, &b, used);
 }
 
 const uint64_t *check_table(const struct check *c, const struct checked_object *o)
@@ -136,7 +140,7 @@ static void check_table_chunks(struct check *c, uint64_t slot, uint64_t generati
     }
     uint64_t count = object_chunks(o->size);
     for (uint64_t i = 0; i < count && !c->stop; i++) {
-        if (!check_chunk(c, table[i], slot, i, object_chunk_bytes(o->size, i))) {
+        if (!check_chunk(c, table[i], slot, i, 0, object_chunk_bytes(o->size, i))) {
             check_damage(c, "object-chunk",
                          "object %s: chunk %" PRIu64 " of %" PRIu64
                          " isn't where its table says; its bytes from %" PRIu64 " on are lost",
@@ -213,18 +217,19 @@ void check_object(struct check *c, uint64_t slot, uint64_t entry)
 
 /* ---- blocks without an owner ---- */
 
-/* Does the table, or an undo record, of the object have this chunk? */
-static bool chunk_is_owned(const struct check *c, uint64_t place, uint64_t slot, uint64_t number)
+/* Does the table, or the undo record that it names, have this chunk? */
+static bool chunk_is_owned(const struct check *c, uint64_t place, uint64_t slot, uint64_t number,
+                           uint64_t keeper)
 {
     struct checked_object owner;
+    if (keeper != 0) {
+        return check_undo_has_chunk(c, keeper, slot, place);
+    }
     if (!check_object_get(c, slot, &owner)) {
         return false;
     }
     const uint64_t *table = check_table(c, &owner);
-    if (table != NULL && number < object_chunks(owner.size) && table[number] == place) {
-        return true;
-    }
-    return check_undo_has_chunk(c, slot, place);
+    return table != NULL && number < object_chunks(owner.size) && table[number] == place;
 }
 
 static void object_block(struct check *c, const struct block *b)
@@ -232,10 +237,11 @@ static void object_block(struct check *c, const struct block *b)
     struct checked_object o;
     uint64_t slot = 0;
     uint64_t number = 0;
+    uint64_t keeper = 0;
     uint32_t head = 0;
     bool owned = false;
-    if (chunk_get(c, b, &slot, &number)) {
-        owned = chunk_is_owned(c, b->place, slot, number);
+    if (chunk_get(c, b, &slot, &number, &keeper)) {
+        owned = chunk_is_owned(c, b->place, slot, number, keeper);
     } else if (object_get(c, b, &o, &slot, &head)) {
         uint64_t entry = check_slot_entry(c, slot);
         enum slot_state state = slot_word_state(entry);

@@ -3,7 +3,6 @@
  * Links go both ways and are compared at both ends, and both walks begin at a record without a
  * predecessor: so neither can come to a record twice. Both must count the same records. */
 #include <inttypes.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "alloc/check.h"
@@ -122,57 +121,20 @@ void check_undo_queue(struct check *c)
 }
 
 /* Chunks that were cut off: whole ones but for the last of the object as it was. */
-static bool chunks_are_sound(struct check *c, const struct undo_record *r)
+static bool chunks_are_sound(struct check *c, uint64_t place, const struct undo_record *r)
 {
     const uint64_t *places =
         (const uint64_t *)(const void *)((const uint8_t *)r + undo_chunks_at(r->len));
     uint64_t first = object_chunks(r->offset);
     for (uint64_t i = 0; i < r->chunks; i++) {
         if ((first + i) * OBJECT_CHUNK_BYTES >= r->size ||
-            !check_chunk(c, places[i], r->slot, first + i,
+            !check_chunk(c, places[i], r->slot, first + i, place,
                          object_chunk_bytes(r->size, first + i))) {
             return false;
         }
     }
-    if (r->chunks > 0 && buf_append(&c->places, places, r->chunks * sizeof *places) != 0) {
-        c->nomem = c->stop = true;
-    }
     c->chunks += r->chunks;
     return true;
-}
-
-static int place_order(const void *a, const void *b)
-{
-    uint64_t x = load_u64(a);
-    uint64_t y = load_u64(b);
-    return (x > y) - (x < y);
-}
-
-/* The numbers of chunks that a history keeps come again when the object grows again: a chunk's own
- * words don't tell whose it is. */
-static void check_chunks_once(struct check *c, uint64_t slot, const struct checked_object *o)
-{
-    const uint64_t *table = check_table(c, o);
-    if (c->places.len == 0) {
-        return;
-    }
-    if (table != NULL &&
-        buf_append(&c->places, table, object_chunks(o->size) * sizeof *table) != 0) {
-        c->nomem = c->stop = true;
-        return;
-    }
-    size_t count = c->places.len / sizeof(uint64_t);
-    qsort(c->places.data, count, sizeof(uint64_t), place_order);
-    for (size_t i = 1; i < count && !c->stop; i++) {
-        uint64_t place = load_u64(c->places.data + i * 8);
-        if (place == load_u64(c->places.data + (i - 1) * 8)) {
-            check_damage(c, "undo-chunk",
-                         "slot %" PRIu64 ": the chunk at offset %" PRIu64
-                         " of the data is owned twice; freeing it would free it twice",
-                         slot, place_offset(place));
-        }
-    }
-    buf_clear(&c->places);
 }
 
 /* Does the record lead from an object of that size to what it was before? */
@@ -201,7 +163,6 @@ void check_undo_chain(struct check *c, uint64_t slot, uint64_t newest)
     uint64_t newer = 0;
     uint64_t at = UINT64_MAX;
     uint64_t size = o.size;
-    buf_clear(&c->places);
     for (uint64_t place = newest; place != 0 || newer == 0;) {
         const struct undo_record *r = record_at(c, place);
         if (r == NULL || r->slot != slot || r->newer != newer || r->at > at ||
@@ -213,7 +174,7 @@ void check_undo_chain(struct check *c, uint64_t slot, uint64_t newest)
          * left no record, and the older ones don't fit any more. */
         bool followed = hd->retention_ms != 0 && r->at > hd->safepoint;
         if ((dead && newer == 0) != (r->kind == UNDO_FREE) ||
-            (followed && !step_is_sound(r, size)) || !chunks_are_sound(c, r)) {
+            (followed && !step_is_sound(r, size)) || !chunks_are_sound(c, place, r)) {
             fault(c, "undo-record", place, "what it keeps doesn't fit the object's later versions");
             return;
         }
@@ -225,30 +186,19 @@ void check_undo_chain(struct check *c, uint64_t slot, uint64_t newest)
         newer = place;
         place = r->older;
     }
-    check_chunks_once(c, slot, &o);
 }
 
-bool check_undo_has_chunk(const struct check *c, uint64_t slot, uint64_t place)
+bool check_undo_has_chunk(const struct check *c, uint64_t keeper, uint64_t slot, uint64_t place)
 {
-    uint64_t key = __builtin_bswap64(slot);
-    struct map_record head;
-    if (!check_map_find(c, HEAP_MAP_UNDO, slice_of(&key, sizeof key), &head) ||
-        head.value.len != 8) {
+    const struct undo_record *r = record_at(c, keeper);
+    if (r == NULL || r->slot != slot) {
         return false;
     }
-    uint64_t walked = 0;
-    for (uint64_t at = load_u64(head.value.data); at != 0;) {
-        const struct undo_record *r = record_at(c, at);
-        if (r == NULL || ++walked > c->blocks[POOL_UNDO]) {
-            return false;
+    const uint8_t *places = (const uint8_t *)r + undo_chunks_at(r->len);
+    for (uint32_t i = 0; i < r->chunks; i++) {
+        if (load_u64(places + i * 8u) == place) {
+            return true;
         }
-        const uint8_t *places = (const uint8_t *)r + undo_chunks_at(r->len);
-        for (uint32_t i = 0; i < r->chunks; i++) {
-            if (load_u64(places + i * 8u) == place) {
-                return true;
-            }
-        }
-        at = r->older;
     }
     return false;
 }

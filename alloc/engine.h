@@ -379,6 +379,8 @@ uint64_t object_chunk_at(const struct heap *h, const struct object_view *o, uint
 int chunk_build(struct heap *h, uint64_t slot, uint64_t number, uint64_t bytes, uint64_t *place);
 void chunk_set_header(struct heap *h, uint64_t place, uint64_t slot, uint64_t number);
 void chunk_drop(struct heap *h, uint64_t place);
+/* Which undo record has the chunk now (heap_layout.h). */
+void chunk_set_keeper(struct heap *h, uint64_t place, uint64_t keeper);
 /* Bytes of the object from or to memory; the range is inside it. */
 void object_get_bytes(const struct heap *h, const struct object_view *o, uint64_t offset,
                       void *data, uint64_t len);
@@ -433,6 +435,8 @@ static inline const struct undo_record *undo_get(const struct heap *h, uint64_t 
 /* The block of a record moved (its bytes are already at `to`): the links to it follow. What is at
  * `from` may be overwritten already, and isn't read. */
 void undo_moved(struct heap *h, uint64_t from, uint64_t to);
+/* Where the record has the place of the chunk of this number. */
+uint64_t undo_chunk_address(const struct heap *h, uint64_t place, uint64_t number);
 
 /* ---- map.c ----------------------------------------------------------------------------------- */
 

@@ -143,7 +143,7 @@ static_assert(sizeof(struct object_header_wide) == 32, "media format");
 
 enum object_flag {
     OBJECT_TABLE = 1,   /* wide; the payload is a table: the place of each chunk, u64 each */
-    OBJECT_CHUNK = 2,   /* this block is a chunk: `version` is its number, the slot its object's */
+    OBJECT_CHUNK = 2,   /* this block is a chunk; the slot is its object's */
     OBJECT_HISTORY = 4, /* HEAP_MAP_UNDO has its newest undo record */
 };
 
@@ -152,6 +152,13 @@ enum object_flag {
  * chunk's word is slot and OBJECT_CHUNK, nothing else (neither wide nor slack, whatever its block):
  * how long it is follows from its object's size and its number. */
 #define OBJECT_CHUNK_BYTES ((uint64_t)1 << 20)
+
+/* A chunk's `version` is its number and above it the place of the undo record that has it since it
+ * was cut off; 0: its object's table has it. So who moves a chunk finds what names it in one look:
+ * a history may keep a great many chunks of one number. */
+#define CHUNK_KEEPER_SHIFT 16
+#define CHUNK_NUMBER_MASK  (((uint64_t)1 << CHUNK_KEEPER_SHIFT) - 1)
+static_assert(PLACE_BITS + CHUNK_KEEPER_SHIFT <= 64, "a place has room");
 
 /* ---- undo: what a change took away (rules X17, E22) ------------------------------------------ */
 

@@ -109,39 +109,29 @@ void chunk_drop(struct heap *h, uint64_t place)
     header_edit(h)->chunk_count--;
 }
 
-static bool undo_chunk_moved(struct heap *h, uint64_t slot, uint64_t number, uint64_t from,
-                             uint64_t to)
+void chunk_set_keeper(struct heap *h, uint64_t place, uint64_t keeper)
 {
-    for (uint64_t at = undo_newest(h, slot); at != 0; at = undo_get(h, at)->older) {
-        const struct undo_record *r = undo_get(h, at);
-        uint64_t first = object_chunks(r->offset);
-        if (r->chunks == 0 || number < first || number - first >= r->chunks) {
-            continue;
-        }
-        uint64_t address = block_address(h, at) + undo_chunks_at(r->len) + (number - first) * 8;
-        if (load_u64(arena_at(&h->arena, address)) == from) {
-            store_u64(arena_write(&h->arena, address, 8), to);
-            return true;
-        }
-    }
-    return false;
+    struct object_header *head = arena_write(&h->arena, block_address(h, place), sizeof *head);
+    head->version = (head->version & CHUNK_NUMBER_MASK) | keeper << CHUNK_KEEPER_SHIFT;
 }
 
 void chunk_moved(struct heap *h, uint64_t from, uint64_t to)
 {
     const struct object_header *chunk = arena_at(&h->arena, block_address(h, to));
-    uint64_t number = chunk->version;
-    uint64_t slot = chunk->word & OBJECT_SLOT_MASK;
-    struct object_view o;
-    object_decode(h, slot_word_place(slot_get(h, slot)), &o);
-    assert(o.slot == slot);
-    if ((o.flags & OBJECT_TABLE) != 0 && number < object_chunks(o.size) &&
-        object_chunk_at(h, &o, number) == from) {
-        store_u64(arena_write(&h->arena, o.payload + number * 8, 8), to);
-        return;
+    uint64_t number = chunk->version & CHUNK_NUMBER_MASK;
+    uint64_t keeper = chunk->version >> CHUNK_KEEPER_SHIFT;
+    uint64_t address;
+    if (keeper != 0) {
+        address = undo_chunk_address(h, keeper, number);
+    } else {
+        struct object_view o;
+        object_decode(h, slot_word_place(slot_get(h, chunk->word & OBJECT_SLOT_MASK)), &o);
+        assert((o.flags & OBJECT_TABLE) != 0);
+        assert(number < object_chunks(o.size));
+        address = o.payload + number * 8;
     }
-    bool found = undo_chunk_moved(h, slot, number, from, to);
-    assert(found);
+    assert(load_u64(arena_at(&h->arena, address)) == from);
+    store_u64(arena_write(&h->arena, address, 8), to);
 }
 
 /* ---- bytes ---- */

@@ -112,7 +112,9 @@ static int push(struct heap *h, uint64_t object, const struct object_view *o, st
     object_get_bytes(h, o, r->offset, to + sizeof *r, r->len);
     uint64_t first = object_chunks(r->offset);
     for (uint32_t i = 0; i < r->chunks; i++) {
-        store_u64(to + undo_chunks_at(r->len) + i * 8u, object_chunk_at(h, o, first + i));
+        uint64_t chunk = object_chunk_at(h, o, first + i);
+        store_u64(to + undo_chunks_at(r->len) + i * 8u, chunk);
+        chunk_set_keeper(h, chunk, place);
     }
     return 0;
 }
@@ -141,6 +143,15 @@ int undo_push_resize(struct heap *h, uint64_t version, uint64_t place, uint64_t 
     return push(h, place, &o, &r);
 }
 
+uint64_t undo_chunk_address(const struct heap *h, uint64_t place, uint64_t number)
+{
+    const struct undo_record *r = undo_get(h, place);
+    uint64_t first = object_chunks(r->offset);
+    assert(number >= first);
+    assert(number - first < r->chunks);
+    return block_address(h, place) + undo_chunks_at(r->len) + (number - first) * 8;
+}
+
 void undo_moved(struct heap *h, uint64_t from, uint64_t to)
 {
     const struct undo_record *r = undo_get(h, to);
@@ -165,6 +176,10 @@ void undo_moved(struct heap *h, uint64_t from, uint64_t to)
         undo_edit(h, r->newer)->older = to;
     } else {
         store_u64(newest_edit(h, r->slot), to);
+    }
+    for (uint64_t i = 0; i < r->chunks; i++) {
+        uint64_t at = block_address(h, to) + undo_chunks_at(r->len) + i * 8;
+        chunk_set_keeper(h, load_u64(arena_at(&h->arena, at)), to);
     }
 }
 

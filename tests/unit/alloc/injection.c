@@ -235,8 +235,28 @@ static bool hit_slack(struct injection *x)
     return false;
 }
 
+/* The header of a chunk that a record has: its number, which record, whose. */
+static bool hit_kept_chunk(struct injection *x)
+{
+    uint64_t place = header(x->heap)->undo_head; /* there are few of them */
+    for (; place != 0; place = undo_get(x->heap, place)->next) {
+        const struct undo_record *r = undo_get(x->heap, place);
+        if (r->chunks != 0) {
+            uint64_t link =
+                undo_chunk_address(x->heap, place, object_chunks(r->offset) + below(x, r->chunks));
+            uint64_t chunk = load_u64(arena_at(&x->heap->arena, link));
+            injection_flip(x, block_address(x->heap, chunk), below(x, 128));
+            return true;
+        }
+    }
+    return false;
+}
+
 static bool hit_table(struct injection *x)
 {
+    if (below(x, 2) == 0 && hit_kept_chunk(x)) {
+        return true;
+    }
     uint64_t slot = 0;
     struct object_view o;
     if (!some_object(x, true, &slot, &o)) {
