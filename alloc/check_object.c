@@ -1,9 +1,9 @@
 /* The check of objects: what a slot's place leads to.
  *
  * No marks are kept of which block was seen. A block names its owner (slot; chunks their number
- * too, and the undo record that has them) and a place names just one block, so two slots can't own one block; and as many are owned as
- * are in use, so none is lost. Only when the numbers differ are the blocks gone through to say
- * which. */
+ * too, and the undo record that has them) and a place names just one block, so two slots can't own
+ * one block; and as many are owned as are in use, so none is lost. Only when the numbers differ are
+ * the blocks gone through to say which. */
 #include <inttypes.h>
 #include <string.h>
 

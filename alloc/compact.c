@@ -193,6 +193,7 @@ static void count_moved(struct heap *h, struct heap_defrag *out, uint64_t blocks
     hd->moved_bytes += bytes;
     out->blocks += blocks;
     out->bytes += bytes;
+    h->work += bytes >> 10;
 }
 
 /* Blocks of a slab go to others of the class, until it is empty or enough is done. */

@@ -38,6 +38,7 @@ struct heap {
     struct space *space;
     struct slab_room room;
     uint64_t entry_time;
+    uint64_t work; /* heap_work() */
     bool in_entry;
     /* Where keys of maps were found last, by their hash; 0: nowhere. A short cut and no part of the
      * state: each place is a living node's, whose key is compared. */

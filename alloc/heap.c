@@ -137,6 +137,11 @@ uint64_t heap_clock(const struct heap *heap)
     return header(heap)->clock;
 }
 
+uint64_t heap_work(const struct heap *heap)
+{
+    return heap->work;
+}
+
 uint64_t heap_next_version(struct heap *heap)
 {
     assert(heap->in_entry);

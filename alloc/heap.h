@@ -74,6 +74,9 @@ uint64_t heap_index(const struct heap *heap); /* last entry begun */
 uint64_t heap_term(const struct heap *heap);
 uint64_t
 heap_clock(const struct heap *heap); /* the shard clock: greatest version given so far (HLC) */
+/* What the commands have cost so far beyond their number: chunks made and freed, KiB moved, types
+ * compared. A number of this process, for nothing but deciding when to go on. */
+uint64_t heap_work(const struct heap *heap);
 /* Advances the shard clock and returns the version of the next command: max(entry time, clock + 1)
  * (X6). */
 uint64_t heap_next_version(struct heap *heap);

@@ -99,6 +99,7 @@ int chunk_build(struct heap *h, uint64_t slot, uint64_t number, uint64_t bytes, 
     if (rv == 0) {
         chunk_set_header(h, *place, slot, number);
         header_edit(h)->chunk_count++;
+        h->work++;
     }
     return rv;
 }
@@ -107,6 +108,7 @@ void chunk_drop(struct heap *h, uint64_t place)
 {
     block_free(h, POOL_OBJECTS, place);
     header_edit(h)->chunk_count--;
+    h->work++;
 }
 
 void chunk_set_keeper(struct heap *h, uint64_t place, uint64_t keeper)

@@ -6,6 +6,7 @@
 #include "alloc/engine.h"
 
 #define FIELD_HEAD_BYTES 16u
+#define TYPES_PER_WORK   8u /* see heap_work() */
 
 static const uint8_t kind_bytes[FIELD_KINDS] = {
     [FIELD_BYTES] = 1, [FIELD_CHARS] = 1, [FIELD_U8] = 1,  [FIELD_U16] = 2, [FIELD_U32] = 4,
@@ -167,8 +168,9 @@ static struct slice key_of(uint32_t number, struct type_key *key)
     return slice_of(key->bytes, sizeof key->bytes);
 }
 
-static bool name_is_taken(const struct heap *h, struct slice name)
+static bool name_is_taken(struct heap *h, struct slice name)
 {
+    h->work += heap_map_count(h, HEAP_MAP_TYPES) / TYPES_PER_WORK;
     struct slice after = slice_of(NULL, 0);
     struct slice value;
     while (heap_map_next(h, HEAP_MAP_TYPES, after, &after, &value) == 0) {
@@ -181,7 +183,7 @@ static bool name_is_taken(const struct heap *h, struct slice name)
 }
 
 /* May the type be stored? *same: it needn't be. */
-static int compare_known(const struct heap *h, const struct heap_type *type, bool *same)
+static int compare_known(struct heap *h, const struct heap_type *type, bool *same)
 {
     *same = false;
     struct heap_type known;

@@ -74,6 +74,7 @@ static struct batch *batch_new(struct shard *s)
     }
     b->len = 0;
     b->count = 0;
+    b->work = 0;
     b->index = 0;
     size_t first = s->batch_bytes > BATCH_BYTES_MIN ? s->batch_bytes : BATCH_BYTES_MIN;
     if (block_reserve(b, first) != 0) {
@@ -127,7 +128,7 @@ static int batch_append(struct shard *s, uint16_t kind, struct slice body,
                         struct shard_command *command)
 {
     struct batch *b = s->open;
-    if (b != NULL && b->len >= BATCH_BYTES_CLOSE) {
+    if (b != NULL && (b->len >= BATCH_BYTES_CLOSE || b->work >= BATCH_WORK_CLOSE)) {
         if (s->ready_count >= BATCHES_READY_MAX) {
             return ERR_BUSY;
         }
@@ -156,6 +157,7 @@ static int batch_append(struct shard *s, uint16_t kind, struct slice body,
     b->len += ENTRY_COMMAND_HEADER_BYTES + body.len;
     assert(b->len <= ENTRY_BYTES_MAX);
     b->waiters[b->count++] = command;
+    b->work += fsm_work(s->heap, kind, body);
     s->r->counters.commands++;
     replica__turn(s);
     return 0;
@@ -490,7 +492,11 @@ void shard__apply(struct shard *s)
                 /* only give back */
             } else if (entries[i].type != ENTRY_CHANGE) {
                 budget -= entries[i].data.len + 64 < budget ? entries[i].data.len + 64 : budget;
-                stop = apply_entry(s, index, &entries[i]) != 0 || budget == 0;
+                uint64_t work = heap_work(s->heap);
+                stop = apply_entry(s, index, &entries[i]) != 0;
+                work = (heap_work(s->heap) - work) * APPLY_BYTES_PER_WORK;
+                budget -= work < budget ? work : budget;
+                stop = stop || budget == 0;
             } else if (wal_log_durable_index(s->log) < index) {
                 stop = true; /* a configuration counts only when it can't be lost here (rules E8) */
             } else {

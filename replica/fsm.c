@@ -316,6 +316,42 @@ int fsm_validate(uint64_t uid, uint16_t kind, struct slice body, struct command_
     return rv != 0 ? rv : message_check(kind, body);
 }
 
+static uint64_t chunks_of(const struct heap *heap, uint64_t ptr)
+{
+    struct heap_object object;
+    return heap_stat(heap, ptr, &object) == 0 ? object.size >> 20 : 0;
+}
+
+uint32_t fsm_work(const struct heap *heap, uint16_t kind, struct slice body)
+{
+    struct heap_command c;
+    uint64_t work = 0;
+    switch (kind) {
+    case KIND_ALLOC:
+    case KIND_ALLOC_LEASED:
+        work = decode(kind, body, &c) == 0 ? c.size >> 20 : 0;
+        break;
+    case KIND_FREE:
+        work = decode(kind, body, &c) == 0 ? chunks_of(heap, c.ptr) : 0;
+        break;
+    case KIND_REALLOC:
+        work = decode(kind, body, &c) == 0 ? (c.size >> 20) + chunks_of(heap, c.ptr) : 0;
+        break;
+    case KIND_DEFRAG:
+        work = decode(kind, body, &c) == 0 ? c.count >> 10 : 0;
+        break;
+    case KIND_TYPE_REGISTER:
+        work = heap_map_count(heap, HEAP_MAP_TYPES) / 8;
+        break;
+    case KIND_RECLAIM:
+        work = HEAP_RECLAIM_RECORDS_MAX;
+        break;
+    default:
+        break;
+    }
+    return work < FSM_WORK_MAX ? (uint32_t)work : FSM_WORK_MAX;
+}
+
 static int apply_sequenced(struct heap *heap, uint16_t kind, struct slice body, uint64_t version,
                            struct command_result *result, int *fatal)
 {

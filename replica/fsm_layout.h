@@ -1,7 +1,7 @@
 /* What the replica keeps in the arena beside objects: the fixed header of the state machine,
  * session records, the catalogue and the node table. All little-endian, all padding zero; only
- * fsm.c, fsm_check.c, session.c, lease.c, tombstone.c and catalog.c know these offsets. A change of anything here is a new FSM_FORMAT
- * (rules E16). */
+ * fsm.c, fsm_check.c, session.c, lease.c, tombstone.c and catalog.c know these offsets. A change of
+ * anything here is a new FSM_FORMAT (rules E16). */
 #ifndef CAIRN_REPLICA_FSM_LAYOUT_H
 #define CAIRN_REPLICA_FSM_LAYOUT_H
 

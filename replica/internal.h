@@ -12,6 +12,7 @@
 #define TICK_MS               20u /* one timer for all shards: elections, heartbeats, housekeeping */
 #define HOUSEKEEPING_MS       1000u /* the slow part of it, per shard */
 #define BATCHES_IN_FLIGHT_MAX 4u    /* entries submitted and not yet applied, when they come full */
+#define BATCH_WORK_CLOSE      2048u /* a batch takes no more once it costs so much (fsm_work()) */
 #define BATCHES_READY_MAX     16u /* full batches that wait for one of those places; beyond: BUSY */
 #define SHARD_TABLE_SIZE      2048u /* buckets of uid -> shard */
 #define PEER_ITEMS_BYTES_MAX  (FRAME_BYTES_MAX - 4096u)
@@ -25,10 +26,11 @@
 #define HELD_BYTES_MAX   (8u << 20) /* messages of a shard that wait for its hard state */
 #define APPLY_BYTES_PER_TURN                                                                       \
     (1u << 20) /* replay and catching up leave the loop to others after this much */
-#define PIN_IDLE_MS        30000u /* a view for receivers goes after this long without a request */
-#define PIN_DONE_MS        3000u  /* ... or this long after a receiver got its last page */
-#define INSTALL_TIMEOUT_MS 10000u /* no answer to a page request */
-#define PAGES_PER_FETCH    240u   /* fits BULK_CHUNK_BYTES_MAX */
+#define APPLY_BYTES_PER_WORK 512u   /* of that: what a chunk made or freed counts as */
+#define PIN_IDLE_MS          30000u /* a view for receivers goes after this long without a request */
+#define PIN_DONE_MS          3000u  /* ... or this long after a receiver got its last page */
+#define INSTALL_TIMEOUT_MS   10000u /* no answer to a page request */
+#define PAGES_PER_FETCH      240u   /* fits BULK_CHUNK_BYTES_MAX */
 
 static_assert(PAGES_PER_FETCH * (HEAP_PAGE_BYTES + 8u) + 64u <= BULK_CHUNK_BYTES_MAX,
               "one bulk frame");
@@ -67,6 +69,7 @@ struct batch {
     struct batch_block *block;
     size_t len;
     uint32_t count;
+    uint32_t work;                  /* see fsm_work() */
     uint64_t index, term;           /* once submitted */
     struct shard_command **waiters; /* by ordinal; NULL: our own command */
     uint32_t waiters_capacity;
@@ -350,6 +353,10 @@ uint64_t shard__stamp(struct shard *s);
  * have changed. */
 int fsm_apply(struct heap *heap, uint64_t index, const struct wal_entry *entry,
               struct command_result *results, uint32_t results_max, bool *meta_changed);
+/* What applying the command will cost in chunks of large objects, KiB moved and the like, about;
+ * at most FSM_WORK_MAX. 0: as little as most. */
+#define FSM_WORK_MAX 2048u
+uint32_t fsm_work(const struct heap *heap, uint16_t kind, struct slice body);
 /* Checks that a command may stand in an entry of this shard. 0, ERR_PROTOCOL, ERR_INVAL. */
 int fsm_validate(uint64_t uid, uint16_t kind, struct slice body, struct command_prefix *prefix);
 /* What the replica keeps in a heap that passed heap_check() is what it would have written: no call

@@ -807,11 +807,10 @@ static void hostile_records_are_refused_before_they_are_used(void **state)
     uint8_t key[SESSION_KEY_BYTES] = {'s'};
     uint64_t big = __builtin_bswap64(m.session);
     memcpy(key + 1, &big, sizeof big);
-    const size_t record[] = {offsetof(struct session_record, id),
-                             offsetof(struct session_record, nonce),
-                             offsetof(struct session_record, owner),
-                             offsetof(struct session_record, window),
-                             offsetof(struct session_record, window) + 3};
+    const size_t record[] = {
+        offsetof(struct session_record, id), offsetof(struct session_record, nonce),
+        offsetof(struct session_record, owner), offsetof(struct session_record, window),
+        offsetof(struct session_record, window) + 3};
     for (size_t i = 0; i < sizeof record / sizeof record[0]; i++) {
         uint8_t *at =
             heap_map_edit(m.heap, HEAP_MAP_SESSIONS, slice_of(key, sizeof key), record[i], 1);

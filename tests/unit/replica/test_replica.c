@@ -323,6 +323,67 @@ static void all_nodes_losing_power_lose_nothing(void **state)
     cluster_close(&c);
 }
 
+/* ---- commands that cost more than their bytes say ---- */
+
+#define HEAVY 12u
+
+struct heavy {
+    struct shard_command commands[HEAVY];
+    struct cluster_client *client;
+    struct replica *replica;
+    uint32_t done;
+};
+
+static void heavy_done(struct shard_command *command, const struct command_result *result)
+{
+    struct heavy *h = command->arg;
+    assert_int_equal(result->err, 0);
+    assert_int_equal(result->code, 0);
+    h->done++;
+}
+
+static void heavy_propose(void *arg)
+{
+    struct heavy *h = arg;
+    struct shard *s = replica_shard(h->replica, h->client->uid);
+    for (uint32_t i = 0; i < HEAVY; i++) {
+        struct msg_defrag m = {.uid = h->client->uid,
+                               .session = h->client->session,
+                               .seq = i + 1,
+                               .bytes = HEAP_DEFRAG_BYTES_MAX};
+        struct buf body = {0};
+        assert_int_equal(message_encode_defrag(&m, &body), 0);
+        h->commands[i].cb = heavy_done;
+        h->commands[i].arg = h;
+        assert_int_equal(shard_propose(s, KIND_DEFRAG, slice_of(body.data, body.len), CLUSTER_OWNER,
+                                       &h->commands[i]),
+                         0);
+        buf_close(&body);
+    }
+}
+
+static void heavy_commands_dont_share_one_entry(void **state)
+{
+    (void)state;
+    struct cluster c;
+    struct cluster_client client;
+    struct replica_counters before;
+    struct replica_counters after;
+    cluster_open(&c, 11, SMALL_LOG);
+    uint64_t uid = cluster_heap(&c, "h", 1, HEAP_BYTES);
+    (void)client_open(&client, &c, uid, 1, HEAVY, 60000);
+    uint32_t leader = cluster_leader(&c, uid);
+    struct heavy h = {.client = &client, .replica = c.nodes[leader].replica};
+    replica_get_counters(h.replica, &before);
+    sim_proc_call(c.nodes[leader].env, heavy_propose, &h);
+    cluster_run_ms(&c, 1000);
+    replica_get_counters(h.replica, &after);
+    assert_int_equal(h.done, HEAVY);
+    assert_true(after.batches - before.batches >= HEAVY / 2);
+    check_all(&c, uid);
+    cluster_close(&c);
+}
+
 static void a_replica_too_far_behind_is_filled_by_pages(void **state)
 {
     (void)state;
@@ -839,6 +900,7 @@ int main(void)
         cmocka_unit_test(a_jump_of_the_clock_expires_nobody),
         cmocka_unit_test(heaps_come_and_go_and_uids_are_never_used_again),
         cmocka_unit_test(all_nodes_losing_power_lose_nothing),
+        cmocka_unit_test(heavy_commands_dont_share_one_entry),
         cmocka_unit_test(a_replica_too_far_behind_is_filled_by_pages),
         cmocka_unit_test(a_node_that_lost_its_disk_joins_under_a_new_id),
         cmocka_unit_test(a_log_released_under_pressure_does_not_keep_a_replica_empty),
