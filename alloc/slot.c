@@ -185,12 +185,13 @@ void slot_release(struct heap *h, uint64_t slot)
         p->retired++;
         if (p->retired == SLOTS_USABLE) {
             page_leave(h, page); /* no entry is free, so it isn't in the queue */
+            return;
         }
-        return;
+    } else {
+        *entry = slot_word(generation + 1, SLOT_FREE, p->head);
+        p->head = (uint16_t)(slot % SLOTS_PER_PAGE);
+        p->free_count++;
     }
-    *entry = slot_word(generation + 1, SLOT_FREE, p->head);
-    p->head = (uint16_t)(slot % SLOTS_PER_PAGE);
-    p->free_count++;
     /* A page with many retired slots may never have so many free ones: then all that can be is
      * enough. */
     uint32_t enough =

@@ -62,6 +62,31 @@ static void a_slot_is_retired_when_its_generations_are_used_up(void **state)
     heap_done(heap);
 }
 
+/* The last object of a page of which all other slots are free or retired. */
+static void a_page_whose_last_slot_is_retired_is_used_again(void **state)
+{
+    (void)state;
+    struct heap *heap = heap_new(2 << 20);
+    uint64_t ptrs[511];
+    for (uint32_t i = 0; i < 511; i++) { /* one more than a page has */
+        ptrs[i] = alloc(heap);
+    }
+    for (uint32_t i = 0; i < 410; i++) {
+        uint64_t slot = ptr_slot(ptrs[i]);
+        uint64_t *entry = arena_write(
+            &heap->arena, heap->regions.frames_at + slot * sizeof(uint64_t), sizeof(uint64_t));
+        *entry |= SLOT_GENERATION_MAX;
+        ptrs[i] = ptr_make(5, SLOT_GENERATION_MAX, slot);
+    }
+    for (uint32_t i = 1; i < 510; i++) {
+        assert_int_equal(heap_free_object(heap, 1, ptrs[i]), 0);
+    }
+    assert_int_equal(header(heap)->slot_queue_count, 0);
+    assert_int_equal(heap_free_object(heap, 1, ptrs[0]), 0);
+    assert_int_equal(header(heap)->slot_queue_count, 1);
+    heap_done(heap);
+}
+
 static void a_freed_pointer_is_stale_for_ever(void **state)
 {
     (void)state;
@@ -216,6 +241,7 @@ static void a_lease_for_which_there_is_no_room_leaves_nothing(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_page_whose_last_slot_is_retired_is_used_again),
         cmocka_unit_test(a_slot_is_retired_when_its_generations_are_used_up),
         cmocka_unit_test(a_freed_pointer_is_stale_for_ever),
         cmocka_unit_test(pages_wait_in_a_queue),
