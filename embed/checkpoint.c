@@ -146,8 +146,9 @@ static void upkeep(struct embedded_heap *h)
     uint64_t now_ms = env_wall_us(embed_env(h->db)) / 1000u;
     uint64_t safe_ms = hlc_to_ms(heap_safepoint(h->heap));
     struct heap_counts counts;
-    if (retention_ms == 0 || now_ms < retention_ms ||
-        now_ms - retention_ms < safe_ms + retention_ms / RETENTION_PARTS) {
+    /* Without retention (any more) all that is left goes, and the clock doesn't say when. */
+    if (retention_ms != 0 && (now_ms < retention_ms ||
+                              now_ms - retention_ms < safe_ms + retention_ms / RETENTION_PARTS)) {
         return;
     }
     heap_get_counts(h->heap, &counts);

@@ -594,6 +594,24 @@ static void heaps_come_and_go_beside_others(void **state)
     assert_int_equal(value, 2 * 600);
 }
 
+static void history_goes_when_it_is_no_longer_wanted(void **state)
+{
+    (void)state;
+    const uint64_t bytes = 10u << 20; /* of 16 MiB: there is room for one */
+    cairn_ptr ptr;
+    must(cairn_heap_set_retention(heap, 3600000));
+    must(cairn_alloc(heap, bytes, 0, &ptr));
+    must(cairn_free(heap, ptr));
+    assert_int_equal(cairn_alloc(heap, bytes, 0, &ptr), CAIRN_E_NOSPACE);
+    must(cairn_heap_set_retention(heap, 0));
+    int rv = CAIRN_E_NOSPACE;
+    for (int i = 0; i < 3000 && rv == CAIRN_E_NOSPACE; i++) {
+        (void)usleep(10000);
+        rv = cairn_alloc(heap, bytes, 0, &ptr);
+    }
+    must(rv);
+}
+
 int main(int argc, char **argv)
 {
     if (argc > 1 && strcmp(argv[1], "pmem") == 0) {
@@ -619,6 +637,7 @@ int main(int argc, char **argv)
         TEST(pending_calls_end_when_the_client_is_freed),
         TEST(threads_share_a_heap),
         TEST(heaps_come_and_go_beside_others),
+        TEST(history_goes_when_it_is_no_longer_wanted),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
