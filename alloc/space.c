@@ -204,8 +204,8 @@ uint64_t extent_next_internal(const struct heap *h, uint64_t from)
 
 uint64_t extent_last_before(const struct heap *h, uint64_t end)
 {
-    uint64_t total = space_granules(h);
-    end = end < total ? end : total;
+    uint64_t most = space_granules(h) - index_tail(h); /* which may be long */
+    end = end < most ? end : most;
     for (uint64_t w = (end + 63) / 64; w-- > 0;) {
         uint64_t starts = granules_at(h, w)->start & mask_of(w, 0, end);
         if (starts != 0) {
@@ -218,8 +218,7 @@ uint64_t extent_last_before(const struct heap *h, uint64_t end)
 /* Where the free run at the end of the data begins. */
 static uint64_t tail_of(const struct heap *h)
 {
-    uint64_t last = extent_last_before(h, UINT64_MAX);
-    return last == UINT64_MAX ? 0 : extent_end(h, last);
+    return space_granules(h) - index_tail(h);
 }
 
 /* ---- the budget ---- */

@@ -219,6 +219,45 @@ uint64_t index_longest(const struct heap *h)
     return s->counts[0] == 0 ? 0 : s->levels[s->top][0].longest;
 }
 
+static uint64_t leaf_tail(const struct heap *h, uint64_t leaf, uint64_t end)
+{
+    uint64_t first = leaf * LEAF_WORDS;
+    for (uint64_t word = first + words_of_leaf(leaf, end); word-- > first;) {
+        const struct granules *g = granules_at(h, word);
+        uint64_t taken = g->used | g->start;
+        if (taken != 0) {
+            return end - (word * 64 + 64 - (uint64_t)__builtin_clzll(taken));
+        }
+    }
+    return end - first * 64;
+}
+
+uint64_t index_tail(const struct heap *h)
+{
+    const struct space *s = h->space;
+    uint64_t end = space_granules(h);
+    if (end == 0) {
+        return 0;
+    }
+    uint64_t i = s->counts[0] - 1;
+    uint64_t run = leaf_tail(h, i, end);
+    if (run < end - (i << LEAF_SHIFT)) {
+        return run;
+    }
+    /* All parts but the last one of a level have their full size. */
+    for (uint32_t level = 0; level < s->top; level++) {
+        for (; (i & (FAN - 1)) != 0; i--) {
+            const struct node *n = &s->levels[level][i - 1];
+            if (n->prefix != (uint64_t)1 << (LEAF_SHIFT + FAN_SHIFT * level)) {
+                return run + n->suffix;
+            }
+            run += n->prefix;
+        }
+        i >>= FAN_SHIFT;
+    }
+    return run;
+}
+
 uint64_t index_find(const struct heap *h, uint64_t count)
 {
     const struct space *s = h->space;

@@ -11,6 +11,8 @@
 /* First granule of the lowest free run of at least `count`; INDEX_NONE. */
 uint64_t index_find(const struct heap *h, uint64_t count);
 uint64_t index_longest(const struct heap *h);
+/* Free granules at the end of the data. */
+uint64_t index_tail(const struct heap *h);
 /* Granules [from, end) of the maps have changed. from < end. */
 void index_update(struct heap *h, uint64_t from, uint64_t end);
 /* The data had `before` granules; the header says how many there are now. */
