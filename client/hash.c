@@ -279,6 +279,7 @@ static int bucket_get(cairn_heap *heap, cairn_ptr hash, const struct hash_root *
     return rv;
 }
 
+/* Twice as many buckets, unless somebody else was faster. */
 static int grow(cairn_heap *heap, cairn_ptr hash, uint64_t bits)
 {
     uint64_t more = bits + 1;
@@ -393,7 +394,10 @@ int cairn_hash_put(cairn_heap *heap, cairn_ptr hash, const void *key, size_t key
             if (previous != NULL) {
                 *previous = CAIRN_NULL;
             }
-            return s.passed >= CHAIN_LONG ? grow(heap, hash, bits) : 0;
+            if (s.passed >= CHAIN_LONG) {
+                (void)grow(heap, hash, bits); /* the entry is in; if not now, another put will */
+            }
+            return 0;
         }
         if (!cairn_error_is(rv, CAIRN_ERROR_MAYBE_COMMITTED)) {
             (void)cairn_free(heap, fresh);
