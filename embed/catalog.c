@@ -70,6 +70,18 @@ static struct embedded_heap *find_uid(struct embedded *db, uint64_t uid)
     return NULL;
 }
 
+static bool name_is_valid(struct slice name)
+{
+    const char *c = (const char *)name.data;
+    for (size_t i = 0; i < name.len; i++) {
+        bool word = (c[i] >= 'a' && c[i] <= 'z') || (c[i] >= '0' && c[i] <= '9');
+        if (!word && (i == 0 || (c[i] != '-' && c[i] != '_'))) {
+            return false;
+        }
+    }
+    return name.len > 0 && name.len <= HEAP_NAME_BYTES_MAX;
+}
+
 static struct embedded_heap *find_name(struct embedded *db, struct slice name)
 {
     list_for_each (it, &db->heaps) {
@@ -143,7 +155,8 @@ static int heaps_load(struct embedded *db, struct err_text *e)
     while (heap_map_next(heap, HEAP_MAP_CATALOG, after, &key, &value) == 0) {
         struct catalog_entry entry;
         struct embedded_heap *h = NULL;
-        if (key.len > HEAP_NAME_BYTES_MAX || catalog_entry_of(value, &entry) != 0) {
+        if (!name_is_valid(key) || catalog_entry_of(value, &entry) != 0 ||
+            find_uid(db, entry.uid) != NULL) {
             return err_set(e, ERR_CORRUPT, "%s: the catalogue has a malformed entry",
                            db->settings.dir);
         }

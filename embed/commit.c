@@ -388,19 +388,38 @@ static uint64_t deadline_after(struct embedded *db, uint32_t timeout_ms)
                                     : env_now_ns(embed_env(db)) + timeout_ms * UINT64_C(1000000);
 }
 
+/* Why the log takes nothing now: BUSY passes when checkpoints have caught up. */
+static int lack_of_room(struct embedded *db, const char **text)
+{
+    uint64_t free_bytes = 0;
+    if (db->failed != 0) {
+        *text = db->fail_text;
+        return db->failed;
+    }
+    if (env_disk_free(embed_env(db), db->settings.dir, &free_bytes) == 0 &&
+        free_bytes < 2 * db->settings.segment_bytes + ROOM_RESERVE_BYTES) {
+        *text = "the disk is full: free some space";
+        return ERR_DISKFULL;
+    }
+    *text = "the log is as long as it may be, and waits for a checkpoint";
+    return ERR_BUSY;
+}
+
 /* A log that has outrun its checkpoints is waited for; a full disk isn't. */
-static int room_wait(struct embedded_heap *h, uint32_t timeout_ms)
+static int room_wait(struct embedded_heap *h, uint32_t timeout_ms, const char **text)
 {
     struct embedded *db = h->db;
     uint64_t deadline = deadline_after(db, timeout_ms);
+    *text = NULL;
     while (!wal_has_room(db->wal)) {
         struct inline_waiter waiter;
         uint64_t poll = env_now_ns(embed_env(db)) + ROOM_POLL_NS;
-        uint64_t free_bytes = 0;
-        if (poll > deadline || db->failed != 0 ||
-            (env_disk_free(embed_env(db), db->settings.dir, &free_bytes) == 0 &&
-             free_bytes < 2 * db->settings.segment_bytes + ROOM_RESERVE_BYTES)) {
-            return ERR_DISKFULL;
+        int rv = lack_of_room(db, text);
+        if (rv != ERR_BUSY) {
+            return rv;
+        }
+        if (poll > deadline) {
+            return ERR_TIMEOUT; /* nothing has happened */
         }
         if (db->checkpointing == NULL) {
             embed__checkpoint_want(h);
@@ -409,6 +428,7 @@ static int room_wait(struct embedded_heap *h, uint32_t timeout_ms)
             (void)inline_wait(&db->env, &waiter, poll);
         }
     }
+    *text = NULL;
     return 0;
 }
 
@@ -461,8 +481,7 @@ void embed_run(struct embedded_heap *h, struct embedded_call *call, uint32_t tim
             embed__read(h, call);
         } else {
             if (rv == 0) {
-                rv = room_wait(h, timeout_ms);
-                text = rv == 0 ? NULL : "the disk is full: free some space";
+                rv = room_wait(h, timeout_ms, &text);
             }
             if (rv == 0) {
                 rv = admit(h, &text);
@@ -496,9 +515,9 @@ void embed__submit(struct embedded_heap *h, struct embedded_call *call)
             (void)pthread_cond_signal(&db->env.library_wake);
         }
     } else {
-        rv = wal_has_room(db->wal) ? enqueue(h, call) : ERR_BUSY;
+        rv = wal_has_room(db->wal) ? enqueue(h, call) : lack_of_room(db, &text);
         if (rv != 0) {
-            embed__finish(db, call, rv, NULL);
+            embed__finish(db, call, rv, text);
         }
     }
 }

@@ -272,6 +272,39 @@ static void fill_disk(const char *path, uint64_t leave)
     env_file_close(&real, file);
 }
 
+static int write_much(struct embedded_heap *h, uint64_t ptr, uint32_t timeout_ms)
+{
+    static uint8_t bytes[64u << 10];
+    struct embedded_call call = {
+        .op = EMBEDDED_WRITE, .ptr = ptr, .data = slice_of(bytes, sizeof bytes)};
+    embed_run(h, &call, timeout_ms);
+    return call.err;
+}
+
+/* There is space on the disk: nobody is told to free some. Nothing has happened, and it passes. */
+static void a_log_without_checkpoints_is_no_full_disk(void **state)
+{
+    (void)state;
+    settings.log_bytes_max = 8u << 20;
+    struct embedded *db = must_open();
+    struct embedded_heap *h = must_heap(db);
+    struct embedded_call call = {.op = EMBEDDED_ALLOC, .size = 64u << 10};
+    embed_run(h, &call, 30000);
+    assert_int_equal(call.err, 0);
+    fault_file(&fault, 0, -1, ERR_DISKFULL, FAULT_OPEN); /* of checkpoints */
+    int rv = 0;
+    for (unsigned i = 0; rv == 0 && i < 1000; i++) {
+        rv = write_much(h, call.value, 300);
+    }
+    assert_int_equal(rv, ERR_TIMEOUT);
+    fault_off(&fault);
+    for (unsigned tries = 0; tries < 50 && rv != 0; tries++) {
+        rv = write_much(h, call.value, 300);
+    }
+    assert_int_equal(rv, 0);
+    embed_close(db);
+}
+
 static void a_full_disk_refuses_and_goes_on(void **state)
 {
     (void)state;
@@ -372,6 +405,7 @@ int main(void)
         TEST(damage_in_the_log_is_an_error),
         TEST(a_missing_image_is_an_error),
         TEST(a_missing_log_is_an_error),
+        TEST(a_log_without_checkpoints_is_no_full_disk),
         TEST(a_full_disk_refuses_and_goes_on),
         TEST(leases_end_with_the_process),
         TEST(old_history_is_given_back),
