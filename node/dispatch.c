@@ -96,6 +96,16 @@ static void refuse(struct client *client, uint64_t request_id, int err, uint64_t
     }
 }
 
+/* With a sentence; empty: what the code says. */
+static void refuse_with(struct client *client, uint64_t request_id, int err, const char *text)
+{
+    client->node->refused++;
+    if (rpc_send_error(client->conn, request_id, err, 0, 0, 0, text[0] != 0 ? text : advice(err)) !=
+        0) {
+        rpc_close(client->conn, ERR_BUSY);
+    }
+}
+
 /* An answer's body is in node->scratch. A client that doesn't read its answers is cut off. */
 static void answer_scratch(struct client *client, uint64_t request_id, uint16_t kind)
 {
@@ -580,6 +590,7 @@ static void read_done(struct shard_read *read, int err)
     struct client *client = request->client;
     if (client != NULL) {
         const struct heap *heap = err == 0 ? shard_heap(request->shard) : NULL;
+        bool ahead = err == ERR_INVAL; /* the one thing about a read that its shard finds wrong */
         if (err == 0) {
             switch (request->kind) {
             case KIND_READ:
@@ -619,7 +630,12 @@ static void read_done(struct shard_read *read, int err)
             struct shard *shard = request->node->replica == NULL
                                       ? NULL
                                       : replica_shard(request->node->replica, request->uid);
-            refuse(client, request->request_id, err, request->uid, shard);
+            if (ahead) {
+                refuse_with(client, request->request_id, err,
+                            "the version is more than a second in the future");
+            } else {
+                refuse(client, request->request_id, err, request->uid, shard);
+            }
         }
     }
     request_free(request);
@@ -703,19 +719,13 @@ static void answer_cluster(struct client *client, const struct frame_header *hea
     }
 }
 
-static void refuse_admin(struct client *client, uint64_t request_id, int err, const char *text)
-{
-    client->node->refused++;
-    if (rpc_send_error(client->conn, request_id, err, 0, 0, 0, text[0] != 0 ? text : advice(err)) !=
-        0) {
-        rpc_close(client->conn, ERR_BUSY);
-    }
-}
-
 static int answer_json(struct client *client, uint64_t request_id, const struct buf *json)
 {
     struct node *node = client->node;
     struct msg_admin_result out = {.json = slice_of(json->data, json->len)};
+    if (json->len > FRAME_BYTES_MAX - 64) {
+        return ERR_TOOBIG; /* told, where a frame that can't be sent closes the connection */
+    }
     buf_clear(&node->scratch);
     int rv = message_encode_admin_result(&out, &node->scratch);
     if (rv == 0) {
@@ -736,7 +746,7 @@ void dispatch__answer_later(struct request *request, int err, const json_t *answ
             err = answer_json(client, request->request_id, &json);
         }
         if (err != 0) {
-            refuse_admin(client, request->request_id, err, "");
+            refuse_with(client, request->request_id, err, "");
         }
     }
     buf_close(&json);
@@ -762,7 +772,7 @@ static void begin_admin(struct client *client, const struct frame_header *header
     }
     json_decref(args);
     if (rv != 0) {
-        refuse_admin(client, header->request_id, rv, e.text);
+        refuse_with(client, header->request_id, rv, e.text);
     }
 }
 
@@ -787,7 +797,7 @@ static void answer_admin(struct client *client, const struct frame_header *heade
     }
     buf_close(&json);
     if (rv != 0) {
-        refuse_admin(client, header->request_id, rv, e.text);
+        refuse_with(client, header->request_id, rv, e.text);
     }
 }
 

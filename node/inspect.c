@@ -16,9 +16,10 @@
 #include "base/mem.h"
 #include "node/internal.h"
 
-#define FINDINGS_MAX 200u
-#define CELLS_MAX    4096u
-#define CELLS        512u
+#define FINDINGS_MAX        200u
+#define ANSWER_FINDINGS_MAX 4096u /* of all shards: an answer is one frame */
+#define CELLS_MAX           4096u
+#define CELLS               512u
 
 enum inspect_what { INSPECT_NOTHING, INSPECT_CHECK, INSPECT_TYPES, INSPECT_MAP };
 
@@ -52,6 +53,7 @@ struct inspect_job {
     enum inspect_what what;
     bool working;
     uint32_t cells;
+    uint32_t findings_left; /* that the answer may have */
     json_t *rows;
     uint64_t *uids;
     uint32_t count, next, capacity;
@@ -160,14 +162,31 @@ static void add_failure(struct inspect_job *job, uint64_t uid, int err, const ch
     json_array_append_new(job->rows, row);
 }
 
-static void add_check(json_t *row, const struct inspection *in)
+/* Names in it needn't be UTF-8, and one may have been cut in two. */
+static json_t *plain_text(const char *text)
 {
+    char plain[sizeof((struct finding *)0)->text];
+    json_t *out = json_string(text);
+    if (out != NULL) {
+        return out;
+    }
+    (void)snprintf(plain, sizeof plain, "%s", text);
+    for (size_t i = 0; plain[i] != 0; i++) {
+        plain[i] = (char)((unsigned char)plain[i] < 0x80 ? plain[i] : '?');
+    }
+    return json_string(plain);
+}
+
+static void add_check(struct inspect_job *job, json_t *row)
+{
+    const struct inspection *in = &job->in;
     json_t *list = json_array();
-    for (uint32_t i = 0; i < in->finding_count; i++) {
+    for (uint32_t i = 0; i < in->finding_count && job->findings_left > 0; i++) {
         const struct finding *f = &in->findings[i];
-        json_array_append_new(list, json_pack("{s:s,s:s,s:s}", "severity",
+        job->findings_left--;
+        json_array_append_new(list, json_pack("{s:s,s:s,s:o}", "severity",
                                               f->dangling ? "dangling" : "damage", "code", f->code,
-                                              "text", f->text));
+                                              "text", plain_text(f->text)));
     }
     json_object_set_new(row, "damage", json_integer((json_int_t)in->damage));
     json_object_set_new(row, "dangling", json_integer((json_int_t)in->dangling));
@@ -275,7 +294,7 @@ static void work_done(struct env_work *work)
         json_object_set_new(row, "index", json_integer((json_int_t)in->index));
         json_object_set_new(row, "objects", json_integer((json_int_t)in->objects));
         if (job->what == INSPECT_CHECK) {
-            add_check(row, in);
+            add_check(job, row);
         } else if (job->what == INSPECT_TYPES) {
             add_types(row, in);
         } else {
@@ -354,6 +373,10 @@ static void checkpoint_done(struct shard_checkpoint_wait *wait, int err)
 
 static void step(struct inspect_job *job)
 {
+    if (job->request->client == NULL) {
+        finish(job, ERR_CANCELED); /* nobody to tell; others wait for their turn */
+        return;
+    }
     while (job->next < job->count) {
         uint64_t uid = job->uids[job->next];
         struct shard *shard = replica_shard(job->node->replica, uid);
@@ -438,6 +461,7 @@ static int job_new(struct node *node, uint64_t heap_id, struct inspect_job **out
     job->rows = rows;
     job->heap_id = heap_id;
     job->cells = CELLS;
+    job->findings_left = ANSWER_FINDINGS_MAX;
     list_init(&job->link);
     *out = job;
     return 0;
@@ -479,7 +503,7 @@ int inspect__begin(struct node *node, struct request *request, bool inspect, jso
         job->cells = cells < (json_int_t)CELLS_MAX ? (uint32_t)cells : CELLS_MAX;
     }
     job->what = what;
-    job->request = request;
+    job->request = request; /* of a client that is there */
     collect.job = job;
     replica_each_shard(node->replica, collect_shard, &collect);
     list_push_back(&node->jobs, &job->link);
