@@ -54,6 +54,22 @@ int cli_exit_of(int code)
     }
 }
 
+json_t *cli_text(const char *text)
+{
+    json_t *out = json_string(text);
+    if (out == NULL && text != NULL) {
+        size_t len = 0;
+        char *plain = malloc(strlen(text) * 4 + 1);
+        for (; plain != NULL && *text != 0; text++) {
+            unsigned char c = (unsigned char)*text;
+            len += (size_t)snprintf(plain + len, 5, c < 0x80 ? "%c" : "\\x%02x", c);
+        }
+        out = plain == NULL ? NULL : json_stringn(plain, len);
+        free(plain);
+    }
+    return out == NULL ? json_null() : out;
+}
+
 static void print_envelope(struct cli *cli, json_t *data, json_t *error)
 {
     json_t *envelope = json_pack("{s:s,s:s,s:o,s:O,s:o}", "apiVersion", "cairn/v1", "kind",
@@ -68,8 +84,8 @@ static int say(struct cli *cli, int code, const char *text)
 {
     if (cli->format == FORMAT_JSON) {
         print_envelope(cli, json_null(),
-                       json_pack("{s:s,s:i,s:s}", "code", cairn_error_name(code), "number", code,
-                                 "message", text));
+                       json_pack("{s:s,s:i,s:o}", "code", cairn_error_name(code), "number", code,
+                                 "message", cli_text(text)));
     }
     fprintf(stderr, "cairnctl: %s: %s\n", cairn_error_name(code), text);
     return cli_exit_of(code);
@@ -103,7 +119,14 @@ void cli_warn(struct cli *cli, const char *format, ...)
     va_start(args, format);
     vsnprintf(text, sizeof text, format, args);
     va_end(args);
-    json_array_append_new(cli->warnings, json_string(text));
+    json_t *warning = cli_text(text);
+    for (size_t i = 0; i < json_array_size(cli->warnings); i++) {
+        if (json_equal(json_array_get(cli->warnings, i), warning)) { /* of an earlier try */
+            json_decref(warning);
+            return;
+        }
+    }
+    json_array_append_new(cli->warnings, warning);
     fprintf(stderr, "cairnctl: warning: %s\n", text);
 }
 
@@ -234,7 +257,7 @@ int cli_ask_all(struct cli *cli, const char *verb, json_t *args, json_t **out)
             if (err == 0) {
                 json_object_set_new(row, "answer", answer);
             } else {
-                json_object_set_new(row, "error", json_string(cairn_errormsg()));
+                json_object_set_new(row, "error", cli_text(cairn_errormsg()));
                 json_object_set_new(row, "code", json_integer(err));
             }
             json_array_append_new(*out, row);
@@ -311,12 +334,14 @@ static int from_file(struct cli *cli, const char *path, uint8_t **bytes, size_t 
 {
     FILE *file = strcmp(path, "-") == 0 ? stdin : fopen(path, "rb");
     size_t capacity = 1u << 16;
+    bool failed = false;
     *bytes = file == NULL ? NULL : malloc(capacity);
     *len = 0;
     while (*bytes != NULL) {
         size_t n = fread(*bytes + *len, 1, capacity - *len, file);
         *len += n;
         if (n == 0) {
+            failed = ferror(file) != 0; /* a directory, or half of a file */
             break;
         }
         if (*len == capacity) {
@@ -332,6 +357,10 @@ static int from_file(struct cli *cli, const char *path, uint8_t **bytes, size_t 
     }
     if (file != NULL && file != stdin) {
         fclose(file);
+    }
+    if (failed) {
+        free(*bytes);
+        *bytes = NULL;
     }
     return *bytes == NULL ? cli_error(cli, CAIRN_E_INVAL,
                                       "%s can't be read, or is larger than an object may be", path)

@@ -147,7 +147,7 @@ static json_t *root_row(const char *name, cairn_ptr ptr)
 {
     char text[CAIRN_PTR_TEXT_BYTES];
     cairn_ptr_format(ptr, text, sizeof text);
-    return json_pack("{s:s,s:s}", "name", name, "pointer", text);
+    return json_pack("{s:o,s:s}", "name", cli_text(name), "pointer", text);
 }
 
 static int add_root(void *arg, const char *name, cairn_ptr ptr, uint64_t version)

@@ -151,7 +151,10 @@ static const struct argp_option option_table[] = {
     {"key", KEY_KEY, "FILE", 0, "own key ($CAIRN_KEY)", 0},
     {"output", 'o', "table|json", 0, "form of the answer; default table", 0},
     {"timeout", KEY_TIMEOUT, "SECONDS", 0, "give up after this long; default 30", 0},
-    {"offline", KEY_OFFLINE, "DIR", 0, "work on the data directory of a stopped node", 0},
+    {"offline", KEY_OFFLINE, "DIR", 0,
+     "work on the data directory of a stopped node (heap check, "
+     "stats, map; log dump)",
+     0},
     {"help", 'h', NULL, 0, "this text", 0},
     {"yes", KEY_YES, NULL, 0, "don't ask", 1},
     {"dry-run", KEY_DRY_RUN, NULL, 0, "say what would be done", 1},
@@ -365,6 +368,12 @@ static const struct cli_verb *find_verb(const char *noun, const char *verb)
     return NULL;
 }
 
+static bool takes_offline(const struct cli_verb *verb)
+{
+    return verb->run == verb_heap_check || verb->run == verb_heap_stats ||
+           verb->run == verb_heap_map || verb->run == verb_log_dump;
+}
+
 /* The arguments were not understood, so that the option may not have been reached. */
 static bool asks_for_json(int argc, char **argv)
 {
@@ -383,6 +392,10 @@ static int finish(struct cli *cli, int code)
 {
     cairn_client_free(cli->client);
     json_decref(cli->warnings);
+    if ((fflush(stdout) != 0 || ferror(stdout) != 0) && code == EXIT_OK) {
+        fprintf(stderr, "cairnctl: standard output can't be written\n");
+        code = EXIT_UNEXPECTED;
+    }
     return code;
 }
 
@@ -425,5 +438,12 @@ int main(int argc, char **argv)
     cli.kind = kind;
     cli.argc = words.count - skip;
     cli.argv = words.words + skip;
+    if (cli.offline != NULL && !takes_offline(verb)) {
+        /* It would be done to the cluster, and not to what was named. */
+        return finish(&cli, cli_error(&cli, CAIRN_E_INVAL,
+                                      "--offline is for heap check, heap stats, heap map and log "
+                                      "dump; %s %s asks a cluster",
+                                      verb->noun, verb->verb));
+    }
     return finish(&cli, verb->run(&cli));
 }

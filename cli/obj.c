@@ -1,5 +1,6 @@
 /* obj, ptr: single objects, by HEAP/ROOT or HEAP/POINTER. */
 #include <ctype.h>
+#include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -96,6 +97,11 @@ int verb_obj_read(struct cli *cli)
         return cli_usage(cli, "obj read HEAP/ROOT|HEAP/POINTER [--off N] [--len N] [--file PATH] "
                               "[--at VERSION|@TIME]");
     }
+    if (cli->format == FORMAT_JSON && cli->file != NULL && strcmp(cli->file, "-") == 0) {
+        return cli_error(cli, CAIRN_E_INVAL,
+                         "standard output takes the bytes or the JSON: give one of --file - and -o "
+                         "json");
+    }
     int code = cli_version(cli, &at);
     if (code == 0) {
         code = cli_object(cli, cli->argv[0], &heap, &ptr);
@@ -131,7 +137,17 @@ int verb_obj_read(struct cli *cli)
             ok = fclose(file) == 0 && ok;
         }
         free(bytes);
-        return ok ? EXIT_OK : cli_error(cli, CAIRN_E_IO, "%s can't be written", cli->file);
+        if (!ok) {
+            return cli_error(cli, CAIRN_E_IO, "%s can't be written", cli->file);
+        }
+        if (cli->format == FORMAT_JSON) {
+            cli_answer(cli,
+                       json_pack("{s:o,s:I,s:I,s:o,s:o}", "pointer", text_ptr(ptr), "offset",
+                                 (json_int_t)cli->offset, "length", (json_int_t)len, "version",
+                                 text_u64(version), "file", cli_text(cli->file)),
+                       NULL, NULL, 0, NULL);
+        }
+        return EXIT_OK;
     }
     if (cli->format == FORMAT_TABLE) {
         print_dump(bytes, len, cli->offset);
@@ -356,8 +372,9 @@ int verb_ptr_decode(struct cli *cli)
         return cli_usage(cli, "ptr decode POINTER|WORD");
     }
     if (cairn_ptr_parse(cli->argv[0], &ptr) != 0) {
+        errno = 0;
         ptr.word = strtoull(cli->argv[0], &end, 0);
-        if (end == cli->argv[0] || *end != 0) {
+        if (!isdigit((unsigned char)cli->argv[0][0]) || *end != 0 || errno != 0) {
             return cli_error(cli, CAIRN_E_INVAL,
                              "\"%s\" is neither a pointer (2.1.0000000041) nor its 64-bit word",
                              cli->argv[0]);

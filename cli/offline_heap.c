@@ -79,9 +79,9 @@ static int check_stopped(struct walk *walk, const char *dir)
 
 static void on_finding(void *arg, enum heap_severity severity, const char *code, const char *text)
 {
-    json_array_append_new(arg, json_pack("{s:s,s:s,s:s}", "severity",
+    json_array_append_new(arg, json_pack("{s:s,s:s,s:o}", "severity",
                                          severity == HEAP_FINDING_DANGLING ? "dangling" : "damage",
-                                         "code", code, "text", text));
+                                         "code", code, "text", cli_text(text)));
 }
 
 static void add_findings(json_t *row, json_t *list, uint64_t damage)
@@ -122,7 +122,8 @@ static void look_at(struct walk *walk, const struct image_found *found)
     struct heap_opts opts;
     char uid[24];
     snprintf(uid, sizeof uid, "%" PRIu64, found->uid);
-    json_t *row = json_pack("{s:s,s:s,s:s}", "node", "(offline)", "uid", uid, "dir", found->dir);
+    json_t *row =
+        json_pack("{s:s,s:s,s:o}", "node", "(offline)", "uid", uid, "dir", cli_text(found->dir));
     int rv =
         image_read(walk->env, found->dir, found->uid, mode_of(walk->env, found->dir), &heap, &e);
     if (rv == ERR_NOTFOUND) {
@@ -213,7 +214,10 @@ static int walk_images(struct cli *cli, struct walk *walk, const char *usage)
     uint64_t id = cli->argc == 1 ? heap_id_of(walk, parent, cli->argv[0]) : 0;
     int code = 0;
     if (walk->count == 0) {
-        code = cli_error(cli, CAIRN_E_NOTFOUND, "no images below %s", cli->offline);
+        code = cli->uid == 0
+                   ? cli_error(cli, CAIRN_E_NOTFOUND, "no images below %s", cli->offline)
+                   : cli_error(cli, CAIRN_E_NOTFOUND, "no image of shard %" PRIu64 " below %s",
+                               cli->uid, cli->offline);
     } else if (cli->argc == 1 && id == 0) {
         code =
             cli_error(cli, CAIRN_E_NOTFOUND,
@@ -309,6 +313,13 @@ static void look_stats(struct walk *walk, json_t *row, struct heap *heap)
     }
 }
 
+static json_t *name_text(struct slice name)
+{
+    char text[64];
+    snprintf(text, sizeof text, "%.*s", (int)name.len, (const char *)name.data);
+    return cli_text(text);
+}
+
 static void look_types(struct walk *walk, json_t *row, struct heap *heap)
 {
     struct survey *survey = calloc(1, sizeof *survey);
@@ -328,8 +339,7 @@ static void look_types(struct walk *walk, json_t *row, struct heap *heap)
         char key[16];
         after = type->number;
         snprintf(key, sizeof key, "%u", after);
-        json_object_set_new(walk->names, key,
-                            json_stringn((const char *)type->name.data, type->name.len));
+        json_object_set_new(walk->names, key, name_text(type->name));
     }
     free(type);
     free(survey);

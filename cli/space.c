@@ -70,9 +70,52 @@ static int judge_nodes(struct cli *cli, json_t *nodes, size_t *unreachable)
     return 0;
 }
 
+/* How many shards a heap has, as any node knows the catalogue; 0: nobody says. */
+static uint64_t shards_of(struct cli *cli, const char *heap)
+{
+    json_t *answer = NULL;
+    json_t *row;
+    size_t i;
+    uint64_t count = 0;
+    if (cli_ask(cli, NULL, "heaps", NULL, &answer) != 0) {
+        return 0;
+    }
+    json_array_foreach(json_object_get(answer, "heaps"), i, row)
+    {
+        const char *name = json_string_value(json_object_get(row, "name"));
+        count = name != NULL && strcmp(name, heap) == 0 ? number(row, "shard_count") : count;
+    }
+    json_decref(answer);
+    return count;
+}
+
+/* Rows of leaders that must be all of the heap's: exit code, said already. 7 if there are none,
+ * else a warning and *missing. */
+static int judge_leaders(struct cli *cli, const char *heap, const json_t *rows, uint64_t *missing)
+{
+    uint64_t count = shards_of(cli, heap);
+    uint64_t found = json_array_size(rows);
+    *missing = count > found ? count - found : 0;
+    if (found == 0) {
+        return cli_error(cli, CAIRN_E_UNAVAILABLE,
+                         "no shard of heap %s has a leader that answers: cairnctl shard ls %s, "
+                         "cairnctl status",
+                         heap, heap);
+    }
+    if (*missing > 0) {
+        cli_warn(cli,
+                 "%" PRIu64 " of %" PRIu64
+                 " shards have no leader that answers, and are not in here: cairnctl shard ls %s",
+                 *missing, count, heap);
+    }
+    return 0;
+}
+
 /* The shards of a heap as their leaders have them: rows of their statistics, with "shard", "uid",
- * "node", "image_bytes" and, if asked for, "classes"; in order of the index. */
-static int ask_leaders(struct cli *cli, const char *heap, bool classes, json_t **rows)
+ * "node", "image_bytes" and, if asked for, "classes"; in order of the index. *missing: shards
+ * without a leader, warned of. */
+static int ask_leaders(struct cli *cli, const char *heap, bool classes, json_t **rows,
+                       uint64_t *missing)
 {
     json_t *nodes = NULL;
     json_t *node;
@@ -125,7 +168,12 @@ static int ask_leaders(struct cli *cli, const char *heap, bool classes, json_t *
             json_array_append_new(*rows, found[s]);
         }
     }
-    return 0;
+    code = judge_leaders(cli, heap, *rows, missing);
+    if (code != 0) {
+        json_decref(*rows);
+        *rows = NULL;
+    }
+    return code;
 }
 
 /* Shares that people ask for, beside the numbers that they are made of:
@@ -190,12 +238,13 @@ int cli_answer_stats(struct cli *cli, const char *heap, json_t *rows)
 static int stats_by_shard(struct cli *cli, const char *heap)
 {
     json_t *rows = NULL;
-    int code = ask_leaders(cli, heap, false, &rows);
+    uint64_t missing = 0;
+    int code = ask_leaders(cli, heap, false, &rows, &missing);
     if (code == 0) {
         code = cli_answer_stats(cli, heap, rows);
         json_decref(rows);
     }
-    return code;
+    return code == 0 && missing > 0 ? EXIT_FINDINGS : code;
 }
 
 /* Adds what two rows have in common. */
@@ -228,7 +277,8 @@ static int stats_by_class(struct cli *cli, const char *heap)
     json_t *class;
     size_t i;
     size_t k;
-    int code = ask_leaders(cli, heap, true, &rows);
+    uint64_t missing = 0;
+    int code = ask_leaders(cli, heap, true, &rows, &missing);
     if (code != 0) {
         return code;
     }
@@ -269,7 +319,7 @@ static int stats_by_class(struct cli *cli, const char *heap)
     json_decref(rows);
     cli_answer(cli, json_pack("{s:s,s:o}", "name", heap, "classes", list), list, COLUMNS(columns),
                NULL);
-    return EXIT_OK;
+    return missing > 0 ? EXIT_FINDINGS : EXIT_OK;
 }
 
 /* Asks every node to look at the images of a heap; rows of all of them with "node". */
@@ -322,7 +372,7 @@ static int name_type(void *arg, const cairn_type *type, uint64_t version)
     char key[16];
     (void)version;
     snprintf(key, sizeof key, "%u", type->number);
-    json_object_set_new(names, key, json_string(type->name));
+    json_object_set_new(names, key, cli_text(type->name));
     return 0;
 }
 
@@ -406,11 +456,17 @@ static int stats_by_type(struct cli *cli, const char *heap)
     if (code != 0) {
         return code;
     }
+    uint64_t missing = 0;
+    code = judge_leaders(cli, heap, rows, &missing);
+    if (code != 0) {
+        json_decref(rows);
+        return code;
+    }
     json_t *names = type_names(cli, heap);
     code = cli_answer_types(cli, heap, rows, names);
     json_decref(names);
     json_decref(rows);
-    return unreachable > 0 ? EXIT_FINDINGS : code;
+    return unreachable > 0 || missing > 0 ? EXIT_FINDINGS : code;
 }
 
 int verb_heap_stats(struct cli *cli)
@@ -463,6 +519,7 @@ static void print_map(const json_t *row)
         printf("%12s  ", size);
         for (size_t k = i; k < i + MAP_WIDTH && k < count; k++) {
             const char *cell = json_string_value(json_array_get(cells, k));
+            cell = cell == NULL || cell[0] == 0 ? "?" : cell;
             print_cell(cell[0], (unsigned)strtoul(cell + 1, NULL, 10), utf8, color);
         }
         putchar('\n');
@@ -502,12 +559,15 @@ int verb_heap_map(struct cli *cli)
     int code = ask_images(
         cli, json_pack("{s:s,s:s,s:b}", "heap", cli->argv[0], "what", "map", "leading", 1), &rows,
         &unreachable);
-    if (code != 0) {
-        return code;
+    uint64_t missing = 0;
+    if (code == 0) {
+        code = judge_leaders(cli, cli->argv[0], rows, &missing);
     }
-    cli_answer_map(cli, cli->argv[0], rows);
+    if (code == 0) {
+        cli_answer_map(cli, cli->argv[0], rows);
+    }
     json_decref(rows);
-    return unreachable > 0 ? EXIT_FINDINGS : EXIT_OK;
+    return code != 0 ? code : unreachable > 0 || missing > 0 ? EXIT_FINDINGS : EXIT_OK;
 }
 
 /* ---- heap check ---- */
@@ -719,7 +779,10 @@ static int each_shard(struct cli *cli, const char *name, json_t *shards,
 {
     cairn_heap *heap = NULL;
     int rv = cairn_heap_open(cli->client, name, &heap);
-    for (uint32_t i = 0; rv == 0 && i < json_array_size(shards); i++) {
+    for (uint32_t i = 0; rv == 0 && i < cairn_heap_shards(heap); i++) {
+        if (i >= json_array_size(shards)) { /* without a leader a moment ago */
+            json_array_append_new(shards, json_pack("{s:I}", "shard", (json_int_t)i));
+        }
         rv = work(heap, i, json_array_get(shards, i));
     }
     cairn_heap_close(heap);
@@ -729,7 +792,8 @@ static int each_shard(struct cli *cli, const char *name, json_t *shards,
 static int before_and_after(struct cli *cli, const char *name, json_t *shards, const char *suffix)
 {
     json_t *rows = NULL;
-    int code = ask_leaders(cli, name, false, &rows);
+    uint64_t missing = 0;
+    int code = ask_leaders(cli, name, false, &rows, &missing);
     if (code == 0) {
         pair_up(shards, rows, suffix);
         json_decref(rows);
@@ -844,7 +908,8 @@ static int show_settings(struct cli *cli, const char *name)
     uint64_t retention = 0;
     uint64_t bytes = 0;
     bool same = true;
-    int code = ask_leaders(cli, name, false, &rows);
+    uint64_t missing = 0;
+    int code = ask_leaders(cli, name, false, &rows, &missing);
     if (code != 0) {
         return code;
     }
@@ -863,7 +928,7 @@ static int show_settings(struct cli *cli, const char *name)
                          (json_int_t)bytes),
                NULL, NULL, 0, line);
     json_decref(rows);
-    return same ? EXIT_OK : EXIT_FINDINGS;
+    return same && missing == 0 ? EXIT_OK : EXIT_FINDINGS;
 }
 
 int verb_heap_get(struct cli *cli)

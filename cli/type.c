@@ -54,8 +54,8 @@ static json_t *field_row(const cairn_field *field)
     } else {
         snprintf(kind, sizeof kind, "%s", kind_name(field->kind));
     }
-    return json_pack("{s:s,s:s,s:s,s:I,s:I,s:I,s:I}", "name", field->name, "type", kind, "kind",
-                     kind_name(field->kind), "count", (json_int_t)field->count, "offset",
+    return json_pack("{s:o,s:s,s:s,s:I,s:I,s:I,s:I}", "name", cli_text(field->name), "type", kind,
+                     "kind", kind_name(field->kind), "count", (json_int_t)field->count, "offset",
                      (json_int_t)field->offset, "bytes", (json_int_t)bytes * field->count, "target",
                      (json_int_t)field->target);
 }
@@ -69,10 +69,10 @@ static int add_type(void *arg, const cairn_type *type, uint64_t version)
         json_array_append_new(fields, field_row(&type->fields[i]));
     }
     snprintf(text, sizeof text, "%" PRIu64, version);
-    json_array_append_new(list, json_pack("{s:s,s:I,s:I,s:i,s:s,s:o}", "name", type->name, "number",
-                                          (json_int_t)type->number, "size", (json_int_t)type->size,
-                                          "field_count", (int)type->field_count, "version", text,
-                                          "fields", fields));
+    json_array_append_new(
+        list, json_pack("{s:o,s:I,s:I,s:i,s:s,s:o}", "name", cli_text(type->name), "number",
+                        (json_int_t)type->number, "size", (json_int_t)type->size, "field_count",
+                        (int)type->field_count, "version", text, "fields", fields));
     return 0;
 }
 
@@ -183,6 +183,19 @@ struct description {
     cairn_field fields[FIELDS_MAX];
 };
 
+/* What stands behind a mark of a field; 0 or that it isn't a number, said already. */
+static int parse_number(struct cli *cli, const char *field, const char *text, uint32_t *out)
+{
+    char *end = NULL;
+    unsigned long long value = strtoull(text, &end, 10);
+    if (!isdigit((unsigned char)text[0]) || *end != 0 || value > UINT32_MAX) {
+        return cli_error(cli, CAIRN_E_INVAL, "field %s: \"%s\" must be a whole number below 2^32",
+                         field, text);
+    }
+    *out = (uint32_t)value;
+    return 0;
+}
+
 /* NAME:KIND[*COUNT][=TARGET][@OFFSET], taken apart in place. The offset follows from the field
  * before it as a C compiler would have it. */
 static int parse_field(struct cli *cli, char *text, struct description *d)
@@ -209,13 +222,27 @@ static int parse_field(struct cli *cli, char *text, struct description *d)
                          text);
     }
     uint32_t bytes = kinds[field->kind].bytes;
-    field->count = count == NULL ? 1 : (uint32_t)strtoul(count + 1, NULL, 10);
-    field->offset = at != NULL ? (uint32_t)strtoul(at + 1, NULL, 10)
-                               : (d->type.size + bytes - 1) / bytes * bytes;
-    if (target != NULL && isdigit((unsigned char)target[1])) {
-        field->target = (uint32_t)strtoul(target + 1, NULL, 10);
+    int code = 0;
+    field->count = 1;
+    field->offset = (d->type.size + bytes - 1) / bytes * bytes;
+    if (count != NULL) {
+        code = parse_number(cli, text, count + 1, &field->count);
+    }
+    if (code == 0 && at != NULL) {
+        code = parse_number(cli, text, at + 1, &field->offset);
+    }
+    if (code == 0 && target != NULL && isdigit((unsigned char)target[1])) {
+        code = parse_number(cli, text, target + 1, &field->target);
     } else {
         field->target_name = target == NULL ? NULL : target + 1;
+    }
+    if (code != 0) {
+        return code;
+    }
+    for (uint32_t i = 0; i < d->type.field_count; i++) {
+        if (strcmp(d->fields[i].name, text) == 0) {
+            return cli_error(cli, CAIRN_E_INVAL, "field %s is there twice", text);
+        }
     }
     uint64_t end = (uint64_t)field->offset + (uint64_t)bytes * field->count;
     if (end > CAIRN_OBJECT_BYTES_MAX) {
@@ -245,6 +272,11 @@ int verb_type_register(struct cli *cli)
         uint32_t bytes = kinds[d.fields[i - 2].kind].bytes;
         align = bytes > align ? bytes : align;
     }
+    if (cli->size_given && (cli->size < d.type.size || cli->size > CAIRN_OBJECT_BYTES_MAX)) {
+        return cli_error(cli, CAIRN_E_INVAL,
+                         "--size %" PRIu64 ": the fields end at %u, and an object has at most %u",
+                         cli->size, d.type.size, CAIRN_OBJECT_BYTES_MAX);
+    }
     d.type.size = cli->size_given ? (uint32_t)cli->size : (d.type.size + align - 1) / align * align;
     int code = open_heap(cli, cli->argv[0], &heap);
     if (code != 0) {
@@ -258,7 +290,7 @@ int verb_type_register(struct cli *cli)
     snprintf(line, sizeof line, "type %s registered: number %u, %u bytes, %u fields", d.type.name,
              cairn_type_number(&d.type), d.type.size, d.type.field_count);
     cli_answer(cli,
-               json_pack("{s:s,s:I,s:I,s:i}", "name", d.type.name, "number",
+               json_pack("{s:o,s:I,s:I,s:i}", "name", cli_text(d.type.name), "number",
                          (json_int_t)cairn_type_number(&d.type), "size", (json_int_t)d.type.size,
                          "field_count", (int)d.type.field_count),
                NULL, NULL, 0, line);
@@ -466,7 +498,7 @@ int verb_obj_show(struct cli *cli)
     json_t *data =
         json_pack("{s:s,s:I,s:I,s:s,s:o}", "pointer", text, "type_number", (json_int_t)object.type,
                   "size", (json_int_t)object.size, "version", version, "fields", show.fields);
-    json_object_set_new(data, "type", show.name == NULL ? json_null() : json_string(show.name));
+    json_object_set_new(data, "type", show.name == NULL ? json_null() : cli_text(show.name));
     cli_answer(cli, data, json_array_size(show.fields) > 0 ? show.fields : NULL, COLUMNS(columns),
                line);
     free(show.name);

@@ -108,6 +108,42 @@ expect 0 cairnctl heap create small --shards 1 --size 1M
 cluster_wait 60
 json 8 '.error.code == "CAIRN_E_NOSPACE"' obj alloc small --size 8M
 
+step "types: numbers are taken as they are, or not at all"
+expect 0 cairnctl type register bank plain 'a:u8' 'b:i64*3'
+json 2 '.error.message | test("field x: .4294967297. must be a whole number")' type register bank t1 'x:i64*4294967297'
+json 2 '.error.message | test("field x: .2abc. must be")' type register bank t1 'x:i64*2abc'
+json 2 '.error.message | test("field x: .-1. must be")' type register bank t1 'x:i64@-1'
+json 2 '.error.message | test("field a is there twice")' type register bank t1 a:i64 a:i64
+json 2 '.error.message | test("the fields end at 8")' type register bank t1 a:i64 --size 4
+json 2 '.error.message | test("the fields end at 8")' type register bank t1 a:i64 --size 8G
+json 2 '.error.code == "CAIRN_E_INVAL"' ptr decode 99999999999999999999
+json 2 '.error.message | test("can.t be read")' obj alloc bank --file "$dir"
+
+step "names that aren't UTF-8"
+r=$'r\xff'
+json 0 '.data.name == "r\\xff"' root set bank "$r" "$p"
+json 0 '[.data.roots[].name] | index("r\\xff") != null' root ls bank
+json 0 '.data.size == 5' obj stat "bank/$r"
+json 0 '.data.name == "r\\xff"' root rm bank "$r"
+json 3 '.error.message | test("r.xff: not found|no such")' root get bank "$r"
+json 0 '.data.name == "t\\xff"' type register bank $'t\xff' a:i64
+json 0 '[.data.types[].name] | index("t\\xff") != null' type ls bank
+json 2 '.error.message | test("xff: a heap.s name is")' obj stat $'\xff/a'
+
+q=$(cairnctl obj alloc small --data x)
+expect 0 cairnctl root set small $'d\xff' "$q"
+expect 0 cairnctl obj free "small/$q" --yes
+json 5 '.data.dangling == 3 and (.data.findings | length == 3 and all(.text | test("^root .d.. points at")))' heap check small
+json 2 '.error.message | test("more than a second in the future")' obj stat bank/alice --at @2099-01-01T00:00:00Z
+
+step "where the bytes go"
+json 0 '.data.length == 5 and .data.file != null' obj read bank/alice --file "$dir/bytes"
+[ "$(wc -c <"$dir/bytes")" = 5 ] || fail "obj read --file wrote $(wc -c <"$dir/bytes") bytes"
+json 2 '.error.message | test("give one of")' obj read bank/alice --file -
+rc=0
+cairnctl heap ls >/dev/full 2>/dev/null || rc=$?
+[ "$rc" = 1 ] || fail "an answer that can't be written exits with $rc"
+
 step "usage: 2, in JSON, too"
 json 2 '.error.code == "CAIRN_E_INVAL"'
 json 2 '.error.message | test("is not a verb")' bogus verb
@@ -172,10 +208,17 @@ jq -es 'length > 10 and all(.[]; has("kind") and has("index") and has("term"))' 
 expect 0 cairnctl --offline "$dir/n3" log dump --shard 1 --from 2 --to 3
 if grep -E 'shard=[^1 ]| index=[^23 ]' <<<"$out"; then fail "not only shard 1 and indexes 2 to 3"; fi
 expect 3 cairnctl --offline "$dir/nosuch" log dump
+json 3 '.error.message | test("no image of shard 99")' --offline "$dir/n3" heap check --shard 99
+json 2 '.error.message | test("asks a cluster")' --offline "$dir/n3" heap rm bank --yes
+expect 0 cairnctl heap get bank
 
 step "no majority: 7"
 cluster_kill 2
 expect 7 cairnctl obj write bank/alice --data AB --timeout 3
+for verb in get stats "stats --by class" "stats --by type" map; do
+    # shellcheck disable=SC2086 # a verb and its options
+    json 7 '.error.message | test("has a leader that answers")' heap ${verb%% *} bank ${verb#"${verb%% *}"} --timeout 3
+done
 cluster_start 2 3
 cluster_wait 60
 expect 0 cairnctl obj read bank/alice
