@@ -473,6 +473,8 @@ int heap_stat(const struct heap *heap, uint64_t ptr, struct heap_object *out)
     return rv;
 }
 
+#define LIST_LOOKS_MAX 16384u /* slots of one call: most may be free */
+
 size_t heap_list_objects(const struct heap *heap, uint64_t from, struct heap_object *out,
                          size_t max, uint64_t *next)
 {
@@ -480,7 +482,7 @@ size_t heap_list_objects(const struct heap *heap, uint64_t from, struct heap_obj
     uint64_t end = (uint64_t)hd->slot_pages * SLOTS_PER_PAGE;
     size_t count = 0;
     uint64_t slot = from;
-    while (slot < end && count < max) {
+    for (uint32_t looked = 0; slot < end && count < max && looked < LIST_LOOKS_MAX; looked++) {
         if (slot_frame(heap, slot / SLOTS_PER_PAGE) < 0) {
             slot = (slot / SLOTS_PER_PAGE + 1) * SLOTS_PER_PAGE;
             continue;

@@ -18,6 +18,7 @@
 
 #define FINDINGS_MAX        200u
 #define ANSWER_FINDINGS_MAX 4096u /* of all shards: an answer is one frame */
+#define JOBS_MAX            64u
 #define CELLS_MAX           4096u
 #define CELLS               512u
 
@@ -444,6 +445,15 @@ static bool is_inspecting(const struct node *node)
     return false;
 }
 
+static bool jobs_are_many(const struct node *node)
+{
+    uint32_t count = 0;
+    list_for_each (it, &node->jobs) {
+        count++;
+    }
+    return count >= JOBS_MAX;
+}
+
 static int job_new(struct node *node, uint64_t heap_id, struct inspect_job **out)
 {
     struct inspect_job *job = mem_zalloc(sizeof *job);
@@ -487,6 +497,9 @@ int inspect__begin(struct node *node, struct request *request, bool inspect, jso
     }
     if (uid != NULL && sscanf(uid, "%" SCNu64, &collect.uid) != 1) {
         return err_set(e, ERR_INVAL, "uid is the number of a shard, as a string");
+    }
+    if (jobs_are_many(node)) {
+        return err_set(e, ERR_BUSY, "too many checkpoints are being waited for: ask again");
     }
     if (inspect && is_inspecting(node)) {
         /* Each of them needs the memory of a whole shard. */

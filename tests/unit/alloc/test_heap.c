@@ -101,6 +101,37 @@ static void objects_are_zeroed_and_initialised(void **state)
     heap_free(heap);
 }
 
+/* Whoever lists objects on a loop mustn't stand still where all but a few are gone. */
+static void lists_look_at_a_bounded_number_of_slots(void **state)
+{
+    (void)state;
+    enum { MANY = 60000 };
+    struct heap *heap = heap_new((uint64_t)64 << 20);
+    static uint64_t ptrs[MANY];
+    struct heap_object list[4];
+    uint64_t next = 0;
+    size_t count = 0;
+    unsigned calls = 0;
+    heap_begin(heap, 1, 1, 100);
+    for (size_t i = 0; i < MANY; i++) {
+        assert_int_equal(heap_alloc(heap, 9, 1, 1, slice_of(NULL, 0), &ptrs[i]), 0);
+    }
+    for (size_t i = 0; i + 1 < MANY; i++) {
+        assert_int_equal(heap_free_object(heap, 10, ptrs[i]), 0);
+    }
+    heap_end(heap);
+    do {
+        uint64_t from = next;
+        count += heap_list_objects(heap, from, list, 4, &next);
+        assert_true(next == 0 || (next > from && next - from <= 20000));
+        calls++;
+    } while (next != 0);
+    assert_int_equal(count, 1);
+    assert_int_equal(list[0].ptr, ptrs[MANY - 1]);
+    assert_true(calls > 3);
+    heap_free(heap);
+}
+
 static void the_largest_object_is_a_table_of_chunks(void **state)
 {
     (void)state;
@@ -457,6 +488,7 @@ int main(void)
         cmocka_unit_test(options_out_of_bounds_are_refused),
         cmocka_unit_test(objects_are_zeroed_and_initialised),
         cmocka_unit_test(wrong_pointers_and_sizes_have_their_own_errors),
+        cmocka_unit_test(lists_look_at_a_bounded_number_of_slots),
         cmocka_unit_test(the_largest_object_is_a_table_of_chunks),
         cmocka_unit_test(realloc_keeps_what_was_there_and_clears_what_is_new),
         cmocka_unit_test(no_space_changes_nothing),
