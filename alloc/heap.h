@@ -117,8 +117,8 @@ int heap_read(const struct heap *heap, uint64_t ptr, uint64_t offset, uint64_t l
 int heap_copy(const struct heap *heap, uint64_t ptr, uint64_t offset, void *data, uint64_t len);
 int heap_stat(const struct heap *heap, uint64_t ptr, struct heap_object *out);
 
-/* Objects in slot order from slot `from` on, at most `max`, and fewer (or none) where many slots are
- * free: a call takes bounded time. *next: where to go on, 0 at the end. */
+/* Objects in slot order from slot `from` on, at most `max`, and fewer (or none) where many slots
+ * are free: a call takes bounded time. *next: where to go on, 0 at the end. */
 size_t heap_list_objects(const struct heap *heap, uint64_t from, struct heap_object *out,
                          size_t max, uint64_t *next);
 

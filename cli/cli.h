@@ -62,7 +62,8 @@ int cli_error(struct cli *cli, int code, const char *format, ...)
 int cli_usage(struct cli *cli, const char *usage);
 int cli_exit_of(int code);
 void cli_warn(struct cli *cli, const char *format, ...) __attribute__((format(printf, 2, 3)));
-/* A JSON string of bytes that needn't be UTF-8, as names are: then "\\xff" stands for what isn't. */
+/* A JSON string of bytes that needn't be UTF-8, as names are: then "\\xff" stands for what isn't.
+ */
 json_t *cli_text(const char *text);
 
 /* One column of a table: a title, and the key of the row's object that it shows. */
