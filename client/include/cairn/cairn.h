@@ -199,7 +199,7 @@ typedef struct cairn_object {
 
 /* Allocates `bytes` (1..CAIRN_OBJECT_BYTES_MAX) zeroed bytes on some shard. type: a number of
  * yours, 0 untyped. An object that only this program's memory points at is lost when the program
- * ends: link it or name it. NOSPACE. */
+ * ends: link it or name it. NOSPACE: that shard is full; the next call takes the next one. */
 CAIRN_API int cairn_alloc(cairn_heap *heap, uint64_t bytes, uint32_t type, cairn_ptr *ptr);
 /* The same with its first init_bytes bytes given: allocated and filled in one atomic step. */
 CAIRN_API int cairn_alloc_init(cairn_heap *heap, uint64_t bytes, uint32_t type, const void *init,
