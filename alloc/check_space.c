@@ -200,7 +200,7 @@ static void check_extents(struct check *c)
         len = extent_len(c, g);
         uint64_t bytes = len << shift;
         uint64_t address = granule_address(c->h, g);
-        if (bytes <= SLAB_BLOCK_BYTES_MAX) {
+        if (bytes <= slab_block_bytes_max(c->h)) {
             check_damage(c, "extent-size",
                          "extent at granule %" PRIu64 " (page %" PRIu64 "), %" PRIu64
                          " bytes: so small a block belongs in a slab",

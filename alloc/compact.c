@@ -21,7 +21,7 @@
 
 #include "alloc/engine.h"
 
-#define HOLES_SHARE  256 /* of what is below the last extent, so much may stay free */
+#define HOLES_SHARE  2048 /* of what is below the last extent, so much may stay free */
 #define LOOK_SLABS   32
 #define LOOK_EXTENTS 16
 

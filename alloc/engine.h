@@ -105,10 +105,11 @@ static inline uint64_t granule_address(const struct heap *h, uint64_t granule)
 {
     return h->regions.data_at + (granule << h->regions.granule_shift);
 }
-/* At least `bytes` at the lowest place that fits; reads as zero. Grows the data if nothing fits.
- * object: what it will hold (heap_layout.h). ERR_NOSPACE, ERR_NOMEM. */
+/* At least `bytes` where they leave little over (space_index.h); reads as zero. Grows the data if
+ * nothing fits. object: what it will hold (heap_layout.h). ERR_NOSPACE, ERR_NOMEM. */
 int extent_alloc(struct heap *h, bool object, uint64_t bytes, uint64_t *granule);
-/* The same, but only wholly below granule `limit`; never grows. False: there is none. */
+/* At the lowest place that fits, and only wholly below granule `limit`; never grows. False: there
+ * is none. */
 bool extent_alloc_below(struct heap *h, bool object, uint64_t bytes, uint64_t limit,
                         uint64_t *granule);
 /* Where that would be. */
@@ -187,6 +188,14 @@ static inline uint32_t class_bytes(uint32_t class_number)
 /* Blocks that fit in a slab and where the first is. */
 uint32_t slab_shape(uint64_t slab_bytes, uint32_t class_number, uint32_t *first);
 
+/* Larger blocks are extents. From four granules on whole granules round up less than classes do,
+ * and leave no half-filled slabs. */
+static inline uint64_t slab_block_bytes_max(const struct heap *h)
+{
+    uint64_t bytes = (uint64_t)SLAB_GRANULES_MAX << h->regions.granule_shift;
+    return bytes < SLAB_BLOCK_BYTES_MAX ? bytes : SLAB_BLOCK_BYTES_MAX;
+}
+
 #define PLACE_NO_CLASS 63u
 static inline uint64_t place_make(uint64_t offset, uint32_t class_number)
 {
@@ -216,7 +225,7 @@ static inline uint64_t block_address(const struct heap *h, uint64_t place)
 /* A block of at least `bytes`; slab blocks are zeroed, extents read as zero. ERR_NOSPACE,
  * ERR_NOMEM. */
 int block_alloc(struct heap *h, enum pool pool, uint64_t bytes, uint64_t *place);
-/* The same from a slab, with bytes that are what they are. bytes <= SLAB_BLOCK_BYTES_MAX. */
+/* The same from a slab, with bytes that are what they are. bytes <= slab_block_bytes_max(). */
 int block_alloc_small(struct heap *h, enum pool pool, uint64_t bytes, uint64_t *place);
 void block_free(struct heap *h, enum pool pool, uint64_t place);
 /* The same for a block of a slab. granule: slab_of() */

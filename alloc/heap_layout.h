@@ -11,7 +11,7 @@
 
 #define HEAP_MAGIC  0x315041454e524943ull /* "CIRNEAP1" */
 #define HEAP_FORMAT 2u
-#define HEAP_ENGINE 2u
+#define HEAP_ENGINE 3u
 
 #define PAGE_SHIFT     12
 #define PAGE_BYTES     ((uint64_t)1 << PAGE_SHIFT)
@@ -28,8 +28,7 @@
  *               four bytes are BLOCK_MAGIC_...
  *     0    1    a further granule of the extent before
  * An extent ends where another one starts or a free granule begins. Nothing else says where free
- * space is, so a placement is a function of the set of used extents alone: the lowest place where
- * it fits (ADR 0005). */
+ * space is, so a placement is a function of the set of used extents alone (ADR 0005). */
 
 /* 256-byte granules up to 1 TiB; twice as large for each doubling beyond, so that a granule number
  * has 32 bits. A heap may be made with larger ones. */
@@ -59,6 +58,7 @@ enum pool { POOL_OBJECTS, POOL_MAPS, POOL_UNDO, POOLS };
 #define SLAB_BYTES_FIRST     ((uint64_t)16 << 10) /* the first slab of a class */
 #define SLAB_BYTES           ((uint64_t)64 << 10)
 #define SLAB_BLOCK_BYTES_MAX 4096u
+#define SLAB_GRANULES_MAX    4u /* nor larger than so many granules */
 #define SLAB_CLASSES         39u
 
 /* First four bytes of everything that isn't an object. */

@@ -279,7 +279,7 @@ static int build_small(struct heap *h, const struct object_view *o,
 static int build_filled(struct heap *h, struct object_view *o, struct slice init, uint64_t *place)
 {
     struct object_shape shape = object_shape_of(o->size, o->type);
-    if (shape.bytes <= SLAB_BLOCK_BYTES_MAX && !shape.table && o->size <= header(h)->bytes_max) {
+    if (shape.bytes <= slab_block_bytes_max(h) && !shape.table && o->size <= header(h)->bytes_max) {
         return build_small(h, o, &shape, init, place);
     }
     int rv = object_build(h, o, place);

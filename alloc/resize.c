@@ -23,7 +23,8 @@ static int fit_find(struct heap *h, uint64_t place, uint64_t need, bool stay, st
 {
     *f = (struct fit){.from = place, .to = place, .need = need};
     uint64_t have = block_bytes(h, place);
-    if (is_extent(place) && need > SLAB_BLOCK_BYTES_MAX) {
+    uint64_t most = slab_block_bytes_max(h);
+    if (is_extent(place) && need > most) {
         if (need <= have) {
             return 0; /* cut by fit_commit() */
         }
@@ -31,8 +32,7 @@ static int fit_find(struct heap *h, uint64_t place, uint64_t need, bool stay, st
             f->before = have;
             return 0;
         }
-    } else if (!is_extent(place) && need <= SLAB_BLOCK_BYTES_MAX &&
-               class_of(need) == place_class(place)) {
+    } else if (!is_extent(place) && need <= most && class_of(need) == place_class(place)) {
         return 0;
     }
     int rv = block_alloc(h, POOL_OBJECTS, need, &f->to);
@@ -67,7 +67,8 @@ static void fit_commit(struct heap *h, const struct fit *f)
     }
     if (is_extent(f->to)) {
         /* Never so small that a narrow header would belong there. */
-        uint64_t keep = f->need > SLAB_BLOCK_BYTES_MAX ? f->need : SLAB_BLOCK_BYTES_MAX + 1;
+        uint64_t most = slab_block_bytes_max(h);
+        uint64_t keep = f->need > most ? f->need : most + 1;
         if (keep < block_bytes(h, f->to)) {
             (void)block_resize(h, POOL_OBJECTS, f->to, keep);
         }

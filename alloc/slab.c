@@ -285,7 +285,7 @@ int block_alloc_small(struct heap *h, enum pool pool, uint64_t bytes, uint64_t *
 
 int block_alloc(struct heap *h, enum pool pool, uint64_t bytes, uint64_t *place)
 {
-    if (bytes <= SLAB_BLOCK_BYTES_MAX) {
+    if (bytes <= slab_block_bytes_max(h)) {
         int rv = block_alloc_small(h, pool, bytes, place);
         if (rv == 0) {
             uint64_t size = class_bytes(place_class(*place));
@@ -329,9 +329,9 @@ bool block_resize(struct heap *h, enum pool pool, uint64_t place, uint64_t bytes
 {
     uint32_t class_number = place_class(place);
     if (class_number != PLACE_NO_CLASS) {
-        return bytes <= SLAB_BLOCK_BYTES_MAX && class_of(bytes) == class_number;
+        return bytes <= slab_block_bytes_max(h) && class_of(bytes) == class_number;
     }
-    if (bytes <= SLAB_BLOCK_BYTES_MAX) {
+    if (bytes <= slab_block_bytes_max(h)) {
         return false; /* a slab has a better one */
     }
     uint64_t before = block_bytes(h, place);

@@ -1,11 +1,15 @@
-/* Extents: runs of granules. The granule maps are all there is; where the next one goes is the
- * lowest place that fits, so it follows from the maps alone (ADR 0005).
+/* Extents: runs of granules. The granule maps are all there is; where the next one goes follows
+ * from them alone (space_index.h, ADR 0005).
  *
  * Whole pages inside free space are absent; bytes of a free run that share a page with something
  * used may be anything, and are zeroed when they are handed out. */
 #include "alloc/space_index.h"
 
-#define GROW_BYTES     ((uint64_t)1 << 20)
+/* Where all extents would end if free space were so small a share of them: what is below is filled
+ * best fit, and what is above becomes empty. */
+#define LOW_SHARE      32
+#define GROW_BYTES     ((uint64_t)64 << 10)
+#define GROW_SHARE     1024 /* of the data, at a time */
 #define GROW_BYTES_MAX ((uint64_t)64 << 20)
 #define SHRINK_BYTES   ((uint64_t)64 << 10)
 
@@ -304,6 +308,12 @@ int space_take_pages(struct heap *h, uint64_t pages)
 
 /* ---- growth ---- */
 
+static uint64_t grow_step(const struct heap *h)
+{
+    uint64_t step = up(header(h)->data_bytes / GROW_SHARE, data_unit(h));
+    return step < GROW_BYTES ? GROW_BYTES : step > GROW_BYTES_MAX ? GROW_BYTES_MAX : step;
+}
+
 /* Makes the free run at the end of the data at least `granules` long. */
 static int data_grow(struct heap *h, uint64_t granules, uint64_t *out)
 {
@@ -317,8 +327,7 @@ static int data_grow(struct heap *h, uint64_t granules, uint64_t *out)
     if (need > most) {
         return ERR_NOSPACE;
     }
-    uint64_t step = up(now / 16, unit);
-    step = step < GROW_BYTES ? GROW_BYTES : step > GROW_BYTES_MAX ? GROW_BYTES_MAX : step;
+    uint64_t step = grow_step(h);
     uint64_t then = now + step > need ? now + step : need;
     then = then < most ? then : most;
     int rv = arena_commit(&h->arena, h->regions.data_at + now, then - now);
@@ -400,7 +409,8 @@ static void take(struct heap *h, bool object, uint64_t from, uint64_t end)
 int extent_alloc(struct heap *h, bool object, uint64_t bytes, uint64_t *granule)
 {
     uint64_t count = granules_for(h, bytes);
-    uint64_t at = index_find(h, count);
+    uint64_t used = header(h)->used_granules;
+    uint64_t at = index_find_best(h, count, used + used / LOW_SHARE);
     if (at == INDEX_NONE) {
         int rv = data_grow(h, count, &at);
         if (rv != 0) {
@@ -437,9 +447,26 @@ static void give_back(struct heap *h, uint64_t from, uint64_t end)
     drop_pages(h, from, end);
 }
 
+/* Granules up to `end` became free. Of a long tail one step stays. */
+static void settle_tail(struct heap *h, uint64_t end)
+{
+    uint64_t total = space_granules(h);
+    uint64_t step = grow_step(h);
+    if ((total - end) << h->regions.granule_shift > 4 * step ||
+        space_used_between(h, end, total) != 0) {
+        return; /* it is as long as it was */
+    }
+    uint64_t tail = tail_bytes(h);
+    if (tail > 2 * step) {
+        data_cut(h, tail - step);
+    }
+}
+
 void extent_free(struct heap *h, uint64_t granule)
 {
-    give_back(h, granule, extent_end(h, granule));
+    uint64_t end = extent_end(h, granule);
+    give_back(h, granule, end);
+    settle_tail(h, end);
 }
 
 bool extent_resize(struct heap *h, uint64_t granule, uint64_t bytes)
@@ -448,6 +475,7 @@ bool extent_resize(struct heap *h, uint64_t granule, uint64_t bytes)
     uint64_t new_end = granule + granules_for(h, bytes);
     if (new_end < end) {
         give_back(h, new_end, end);
+        settle_tail(h, end);
     } else if (new_end > end) {
         if (new_end > space_granules(h) || space_used_between(h, end, new_end) != 0) {
             return false;

@@ -1,6 +1,9 @@
 /* A tree of runs. A leaf stands for 256 granules, an inner node for sixteen nodes of the level
  * below. What lies behind the data's end counts as used.
  *
+ * A node also has a bit for each kind of size among the runs that begin in it: so the lowest run of
+ * a kind is found by descending where the bit is set.
+ *
  * The nodes of a level are an array, made for the largest the data can become: memory that the
  * system gives when it is first touched. So growing the data never asks for any (ERR_NOMEM), and a
  * heap that can become a terabyte starts with a few pages. */
@@ -14,8 +17,16 @@
 #define FAN        (1u << FAN_SHIFT)
 #define LEVELS     7 /* 2^32 granules */
 
+/* Kinds of size: each length below 32, then 8 per doubling; the last has all from 480 on. */
+#define KIND_EXACT  32u
+#define KIND_LAST   63u
+#define KIND_LONG   480u /* where it begins */
+#define LOOK_LEAVES 2u   /* a shorter run ends in one of so many leaves behind its own */
+
 struct node {
     uint32_t prefix, suffix, longest; /* free granules */
+    uint32_t reserved;
+    uint64_t kinds; /* bit k: a run of kind k begins here */
 };
 
 struct space {
@@ -29,6 +40,18 @@ static uint64_t level_count(uint64_t granules, uint32_t level)
 {
     uint32_t shift = LEAF_SHIFT + FAN_SHIFT * level;
     return (granules + ((uint64_t)1 << shift) - 1) >> shift;
+}
+
+static inline uint32_t kind_of(uint64_t granules)
+{
+    if (granules < KIND_EXACT) {
+        return (uint32_t)granules;
+    }
+    if (granules >= KIND_LONG) {
+        return KIND_LAST;
+    }
+    uint32_t log = 31 - (uint32_t)__builtin_clz((uint32_t)granules);
+    return KIND_EXACT + (log - 5) * 8 + ((uint32_t)granules >> (log - 3) & 7);
 }
 
 /* ---- leaves ---- */
@@ -63,7 +86,7 @@ static inline uint64_t runs_of(uint64_t bits, uint32_t count)
 
 static struct node leaf_of(const struct heap *h, uint64_t leaf, uint64_t end)
 {
-    struct node n = {0, 0, 0};
+    struct node n = {0};
     uint32_t words = words_of_leaf(leaf, end);
     uint32_t run = 0;
     bool whole = true;
@@ -123,6 +146,83 @@ static uint64_t leaf_find(const struct heap *h, uint64_t leaf, uint64_t count, u
     return INDEX_NONE;
 }
 
+/* The runs that begin in a leaf, in ascending order. */
+struct runs {
+    uint64_t leaf, end; /* of the data */
+    uint32_t words, word;
+    uint64_t starts, bits; /* of `word`: begins not visited yet; free granules */
+};
+
+static void runs_word(const struct heap *h, struct runs *r)
+{
+    uint64_t word = r->leaf * LEAF_WORDS + r->word;
+    uint64_t before = 0; /* the granule before the word's first is free */
+    if (word > 0) {
+        const struct granules *g = granules_at(h, word - 1);
+        before = ~(g->used | g->start) >> 63;
+    }
+    r->bits = free_bits(h, word, r->end);
+    r->starts = r->bits & ~(r->bits << 1 | before);
+}
+
+static void runs_open(const struct heap *h, uint64_t leaf, uint64_t end, struct runs *r)
+{
+    *r = (struct runs){.leaf = leaf, .end = end, .words = words_of_leaf(leaf, end)};
+    runs_word(h, r);
+}
+
+/* One that is longer than KIND_LONG may be said to be shorter, but not below it. The leaves behind
+ * this one must be up to date. */
+static bool runs_next(const struct heap *h, struct runs *r, uint64_t *at, uint64_t *len)
+{
+    while (r->starts == 0) {
+        if (++r->word >= r->words) {
+            return false;
+        }
+        runs_word(h, r);
+    }
+    uint32_t first = (uint32_t)__builtin_ctzll(r->starts);
+    r->starts &= r->starts - 1;
+    *at = (r->leaf * LEAF_WORDS + r->word) * 64 + first;
+    uint64_t over = ~(r->bits >> first); /* zeros were shifted in, unless first is 0 */
+    uint64_t run = over == 0 ? 64 : (uint64_t)__builtin_ctzll(over);
+    if (first + run < 64) {
+        *len = run;
+        return true;
+    }
+    uint32_t w = r->word + 1;
+    for (; w < r->words; w++) {
+        uint64_t bits = free_bits(h, r->leaf * LEAF_WORDS + w, r->end);
+        if (bits != ~(uint64_t)0) {
+            *len = run + (uint64_t)__builtin_ctzll(~bits);
+            return true;
+        }
+        run += 64;
+    }
+    const struct space *s = h->space;
+    for (uint64_t i = r->leaf + 1; i <= r->leaf + LOOK_LEAVES && i < s->counts[0]; i++) {
+        run += s->levels[0][i].prefix;
+        if (s->levels[0][i].prefix != 1u << LEAF_SHIFT) {
+            break;
+        }
+    }
+    *len = run;
+    return true;
+}
+
+static uint64_t kinds_of(const struct heap *h, uint64_t leaf, uint64_t end)
+{
+    uint64_t kinds = 0;
+    uint64_t at = 0;
+    uint64_t len = 0;
+    struct runs r;
+    runs_open(h, leaf, end, &r);
+    while (runs_next(h, &r, &at, &len)) {
+        kinds |= (uint64_t)1 << kind_of(len);
+    }
+    return kinds;
+}
+
 /* ---- inner nodes ---- */
 
 static struct node inner_of(const struct space *s, uint32_t level, uint64_t i)
@@ -131,11 +231,12 @@ static struct node inner_of(const struct space *s, uint32_t level, uint64_t i)
     uint64_t count = s->counts[level - 1] - (i << FAN_SHIFT);
     count = count < FAN ? count : FAN;
     uint64_t all = (uint64_t)1 << (LEAF_SHIFT + FAN_SHIFT * (level - 1));
-    struct node n = {0, 0, 0};
+    struct node n = {0};
     uint32_t run = 0;
     bool whole = true;
     for (uint64_t c = 0; c < count; c++) {
         const struct node *child = &children[c];
+        n.kinds |= child->kinds;
         uint32_t joined = run + child->prefix;
         n.longest = joined > n.longest ? joined : n.longest;
         n.longest = child->longest > n.longest ? child->longest : n.longest;
@@ -158,7 +259,8 @@ static struct node inner_of(const struct space *s, uint32_t level, uint64_t i)
 
 static bool node_set(struct node *at, struct node n)
 {
-    if (at->prefix == n.prefix && at->suffix == n.suffix && at->longest == n.longest) {
+    if (at->prefix == n.prefix && at->suffix == n.suffix && at->longest == n.longest &&
+        at->kinds == n.kinds) {
         return false;
     }
     *at = n;
@@ -171,8 +273,11 @@ static void update(struct heap *h, uint64_t first, uint64_t last, bool all_the_w
     struct space *s = h->space;
     uint64_t end = space_granules(h);
     bool changed = all_the_way;
-    for (uint64_t i = first; i <= last; i++) {
-        if (node_set(&s->levels[0][i], leaf_of(h, i, end))) {
+    /* Backwards: how long a run is follows from the leaves behind the one that it begins in. */
+    for (uint64_t i = last + 1; i-- > first;) {
+        struct node n = leaf_of(h, i, end);
+        n.kinds = kinds_of(h, i, end);
+        if (node_set(&s->levels[0][i], n)) {
             changed = true;
         }
     }
@@ -188,11 +293,37 @@ static void update(struct heap *h, uint64_t first, uint64_t last, bool all_the_w
     }
 }
 
+/* All granules from the leaf's first to `from` are free, or there are none and the one before is:
+ * what begins in an earlier leaf ends at `from`. */
+static bool is_free_before(const struct heap *h, uint64_t from)
+{
+    uint64_t w = from / 64;
+    uint64_t left = from % 64;
+    if (left != 0 &&
+        (free_bits(h, w, from) & (((uint64_t)1 << left) - 1)) != ((uint64_t)1 << left) - 1) {
+        return false;
+    }
+    for (; w % LEAF_WORDS != 0; w--) {
+        if (free_bits(h, w - 1, from) != ~(uint64_t)0) {
+            return false;
+        }
+    }
+    return w > 0 && free_bits(h, w - 1, from) >> 63 != 0;
+}
+
 void index_update(struct heap *h, uint64_t from, uint64_t end)
 {
     assert(from < end);
     assert(end <= space_granules(h));
-    update(h, from >> LEAF_SHIFT, (end - 1) >> LEAF_SHIFT, false);
+    struct space *s = h->space;
+    uint64_t first = from >> LEAF_SHIFT;
+    uint64_t last = end >> LEAF_SHIFT; /* a run may begin behind the range now, or no longer */
+    last = last < s->counts[0] ? last : s->counts[0] - 1;
+    /* So may one that ends where the range begins. */
+    if (from > 0 && first > 0 && is_free_before(h, from)) {
+        first -= first > 1 && s->levels[0][first - 1].prefix == 1u << LEAF_SHIFT ? 2 : 1;
+    }
+    update(h, first, last, false);
 }
 
 void index_resize(struct heap *h, uint64_t before)
@@ -207,9 +338,12 @@ void index_resize(struct heap *h, uint64_t before)
         s->top++;
     }
     if (now != 0) {
-        /* The last leaf that both have changes, and all that are new. */
+        /* The last leaf that both have changes, those from where a run reaches it, and all that
+         * are new. */
         uint64_t from = before < now ? before : now - 1;
-        update(h, (from == 0 ? 0 : from - 1) >> LEAF_SHIFT, (now - 1) >> LEAF_SHIFT, true);
+        uint64_t first = (from == 0 ? 0 : from - 1) >> LEAF_SHIFT;
+        first = first > LOOK_LEAVES ? first - LOOK_LEAVES : 0;
+        update(h, first, (now - 1) >> LEAF_SHIFT, true);
     }
 }
 
@@ -256,6 +390,109 @@ uint64_t index_tail(const struct heap *h)
         i >>= FAN_SHIFT;
     }
     return run;
+}
+
+/* The kinds of the runs that begin in the first `leaves` leaves. */
+static uint64_t kinds_before(const struct space *s, uint64_t leaves)
+{
+    uint64_t kinds = 0;
+    uint64_t at = 0;
+    for (uint32_t level = s->top;; level--) {
+        uint64_t stop = leaves >> (FAN_SHIFT * level);
+        for (; at < stop && at < s->counts[level]; at++) {
+            kinds |= s->levels[level][at].kinds;
+        }
+        if (level == 0 || at >= s->counts[level]) {
+            return kinds;
+        }
+        at <<= FAN_SHIFT;
+    }
+}
+
+/* The first leaf from `from` on in which a run of the kind begins; INDEX_NONE. */
+static uint64_t leaf_with(const struct space *s, uint32_t kind, uint64_t from)
+{
+    uint64_t bit = (uint64_t)1 << kind;
+    uint64_t at = from;
+    uint32_t level = 0;
+    /* Up to where a node behind `from` has it, then down. */
+    for (;; level++, at = (at >> FAN_SHIFT)) {
+        uint64_t stop = level == s->top ? s->counts[level] : (at | (FAN - 1)) + 1;
+        stop = stop < s->counts[level] ? stop : s->counts[level];
+        while (at < stop && (s->levels[level][at].kinds & bit) == 0) {
+            at++;
+        }
+        if (at < stop) {
+            break;
+        }
+        if (level == s->top || at == s->counts[level]) {
+            return INDEX_NONE;
+        }
+    }
+    while (level > 0) {
+        level--;
+        at <<= FAN_SHIFT;
+        while ((s->levels[level][at].kinds & bit) == 0) {
+            at++;
+        }
+    }
+    return at;
+}
+
+/* The lowest run of the kind with `count` granules, among the first `looks` of it that begin in the
+ * first `leaves` leaves. */
+static uint64_t kind_find(const struct heap *h, uint32_t kind, uint64_t count, uint64_t leaves,
+                          uint32_t looks)
+{
+    uint64_t end = space_granules(h);
+    for (uint64_t leaf = 0; leaf < leaves; leaf++) {
+        leaf = leaf_with(h->space, kind, leaf);
+        if (leaf >= leaves) {
+            break;
+        }
+        uint64_t at = 0;
+        uint64_t len = 0;
+        struct runs r;
+        runs_open(h, leaf, end, &r);
+        while (runs_next(h, &r, &at, &len)) {
+            if (kind_of(len) != kind) {
+                continue;
+            }
+            if (len >= count) {
+                return at;
+            }
+            if (--looks == 0) {
+                return INDEX_NONE;
+            }
+        }
+    }
+    return INDEX_NONE;
+}
+
+uint64_t index_find_best(const struct heap *h, uint64_t count, uint64_t below)
+{
+    const struct space *s = h->space;
+    if (index_longest(h) < count) {
+        return INDEX_NONE;
+    }
+    uint64_t leaves = (below >> LEAF_SHIFT) + 1;
+    leaves = leaves < s->counts[0] ? leaves : s->counts[0];
+    uint32_t kind = kind_of(count);
+    if (kind == KIND_LAST) {
+        return index_find(h, count);
+    }
+    uint64_t kinds = kinds_before(s, leaves) >> kind;
+    if ((kinds & 1) != 0) {
+        uint64_t at = kind_find(h, kind, count, leaves, INDEX_LOOKS);
+        if (at != INDEX_NONE) {
+            return at;
+        }
+    }
+    kinds &= ~(uint64_t)1;
+    if (kinds != 0) {
+        return kind_find(h, kind + (uint32_t)__builtin_ctzll(kinds), count, leaves, 1);
+    }
+    return index_find(h, count);
 }
 
 uint64_t index_find(const struct heap *h, uint64_t count)

@@ -10,6 +10,13 @@
 
 /* First granule of the lowest free run of at least `count`; INDEX_NONE. */
 uint64_t index_find(const struct heap *h, uint64_t count);
+/* First granule of a run that leaves little over. Sizes have kinds: every length below 32, then 8
+ * per doubling, then all from 480 on. Among the runs that begin before granule `below`, rounded
+ * down to 256, + 256: the lowest one of the same kind that is long enough, among the first
+ * INDEX_LOOKS of the kind; else the lowest one of the next longer kind that there is. Otherwise,
+ * and for the last kind: the lowest run of all that is long enough; INDEX_NONE. */
+#define INDEX_LOOKS 16u
+uint64_t index_find_best(const struct heap *h, uint64_t count, uint64_t below);
 uint64_t index_longest(const struct heap *h);
 /* Free granules at the end of the data. */
 uint64_t index_tail(const struct heap *h);
