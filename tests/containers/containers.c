@@ -344,22 +344,32 @@ static void threads_run(uint64_t steps, uint64_t seed)
 
 /* ---- killed writers ---- */
 
-/* "+NUMBER VALUE" before a put is sent, "=NUMBER VALUE" when it is acknowledged; values only grow.
- */
+/* "+NUMBER VALUE 0" before a change is sent, "=NUMBER VALUE END" when it is acknowledged. A value
+ * is the time at which it was sent, END that of the answer: so a later writer's values are larger
+ * also when it starts in the same second, and what two writers did at once may have come in any
+ * order. */
+static uint64_t now_ns(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_REALTIME, &t);
+    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
 static void writer(uint64_t odd)
 {
-    uint64_t seed = (uint64_t)time(NULL) * 1000003u + (uint64_t)clock();
-    for (uint64_t value = (uint64_t)time(NULL) << 20;; value++) {
+    uint64_t seed = now_ns();
+    for (;;) {
+        uint64_t value = now_ns();
         uint64_t number = dice(&seed) % (KEYS / 2) * 2 + odd % 2;
         char key[600];
         size_t len = key_of(number, key);
-        printf("+%" PRIu64 " %" PRIu64 "\n", number, value);
+        printf("+%" PRIu64 " %" PRIu64 " 0\n", number, value);
         fflush(stdout);
         must(cairn_hash_put(heap, hash, key, len, value_of(value), NULL), "put");
         must(cairn_btree_put(heap, tree, key, len, value_of(value), NULL), "put");
         uint64_t pair[2] = {number, value};
         must(cairn_list_push(heap, list, pair, sizeof pair, NULL), "push");
-        printf("=%" PRIu64 " %" PRIu64 "\n", number, value);
+        printf("=%" PRIu64 " %" PRIu64 " %" PRIu64 "\n", number, value, now_ns());
         fflush(stdout);
     }
 }
@@ -379,43 +389,89 @@ static int see_pushed(void *arg, cairn_ptr node, const void *data, size_t len)
     return 0;
 }
 
-static void verify(int count, char **files)
+struct key_state {
+    uint64_t acknowledged; /* the latest that was */
+    uint64_t times;
+    cairn_ptr got[2]; /* in the hash and in the tree */
+    bool sent[2];     /* somebody put that */
+    uint64_t end[2];  /* when it was acknowledged; 0: it wasn't */
+};
+static struct key_state states[KEYS];
+
+static void each_line(const char *file,
+                      void (*see)(char sign, struct key_state *s, uint64_t value, uint64_t end))
 {
-    static uint64_t acknowledged[KEYS], sent[KEYS], times[KEYS], pushed[KEYS][2];
-    uint64_t changes = 0;
-    for (int i = 0; i < count; i++) {
-        FILE *f = fopen(files[i], "r");
-        CHECK(f != NULL, "%s: can't be read", files[i]);
+    FILE *f = fopen(file, "r");
+    CHECK(f != NULL, "%s: can't be read", file);
+    char line[128];
+    while (fgets(line, sizeof line, f) != NULL) {
         char sign;
         uint64_t number;
         uint64_t value;
-        while (fscanf(f, " %c%" SCNu64 " %" SCNu64, &sign, &number, &value) == 3) {
-            if (number >= KEYS || value >> 40 == 0) {
-                continue; /* the line that was being written when it was killed */
-            }
-            sent[number] = value > sent[number] ? value : sent[number];
-            if (sign == '=') {
-                acknowledged[number] = value;
-                times[number]++;
-                changes++;
-            }
+        uint64_t end;
+        /* Not the line that was being written when it was killed. */
+        if (strchr(line, '\n') != NULL &&
+            sscanf(line, "%c%" SCNu64 " %" SCNu64 " %" SCNu64, &sign, &number, &value, &end) == 4) {
+            CHECK(number < KEYS, "%s: not a writer's", file);
+            see(sign, &states[number], value, end);
         }
-        fclose(f);
+    }
+    fclose(f);
+}
+
+static void see_acknowledged(char sign, struct key_state *s, uint64_t value, uint64_t end)
+{
+    (void)end;
+    if (sign == '=') {
+        s->times++;
+        s->acknowledged = value > s->acknowledged ? value : s->acknowledged;
+    }
+}
+
+static void see_got(char sign, struct key_state *s, uint64_t value, uint64_t end)
+{
+    for (unsigned which = 0; which < 2; which++) {
+        if (s->got[which].word == value) {
+            s->sent[which] = true;
+            s->end[which] = sign == '=' ? end : s->end[which];
+        }
+    }
+}
+
+static void verify(int count, char **files)
+{
+    static uint64_t pushed[KEYS][2];
+    uint64_t changes = 0;
+    for (int i = 0; i < count; i++) {
+        each_line(files[i], see_acknowledged);
+    }
+    for (unsigned i = 0; i < KEYS; i++) {
+        struct key_state *s = &states[i];
+        char key[600];
+        size_t len = key_of(i, key);
+        int rv[2] = {cairn_hash_get(heap, hash, key, len, &s->got[0]),
+                     cairn_btree_get(heap, tree, key, len, &s->got[1])};
+        for (unsigned which = 0; which < 2; which++) {
+            CHECK(rv[which] == 0 || (rv[which] == CAIRN_E_NOTFOUND && s->acknowledged == 0),
+                  "key %u is lost", i);
+            s->got[which] = rv[which] == 0 ? s->got[which] : CAIRN_NULL;
+        }
+        changes += s->times;
+    }
+    for (int i = 0; i < count; i++) {
+        each_line(files[i], see_got);
     }
     must(cairn_list_each(heap, list, see_pushed, pushed), "walk");
     for (unsigned i = 0; i < KEYS; i++) {
-        char key[600];
-        size_t len = key_of(i, key);
-        cairn_ptr got[2] = {CAIRN_NULL, CAIRN_NULL};
-        int rv[2] = {cairn_hash_get(heap, hash, key, len, &got[0]),
-                     cairn_btree_get(heap, tree, key, len, &got[1])};
+        const struct key_state *s = &states[i];
         for (unsigned which = 0; which < 2; which++) {
-            CHECK(rv[which] == 0 || (rv[which] == CAIRN_E_NOTFOUND && acknowledged[i] == 0),
-                  "key %u is lost", i);
-            CHECK(got[which].word >= acknowledged[i] && got[which].word <= sent[i],
-                  "key %u has a value that nobody put last", i);
+            CHECK(cairn_ptr_is_null(s->got[which]) || s->sent[which],
+                  "key %u has a value that nobody put", i);
+            /* Nobody began after that and was acknowledged. */
+            CHECK(s->end[which] == 0 || s->end[which] >= s->acknowledged,
+                  "key %u lost its last value", i);
         }
-        CHECK(pushed[i][0] >= acknowledged[i] && pushed[i][1] >= times[i], "an element is lost");
+        CHECK(pushed[i][0] >= s->acknowledged && pushed[i][1] >= s->times, "an element is lost");
     }
     printf("%" PRIu64 " acknowledged changes, none lost\n", changes);
 }
