@@ -188,7 +188,7 @@ static inline uint32_t class_bytes(uint32_t class_number)
 /* Blocks that fit in a slab and where the first is. */
 uint32_t slab_shape(uint64_t slab_bytes, uint32_t class_number, uint32_t *first);
 
-/* Larger blocks are extents. From four granules on whole granules round up less than classes do,
+/* Larger blocks are extents. From eight granules on whole granules round up less than classes do,
  * and leave no half-filled slabs. */
 static inline uint64_t slab_block_bytes_max(const struct heap *h)
 {

@@ -58,7 +58,7 @@ enum pool { POOL_OBJECTS, POOL_MAPS, POOL_UNDO, POOLS };
 #define SLAB_BYTES_FIRST     ((uint64_t)16 << 10) /* the first slab of a class */
 #define SLAB_BYTES           ((uint64_t)64 << 10)
 #define SLAB_BLOCK_BYTES_MAX 4096u
-#define SLAB_GRANULES_MAX    4u /* nor larger than so many granules */
+#define SLAB_GRANULES_MAX    8u /* nor larger than so many granules */
 #define SLAB_CLASSES         39u
 
 /* First four bytes of everything that isn't an object. */

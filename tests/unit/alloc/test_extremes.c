@@ -207,7 +207,7 @@ static void an_object_of_a_gibibyte(void **state)
 static void holes_are_of_no_use_until_compaction(void **state)
 {
     (void)state;
-    const uint64_t sizes[] = {1100, 4000, 20000, 65000};
+    const uint64_t sizes[] = {2100, 4000, 20000, 65000};
     for (size_t k = 0; k < 4; k++) {
         uint64_t size = sizes[k];
         start(32 * MIB);

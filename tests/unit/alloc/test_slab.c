@@ -237,9 +237,9 @@ static void a_block_resizes_within_its_class_or_its_free_space(void **state)
     assert_int_equal(header(heap)->block_bytes[POOL_OBJECTS], 112 + 40192);
     assert_int_equal(block_alloc(heap, POOL_OBJECTS, 5000, &behind), 0);
     assert_false(block_resize(heap, POOL_OBJECTS, large, 40193));
-    assert_true(block_resize(heap, POOL_OBJECTS, large, 1025));
-    assert_false(block_resize(heap, POOL_OBJECTS, large, 1024));
-    assert_int_equal(block_bytes(heap, large), 1280);
+    assert_true(block_resize(heap, POOL_OBJECTS, large, 2049));
+    assert_false(block_resize(heap, POOL_OBJECTS, large, 2048));
+    assert_int_equal(block_bytes(heap, large), 2304);
     assert_true(block_resize(heap, POOL_OBJECTS, large, 40192));
     block_free(heap, POOL_OBJECTS, large);
     block_free(heap, POOL_OBJECTS, behind);
