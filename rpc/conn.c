@@ -509,6 +509,11 @@ static void on_timer(struct env_timer *timer)
     if (c->state == CONN_CLOSING) {
         return;
     }
+    if (c->state == CONN_CONNECTING) {
+        /* The other machine may have gone in the middle of the handshake: nothing would tell. */
+        close_with(c, ERR_TIMEOUT, "not connected within 5 s");
+        return;
+    }
     if (c->state != CONN_READY) {
         refuse(c, ERR_TIMEOUT, "no hello within 5 s");
         return;
@@ -522,7 +527,7 @@ static void on_timer(struct env_timer *timer)
         const struct env_peer *peer = env_conn_peer(c->env, c->stream);
         log_warn("rpc", "closing a silent connection", "peer=%s name=%s silent_ms=%llu",
                  peer->address, peer->name, (unsigned long long)silent_ms);
-        close_with(c, ERR_TIMEOUT, "nothing heard for 15 s");
+        close_with(c, ERR_TIMEOUT, "nothing heard for 6 s");
         return;
     }
     if (silent_ms >= KEEPALIVE_MS && now - c->pinged_ns >= KEEPALIVE_MS * UINT64_C(1000000)) {
@@ -623,6 +628,7 @@ int rpc_connect(struct env *env, const char *address, const char *expected_name,
         mem_free(c);
         return rv;
     }
+    env_timer_start_in_ms(env, &c->timer, HELLO_TIMEOUT_MS);
     *out = c;
     return 0;
 }

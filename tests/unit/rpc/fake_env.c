@@ -228,7 +228,7 @@ static bool end_step(struct env_conn *c)
         return true;
     }
     if (c->opening) {
-        return end_open(c);
+        return !c->f->connect_hangs && end_open(c);
     }
     if (c->in.len > 0 && !c->paused) {
         size_t max = c->f->chunk_max;

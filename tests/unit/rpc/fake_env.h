@@ -20,6 +20,7 @@ struct fake_env {
     struct env_peer client_peer; /* what the accepting side sees */
     size_t chunk_max;            /* bytes delivered at once; 0: all there are */
     bool connect_fails;          /* the next connections end with NOCONN */
+    bool connect_hangs;          /* the next connections never open, and nothing tells */
     bool write_fails;            /* conn_write answers BUSY */
 };
 

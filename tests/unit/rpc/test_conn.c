@@ -292,6 +292,25 @@ static void no_hello_within_5_s_ends_it(void **state)
     fixture_close(&x);
 }
 
+/* The other machine loses power in the middle of the handshake: nobody will ever say so. */
+static void no_connection_within_5_s_ends_the_attempt(void **state)
+{
+    (void)state;
+    struct fixture x;
+    fixture_open(&x);
+    x.f.connect_hangs = true;
+    assert_int_equal(rpc_connect(&x.f.env, "n1:7", "n1", RPC_LANE_CLIENT, &x.client_self, &cbs,
+                                 &x.out, &x.out.conn),
+                     0);
+    fake_run(&x.f, 4999);
+    assert_int_equal(x.out.closed, 0);
+    fake_run(&x.f, 2);
+    assert_int_equal(x.out.closed, 1);
+    assert_int_equal(x.out.reason, ERR_TIMEOUT);
+    assert_int_equal(x.out.ready, 0);
+    fixture_close(&x);
+}
+
 static void an_answer_that_cannot_be_queued_closes_the_connection(void **state)
 {
     (void)state;
@@ -448,6 +467,7 @@ int main(void)
         cmocka_unit_test(closing_in_on_frame_ends_delivery),
         cmocka_unit_test(silence_is_pinged_then_ended),
         cmocka_unit_test(no_hello_within_5_s_ends_it),
+        cmocka_unit_test(no_connection_within_5_s_ends_the_attempt),
         cmocka_unit_test(an_answer_that_cannot_be_queued_closes_the_connection),
         cmocka_unit_test(a_frame_over_the_limit_is_not_sent),
         cmocka_unit_test(the_server_counts_and_lists_its_connections),
