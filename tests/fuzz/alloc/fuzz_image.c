@@ -277,13 +277,14 @@ static void lend(struct memdisk *d, struct file *f)
 static void use(struct heap *heap)
 {
     must(heap_check(heap, NULL) == 0);
-    if (heap_index(heap) == UINT64_MAX) {
-        return;
+    if (heap_index(heap) == UINT64_MAX || heap_clock(heap) > UINT64_MAX - 64) {
+        return; /* no time is left to do anything in */
     }
     heap_begin(heap, heap_index(heap) + 1, heap_term(heap), 1);
     for (uint64_t i = 0; i < 20; i++) {
         uint64_t ptr = 0;
-        (void)heap_alloc(heap, 1, 1 + i * 401 % 9000, 0, slice_of("y", 1), &ptr);
+        (void)heap_alloc(heap, heap_next_version(heap), 1 + i * 401 % 9000, 0, slice_of("y", 1),
+                         &ptr);
         (void)heap_map_put(heap, (enum heap_map)(HEAP_MAP_SESSIONS + i % 3), slice_of(&i, 8),
                            slice_of("value", i % 5));
     }
