@@ -156,11 +156,6 @@ void embed__fail_calls(struct embedded_heap *h, int flying, int waiting, const c
 
 /* ---- read.c ---- */
 
-/* list.c: pages of what a heap holds, under the lock */
-int embed__list_changes(struct embedded_heap *h, struct embedded_call *call);
-int embed__list_types(struct embedded_heap *h, struct embedded_call *call);
-int embed__list_objects(struct embedded_heap *h, struct embedded_call *call);
-
 bool embed__is_read(enum embedded_op op);
 void embed__read(struct embedded_heap *h, struct embedded_call *call);
 

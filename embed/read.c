@@ -1,6 +1,7 @@
 /* Reads: from applied state, which is never ahead of what is durable. */
 #include <string.h>
 
+#include "alloc/listing.h"
 #include "base/assert.h"
 #include "embed/internal.h"
 
@@ -88,6 +89,13 @@ static int read_roots(struct embedded_heap *h, struct embedded_call *call)
     return 0;
 }
 
+static int read_objects(struct embedded_heap *h, struct embedded_call *call)
+{
+    struct listing_filter filter = {
+        .from = call->offset, .max = call->count, .typed = call->size != 0, .type = call->type};
+    return listing_objects(h->heap, &filter, &call->bytes, &call->value);
+}
+
 void embed__read(struct embedded_heap *h, struct embedded_call *call)
 {
     const char *text = NULL;
@@ -106,14 +114,16 @@ void embed__read(struct embedded_heap *h, struct embedded_call *call)
         rv = read_roots(h, call);
         break;
     case EMBEDDED_HISTORY:
-        rv = embed__list_changes(h, call);
+        rv = listing_changes(h->heap, call->ptr, call->offset, call->count, &call->bytes,
+                             &call->more);
+        call->version = heap_safepoint(h->heap);
         break;
     case EMBEDDED_TYPE_LIST:
-        rv = embed__list_types(h, call);
+        rv = listing_types(h->heap, call->type, call->count, &call->bytes, &call->more);
         break;
     default:
         assert(call->op == EMBEDDED_OBJECT_LIST);
-        rv = embed__list_objects(h, call);
+        rv = read_objects(h, call);
         break;
     }
     embed__finish(h->db, call, rv, text);

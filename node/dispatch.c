@@ -2,6 +2,7 @@
 #include <string.h>
 
 #include "alloc/command.h"
+#include "alloc/listing.h"
 #include "base/assert.h"
 #include "base/hash.h"
 #include "base/log.h"
@@ -337,61 +338,26 @@ static int read_root_list(struct request *request, const struct heap *heap)
 
 /* ---- history, types, leases, objects ---- */
 
-#define CHANGES_PER_PAGE 256u
-#define CHANGE_BYTES     40u
-
 static int read_history(struct request *request, const struct heap *heap)
 {
     struct msg_history m;
-    struct heap_change changes[CHANGES_PER_PAGE + 1]; /* one more tells whether there is more */
-    uint8_t bytes[CHANGES_PER_PAGE * CHANGE_BYTES];
-    size_t count = 0;
+    struct buf changes = {0};
+    bool more = false;
     int rv = message_decode_history(slice_of(request->body, request->body_bytes), &m);
-    size_t max = m.max < CHANGES_PER_PAGE ? m.max : CHANGES_PER_PAGE;
     if (rv == 0) {
-        rv = heap_history(heap, m.ptr, m.skip, changes, max + 1, &count);
+        rv = listing_changes(heap, m.ptr, m.skip, m.max, &changes, &more);
     }
-    if (rv != 0) {
-        return rv;
+    if (rv == 0) {
+        struct msg_history_result out = {.more = more,
+                                         .safepoint = heap_safepoint(heap),
+                                         .changes = slice_of(changes.data, changes.len)};
+        buf_clear(&request->node->scratch);
+        rv = message_encode_history_result(&out, &request->node->scratch);
     }
-    size_t shown = count < max ? count : max;
-    for (size_t i = 0; i < shown; i++) {
-        uint8_t *at = bytes + i * CHANGE_BYTES;
-        store_u64(at, changes[i].version);
-        store_u64(at + 8, changes[i].before);
-        store_u64(at + 16, changes[i].size);
-        store_u64(at + 24, changes[i].offset);
-        store_u32(at + 32, changes[i].len);
-        store_u32(at + 36, changes[i].kind);
-    }
-    struct msg_history_result out = {.more = count > max,
-                                     .safepoint = heap_safepoint(heap),
-                                     .changes = slice_of(bytes, shown * CHANGE_BYTES)};
-    buf_clear(&request->node->scratch);
-    rv = message_encode_history_result(&out, &request->node->scratch);
     if (rv == 0) {
         answer_scratch(request->client, request->request_id, KIND_HISTORY_RESULT);
     }
-    return rv;
-}
-
-#define TYPE_LIST_BYTES_MAX (256u << 10)
-#define TYPE_HEAD_BYTES     16u /* number, version, length */
-
-static int append_type(struct buf *out, struct heap_type *type)
-{
-    size_t head = out->len;
-    if (buf_extend(out, TYPE_HEAD_BYTES) == NULL) {
-        return ERR_NOMEM;
-    }
-    uint64_t version = type->version;
-    type->version = 0;
-    int rv = heap_type_encode(type, out);
-    if (rv == 0) {
-        store_u32(out->data + head, type->number);
-        store_u64(out->data + head + 4, version);
-        store_u32(out->data + head + 12, (uint32_t)(out->len - head - TYPE_HEAD_BYTES));
-    }
+    buf_close(&changes);
     return rv;
 }
 
@@ -399,21 +365,10 @@ static int read_type_list(struct request *request, const struct heap *heap)
 {
     struct msg_type_list m;
     struct buf types = {0};
-    struct heap_type *type = mem_alloc(sizeof *type);
-    uint32_t count = 0;
-    uint8_t more = 0;
+    bool more = false;
     int rv = message_decode_type_list(slice_of(request->body, request->body_bytes), &m);
-    if (rv == 0 && type == NULL) {
-        rv = ERR_NOMEM;
-    }
-    while (rv == 0 && heap_type_next(heap, m.after, type) == 0) {
-        if (count >= m.max || types.len >= TYPE_LIST_BYTES_MAX) {
-            more = 1;
-            break;
-        }
-        m.after = type->number;
-        rv = append_type(&types, type);
-        count++;
+    if (rv == 0) {
+        rv = listing_types(heap, m.after, m.max, &types, &more);
     }
     if (rv == 0) {
         struct msg_type_list_result out = {.more = more, .types = slice_of(types.data, types.len)};
@@ -424,7 +379,6 @@ static int read_type_list(struct request *request, const struct heap *heap)
         answer_scratch(request->client, request->request_id, KIND_TYPE_LIST_RESULT);
     }
     buf_close(&types);
-    mem_free(type);
     return rv;
 }
 
@@ -438,12 +392,12 @@ static int read_type_get(struct request *request, const struct heap *heap)
         rv = type == NULL ? ERR_NOMEM : heap_type_get(heap, m.number, type);
     }
     if (rv == 0) {
-        rv = append_type(&bytes, type);
+        rv = listing_type(type, &bytes);
     }
     if (rv == 0) {
-        struct msg_type_info out = {
-            .version = load_u64(bytes.data + 4),
-            .descriptor = slice_of(bytes.data + TYPE_HEAD_BYTES, bytes.len - TYPE_HEAD_BYTES)};
+        struct msg_type_info out = {.version = type->version,
+                                    .descriptor = slice_of(bytes.data + LISTING_TYPE_HEAD_BYTES,
+                                                           bytes.len - LISTING_TYPE_HEAD_BYTES)};
         buf_clear(&request->node->scratch);
         rv = message_encode_type_info(&out, &request->node->scratch);
     }
@@ -481,54 +435,16 @@ static int read_lease(struct request *request, const struct heap *heap)
     return rv;
 }
 
-#define OBJECTS_PER_PAGE   1024u
-#define OBJECTS_LOOKED_AT  8192u /* for one page: a rare type must not hold up the loop */
-#define OBJECTS_PER_STEP   256u
-#define OBJECT_ENTRY_BYTES 32u
-
-static void append_objects(struct buf *out, const struct msg_object_list *m,
-                           const struct heap_object *objects, size_t count)
-{
-    for (size_t i = 0; i < count; i++) {
-        if (m->typed != 0 && objects[i].type != m->type) {
-            continue;
-        }
-        uint8_t *at = buf_extend(out, OBJECT_ENTRY_BYTES);
-        assert(at != NULL); /* reserved */
-        store_u64(at, objects[i].ptr);
-        store_u64(at + 8, objects[i].size);
-        store_u64(at + 16, objects[i].version);
-        store_u32(at + 24, objects[i].type);
-        store_u32(at + 28, objects[i].flags);
-    }
-}
-
 static int read_object_list(struct request *request, const struct heap *heap)
 {
     struct msg_object_list m;
-    struct heap_object objects[OBJECTS_PER_STEP];
     struct buf found = {0};
     uint64_t next = 0;
     int rv = message_decode_object_list(slice_of(request->body, request->body_bytes), &m);
-    size_t max = m.max < OBJECTS_PER_PAGE ? m.max : OBJECTS_PER_PAGE;
-    if (rv == 0 && max == 0) {
-        rv = ERR_INVAL;
-    }
     if (rv == 0) {
-        rv = buf_reserve(&found, max * OBJECT_ENTRY_BYTES);
-    }
-    next = m.from;
-    for (size_t looked = 0; rv == 0 && looked < OBJECTS_LOOKED_AT; looked += OBJECTS_PER_STEP) {
-        size_t room = max - found.len / OBJECT_ENTRY_BYTES;
-        if (room == 0) {
-            break;
-        }
-        size_t count = heap_list_objects(heap, next, objects,
-                                         room < OBJECTS_PER_STEP ? room : OBJECTS_PER_STEP, &next);
-        append_objects(&found, &m, objects, count);
-        if (next == 0) {
-            break;
-        }
+        struct listing_filter filter = {
+            .from = m.from, .max = m.max, .typed = m.typed != 0, .type = m.type};
+        rv = listing_objects(heap, &filter, &found, &next);
     }
     if (rv == 0) {
         struct msg_object_list_result out = {.next = next,

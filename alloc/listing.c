@@ -1,0 +1,117 @@
+#include "alloc/listing.h"
+
+#include "alloc/heap_layout.h"
+#include "base/assert.h"
+#include "base/mem.h"
+
+#define CHANGE_BYTES       40u
+#define OBJECT_ENTRY_BYTES 32u
+#define OBJECTS_PER_STEP   256u
+#define OBJECTS_LOOKED_AT  8192u /* for one page: a rare type must not hold up a loop */
+
+int listing_changes(const struct heap *heap, uint64_t ptr, uint64_t skip, uint32_t max,
+                    struct buf *out, bool *more)
+{
+    struct heap_change changes[LISTING_CHANGES_MAX + 1]; /* one more tells whether there is more */
+    size_t room = max < LISTING_CHANGES_MAX ? max : LISTING_CHANGES_MAX;
+    size_t count = 0;
+    *more = false;
+    int rv = heap_history(heap, ptr, skip, changes, room + 1, &count);
+    if (rv != 0) {
+        return rv;
+    }
+    *more = count > room;
+    for (size_t i = 0; i < count && i < room; i++) {
+        uint8_t *at = buf_extend(out, CHANGE_BYTES);
+        if (at == NULL) {
+            return ERR_NOMEM;
+        }
+        store_u64(at, changes[i].version);
+        store_u64(at + 8, changes[i].before);
+        store_u64(at + 16, changes[i].size);
+        store_u64(at + 24, changes[i].offset);
+        store_u32(at + 32, changes[i].len);
+        store_u32(at + 36, changes[i].kind);
+    }
+    return 0;
+}
+
+int listing_type(const struct heap_type *type, struct buf *out)
+{
+    size_t head = out->len;
+    if (buf_extend(out, LISTING_TYPE_HEAD_BYTES) == NULL) {
+        return ERR_NOMEM;
+    }
+    int rv = heap_type_encode(type, out);
+    if (rv == 0) {
+        uint8_t *at = out->data + head;
+        store_u32(at, type->number);
+        store_u64(at + 4, type->version);
+        store_u32(at + 12, (uint32_t)(out->len - head - LISTING_TYPE_HEAD_BYTES));
+        /* On the way a descriptor's own version is 0. */
+        store_u64(at + LISTING_TYPE_HEAD_BYTES + offsetof(struct type_record, version), 0);
+    }
+    return rv;
+}
+
+int listing_types(const struct heap *heap, uint32_t after, uint32_t max, struct buf *out,
+                  bool *more)
+{
+    size_t begin = out->len;
+    struct heap_type *type = mem_alloc(sizeof *type);
+    int rv = type == NULL ? ERR_NOMEM : 0;
+    *more = false;
+    for (uint32_t count = 0; rv == 0 && heap_type_next(heap, after, type) == 0; count++) {
+        if (count >= max || out->len - begin >= LISTING_TYPES_BYTES) {
+            *more = true;
+            break;
+        }
+        after = type->number;
+        rv = listing_type(type, out);
+    }
+    mem_free(type);
+    return rv;
+}
+
+static void append_objects(const struct listing_filter *filter, const struct heap_object *objects,
+                           size_t count, struct buf *out)
+{
+    for (size_t i = 0; i < count; i++) {
+        if (filter->typed && objects[i].type != filter->type) {
+            continue;
+        }
+        uint8_t *at = buf_extend(out, OBJECT_ENTRY_BYTES);
+        assert(at != NULL); /* reserved */
+        store_u64(at, objects[i].ptr);
+        store_u64(at + 8, objects[i].size);
+        store_u64(at + 16, objects[i].version);
+        store_u32(at + 24, objects[i].type);
+        store_u32(at + 28, objects[i].flags);
+    }
+}
+
+int listing_objects(const struct heap *heap, const struct listing_filter *filter, struct buf *out,
+                    uint64_t *next)
+{
+    struct heap_object objects[OBJECTS_PER_STEP];
+    size_t begin = out->len;
+    size_t max = filter->max < LISTING_OBJECTS_MAX ? filter->max : LISTING_OBJECTS_MAX;
+    *next = filter->from;
+    if (max == 0) {
+        return ERR_INVAL;
+    }
+    int rv = buf_reserve(out, max * OBJECT_ENTRY_BYTES);
+    for (size_t looked = 0; rv == 0 && looked < OBJECTS_LOOKED_AT; looked += OBJECTS_PER_STEP) {
+        size_t room = max - (out->len - begin) / OBJECT_ENTRY_BYTES;
+        if (room == 0) {
+            break;
+        }
+        size_t count = heap_list_objects(heap, *next, objects,
+                                         room < OBJECTS_PER_STEP ? room : OBJECTS_PER_STEP, next);
+        append_objects(filter, objects, count, out);
+        if (*next == 0) {
+            break;
+        }
+    }
+    return rv;
+}
