@@ -356,8 +356,6 @@ view_page_count(const struct view *view); /* pages of address space; absent ones
 /* Borrowed until view_close or the next change of the heap; NULL: the page is absent (all zeros,
  * not stored, not sent). */
 const uint8_t *view_page(struct view *view, uint64_t page);
-const struct heap *view_heap_header(
-    const struct view *view); /* reserved for `heap check` on a view; may be NULL now */
 /* True when the view lost its pages because the copies reached their cap: abandon it. */
 bool view_canceled(const struct view *view);
 

@@ -306,12 +306,6 @@ bool view_canceled(const struct view *view)
     return view->canceled;
 }
 
-const struct heap *view_heap_header(const struct view *view)
-{
-    (void)view;
-    return NULL;
-}
-
 const uint8_t *view_page(struct view *view, uint64_t page)
 {
     const struct arena *a = view->arena;

@@ -154,8 +154,7 @@ struct shard {
     struct heap *heap;
 
     bool failed;
-    bool dropped;  /* the catalogue has it no more: goes as soon as nothing is in progress */
-    bool handling; /* inside shard_handle(): consensus may not be entered */
+    bool dropped; /* the catalogue has it no more: goes as soon as nothing is in progress */
 
     /* Output commit: messages wait for the hard state's position. */
     uint64_t hard_state_position;
