@@ -251,6 +251,7 @@ enum heap_map {
     HEAP_MAP_UNDO,
     HEAP_MAP_TYPES,
     HEAP_MAP_LEASES,
+    HEAP_MAP_TX, /* alloc/txn.h */
     HEAP_MAP_COUNT = 8
 };
 #define MAP_KEY_BYTES_MAX   255u

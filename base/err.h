@@ -54,7 +54,11 @@ enum err_class {
     X(LOCKED,             32, ERR_CLASS_NONE,                  "in use by another process")                        \
     X(TRUNCATED,          33, ERR_CLASS_NONE,                  "ends too early")                                   \
     X(LIMIT,              34, ERR_CLASS_RETRYABLE,             "a limit of this session or shard is reached")         \
-    X(SNAPSHOT_TOO_OLD,   35, ERR_CLASS_NONE,                  "older than the history that is kept")
+    X(SNAPSHOT_TOO_OLD,   35, ERR_CLASS_NONE,                  "older than the history that is kept")             \
+    X(NOT_YET,            36, ERR_CLASS_NONE,                  "promised, but not allocated yet")                     \
+    X(TX_ABORTED,         37, ERR_CLASS_NONE,                  "the transaction was aborted: nothing of it happened") \
+    X(TX_UNDECIDED,       38, ERR_CLASS_RETRYABLE,             "a transaction that is being decided holds it")        \
+    X(TX_TOO_LATE,        39, ERR_CLASS_RETRYABLE,             "the transaction came behind its deadline: nothing of it happened")
 /* clang-format on */
 
 enum err {

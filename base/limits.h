@@ -29,8 +29,22 @@
 #define FRAME_BYTES_MAX        (4u << 20) /* body of a frame on the client lane and the Raft lane */
 #define BULK_CHUNK_BYTES_MAX   (1u << 20) /* pages in one bulk frame */
 #define SESSIONS_PER_SHARD_MAX 4096
-#define SESSION_WINDOW_MAX     1024 /* commands in flight of one session on one shard */
-#define SESSION_LEASES_MAX     16   /* leases of slots of one session on one shard */
+#define SESSION_WINDOW_MAX     1024         /* commands in flight of one session on one shard */
+#define SESSION_LEASES_MAX     16           /* leases of slots of one session on one shard */
+#define TX_PARTICIPANTS_MAX    16           /* shards of one transaction */
+#define TX_ITEMS_MAX           1024         /* checks and operations of one transaction */
+#define TX_BYTES_MAX           (512u << 10) /* its encoded parts, all shards together */
+#define TX_PART_BYTES_MAX      (120u << 10) /* one shard's, when there are several: it is kept */
+#define TX_PREPARED_MAX        4096         /* undecided transactions of a shard */
+#define TX_RECORDS_MAX         65536        /* transactions that a shard remembers */
+#define TX_DEADLINE_MS         5000         /* what the SDK gives a commit */
+#define TX_DEADLINE_MS_MAX     60000        /* the furthest that a shard accepts */
+#define TX_KEEP_MS             10000        /* history kept for readers at a time, at least */
+#define TX_HOLD_MS_MAX         50           /* a shard takes no new writes for so long at most */
+#define TX_COMMITS_PER_NODE    4096         /* that a node coordinates at a time; beyond: BUSY */
+#define FETCH_OBJECTS_MAX      4096         /* objects in one answer of FETCH */
+#define WATCH_WAIT_MS_MAX      30000        /* a WATCH is answered after so long, also empty */
+#define WATCHES_PER_SHARD_MAX  1024         /* that wait at a time; beyond: BUSY */
 #define RETENTION_MS_MAX       (366ull * 24 * 3600 * 1000) /* of a heap's history */
 #define CONNECTIONS_MAX        4096                        /* accepted connections of a node */
 #define HANDSHAKES_MAX         256                         /* of them not yet authenticated */

@@ -278,7 +278,7 @@ static int read_root(struct request *request, const struct heap *heap)
     struct root_record root;
     int rv = message_decode_root_get(slice_of(request->body, request->body_bytes), &m);
     if (rv == 0) {
-        rv = heap_root_get(heap, m.name, &root);
+        rv = m.at != 0 ? ERR_UNSUPPORTED : heap_root_get(heap, m.name, &root);
     }
     if (rv != 0) {
         return rv;
@@ -298,6 +298,9 @@ static int read_root_list(struct request *request, const struct heap *heap)
 {
     struct msg_root_list m;
     int rv = message_decode_root_list(slice_of(request->body, request->body_bytes), &m);
+    if (rv == 0 && m.at != 0) {
+        rv = ERR_UNSUPPORTED;
+    }
     if (rv != 0) {
         return rv;
     }
@@ -766,6 +769,16 @@ static void client_frame(struct client *client, const struct frame_header *heade
     case KIND_OBJECT_LIST:
     case KIND_HEAP_OPEN:
         start_read(client, header, body);
+        return;
+    case KIND_TX_COMMIT_ONE:
+    case KIND_TX_COMMIT:
+    case KIND_TX_SETTLE:
+    case KIND_TX_CLOSE:
+    case KIND_TX_VALIDATE:
+    case KIND_TX_HOLD:
+    case KIND_FETCH:
+    case KIND_WATCH:
+        refuse(client, header->request_id, ERR_UNSUPPORTED, 0, NULL);
         return;
     case KIND_SESSION_EXPIRE:
     case KIND_SESSION_BURY:

@@ -48,6 +48,9 @@ struct replica_cbs {
     /* The catalogue changed (meta shard applied something), or a shard's leader changed. */
     void (*on_catalog)(void *arg);
     void (*on_leader)(void *arg, struct shard *shard);
+    /* Entries were applied here, leading or following; once per shard and turn, from inside of
+     * apply: note it, and work in a task. tx: one of them was of a transaction. May be NULL. */
+    void (*on_applied)(void *arg, struct shard *shard, bool tx);
     /* A shard stopped for good (I11): why, for the operator. The others go on. */
     void (*on_shard_failed)(void *arg, struct shard *shard, int err, const char *text);
 };
@@ -139,6 +142,17 @@ struct shard_read {
     struct list link; /* the shard's */
 };
 #define READ_AHEAD_MS 1000u
+/* TX_PREPARE, TX_DECIDE, TX_REFUSE, TX_FORGET for a coordinator, which has checked who asks. As
+ * shard_propose(), but a hold stops only TX_PREPARE; results are delivered also for commands that
+ * change nothing. */
+int shard_propose_tx(struct shard *shard, uint16_t kind, struct slice body,
+                     struct shard_command *command);
+/* From now on shard_propose() and TX_PREPARE are BUSY, for hold_ms (<= TX_HOLD_MS_MAX) or until
+ * TX_CLOSE with this hold is applied; holds overlap. Returns its name (term and number), 0 when
+ * this node doesn't lead. */
+uint64_t shard_hold(struct shard *shard, uint32_t hold_ms);
+/* Is it still held, in the same term? */
+bool shard_holds(const struct shard *shard, uint64_t hold);
 int shard_read_index(struct shard *shard,
                      struct shard_read *read); /* 0, or NOTLEADER, BUSY, SHUTDOWN, IO */
 

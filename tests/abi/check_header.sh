@@ -7,8 +7,10 @@ cat >"$dir/user.c" <<'END'
 #include <cairn/btree.h>
 #include <cairn/cairn.h>
 #include <cairn/cairn.h>
+#include <cairn/graph.h>
 #include <cairn/hash.h>
 #include <cairn/list.h>
+#include <cairn/tx.h>
 #include <cairn/typed.h>
 struct limits {
     int64_t lower, upper;

@@ -74,7 +74,11 @@ enum cairn_error {
     CAIRN_E_LOCKED = -32,
     CAIRN_E_TRUNCATED = -33,
     CAIRN_E_LIMIT = -34,
-    CAIRN_E_SNAPSHOT_TOO_OLD = -35
+    CAIRN_E_SNAPSHOT_TOO_OLD = -35,
+    CAIRN_E_NOT_YET = -36,
+    CAIRN_E_TX_ABORTED = -37,
+    CAIRN_E_TX_UNDECIDED = -38,
+    CAIRN_E_TX_TOO_LATE = -39
 };
 
 /* What a caller can do about an error: bits of cairn_error_is(). */

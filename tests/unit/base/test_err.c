@@ -13,6 +13,10 @@ static void numbers_are_the_published_ones(void **state)
     assert_int_equal(ERR_CORRUPT, -22);
     assert_int_equal(ERR_LIMIT, -34);
     assert_int_equal(ERR_SNAPSHOT_TOO_OLD, -35);
+    assert_int_equal(ERR_NOT_YET, -36);
+    assert_int_equal(ERR_TX_ABORTED, -37);
+    assert_int_equal(ERR_TX_UNDECIDED, -38);
+    assert_int_equal(ERR_TX_TOO_LATE, -39);
 }
 
 static void numbers_are_dense_and_unique(void **state)
@@ -42,7 +46,7 @@ static void every_code_has_name_and_text(void **state)
 static void unknown_codes_are_answered(void **state)
 {
     (void)state;
-    static const int codes[] = {0, 1, 36, -36, -1000000, INT32_MIN, INT32_MAX};
+    static const int codes[] = {0, 1, 40, -40, -1000000, INT32_MIN, INT32_MAX};
     for (size_t i = 0; i < sizeof codes / sizeof codes[0]; i++) {
         assert_string_equal(err_name(codes[i]), "UNKNOWN");
         assert_string_equal(err_text_of(codes[i]), "unknown error");

@@ -202,7 +202,7 @@ static void printing_escapes_cuts_and_never_overruns(void **state)
     assert_int_equal(message_encode_root_get(&m, &b), 0);
     struct slice body = slice_of(b.data, b.len);
     assert_int_equal(message_print(KIND_ROOT_GET, body, text, sizeof text), 0);
-    assert_string_equal(text, "ROOT_GET{uid=7 name[4]=\"a\\x22b\\x0a\"}");
+    assert_string_equal(text, "ROOT_GET{uid=7 at=0 name[4]=\"a\\x22b\\x0a\"}");
     for (size_t n = 1; n < 40; n++) {
         char *small = mem_alloc(n);
         assert_int_equal(message_print(KIND_ROOT_GET, body, small, n), 0);
@@ -212,9 +212,9 @@ static void printing_escapes_cuts_and_never_overruns(void **state)
     }
     body.len--;
     assert_int_equal(message_print(KIND_ROOT_GET, body, text, sizeof text), ERR_PROTOCOL);
-    assert_string_equal(text, "ROOT_GET{kind=84, malformed, 13 bytes}");
+    assert_string_equal(text, "ROOT_GET{kind=84, malformed, 21 bytes}");
     assert_int_equal(message_print(999, body, text, sizeof text), ERR_PROTOCOL);
-    assert_string_equal(text, "UNKNOWN{kind=999, unknown, 13 bytes}");
+    assert_string_equal(text, "UNKNOWN{kind=999, unknown, 21 bytes}");
     buf_close(&b);
 }
 

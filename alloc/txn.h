@@ -1,0 +1,245 @@
+/* Transactions in the arena of one shard: what a participant is asked to check and to do, and what
+ * it remembers (ADR 0007). All of it is apply code: a pure function of arena and arguments.
+ *
+ *                 PREPARE, valid                    COMMIT
+ *     NONE ----------------------> PREPARED --------------------> COMMITTED ---FORGET---> NONE
+ *       \                              \
+ *        \ PREPARE invalid, REFUSE      \ ABORT
+ *         `---------> REFUSED <----------'    (only while clock <= deadline; later NONE says it)
+ *                        `---- clock > deadline ----> NONE
+ *
+ * A record is REFUSED only until the deadline, since a later PREPARE is refused by the clock. A
+ * COMMITTED one goes by FORGET alone, and not before the deadline, so that a late copy of its
+ * PREPARE never finds an empty place (rules X2, X4, X8). */
+#ifndef CAIRN_ALLOC_TXN_H
+#define CAIRN_ALLOC_TXN_H
+
+#include "alloc/heap.h"
+#include "base/assert.h"
+
+/* ---- a part: what a transaction wants of one shard ---------------------------------------------
+ *
+ * struct txn_part_header, then `items` times struct txn_item with `name_len` and `len` bytes behind
+ * it, without padding. Little-endian. Valid iff complete, nothing follows, items <= TX_ITEMS_MAX,
+ * reserved fields are 0, kinds are known, and what a kind doesn't use is 0. All checks are made
+ * against the state before the first operation; operations take effect in their order. */
+
+struct txn_part_header {
+    uint64_t session; /* on this shard: whose leased slots are used; 0: none */
+    uint32_t items;
+    uint32_t reserved;
+};
+
+enum txn_item_kind {
+    TXN_CHECK_OBJECT = 1, /* ptr, value: version as read; 0: leased, unborn (X12) */
+    TXN_CHECK_ROOT,       /* name, value: version as read; 0: absent */
+    TXN_CHECK_DIRECTORY,  /* value: version of the set of names */
+    TXN_CHECK_BYTES,      /* ptr, value: offset; bytes: what must stand there */
+    TXN_CHECK_LIVE,       /* ptr: is an object, whatever its version */
+    TXN_ALLOC = 16,       /* ptr: leased to header.session; value: size; type; bytes: init */
+    TXN_FREE,             /* ptr */
+    TXN_WRITE,            /* ptr, value: offset; bytes. Also on objects that this part allocates */
+    TXN_ROOT_SET,         /* name, ptr (not 0) */
+    TXN_ROOT_DELETE,      /* name; absent: nothing to do */
+};
+enum txn_check_mode {
+    TXN_EQUAL,     /* the version is `value` */
+    TXN_NOT_NEWER, /* the version is <= `value`: first committer wins (snapshot level) */
+};
+
+struct txn_item {
+    uint8_t kind;
+    uint8_t mode; /* of CHECK_OBJECT, CHECK_ROOT, CHECK_DIRECTORY */
+    uint16_t name_len;
+    uint32_t len;
+    uint64_t ptr;
+    uint64_t value;
+    uint32_t type;
+    uint32_t reserved;
+};
+static_assert(sizeof(struct txn_part_header) == 16, "on the wire");
+static_assert(sizeof(struct txn_item) == 32, "on the wire");
+
+/* Reading a part: struct txn_item copied, slices into the part. */
+struct txn_cursor {
+    struct slice rest;
+    uint32_t left;
+    bool failed;
+};
+int txn_part_open(struct slice part, struct txn_part_header *header, struct txn_cursor *cursor);
+/* False at the end, or (failed) at damage. */
+bool txn_part_next(struct txn_cursor *cursor, struct txn_item *item, struct slice *name,
+                   struct slice *bytes);
+/* 0, ERR_PROTOCOL. checks_only: TX_VALIDATE. */
+int txn_part_check(struct slice part, bool checks_only);
+
+/* What conflicts, in RESULT.value: a pointer (an object); or TXN_CONFLICT_NAMED | number of the
+ * item in its part (a root, or the directory). Bit 63 is never set in a pointer: shards are fewer
+ * than 2048. */
+#define TXN_CONFLICT_NAMED ((uint64_t)1 << 63)
+struct txn_conflict {
+    uint64_t what;
+    uint64_t version; /* that it has now, 0 absent */
+};
+
+/* ---- names and states ------------------------------------------------------------------------ */
+
+struct txn_name {
+    uint64_t home, session, seq;
+};
+static inline bool txn_name_is(const struct txn_name *a, const struct txn_name *b)
+{
+    return a->home == b->home && a->session == b->session && a->seq == b->seq;
+}
+
+enum txn_state { TXN_NONE, TXN_PREPARED, TXN_COMMITTED, TXN_REFUSED, TXN_STATES };
+enum txn_event {
+    TXN_ON_PREPARE, /* `valid`: what validation and reservation say */
+    TXN_ON_COMMIT,
+    TXN_ON_ABORT,
+    TXN_ON_REFUSE,
+    TXN_ON_FORGET, /* `forgettable`: at home, the client has acknowledged, or its session is gone */
+    TXN_ON_CLOCK,  /* sweep */
+    TXN_EVENTS
+};
+/* RESULT.value of TX_PREPARE, TX_REFUSE, TX_DECIDE. */
+enum txn_answer {
+    TXN_NO_VOTE = 0,   /* nothing is known by this: no record could be made (LIMIT, NOSPACE) */
+    TXN_YES,           /* prepared; version: prepare time */
+    TXN_NO,            /* a refusal is recorded: for ever */
+    TXN_LATE,          /* no record, and the clock has passed the deadline: it never will prepare;
+                          but it may have committed, and been forgotten by all (ADR 0007 §5) */
+    TXN_WAS_COMMITTED, /* committed here; version: commit time */
+    TXN_APPLIED,       /* the outcome has been applied here, now or before */
+    TXN_WRONG,         /* contradicts what is known here: never, and counted */
+};
+struct txn_conditions {
+    bool valid;       /* TXN_ON_PREPARE */
+    bool late;        /* applied clock > deadline */
+    bool forgettable; /* TXN_ON_FORGET */
+};
+struct txn_move {
+    enum txn_state next;
+    enum txn_answer answer;
+};
+/* The whole table of a participant, ADR 0007 §4. Apply and the model checker call this, nothing
+ * else decides. */
+struct txn_move txn_step(enum txn_state state, enum txn_event event,
+                         const struct txn_conditions *conditions);
+
+/* ---- HEAP_MAP_TX ------------------------------------------------------------------------------
+ *
+ *   't' home session seq (big-endian)           -> struct txn_record, uids, then the part
+ * (PREPARED) 'x' deadline home session seq (big-endian)  -> a zero byte: one per REFUSED record,
+ * for sweeping 'o' slot (big-endian), 'r' name, 'r'        -> struct intent_record (alloc/intent.h)
+ *   'h' name                                    -> place u64 of the root's newest undo record
+ */
+struct txn_record {
+    uint64_t deadline;
+    uint64_t prepared_at;  /* p; REFUSED: 0 */
+    uint64_t committed_at; /* ct; COMMITTED only */
+    uint64_t owner;
+    uint64_t digest;
+    uint64_t conflict, conflict_version; /* REFUSED: for whoever asks again */
+    uint32_t code;                       /* REFUSED: positive ERR_* number */
+    uint32_t state;                      /* enum txn_state, never NONE */
+    uint32_t participants;
+    uint32_t part_bytes;
+};
+static_assert(sizeof(struct txn_record) == 72, "media format");
+#define TXN_KEY_BYTES         25u
+#define TXN_REFUSED_KEY_BYTES 33u
+
+/* ---- apply ------------------------------------------------------------------------------------
+ */
+
+/* A whole transaction on this shard alone, at `version`. 0 or a command's code (CONFLICT with
+ * *conflict, STALE, NOT_YET, RANGE, NOSPACE, TOOBIG, INVAL, PROTOCOL): then nothing has changed. Or
+ * a fatal code. */
+int txn_apply_one(struct heap *heap, uint64_t version, struct slice part,
+                  struct txn_conflict *conflict);
+
+struct txn_prepare {
+    struct txn_name name;
+    uint64_t deadline, owner, digest;
+    struct slice participants; /* uid u64 each */
+    struct slice part;
+};
+struct txn_result {
+    enum txn_answer answer;
+    int code;         /* NO, NO_VOTE: why */
+    uint64_t version; /* YES: p; WAS_COMMITTED: ct */
+    struct txn_conflict conflict;
+};
+/* refuse: 0, or the code with which the session layer already refuses (SESSION_EXPIRED, ...).
+ * version: of the command; becomes p. Each returns a fatal code or 0. */
+int txn_apply_prepare(struct heap *heap, uint64_t version, const struct txn_prepare *prepare,
+                      int refuse, struct txn_result *out);
+/* times: prepare times in the order of the record's participants. Sets clock >= ct. *committed: it
+ * was PREPARED before. Cannot fail but fatally (X7). */
+int txn_apply_commit(struct heap *heap, const struct txn_name *name, uint64_t digest,
+                     struct slice times, bool *committed, struct txn_result *out);
+int txn_apply_abort(struct heap *heap, const struct txn_name *name, uint64_t digest,
+                    uint64_t deadline, struct txn_result *out);
+int txn_apply_refuse(struct heap *heap, const struct txn_name *name, uint64_t digest,
+                     uint64_t deadline, int code, struct txn_result *out);
+int txn_apply_forget(struct heap *heap, const struct txn_name *name, bool forgettable,
+                     struct txn_result *out);
+/* Up to `max` REFUSED records whose deadline the clock has passed go. Every TX command calls it
+ * with 8. */
+int txn_sweep_refused(struct heap *heap, uint32_t max);
+
+/* Moves the clock to `at`, and keeps history from it on for keep_ms more, also in a heap without
+ * retention (then from the clock on). ERR_INVAL when at > limit. */
+int heap_close_at(struct heap *heap, uint64_t at, uint64_t limit, uint32_t keep_ms);
+/* clock = max(clock, at) */
+void heap_clock_advance(struct heap *heap, uint64_t at);
+/* Leases of a session that nobody will use go back, for the embedded mode. */
+int heap_lease_return_session(struct heap *heap, uint64_t session);
+
+/* ---- looking ----------------------------------------------------------------------------------
+ */
+
+/* Does the part (checks only) hold now, and has nobody a write intent on what it names? 0,
+ * ERR_CONFLICT with *conflict; ERR_TX_UNDECIDED with *by. */
+int txn_validate(const struct heap *heap, struct slice part, struct txn_conflict *conflict,
+                 struct txn_name *by);
+/* participants, and (COMMITTED) their prepare times, `out->participants` each; into the arena. */
+bool txn_find(const struct heap *heap, const struct txn_name *name, struct txn_record *out,
+              const uint64_t **participants, const uint64_t **times);
+/* The next record behind *name in key order ({0}: the first). False at the end. */
+bool txn_next(const struct heap *heap, struct txn_name *name, struct txn_record *out);
+struct txn_counts {
+    uint32_t prepared, committed, refused;
+    uint64_t oldest_prepared_at; /* 0: none */
+};
+void txn_count(const struct heap *heap, struct txn_counts *out); /* kept in the header: O(1) */
+uint64_t heap_directory_version(const struct heap *heap);
+/* Roots as of `at` (>= heap_safepoint()). ERR_NOTFOUND, ERR_SNAPSHOT_TOO_OLD. */
+struct root_record;
+int heap_root_get_at(const struct heap *heap, uint64_t at, struct slice name,
+                     struct root_record *out);
+/* The next name in bytewise order that existed at `at` (0: now). name: valid until the heap
+ * changes. */
+int heap_root_next_at(const struct heap *heap, uint64_t at, struct slice after, struct slice *name,
+                      struct root_record *out);
+/* Promised, and not yet born: who reads it gets NOT_YET (X12). */
+bool heap_ptr_is_unborn(const struct heap *heap, uint64_t ptr);
+
+/* ---- what changed, in log order (watch) -------------------------------------------------------
+ */
+
+struct heap_event {
+    uint64_t order; /* log index << 16 | ordinal in the entry: the watch token */
+    uint64_t version, before, ptr, offset, size;
+    uint32_t len, type;
+    uint32_t kind;     /* enum undo_kind; UNDO_ROOT: ptr = where it points now */
+    struct slice name; /* UNDO_ROOT */
+};
+/* Events behind `order`, oldest first, at most max. ERR_SNAPSHOT_TOO_OLD: some are gone.
+ * ERR_UNSUPPORTED: no history is kept. */
+int heap_events(const struct heap *heap, uint64_t order, struct heap_event *out, size_t max,
+                size_t *count);
+uint64_t heap_order(const struct heap *heap); /* of the newest change */
+
+#endif
