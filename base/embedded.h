@@ -15,6 +15,7 @@
 
 struct embedded;      /* an open directory */
 struct embedded_heap; /* a heap in it; lives as long as the directory is open */
+struct inline_waiter;
 
 enum embedded_op {
     /* Commands: the numbers of enum heap_command_kind (alloc/command.h), and its fields. */
@@ -47,7 +48,7 @@ enum embedded_op {
 };
 
 /* Caller's memory: zero it, fill in op and what it needs, hand it over. What it points at is
- * borrowed until the call is finished. */
+ * borrowed until run() or submit() returns; `out` until the call is finished. */
 struct embedded_call {
     enum embedded_op op;
     uint32_t type, count;
@@ -56,7 +57,11 @@ struct embedded_call {
     uint64_t offset, size, delta, if_version;
     struct slice data, expected, name;
     void *out;
-    /* submit(): called once, on the library thread, with no lock held. NULL for run(). */
+    /* submit(): called once, by whichever thread finished the call and with the directory's lock
+     * held: takes the outcome along, and calls nothing of the table. False: the call isn't touched
+     * any more (it may be gone). NULL stands for true. */
+    bool (*settled)(struct embedded_call *call);
+    /* submit(): called once if settled() said so, on the library thread, with no lock held. */
     void (*done)(struct embedded_call *call);
 
     /* The outcome: 0 or ERR_*, and why. INDOUBT: a failure of the disk, or the deadline, came while
@@ -72,8 +77,11 @@ struct embedded_call {
 
     /* embed's */
     struct list link;
-    void *waiter;
-    uint32_t ordinal; /* in its entry */
+    struct embedded_heap *heap;   /* of a submitted one */
+    struct inline_waiter *waiter; /* those who sleep until it is finished */
+    void *batch;                  /* where it is encoded */
+    void *copy;                   /* of the bytes it points at, where nothing is encoded */
+    uint32_t ordinal;             /* in its entry */
     bool finished;
 };
 
@@ -99,8 +107,14 @@ struct embedded_ops {
                      struct err_text *e);
     /* Returns when the call is finished. timeout_ms: how long it waits for others at most. */
     void (*run)(struct embedded_heap *heap, struct embedded_call *call, uint32_t timeout_ms);
-    /* Doesn't wait: the library thread goes on with it. */
+    /* Doesn't wait. What is submitted gathers until somebody asks for it with wait() or want(), or
+     * there is enough for a write; else the library thread goes on with it after a moment. */
     void (*submit)(struct embedded_heap *heap, struct embedded_call *call);
+    /* Until a submitted call is finished: without a limit (UINT32_MAX) the caller's thread works as
+     * in run(). False: the time has passed. */
+    bool (*wait)(struct embedded *db, struct embedded_call *call, uint32_t timeout_ms);
+    /* Somebody wants the outcome, but not to wait: the library thread goes on with it now. */
+    void (*want)(struct embedded *db, struct embedded_call *call);
     void (*post)(struct embedded *db, struct embedded_post *post);
     bool (*on_library_thread)(const struct embedded *db);
     /* True in a child of the process that opened it: nothing works there. */

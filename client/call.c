@@ -46,10 +46,16 @@ static int op_encoded(struct core_call *call, int rv, const struct buf *body)
     return 0;
 }
 
-/* Encodes message m of type `name` into a new request of the call. */
+/* Encodes message m of type `name` into a new request of the call, or leaves it plain. */
 #define PREPARE(call, KIND, name, m, rv)                                                           \
     do {                                                                                           \
         struct buf body_;                                                                          \
+        if ((call)->plain) {                                                                       \
+            (call)->kind = KIND_##KIND;                                                            \
+            (call)->request.name = *(m);                                                           \
+            (rv) = 0;                                                                              \
+            break;                                                                                 \
+        }                                                                                          \
         (rv) = op_encode((call), KIND_##KIND, message_size_##name(m), &body_);                     \
         if ((rv) == 0) {                                                                           \
             (rv) = op_encoded((call), message_encode_##name((m), &body_), &body_);                 \
@@ -191,6 +197,9 @@ int core_prepare_read_at(struct core_call *call, struct core_heap *heap, uint64_
     call->read.offset = offset;
     call->read.data = data;
     call->read.len = len;
+    if (call->plain) {
+        return 0;
+    }
     call->op = core__op_read(call, 0);
     return call->op == NULL ? no_memory(call) : 0;
 }
@@ -585,6 +594,7 @@ int core_prepare_admin(struct core_call *call, struct core *core, const char *no
     m.verb = slice_of(verb, verb_len);
     if (node_len > 0) {
         memcpy(call->node, node, node_len);
+        call->node[node_len] = '\0';
     }
     int rv;
     PREPARE(call, ADMIN, admin, &m, rv);

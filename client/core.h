@@ -46,20 +46,48 @@ void core_close(struct core *core, void (*done)(void *arg), void *arg);
 struct core_call;
 typedef void (*core_call_cb)(struct core_call *call);
 
-/* Caller's memory: zero it, core_prepare_*() it, set cb, hand it to core_call(); not to be touched
- * until cb. */
+/* A request as it is, for who has no wire to send it over; what it points at is borrowed. */
+union core_request {
+    struct msg_alloc alloc;
+    struct msg_free free;
+    struct msg_realloc realloc;
+    struct msg_write write;
+    struct msg_compare_and_write compare_and_write;
+    struct msg_write_if_version write_if_version;
+    struct msg_add_u64 add_u64;
+    struct msg_stat stat;
+    struct msg_history history;
+    struct msg_type_register type_register;
+    struct msg_type_list type_list;
+    struct msg_object_list object_list;
+    struct msg_set_retention set_retention;
+    struct msg_defrag defrag;
+    struct msg_trim trim;
+    struct msg_root_get root_get;
+    struct msg_root_set root_set;
+    struct msg_root_compare_and_set root_compare_and_set;
+    struct msg_root_delete root_delete;
+    struct msg_root_list root_list;
+    struct msg_heap_create heap_create;
+    struct msg_heap_drop heap_drop;
+    struct msg_heap_open heap_open;
+    struct msg_admin admin;
+};
+
+/* Caller's memory: zero it (all up to node), core_prepare_*() it, set cb, hand it to core_call();
+ * not to be touched until cb. */
 struct core_call {
     core_call_cb cb;
     uint32_t timeout_ms; /* 0: the core's */
+    bool plain;          /* core_prepare_*() fills in request instead of encoding it */
 
-    int err;                    /* outcome: 0 or negative */
-    char text[CORE_TEXT_BYTES]; /* why, when err isn't 0 */
-    uint64_t value;             /* ALLOC, ROOT_GET: pointer; ADD_U64: the value before;
-                                   OBJECT_LIST: slot to go on at; DEFRAG, TRIM: as in RESULT */
-    uint64_t version;           /* READ, STAT, ROOT_GET; commands: of the change */
-    uint64_t size;              /* STAT */
-    uint32_t type, flags;       /* STAT */
-    bool more;                  /* ROOT_LIST, HISTORY, TYPE_LIST */
+    int err;              /* outcome: 0 or negative */
+    uint64_t value;       /* ALLOC, ROOT_GET: pointer; ADD_U64: the value before;
+                             OBJECT_LIST: slot to go on at; DEFRAG, TRIM: as in RESULT */
+    uint64_t version;     /* READ, STAT, ROOT_GET; commands: of the change */
+    uint64_t size;        /* STAT */
+    uint32_t type, flags; /* STAT */
+    bool more;            /* ROOT_LIST, HISTORY, TYPE_LIST */
     struct buf bytes; /* ADMIN: JSON; ROOT_LIST, HISTORY, TYPE_LIST, OBJECT_LIST: entries as on the
                          wire; given (free with buf_close) */
     struct core_heap *opened; /* HEAP_OPEN: given (free with core_heap_close) */
@@ -75,17 +103,22 @@ struct core_call {
     struct core_op *op;   /* the prepared one, until core_call() */
     uint64_t deadline_ns; /* 0: not submitted */
     bool finished;
-    char node[NODE_NAME_BYTES_MAX + 1]; /* ADMIN */
-    struct {                            /* READ */
+    struct { /* READ */
         uint64_t ptr, at, offset, version;
         uint8_t *data;
         size_t len, next, done;
         uint32_t out, restarts;
         bool versioned;
     } read;
+    union core_request request;
+
+    /* Large, seldom used, and zeroed no further than their first bytes. */
+    char node[NODE_NAME_BYTES_MAX + 1]; /* ADMIN */
+    char text[CORE_TEXT_BYTES];         /* outcome: why, when err isn't 0 */
 };
 
-/* Check the arguments and encode the request (bytes are copied, except where a read's result goes).
+/* Check the arguments and encode the request (bytes are copied, except where a read's result goes;
+ * a plain call borrows them).
  * 0; INVAL, TOOBIG, RANGE (with call->text), NOMEM: nothing kept. heap: borrowed until core_call().
  * thread: any */
 int core_prepare_alloc(struct core_call *call, struct core_heap *heap, uint64_t bytes,

@@ -1,8 +1,8 @@
 /* A directory on this machine instead of a cluster (ADR 0006): "file://DIR".
  *
- * Calls are checked and encoded as for a cluster, on the caller's thread; here the request is
- * decoded again and handed to the embedded mode, whose table whoever links this library has given
- * us. What needs no node (sessions, numbers, routing) isn't there. */
+ * Calls are checked as for a cluster, on the caller's thread; here the request, which nobody has
+ * encoded, is handed to the embedded mode, whose table whoever links this library has given us.
+ * What needs a node (sessions, numbers, routing) isn't there. */
 #include "base/embedded.h"
 
 #include <string.h>
@@ -107,28 +107,25 @@ static int keep_history(struct cairn_client *client, struct slice name, uint64_t
 }
 
 /* A heap here has one shard, whatever was asked for: its limit is that of all of them together. */
-static int heap_create(struct cairn_client *client, struct core_call *call, struct slice body)
+static int heap_create(struct cairn_client *client, struct core_call *call)
 {
-    struct msg_heap_create m;
+    const struct msg_heap_create *m = &call->request.heap_create;
     struct err_text e = {{0}};
-    int rv = message_decode_heap_create(body, &m);
-    assert(rv == 0 && m.shard_count > 0);
-    if (m.shard_bytes_max > UINT64_MAX / m.shard_count) {
+    assert(m->shard_count > 0);
+    if (m->shard_bytes_max > UINT64_MAX / m->shard_count) {
         return refuse(call, ERR_INVAL, "no heap is that large");
     }
-    rv = client->embedded->heap_create(client->db, m.name, m.shard_bytes_max * m.shard_count, &e);
-    if (rv == 0 && m.retention_ms != 0) {
-        rv = keep_history(client, m.name, m.retention_ms, &e);
+    int rv =
+        client->embedded->heap_create(client->db, m->name, m->shard_bytes_max * m->shard_count, &e);
+    if (rv == 0 && m->retention_ms != 0) {
+        rv = keep_history(client, m->name, m->retention_ms, &e);
     }
     return refuse(call, rv, e.text);
 }
 
-static int admin(struct cairn_client *client, struct core_call *call, struct slice body)
+static int admin(struct cairn_client *client, struct core_call *call)
 {
-    struct msg_admin m;
-    int rv = message_decode_admin(body, &m);
-    assert(rv == 0);
-    if (!slice_equals(m.verb, slice_of("status", 6))) {
+    if (!slice_equals(call->request.admin.verb, slice_of("status", 6))) {
         return refuse(call, ERR_UNSUPPORTED, "a directory answers \"status\" only");
     }
     return refuse(call, client->embedded->status(client->db, &call->bytes), NULL);
@@ -137,230 +134,219 @@ static int admin(struct cairn_client *client, struct core_call *call, struct sli
 /* False: it does concern one heap. */
 static bool run_directory(struct cairn_client *client, struct core_call *call)
 {
-    struct slice body = slice_of(call->op->body, call->op->len);
     struct err_text e = {{0}};
-    struct msg_heap_drop drop;
-    struct msg_heap_open open;
     switch (call->kind) {
     case KIND_HEAP_CREATE:
-        (void)heap_create(client, call, body);
+        (void)heap_create(client, call);
         return true;
     case KIND_HEAP_DROP:
-        (void)message_decode_heap_drop(body, &drop);
-        (void)refuse(call, client->embedded->heap_drop(client->db, drop.name, &e), e.text);
+        (void)refuse(call,
+                     client->embedded->heap_drop(client->db, call->request.heap_drop.name, &e),
+                     e.text);
         return true;
     case KIND_HEAP_OPEN:
-        (void)message_decode_heap_open(body, &open);
-        (void)heap_open(client, call, open.name);
+        (void)heap_open(client, call, call->request.heap_open.name);
         return true;
     case KIND_ADMIN:
-        (void)admin(client, call, body);
+        (void)admin(client, call);
         return true;
     default:
         return false;
     }
 }
 
-/* ---- requests as calls: we have encoded them, so that they decode ---- */
+/* ---- requests as calls ---- */
 
-#define DECODE(name)                                                                               \
-    struct msg_##name m;                                                                           \
-    int rv = message_decode_##name(body, &m);                                                      \
-    assert(rv == 0)
-
-static void take_alloc(struct slice body, struct embedded_call *c)
+static void take_alloc(const union core_request *r, struct embedded_call *c)
 {
-    DECODE(alloc);
+    const struct msg_alloc *m = &r->alloc;
     c->op = EMBEDDED_ALLOC;
-    c->size = m.size;
-    c->type = m.type;
-    c->data = m.init;
+    c->size = m->size;
+    c->type = m->type;
+    c->data = m->init;
 }
 
-static void take_free(struct slice body, struct embedded_call *c)
+static void take_free(const union core_request *r, struct embedded_call *c)
 {
-    DECODE(free);
+    const struct msg_free *m = &r->free;
     c->op = EMBEDDED_FREE;
-    c->ptr = m.ptr;
+    c->ptr = m->ptr;
 }
 
-static void take_write(struct slice body, struct embedded_call *c)
+static void take_write(const union core_request *r, struct embedded_call *c)
 {
-    DECODE(write);
+    const struct msg_write *m = &r->write;
     c->op = EMBEDDED_WRITE;
-    c->ptr = m.ptr;
-    c->offset = m.offset;
-    c->data = m.data;
+    c->ptr = m->ptr;
+    c->offset = m->offset;
+    c->data = m->data;
 }
 
-static void take_compare_and_write(struct slice body, struct embedded_call *c)
+static void take_compare_and_write(const union core_request *r, struct embedded_call *c)
 {
-    DECODE(compare_and_write);
+    const struct msg_compare_and_write *m = &r->compare_and_write;
     c->op = EMBEDDED_COMPARE_AND_WRITE;
-    c->ptr = m.ptr;
-    c->offset = m.offset;
-    c->expected = m.expected;
-    c->data = m.desired;
+    c->ptr = m->ptr;
+    c->offset = m->offset;
+    c->expected = m->expected;
+    c->data = m->desired;
 }
 
-static void take_add(struct slice body, struct embedded_call *c)
+static void take_add(const union core_request *r, struct embedded_call *c)
 {
-    DECODE(add_u64);
+    const struct msg_add_u64 *m = &r->add_u64;
     c->op = EMBEDDED_ADD_U64;
-    c->ptr = m.ptr;
-    c->offset = m.offset;
-    c->delta = m.delta;
+    c->ptr = m->ptr;
+    c->offset = m->offset;
+    c->delta = m->delta;
 }
 
-static void take_write_if_version(struct slice body, struct embedded_call *c)
+static void take_write_if_version(const union core_request *r, struct embedded_call *c)
 {
-    DECODE(write_if_version);
+    const struct msg_write_if_version *m = &r->write_if_version;
     c->op = EMBEDDED_WRITE_IF_VERSION;
-    c->ptr = m.ptr;
-    c->if_version = m.version;
-    c->offset = m.offset;
-    c->data = m.data;
+    c->ptr = m->ptr;
+    c->if_version = m->version;
+    c->offset = m->offset;
+    c->data = m->data;
 }
 
-static void take_root_set(struct slice body, struct embedded_call *c)
+static void take_root_set(const union core_request *r, struct embedded_call *c)
 {
-    DECODE(root_set);
+    const struct msg_root_set *m = &r->root_set;
     c->op = EMBEDDED_ROOT_SET;
-    c->name = m.name;
-    c->ptr = m.ptr;
+    c->name = m->name;
+    c->ptr = m->ptr;
 }
 
-static void take_root_compare_and_set(struct slice body, struct embedded_call *c)
+static void take_root_compare_and_set(const union core_request *r, struct embedded_call *c)
 {
-    DECODE(root_compare_and_set);
+    const struct msg_root_compare_and_set *m = &r->root_compare_and_set;
     c->op = EMBEDDED_ROOT_COMPARE_AND_SET;
-    c->name = m.name;
-    c->expected_ptr = m.expected;
-    c->ptr = m.desired;
+    c->name = m->name;
+    c->expected_ptr = m->expected;
+    c->ptr = m->desired;
 }
 
-static void take_root_delete(struct slice body, struct embedded_call *c)
+static void take_root_delete(const union core_request *r, struct embedded_call *c)
 {
-    DECODE(root_delete);
+    const struct msg_root_delete *m = &r->root_delete;
     c->op = EMBEDDED_ROOT_DELETE;
-    c->name = m.name;
+    c->name = m->name;
 }
 
-static void take_stat(struct slice body, struct embedded_call *c)
+static void take_stat(const union core_request *r, struct embedded_call *c)
 {
-    DECODE(stat);
+    const struct msg_stat *m = &r->stat;
     c->op = EMBEDDED_STAT;
-    c->ptr = m.ptr;
-    c->if_version = m.at;
+    c->ptr = m->ptr;
+    c->if_version = m->at;
 }
 
-static void take_root_get(struct slice body, struct embedded_call *c)
+static void take_root_get(const union core_request *r, struct embedded_call *c)
 {
-    DECODE(root_get);
+    const struct msg_root_get *m = &r->root_get;
     c->op = EMBEDDED_ROOT_GET;
-    c->name = m.name;
+    c->name = m->name;
 }
 
-static void take_root_list(struct slice body, struct embedded_call *c)
+static void take_root_list(const union core_request *r, struct embedded_call *c)
 {
-    DECODE(root_list);
+    const struct msg_root_list *m = &r->root_list;
     c->op = EMBEDDED_ROOT_LIST;
-    c->name = m.after;
-    c->count = m.max;
+    c->name = m->after;
+    c->count = m->max;
 }
 
-static void take_realloc(struct slice body, struct embedded_call *c)
+static void take_realloc(const union core_request *r, struct embedded_call *c)
 {
-    DECODE(realloc);
+    const struct msg_realloc *m = &r->realloc;
     c->op = EMBEDDED_REALLOC;
-    c->ptr = m.ptr;
-    c->size = m.size;
+    c->ptr = m->ptr;
+    c->size = m->size;
 }
 
-static void take_type_register(struct slice body, struct embedded_call *c)
+static void take_type_register(const union core_request *r, struct embedded_call *c)
 {
-    DECODE(type_register);
+    const struct msg_type_register *m = &r->type_register;
     c->op = EMBEDDED_TYPE_REGISTER;
-    c->type = m.number;
-    c->data = m.descriptor;
+    c->type = m->number;
+    c->data = m->descriptor;
 }
 
-static void take_type_list(struct slice body, struct embedded_call *c)
+static void take_type_list(const union core_request *r, struct embedded_call *c)
 {
-    DECODE(type_list);
+    const struct msg_type_list *m = &r->type_list;
     c->op = EMBEDDED_TYPE_LIST;
-    c->type = m.after;
-    c->count = m.max;
+    c->type = m->after;
+    c->count = m->max;
 }
 
-static void take_history(struct slice body, struct embedded_call *c)
+static void take_history(const union core_request *r, struct embedded_call *c)
 {
-    DECODE(history);
+    const struct msg_history *m = &r->history;
     c->op = EMBEDDED_HISTORY;
-    c->ptr = m.ptr;
-    c->offset = m.skip;
-    c->count = m.max;
+    c->ptr = m->ptr;
+    c->offset = m->skip;
+    c->count = m->max;
 }
 
-static void take_object_list(struct slice body, struct embedded_call *c)
+static void take_object_list(const union core_request *r, struct embedded_call *c)
 {
-    DECODE(object_list);
+    const struct msg_object_list *m = &r->object_list;
     c->op = EMBEDDED_OBJECT_LIST;
-    c->offset = m.from;
-    c->count = m.max;
-    c->size = m.typed;
-    c->type = m.type;
+    c->offset = m->from;
+    c->count = m->max;
+    c->size = m->typed;
+    c->type = m->type;
 }
 
-static void take_set_retention(struct slice body, struct embedded_call *c)
+static void take_set_retention(const union core_request *r, struct embedded_call *c)
 {
-    DECODE(set_retention);
+    const struct msg_set_retention *m = &r->set_retention;
     c->op = EMBEDDED_SET_RETENTION;
-    c->size = m.retention_ms;
+    c->size = m->retention_ms;
 }
 
-static void take_defrag(struct slice body, struct embedded_call *c)
+static void take_defrag(const union core_request *r, struct embedded_call *c)
 {
-    DECODE(defrag);
+    const struct msg_defrag *m = &r->defrag;
     c->op = EMBEDDED_DEFRAG;
-    c->count = m.bytes;
+    c->count = m->bytes;
 }
 
-static void take_trim(struct slice body, struct embedded_call *c)
+static void take_trim(const union core_request *r, struct embedded_call *c)
 {
-    DECODE(trim);
+    const struct msg_trim *m = &r->trim;
     c->op = EMBEDDED_TRIM;
-    c->size = m.bytes;
+    c->size = m->bytes;
 }
 
+/* c: zeroed */
 static bool take(const struct core_call *call, struct embedded_call *c)
 {
-    static const struct {
-        uint16_t kind;
-        void (*take)(struct slice body, struct embedded_call *c);
-    } table[] = {
-        {KIND_ALLOC, take_alloc},
-        {KIND_FREE, take_free},
-        {KIND_WRITE, take_write},
-        {KIND_COMPARE_AND_WRITE, take_compare_and_write},
-        {KIND_ADD_U64, take_add},
-        {KIND_WRITE_IF_VERSION, take_write_if_version},
-        {KIND_ROOT_SET, take_root_set},
-        {KIND_ROOT_COMPARE_AND_SET, take_root_compare_and_set},
-        {KIND_ROOT_DELETE, take_root_delete},
-        {KIND_STAT, take_stat},
-        {KIND_ROOT_GET, take_root_get},
-        {KIND_ROOT_LIST, take_root_list},
-        {KIND_REALLOC, take_realloc},
-        {KIND_TYPE_REGISTER, take_type_register},
-        {KIND_TYPE_LIST, take_type_list},
-        {KIND_HISTORY, take_history},
-        {KIND_OBJECT_LIST, take_object_list},
-        {KIND_SET_RETENTION, take_set_retention},
-        {KIND_DEFRAG, take_defrag},
-        {KIND_TRIM, take_trim},
+    static void (*const table[KIND_LIMIT])(const union core_request *r, struct embedded_call *c) = {
+        [KIND_ALLOC] = take_alloc,
+        [KIND_FREE] = take_free,
+        [KIND_WRITE] = take_write,
+        [KIND_COMPARE_AND_WRITE] = take_compare_and_write,
+        [KIND_ADD_U64] = take_add,
+        [KIND_WRITE_IF_VERSION] = take_write_if_version,
+        [KIND_ROOT_SET] = take_root_set,
+        [KIND_ROOT_COMPARE_AND_SET] = take_root_compare_and_set,
+        [KIND_ROOT_DELETE] = take_root_delete,
+        [KIND_STAT] = take_stat,
+        [KIND_ROOT_GET] = take_root_get,
+        [KIND_ROOT_LIST] = take_root_list,
+        [KIND_REALLOC] = take_realloc,
+        [KIND_TYPE_REGISTER] = take_type_register,
+        [KIND_TYPE_LIST] = take_type_list,
+        [KIND_HISTORY] = take_history,
+        [KIND_OBJECT_LIST] = take_object_list,
+        [KIND_SET_RETENTION] = take_set_retention,
+        [KIND_DEFRAG] = take_defrag,
+        [KIND_TRIM] = take_trim,
     };
-    memset(c, 0, sizeof *c);
     if (call->kind == KIND_READ) { /* in one piece: nothing has to travel */
         c->op = EMBEDDED_READ;
         c->ptr = call->read.ptr;
@@ -370,18 +356,19 @@ static bool take(const struct core_call *call, struct embedded_call *c)
         c->out = call->read.data;
         return true;
     }
-    for (size_t i = 0; i < sizeof table / sizeof table[0]; i++) {
-        if (table[i].kind == call->kind) {
-            table[i].take(slice_of(call->op->body, call->op->len), c);
-            return true;
-        }
+    if (table[call->kind] == NULL) {
+        return false;
     }
-    return false;
+    table[call->kind](&call->request, c);
+    return true;
 }
 
 static void give(struct core_call *call, struct embedded_call *c)
 {
-    (void)refuse(call, c->err, c->text);
+    call->err = c->err;
+    if (c->err != 0) {
+        (void)refuse(call, c->err, c->text);
+    }
     call->value = c->value;
     call->version = c->version;
     call->size = c->object_size;
@@ -392,12 +379,6 @@ static void give(struct core_call *call, struct embedded_call *c)
 }
 
 /* ---- the two ways to run one ---- */
-
-static void drop_request(struct core_call *call)
-{
-    core__op_free(call->op);
-    call->op = NULL;
-}
 
 void sdk__embedded_run(struct cairn_future *future)
 {
@@ -411,16 +392,29 @@ void sdk__embedded_run(struct cairn_future *future)
             (void)refuse(call, ERR_UNSUPPORTED, "not in the embedded mode");
         }
     }
-    drop_request(call);
     atomic_store(&future->state, FUTURE_READY);
+}
+
+static bool on_settled(struct embedded_call *direct)
+{
+    struct cairn_future *future = container_of(direct, struct cairn_future, direct);
+    give(&future->call, direct);
+    return sdk__future_settled(future);
 }
 
 static void on_done(struct embedded_call *direct)
 {
-    struct cairn_future *future = container_of(direct, struct cairn_future, direct);
-    give(&future->call, direct);
-    drop_request(&future->call);
-    future->call.cb(&future->call);
+    sdk__future_call(container_of(direct, struct cairn_future, direct));
+}
+
+bool sdk__embedded_wait(struct cairn_future *future, uint32_t timeout_ms)
+{
+    return future->client->embedded->wait(future->client->db, &future->direct, timeout_ms);
+}
+
+void sdk__embedded_want(struct cairn_future *future)
+{
+    future->client->embedded->want(future->client->db, &future->direct);
 }
 
 void sdk__embedded_submit(struct cairn_future *future)
@@ -429,6 +423,7 @@ void sdk__embedded_submit(struct cairn_future *future)
     struct core_call *call = &future->call;
     bool known = take(call, &future->direct);
     if (known && !client->embedded->is_foreign(client->db)) {
+        future->direct.settled = on_settled;
         future->direct.done = on_done;
         client->embedded->submit(heap_of(call), &future->direct);
         return;
@@ -436,6 +431,5 @@ void sdk__embedded_submit(struct cairn_future *future)
     (void)refuse(call, known ? ERR_CLOSED : ERR_UNSUPPORTED,
                  known ? "this process was forked from the one that opened the directory"
                        : "not in the embedded mode");
-    drop_request(call);
     call->cb(call);
 }

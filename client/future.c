@@ -12,6 +12,8 @@
 #include "base/mem.h"
 #include "client/sdk.h"
 
+#define FUTURE_ZEROED_BYTES (offsetof(struct cairn_future, call) + offsetof(struct core_call, node))
+
 static struct sdk_stripe *stripe_of(struct cairn_client *client, const struct cairn_future *future)
 {
     uintptr_t bits = (uintptr_t)future;
@@ -54,6 +56,20 @@ static void on_done(struct core_call *call)
     }
 }
 
+bool sdk__future_settled(struct cairn_future *future)
+{
+    unsigned before = atomic_fetch_or(&future->state, FUTURE_READY);
+    if ((before & FUTURE_CALLBACK) == 0 && (before & FUTURE_FREED) != 0) {
+        destroy(future);
+    }
+    return (before & FUTURE_CALLBACK) != 0;
+}
+
+void sdk__future_call(struct cairn_future *future)
+{
+    callback_run(future);
+}
+
 static void on_submit(struct sdk_item *item)
 {
     struct cairn_future *future = container_of(item, struct cairn_future, submit);
@@ -67,7 +83,10 @@ static void on_callback(struct sdk_item *item)
 
 void sdk__future_init(struct cairn_future *future, struct cairn_client *client)
 {
-    memset(future, 0, sizeof *future);
+    memset(future, 0, FUTURE_ZEROED_BYTES);
+    future->call.node[0] = '\0';
+    future->call.text[0] = '\0';
+    future->call.plain = client->embedded != NULL;
     future->client = client;
     future->call.cb = on_done;
     future->submit.run = on_submit;
@@ -143,20 +162,9 @@ static struct timespec time_after(uint32_t ms)
     return at;
 }
 
-int cairn_future_wait(cairn_future *future, uint32_t timeout_ms)
+/* The library thread wakes it. False: the time has passed. */
+static bool stripe_wait(struct cairn_future *future, uint32_t timeout_ms)
 {
-    if (is_ready(future)) {
-        return 0;
-    }
-    if (timeout_ms == 0) {
-        return sdk__fail(CAIRN_E_TIMEOUT, "the call is still under way");
-    }
-    if (sdk__is_foreign(future->client)) {
-        return sdk__fail(CAIRN_E_CLOSED, "the call belongs to this process's parent");
-    }
-    if (sdk__on_library_thread(future->client)) {
-        return sdk__fail(CAIRN_E_INVAL, "waiting in a callback would wait for ever");
-    }
     struct timespec until = time_after(timeout_ms);
     struct sdk_stripe *stripe = stripe_of(future->client, future);
     int rv = 0;
@@ -170,16 +178,40 @@ int cairn_future_wait(cairn_future *future, uint32_t timeout_ms)
         }
     }
     pthread_mutex_unlock(&stripe->lock);
-    if (!is_ready(future)) {
-        return sdk__fail(CAIRN_E_TIMEOUT, "the call is still under way after %u ms", timeout_ms);
-    }
-    return 0;
+    return is_ready(future);
 }
 
+int cairn_future_wait(cairn_future *future, uint32_t timeout_ms)
+{
+    if (is_ready(future)) {
+        return 0;
+    }
+    bool embedded = future->client->embedded != NULL;
+    if (sdk__is_foreign(future->client)) {
+        return sdk__fail(CAIRN_E_CLOSED, "the call belongs to this process's parent");
+    }
+    if (timeout_ms == 0) {
+        if (embedded) {
+            sdk__embedded_want(future);
+        }
+        return sdk__fail(CAIRN_E_TIMEOUT, "the call is still under way");
+    }
+    if (sdk__on_library_thread(future->client)) {
+        return sdk__fail(CAIRN_E_INVAL, "waiting in a callback would wait for ever");
+    }
+    bool in_time =
+        embedded ? sdk__embedded_wait(future, timeout_ms) : stripe_wait(future, timeout_ms);
+    return in_time
+               ? 0
+               : sdk__fail(CAIRN_E_TIMEOUT, "the call is still under way after %u ms", timeout_ms);
+}
 int cairn_future_on_ready(cairn_future *future, cairn_future_cb cb, void *arg)
 {
     if (cb == NULL || (atomic_load(&future->state) & FUTURE_CALLBACK) != 0) {
         return sdk__fail(CAIRN_E_INVAL, "a future has one callback");
+    }
+    if (future->client->embedded != NULL && !is_ready(future) && !sdk__is_foreign(future->client)) {
+        sdk__embedded_want(future); /* the future is still ours alone */
     }
     future->cb = cb;
     future->arg = arg;

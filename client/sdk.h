@@ -60,7 +60,6 @@ enum future_state {
 };
 
 struct cairn_future {
-    struct core_call call; /* the library thread's until FUTURE_READY */
     struct cairn_client *client;
     struct sdk_item submit, callback;
     struct embedded_call direct; /* the same call, for a directory */
@@ -68,6 +67,8 @@ struct cairn_future {
     cairn_future_cb cb;
     void *arg;
     uint8_t *data; /* READ: the future's own bytes */
+    struct core_call
+        call; /* the library thread's until FUTURE_READY; last: not all of it is zeroed */
 };
 
 /* client.c */
@@ -84,6 +85,8 @@ void sdk__embedded_heap_close(struct cairn_heap *heap);
 /* Runs a prepared call to its end, and hands one over. */
 void sdk__embedded_run(struct cairn_future *future);
 void sdk__embedded_submit(struct cairn_future *future);
+bool sdk__embedded_wait(struct cairn_future *future, uint32_t timeout_ms); /* false: timeout */
+void sdk__embedded_want(struct cairn_future *future);                      /* without waiting */
 
 /* error.c: set the calling thread's message and return err. An empty text becomes the code's. */
 int sdk__fail(int err, const char *format, ...) __attribute__((format(printf, 2, 3)));
@@ -92,6 +95,9 @@ int sdk__fail(int err, const char *format, ...) __attribute__((format(printf, 2,
 int sdk__type_encode(const struct cairn_type *type, struct buf *out);
 
 /* future.c */
+/* A directory's call has its outcome. True: there is a callback, for sdk__future_call(). */
+bool sdk__future_settled(struct cairn_future *future);
+void sdk__future_call(struct cairn_future *future); /* on the library thread */
 void sdk__future_init(struct cairn_future *future, struct cairn_client *client);
 struct cairn_future *sdk__future_new(struct cairn_heap *heap); /* NULL: no memory, or no heap */
 /* `prepared` is what core_prepare_*() returned for future->call (the future is freed if it failed).

@@ -1,7 +1,7 @@
 /* Calls become entries, entries become durable, and then they are applied.
  *
- *   embed_run       checks, encodes into the heap's open batch
- *   batch_next      batch -> log, when no entry of the heap is on its way
+ *   embed_run       checks, encodes into the heap's open batch (submit.c: those who don't wait)
+ *   batch_next      batch -> log, when somebody wants it and no entry of the heap is on its way
  *   inline_work     one of those who wait writes and syncs the log for all (env_inline.c)
  *   embed__durable  entry -> arena, in log order; outcomes to the callers; the next batch
  *
@@ -25,7 +25,6 @@
 
 static void record_of(const struct embedded_call *call, struct record *out)
 {
-    memset(out, 0, sizeof *out);
     out->kind = (uint16_t)call->op;
     out->command = (struct heap_command){
         .kind = (unsigned)call->op < HEAP_COMMAND_KINDS ? (enum heap_command_kind)call->op
@@ -51,13 +50,24 @@ void embed__finish(struct embedded *db, struct embedded_call *call, int err, con
     call->err = err;
     call->text = text;
     call->finished = true;
+    mem_free(call->copy);
+    call->copy = NULL;
+    for (struct inline_waiter *w = call->waiter; w != NULL; w = w->same) {
+        inline_wake(w);
+    }
+    if (call->settled != NULL && !call->settled(call)) {
+        return; /* its owner may have freed it */
+    }
     if (call->done != NULL) {
         list_push_back(&db->finished, &call->link);
-        if (db->env.library_until_ns != 0) {
-            (void)pthread_cond_signal(&db->env.library_wake);
-        }
-    } else if (call->waiter != NULL) {
-        inline_wake(call->waiter);
+        embed__library_wake(db);
+    }
+}
+
+void embed__library_wake(struct embedded *db)
+{
+    if (db->env.library_until_ns != 0) {
+        (void)pthread_cond_signal(&db->env.library_wake);
     }
 }
 
@@ -69,7 +79,7 @@ static void settle(struct embedded_call *call, const struct heap_outcome *outcom
 }
 
 /* 0, or why no call on this heap can be served. */
-static int admit(const struct embedded_heap *h, const char **text)
+int embed__admit(const struct embedded_heap *h, const char **text)
 {
     const struct embedded *db = h->db;
     *text = NULL;
@@ -184,7 +194,7 @@ static uint64_t stamp_next(struct embedded *db)
 /* The heap's oldest batch becomes the next entry of its log. */
 static void batch_next(struct embedded_heap *h)
 {
-    while (h->flying == NULL && !list_empty(&h->waiting)) {
+    while (h->flying == NULL && h->wanted && !list_empty(&h->waiting)) {
         struct embed_batch *b = list_entry(h->waiting.next, struct embed_batch, link);
         list_remove(&b->link);
         h->waiting_bytes -= b->body.len;
@@ -205,6 +215,13 @@ static void batch_next(struct embedded_heap *h)
         h->flying = b;
         list_push_back(&h->db->flying, &h->flying_link);
     }
+    h->wanted = h->wanted && !list_empty(&h->waiting);
+}
+
+void embed__want(struct embedded_heap *h)
+{
+    h->wanted = true;
+    batch_next(h);
 }
 
 /* The batch that takes the next command. NULL: no memory. */
@@ -224,7 +241,7 @@ static struct embed_batch *batch_open(struct embedded_heap *h)
     return b;
 }
 
-static int enqueue(struct embedded_heap *h, struct embedded_call *call)
+int embed__enqueue(struct embedded_heap *h, struct embedded_call *call)
 {
     struct record record;
     record_of(call, &record);
@@ -247,8 +264,8 @@ static int enqueue(struct embedded_heap *h, struct embedded_call *call)
         return rv;
     }
     call->ordinal = b->count++;
+    call->batch = b;
     list_push_back(&b->calls, &call->link);
-    batch_next(h);
     return 0;
 }
 
@@ -287,6 +304,7 @@ void embed__heap_settle(struct embedded_heap *h)
         if (db->mode == IMAGE_PMEM) {
             embed__pm_commit(h);
         }
+        embed__want(h);
         if (h->flying == NULL && list_empty(&h->waiting) && db->checkpointing != h &&
             !h->upkeep_busy) {
             return;
@@ -312,11 +330,12 @@ void embed__fail_calls(struct embedded_heap *h, int flying, int waiting, const c
         wal_block_unref(&b->block);
     }
     h->waiting_bytes = 0;
+    h->wanted = false;
 }
 
 /* ---- pmem mode ---- */
 
-static void pm_incoming(struct embedded_heap *h, struct embedded_call *call)
+void embed__pm_incoming(struct embedded_heap *h, struct embedded_call *call)
 {
     (void)pthread_mutex_lock(&h->incoming_lock);
     list_push_back(&h->incoming, &call->link);
@@ -356,7 +375,7 @@ void embed__pm_commit(struct embedded_heap *h)
         struct list applied;
         list_init(&applied);
         const char *text;
-        int rv = admit(h, &text);
+        int rv = embed__admit(h, &text);
         if (rv != 0) {
             calls_fail(h->db, &calls, rv, text);
             return;
@@ -380,16 +399,16 @@ void embed__pm_commit(struct embedded_heap *h)
     }
 }
 
-/* ---- the two ways in ---- */
+/* ---- who waits ---- */
 
-static uint64_t deadline_after(struct embedded *db, uint32_t timeout_ms)
+uint64_t embed__deadline(struct embedded *db, uint32_t timeout_ms)
 {
     return timeout_ms == UINT32_MAX ? UINT64_MAX
                                     : env_now_ns(embed_env(db)) + timeout_ms * UINT64_C(1000000);
 }
 
 /* Why the log takes nothing now: BUSY passes when checkpoints have caught up. */
-static int lack_of_room(struct embedded *db, const char **text)
+int embed__lack_of_room(struct embedded *db, const char **text)
 {
     uint64_t free_bytes = 0;
     if (db->failed != 0) {
@@ -409,12 +428,12 @@ static int lack_of_room(struct embedded *db, const char **text)
 static int room_wait(struct embedded_heap *h, uint32_t timeout_ms, const char **text)
 {
     struct embedded *db = h->db;
-    uint64_t deadline = deadline_after(db, timeout_ms);
+    uint64_t deadline = embed__deadline(db, timeout_ms);
     *text = NULL;
     while (!wal_has_room(db->wal)) {
         struct inline_waiter waiter;
         uint64_t poll = env_now_ns(embed_env(db)) + ROOM_POLL_NS;
-        int rv = lack_of_room(db, text);
+        int rv = embed__lack_of_room(db, text);
         if (rv != ERR_BUSY) {
             return rv;
         }
@@ -432,21 +451,32 @@ static int room_wait(struct embedded_heap *h, uint32_t timeout_ms, const char **
     return 0;
 }
 
+bool embed__call_sleep(struct embedded *db, struct embedded_call *call, uint64_t deadline_ns,
+                       bool works)
+{
+    struct inline_waiter waiter = {.same = call->waiter};
+    call->waiter = &waiter;
+    bool in_time = works ? inline_wait(&db->env, &waiter, deadline_ns)
+                         : inline_sleep(&db->env, &waiter, deadline_ns);
+    struct inline_waiter **at = &call->waiter;
+    while (*at != &waiter) {
+        at = &(*at)->same;
+    }
+    *at = waiter.same;
+    return in_time;
+}
+
 static void wait_finished(struct embedded *db, struct embedded_call *call, uint32_t timeout_ms)
 {
-    struct inline_waiter waiter;
     uint64_t deadline = 0;
     while (!call->finished) {
         if (inline_work(&db->env, INLINE_LOG)) {
             continue;
         }
         if (deadline == 0) {
-            deadline = deadline_after(db, timeout_ms);
+            deadline = embed__deadline(db, timeout_ms);
         }
-        call->waiter = &waiter;
-        bool in_time = inline_wait(&db->env, &waiter, deadline);
-        call->waiter = NULL;
-        if (!in_time && !call->finished) {
+        if (!embed__call_sleep(db, call, deadline, true) && !call->finished) {
             list_remove(&call->link); /* its command stays in the batch */
             embed__finish(db, call, ERR_INDOUBT, "the disk didn't answer in time");
         }
@@ -467,7 +497,7 @@ void embed_run(struct embedded_heap *h, struct embedded_call *call, uint32_t tim
     }
     bool pmem = db->mode == IMAGE_PMEM && !embed__is_read(call->op);
     if (pmem) {
-        pm_incoming(h, call);
+        embed__pm_incoming(h, call);
     }
     inline_lock(&db->env);
     if (pmem) {
@@ -476,7 +506,7 @@ void embed_run(struct embedded_heap *h, struct embedded_call *call, uint32_t tim
         }
         assert(call->finished);
     } else {
-        int rv = admit(h, &text);
+        int rv = embed__admit(h, &text);
         if (rv == 0 && embed__is_read(call->op)) {
             embed__read(h, call);
         } else {
@@ -484,47 +514,18 @@ void embed_run(struct embedded_heap *h, struct embedded_call *call, uint32_t tim
                 rv = room_wait(h, timeout_ms, &text);
             }
             if (rv == 0) {
-                rv = admit(h, &text);
+                rv = embed__admit(h, &text);
             }
             if (rv == 0) {
-                rv = enqueue(h, call);
+                rv = embed__enqueue(h, call);
             }
-            if (rv != 0) {
+            if (rv == 0) {
+                embed__want(h);
+            } else {
                 embed__finish(db, call, rv, text);
             }
             wait_finished(db, call, timeout_ms);
         }
     }
     inline_unlock(&db->env);
-}
-
-void embed__submit(struct embedded_heap *h, struct embedded_call *call)
-{
-    struct embedded *db = h->db;
-    const char *text;
-    assert(call->done != NULL);
-    call->finished = false;
-    int rv = admit(h, &text);
-    if (rv != 0) {
-        embed__finish(db, call, rv, text);
-    } else if (embed__is_read(call->op)) {
-        embed__read(h, call);
-    } else if (db->mode == IMAGE_PMEM) {
-        pm_incoming(h, call);
-        if (db->env.library_until_ns != 0) {
-            (void)pthread_cond_signal(&db->env.library_wake);
-        }
-    } else {
-        rv = wal_has_room(db->wal) ? enqueue(h, call) : lack_of_room(db, &text);
-        if (rv != 0) {
-            embed__finish(db, call, rv, text);
-        }
-    }
-}
-
-void embed_submit(struct embedded_heap *h, struct embedded_call *call)
-{
-    inline_lock(&h->db->env);
-    embed__submit(h, call);
-    inline_unlock(&h->db->env);
 }

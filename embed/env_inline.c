@@ -114,6 +114,12 @@ static void op_post(struct env *env, struct env_post *post)
     assert(false); /* neither the log nor an image has another thread to post from */
 }
 
+static void due_set(struct inline_env *e, unsigned q)
+{
+    bool due = !e->running[q] && !list_empty(&e->works[q]);
+    e->due = (e->due & ~(1u << q)) | (due ? 1u << q : 0);
+}
+
 static void op_work(struct env *env, struct env_work *work)
 {
     struct inline_env *e = inline_of(env);
@@ -121,6 +127,7 @@ static void op_work(struct env *env, struct env_work *work)
     assert(work->run != NULL && work->done != NULL);
     e->works_out++;
     list_push_back(&e->works[work->queue], &work->link);
+    due_set(e, work->queue);
 }
 
 void inline_turn_end(struct inline_env *e)
@@ -133,33 +140,22 @@ void inline_turn_end(struct inline_env *e)
     }
 }
 
-static bool is_due(const struct inline_env *e, unsigned mask)
-{
-    for (unsigned q = 0; q < ENV_QUEUE_COUNT; q++) {
-        if ((mask >> q & 1) != 0 && !e->running[q] && !list_empty(&e->works[q])) {
-            return true;
-        }
-    }
-    return false;
-}
-
 bool inline_work(struct inline_env *e, unsigned mask)
 {
-    unsigned q = 0;
-    while (q < ENV_QUEUE_COUNT &&
-           ((mask >> q & 1) == 0 || e->running[q] || list_empty(&e->works[q]))) {
-        q++;
-    }
-    if (q == ENV_QUEUE_COUNT) {
+    inline_turn_end(e); /* what this turn has appended is a work only now */
+    if ((e->due & mask) == 0) {
         return false;
     }
+    unsigned q = (unsigned)__builtin_ctz(e->due & mask);
     struct env_work *work = list_entry(e->works[q].next, struct env_work, link);
     list_remove(&work->link);
     e->running[q] = true;
+    due_set(e, q);
     inline_unlock(e);
     work->run(work);
     inline_lock(e);
     e->running[q] = false;
+    due_set(e, q);
     assert(e->works_out > 0);
     e->works_out--;
     work->done(work);
@@ -170,14 +166,14 @@ bool inline_work(struct inline_env *e, unsigned mask)
 /* Whoever waits for the log takes its next work; only when nobody does, the library thread. */
 static void call_workers(struct inline_env *e)
 {
-    if (is_due(e, INLINE_LOG)) {
+    if ((e->due & INLINE_LOG) != 0) {
         if (!list_empty(&e->waiters)) {
             inline_wake(list_entry(e->waiters.next, struct inline_waiter, link));
         } else if (e->library_until_ns != 0) {
             (void)pthread_cond_signal(&e->library_wake);
         }
     }
-    if (e->disk_sleeps && is_due(e, INLINE_DISK)) {
+    if (e->disk_sleeps && (e->due & INLINE_DISK) != 0) {
         (void)pthread_cond_signal(&e->disk_wake);
     }
 }
@@ -212,10 +208,20 @@ static bool cond_sleep(struct inline_env *e, pthread_cond_t *cond, uint64_t unti
     return pthread_cond_timedwait(cond, &e->lock, &at) != ETIMEDOUT;
 }
 
-bool inline_wait(struct inline_env *e, struct inline_waiter *waiter, uint64_t deadline_ns)
+bool inline_sleep(struct inline_env *e, struct inline_waiter *waiter, uint64_t deadline_ns)
 {
     inline_turn_end(e);
     call_workers(e);
+    cond_open(&waiter->wake);
+    bool in_time = cond_sleep(e, &waiter->wake, deadline_ns);
+    (void)pthread_cond_destroy(&waiter->wake);
+    return in_time;
+}
+
+bool inline_wait(struct inline_env *e, struct inline_waiter *waiter, uint64_t deadline_ns)
+{
+    inline_turn_end(e);
+    call_workers(e); /* before it counts as one of them */
     cond_open(&waiter->wake);
     list_push_back(&e->waiters, &waiter->link);
     bool in_time = cond_sleep(e, &waiter->wake, deadline_ns);
@@ -239,7 +245,7 @@ void inline_wake_all(struct inline_env *e)
 void inline_library_sleep(struct inline_env *e, uint64_t until_ns)
 {
     inline_turn_end(e);
-    if (is_due(e, INLINE_LOG) && list_empty(&e->waiters)) {
+    if ((e->due & INLINE_LOG) != 0 && list_empty(&e->waiters)) {
         return;
     }
     call_workers(e);
@@ -251,7 +257,7 @@ void inline_library_sleep(struct inline_env *e, uint64_t until_ns)
 void inline_disk_sleep(struct inline_env *e)
 {
     inline_turn_end(e);
-    if (is_due(e, INLINE_DISK)) {
+    if ((e->due & INLINE_DISK) != 0) {
         return;
     }
     call_workers(e);

@@ -21,6 +21,7 @@
 struct inline_waiter {
     struct list link;
     pthread_cond_t wake;
+    struct inline_waiter *same; /* the owner's: another one that waits for the same thing */
 };
 
 struct inline_env {
@@ -32,6 +33,7 @@ struct inline_env {
     struct env_timer *timers[INLINE_TIMERS_MAX];
     struct list works[ENV_QUEUE_COUNT]; /* not yet started */
     bool running[ENV_QUEUE_COUNT];
+    unsigned due;     /* bit by queue: there is a work, and nobody runs one of it */
     size_t works_out; /* submitted, not yet done */
     struct list waiters;
     /* The threads of the directory sleep on these. */
@@ -57,8 +59,11 @@ void inline_turn_end(struct inline_env *e);
 /* Runs one work of the queues in `mask`, without the lock while it blocks. False: there is none
  * that nobody runs. */
 bool inline_work(struct inline_env *e, unsigned mask);
-/* Sleeps until woken, or until `deadline_ns` (UINT64_MAX: never); false: that has passed. */
+/* Sleeps until woken, or until `deadline_ns` (UINT64_MAX: never); false: that has passed. Woken, it
+ * tries inline_work(): it counts among those who take works of the log. */
 bool inline_wait(struct inline_env *e, struct inline_waiter *waiter, uint64_t deadline_ns);
+/* The same for one that only sleeps, and is woken by nobody but inline_wake(). */
+bool inline_sleep(struct inline_env *e, struct inline_waiter *waiter, uint64_t deadline_ns);
 void inline_wake(struct inline_waiter *waiter);
 void inline_wake_all(struct inline_env *e);
 /* Runs the timers that are due; returns when the next one is (UINT64_MAX: none is armed). */

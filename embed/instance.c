@@ -195,9 +195,7 @@ void embed_post(struct embedded *db, struct embedded_post *post)
 {
     inline_lock(&db->env);
     list_push_back(&db->posts, &post->link);
-    if (db->env.library_until_ns != 0) {
-        (void)pthread_cond_signal(&db->env.library_wake);
-    }
+    embed__library_wake(db);
     inline_unlock(&db->env);
 }
 
@@ -295,6 +293,7 @@ static void db_free(struct embedded *db)
 {
     inline_lock(&db->env);
     env_timer_stop(embed_env(db), &db->tick);
+    env_timer_stop(embed_env(db), &db->linger);
     if (db->wal != NULL) {
         wal_abandon(db->wal);
         db->wal = NULL;
@@ -327,6 +326,7 @@ int embed_open(const struct embed_settings *settings, struct env *files, struct 
     db->settings = *settings;
     db->forks = atomic_load(&forks);
     db->tick.cb = embed__tick;
+    db->linger.cb = embed__linger;
     list_init(&db->heaps);
     list_init(&db->flying);
     list_init(&db->finished);
@@ -394,6 +394,9 @@ void embed_close(struct embedded *db)
     assert(!embed_on_library_thread(db));
     (void)pthread_mutex_lock(&db->directory);
     inline_lock(&db->env);
+    if (db->mode == IMAGE_PMEM) {
+        commit_incoming(db); /* as disk mode writes what was submitted before */
+    }
     db->closing = true;
     list_for_each (it, &db->heaps) {
         embed__heap_settle(list_entry(it, struct embedded_heap, link));

@@ -35,6 +35,7 @@ struct embed_batch {
     struct list calls;      /* unfinished, by ordinal */
     struct buf body;
     uint32_t count;
+    bool lingered;  /* it was here a moment ago, and nobody wanted it */
     uint64_t index; /* once appended */
 };
 
@@ -54,6 +55,7 @@ struct embedded_heap {
     struct list flying_link; /* in db->flying */
     struct list waiting;     /* batches */
     size_t waiting_bytes;
+    bool wanted;               /* somebody wants what waits */
     uint64_t log_bytes;        /* appended since the last checkpoint began */
     uint64_t log_bytes_next;   /* when to look again whether one is due */
     uint64_t checkpoint_index; /* of the newest one; 0: none */
@@ -92,6 +94,8 @@ struct embedded {
     struct list flying; /* heaps with an entry on its way */
     struct embedded_heap *checkpointing;
     struct env_timer tick;
+    struct env_timer linger;
+    uint64_t submits, submits_seen; /* by the linger timer */
 
     pthread_t library, disk;
     bool stopping;
@@ -142,17 +146,34 @@ int embed__identity_complete(struct embedded *db, struct err_text *e);
 /* ---- commit.c: calls, entries, group commit ---- */
 
 void embed_run(struct embedded_heap *h, struct embedded_call *call, uint32_t timeout_ms);
-void embed_submit(struct embedded_heap *h, struct embedded_call *call);
 /* With the lock. */
-void embed__submit(struct embedded_heap *h, struct embedded_call *call);
+int embed__admit(const struct embedded_heap *h, const char **text);
+int embed__lack_of_room(struct embedded *db, const char **text);
+int embed__enqueue(struct embedded_heap *h, struct embedded_call *call);
+/* What waits becomes entries, one behind the other. */
+void embed__want(struct embedded_heap *h);
+void embed__library_wake(struct embedded *db);
+uint64_t embed__deadline(struct embedded *db, uint32_t timeout_ms);
+/* Until woken; works: as one who takes works of the log. False: the time has passed. */
+bool embed__call_sleep(struct embedded *db, struct embedded_call *call, uint64_t deadline_ns,
+                       bool works);
 void embed__finish(struct embedded *db, struct embedded_call *call, int err, const char *text);
 void embed__durable(struct embedded *db);
 int embed__apply(struct embedded_heap *h, uint64_t index, uint64_t term, struct slice entry,
                  struct list *calls);
+void embed__pm_incoming(struct embedded_heap *h, struct embedded_call *call);
 void embed__pm_commit(struct embedded_heap *h);
 /* Works until nothing of the heap is on its way: no call, no checkpoint. */
 void embed__heap_settle(struct embedded_heap *h);
 void embed__fail_calls(struct embedded_heap *h, int flying, int waiting, const char *text);
+
+/* ---- submit.c ---- */
+
+void embed_submit(struct embedded_heap *h, struct embedded_call *call);
+void embed__submit(struct embedded_heap *h, struct embedded_call *call); /* with the lock */
+bool embed_wait(struct embedded *db, struct embedded_call *call, uint32_t timeout_ms);
+void embed_want(struct embedded *db, struct embedded_call *call);
+void embed__linger(struct env_timer *timer);
 
 /* ---- read.c ---- */
 

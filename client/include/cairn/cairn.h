@@ -430,7 +430,7 @@ CAIRN_API int cairn_root_compare_and_set_async(cairn_heap *heap, const char *nam
 CAIRN_API int cairn_root_delete_async(cairn_heap *heap, const char *name, cairn_future **future);
 
 /* Waits until ready; timeout_ms 0 polls, UINT32_MAX waits for ever. 0, or CAIRN_E_TIMEOUT (the call
- * goes on). */
+ * goes on). Many calls: start them all, then wait; in a directory they are one write then. */
 CAIRN_API int cairn_future_wait(cairn_future *future, uint32_t timeout_ms);
 /* Runs cb once, on the library thread (also when it is ready already); cb may free the future. At
  * most one per future. */
