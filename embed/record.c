@@ -22,66 +22,22 @@ enum field {
     FIELD_NAME = 1 << 11,
     FIELDS_ALL = (1 << 12) - 1
 };
-#define U32_FIELDS   2u
-#define U64_FIELDS   7u
-#define BYTES_FIELDS 3u
-
-/* The same order everywhere: by bit. */
-struct fields {
-    uint32_t u32s[U32_FIELDS];
-    uint64_t u64s[U64_FIELDS];
-    struct slice bytes[BYTES_FIELDS];
-};
-
-static void fields_of(const struct heap_command *c, struct fields *f)
-{
-    *f = (struct fields){
-        .u32s = {c->type, c->count},
-        .u64s = {c->session, c->ptr, c->expected_ptr, c->offset, c->size, c->delta, c->if_version},
-        .bytes = {c->data, c->expected, c->name}};
-}
-
-static void fields_to(const struct fields *f, struct heap_command *c)
-{
-    c->type = f->u32s[0];
-    c->count = f->u32s[1];
-    c->session = f->u64s[0];
-    c->ptr = f->u64s[1];
-    c->expected_ptr = f->u64s[2];
-    c->offset = f->u64s[3];
-    c->size = f->u64s[4];
-    c->delta = f->u64s[5];
-    c->if_version = f->u64s[6];
-    c->data = f->bytes[0];
-    c->expected = f->bytes[1];
-    c->name = f->bytes[2];
-}
-
-static size_t fields_bytes(const struct fields *f, uint16_t *mask)
-{
-    size_t bytes = 4;
-    *mask = 0;
-    for (unsigned i = 0; i < U32_FIELDS; i++) {
-        *mask |= (uint16_t)((f->u32s[i] != 0) << i);
-        bytes += f->u32s[i] != 0 ? 4 : 0;
-    }
-    for (unsigned i = 0; i < U64_FIELDS; i++) {
-        *mask |= (uint16_t)((f->u64s[i] != 0) << (U32_FIELDS + i));
-        bytes += f->u64s[i] != 0 ? 8 : 0;
-    }
-    for (unsigned i = 0; i < BYTES_FIELDS; i++) {
-        *mask |= (uint16_t)((f->bytes[i].len != 0) << (U32_FIELDS + U64_FIELDS + i));
-        bytes += f->bytes[i].len != 0 ? 4 + f->bytes[i].len : 0;
-    }
-    return bytes;
-}
+#define FIXED_BYTES_MAX 80u /* kind, fields, all numbers and all lengths */
 
 size_t record_bytes(const struct record *record)
 {
-    struct fields f;
-    uint16_t mask;
-    fields_of(&record->command, &f);
-    return fields_bytes(&f, &mask);
+    const struct heap_command *c = &record->command;
+    const uint64_t numbers[] = {c->session, c->ptr,   c->expected_ptr, c->offset,
+                                c->size,    c->delta, c->if_version};
+    const size_t lengths[] = {c->data.len, c->expected.len, c->name.len};
+    size_t bytes = 4u + (c->type != 0 ? 4u : 0u) + (c->count != 0 ? 4u : 0u);
+    for (size_t i = 0; i < sizeof numbers / sizeof numbers[0]; i++) {
+        bytes += numbers[i] != 0 ? 8 : 0;
+    }
+    for (size_t i = 0; i < sizeof lengths / sizeof lengths[0]; i++) {
+        bytes += lengths[i] != 0 ? 4 + lengths[i] : 0;
+    }
+    return bytes;
 }
 
 int record_begin(struct buf *out)
@@ -95,43 +51,62 @@ int record_begin(struct buf *out)
     return 0;
 }
 
+/* A number is stored at any rate, and stays if it isn't 0: there is room for all of them. */
+static uint8_t *put_u32(uint8_t *at, unsigned *mask, enum field field, uint32_t value)
+{
+    store_u32(at, value);
+    *mask |= value != 0 ? (unsigned)field : 0;
+    return at + (value != 0 ? 4 : 0);
+}
+
+static uint8_t *put_u64(uint8_t *at, unsigned *mask, enum field field, uint64_t value)
+{
+    store_u64(at, value);
+    *mask |= value != 0 ? (unsigned)field : 0;
+    return at + (value != 0 ? 8 : 0);
+}
+
+static uint8_t *put_bytes(uint8_t *at, unsigned *mask, enum field field, struct slice bytes)
+{
+    if (bytes.len == 0) {
+        return at;
+    }
+    *mask |= (unsigned)field;
+    store_u32(at, (uint32_t)bytes.len);
+    memcpy(at + 4, bytes.data, bytes.len);
+    return at + 4 + bytes.len;
+}
+
 int record_append(struct buf *out, const struct record *record)
 {
-    struct fields f;
-    uint16_t mask;
+    const struct heap_command *c = &record->command;
+    size_t payload = c->data.len + c->expected.len + c->name.len;
+    unsigned mask = 0;
     assert(out->len >= RECORD_HEADER_BYTES);
-    fields_of(&record->command, &f);
-    size_t bytes = fields_bytes(&f, &mask);
-    if (bytes > COMMAND_BYTES_MAX) {
+    if (payload > COMMAND_BYTES_MAX - FIXED_BYTES_MAX && record_bytes(record) > COMMAND_BYTES_MAX) {
         return ERR_TOOBIG;
     }
-    uint8_t *at = buf_extend(out, bytes);
-    if (at == NULL) {
+    if (buf_reserve(out, FIXED_BYTES_MAX + payload) != 0) {
         return ERR_NOMEM;
     }
-    store_u16(at, record->kind);
-    store_u16(at + 2, mask);
-    at += 4;
-    for (unsigned i = 0; i < U32_FIELDS; i++) {
-        if (f.u32s[i] != 0) {
-            store_u32(at, f.u32s[i]);
-            at += 4;
-        }
-    }
-    for (unsigned i = 0; i < U64_FIELDS; i++) {
-        if (f.u64s[i] != 0) {
-            store_u64(at, f.u64s[i]);
-            at += 8;
-        }
-    }
-    for (unsigned i = 0; i < BYTES_FIELDS; i++) {
-        if (f.bytes[i].len != 0) {
-            store_u32(at, (uint32_t)f.bytes[i].len);
-            memcpy(at + 4, f.bytes[i].data, f.bytes[i].len);
-            at += 4 + f.bytes[i].len;
-        }
-    }
-    assert(at == out->data + out->len);
+    uint8_t *start = out->data + out->len;
+    uint8_t *at = start + 4;
+    at = put_u32(at, &mask, FIELD_TYPE, c->type);
+    at = put_u32(at, &mask, FIELD_COUNT, c->count);
+    at = put_u64(at, &mask, FIELD_SESSION, c->session);
+    at = put_u64(at, &mask, FIELD_TARGET, c->ptr);
+    at = put_u64(at, &mask, FIELD_EXPECTED_PTR, c->expected_ptr);
+    at = put_u64(at, &mask, FIELD_OFFSET, c->offset);
+    at = put_u64(at, &mask, FIELD_SIZE, c->size);
+    at = put_u64(at, &mask, FIELD_DELTA, c->delta);
+    at = put_u64(at, &mask, FIELD_IF_VERSION, c->if_version);
+    at = put_bytes(at, &mask, FIELD_DATA, c->data);
+    at = put_bytes(at, &mask, FIELD_EXPECTED, c->expected);
+    at = put_bytes(at, &mask, FIELD_NAME, c->name);
+    store_u16(start, record->kind);
+    store_u16(start + 2, (uint16_t)mask);
+    out->len += (size_t)(at - start);
+    assert(out->len <= out->capacity);
     store_u32(out->data + 4, load_u32(out->data + 4) + 1);
     return 0;
 }
@@ -161,35 +136,67 @@ static bool kind_is_known(uint16_t kind)
            (kind >= RECORD_HEAP_CREATE && kind < RECORD_KINDS);
 }
 
+static void field_read(struct cursor *at, unsigned field, struct heap_command *c)
+{
+    switch (field) {
+    case FIELD_TYPE:
+        c->type = cursor_u32(at);
+        break;
+    case FIELD_COUNT:
+        c->count = cursor_u32(at);
+        break;
+    case FIELD_SESSION:
+        c->session = cursor_u64(at);
+        break;
+    case FIELD_TARGET:
+        c->ptr = cursor_u64(at);
+        break;
+    case FIELD_EXPECTED_PTR:
+        c->expected_ptr = cursor_u64(at);
+        break;
+    case FIELD_OFFSET:
+        c->offset = cursor_u64(at);
+        break;
+    case FIELD_SIZE:
+        c->size = cursor_u64(at);
+        break;
+    case FIELD_DELTA:
+        c->delta = cursor_u64(at);
+        break;
+    case FIELD_IF_VERSION:
+        c->if_version = cursor_u64(at);
+        break;
+    case FIELD_DATA:
+        c->data = cursor_bytes(at, cursor_u32(at));
+        break;
+    case FIELD_EXPECTED:
+        c->expected = cursor_bytes(at, cursor_u32(at));
+        break;
+    default:
+        assert(field == FIELD_NAME);
+        c->name = cursor_bytes(at, cursor_u32(at));
+        break;
+    }
+}
+
 int record_read(struct record_reader *r, struct record *out)
 {
-    struct fields f;
-    memset(&f, 0, sizeof f);
     memset(out, 0, sizeof *out);
     if (r->left == 0) {
         return cursor_left(&r->at) == 0 ? ERR_NOTFOUND : ERR_CORRUPT;
     }
     r->left--;
     out->kind = cursor_u16(&r->at);
-    uint16_t mask = cursor_u16(&r->at);
-    if (r->at.failed || !kind_is_known(out->kind) || (mask & ~FIELDS_ALL) != 0) {
+    unsigned mask = cursor_u16(&r->at);
+    if (r->at.failed || !kind_is_known(out->kind) || (mask & ~(unsigned)FIELDS_ALL) != 0) {
         return ERR_CORRUPT;
     }
-    for (unsigned i = 0; i < U32_FIELDS; i++) {
-        f.u32s[i] = (mask >> i & 1) != 0 ? cursor_u32(&r->at) : 0;
-    }
-    for (unsigned i = 0; i < U64_FIELDS; i++) {
-        f.u64s[i] = (mask >> (U32_FIELDS + i) & 1) != 0 ? cursor_u64(&r->at) : 0;
-    }
-    for (unsigned i = 0; i < BYTES_FIELDS; i++) {
-        if ((mask >> (U32_FIELDS + U64_FIELDS + i) & 1) != 0) {
-            f.bytes[i] = cursor_bytes(&r->at, cursor_u32(&r->at));
-        }
+    for (; mask != 0; mask &= mask - 1) { /* the lowest bit that is left */
+        field_read(&r->at, mask & (~mask + 1), &out->command);
     }
     if (r->at.failed) {
         return ERR_CORRUPT;
     }
-    fields_to(&f, &out->command);
     out->command.kind = out->kind < HEAP_COMMAND_KINDS ? (enum heap_command_kind)out->kind
                                                        : (enum heap_command_kind)0;
     return 0;
