@@ -47,9 +47,8 @@ enum embedded_op {
                              where to go on, 0 at the end */
 };
 
-/* Caller's memory: zero it, fill in op and what it needs, hand it over. What it points at is
- * borrowed until run() or submit() returns; `out` until the call is finished. */
-struct embedded_call {
+/* What is asked for: op and what it needs, the rest 0. */
+struct embedded_request {
     enum embedded_op op;
     uint32_t type, count;
     uint64_t session;
@@ -57,12 +56,28 @@ struct embedded_call {
     uint64_t offset, size, delta, if_version;
     struct slice data, expected, name;
     void *out;
+};
+
+/* Caller's memory: zero it, set request (it and what it points at are borrowed until run() or
+ * submit() returns; `out` until the call is finished), hand it over. Thousands may be in flight:
+ * what a call needs no more once it is encoded isn't in it. */
+struct embedded_call {
+    const struct embedded_request *request;
     /* submit(): called once, by whichever thread finished the call and with the directory's lock
      * held: takes the outcome along, and calls nothing of the table. False: the call isn't touched
      * any more (it may be gone). NULL stands for true. */
     bool (*settled)(struct embedded_call *call);
     /* submit(): called once if settled() said so, on the library thread, with no lock held. */
     void (*done)(struct embedded_call *call);
+
+    /* embed's */
+    struct list link;
+    struct embedded_heap *heap;   /* of a submitted one */
+    struct inline_waiter *waiter; /* those who sleep until it is finished */
+    void *batch;                  /* where it is encoded */
+    void *copy;                   /* of the request, where nothing is encoded */
+    uint32_t ordinal;             /* in its entry */
+    bool finished;
 
     /* The outcome: 0 or ERR_*, and why. INDOUBT: a failure of the disk, or the deadline, came while
      * the change was being written; it may or may not be there after the next open. */
@@ -74,15 +89,6 @@ struct embedded_call {
     uint32_t object_type, object_flags;
     bool more;        /* lists */
     struct buf bytes; /* lists; given (free with buf_close) */
-
-    /* embed's */
-    struct list link;
-    struct embedded_heap *heap;   /* of a submitted one */
-    struct inline_waiter *waiter; /* those who sleep until it is finished */
-    void *batch;                  /* where it is encoded */
-    void *copy;                   /* of the bytes it points at, where nothing is encoded */
-    uint32_t ordinal;             /* in its entry */
-    bool finished;
 };
 
 /* Something to run on the library thread, with no lock held; caller's memory until then. */

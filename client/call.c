@@ -140,7 +140,9 @@ int core_prepare_alloc(struct core_call *call, struct core_heap *heap, uint64_t 
         return refuse(call, ERR_TOOBIG, "%zu initial bytes; at most %u: write the rest", init.len,
                       WRITE_BYTES_MAX);
     }
-    uint32_t turn = atomic_fetch_add_explicit(&heap->next, 1, memory_order_relaxed);
+    uint32_t turn = heap->count == 1
+                        ? 0 /* a directory's heap: its threads share no line for nothing */
+                        : atomic_fetch_add_explicit(&heap->next, 1, memory_order_relaxed);
     call->heap = heap;
     call->shard = heap->shards[turn % heap->count];
     struct msg_alloc m = {.uid = call->shard->uid, .size = bytes, .type = type, .init = init};

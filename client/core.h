@@ -98,19 +98,19 @@ struct core_call {
     struct core_shard *shard;
     uint64_t target; /* STAT: the pointer */
     uint16_t kind;
-    struct list link;     /* by deadline, or among the finished */
-    struct list ops;      /* its requests */
-    struct core_op *op;   /* the prepared one, until core_call() */
-    uint64_t deadline_ns; /* 0: not submitted */
-    bool finished;
-    struct { /* READ */
+    union core_request request; /* of a plain call */
+    struct {                    /* READ */
         uint64_t ptr, at, offset, version;
         uint8_t *data;
         size_t len, next, done;
         uint32_t out, restarts;
         bool versioned;
     } read;
-    union core_request request;
+    struct list link;     /* by deadline, or among the finished */
+    struct list ops;      /* its requests */
+    struct core_op *op;   /* the prepared one, until core_call() */
+    uint64_t deadline_ns; /* 0: not submitted */
+    bool finished;
 
     /* Large, seldom used, and zeroed no further than their first bytes. */
     char node[NODE_NAME_BYTES_MAX + 1]; /* ADMIN */

@@ -97,7 +97,8 @@ static int keep_history(struct cairn_client *client, struct slice name, uint64_t
                         struct err_text *e)
 {
     struct embedded_heap *heap = NULL;
-    struct embedded_call c = {.op = EMBEDDED_SET_RETENTION, .size = retention_ms};
+    struct embedded_call c = {.request = &(const struct embedded_request){
+                                  .op = EMBEDDED_SET_RETENTION, .size = retention_ms}};
     int rv = client->embedded->heap_open(client->db, name, &heap, e);
     if (rv == 0) {
         client->embedded->run(heap, &c, client->timeout_ms);
@@ -157,7 +158,7 @@ static bool run_directory(struct cairn_client *client, struct core_call *call)
 
 /* ---- requests as calls ---- */
 
-static void take_alloc(const union core_request *r, struct embedded_call *c)
+static void take_alloc(const union core_request *r, struct embedded_request *c)
 {
     const struct msg_alloc *m = &r->alloc;
     c->op = EMBEDDED_ALLOC;
@@ -166,14 +167,14 @@ static void take_alloc(const union core_request *r, struct embedded_call *c)
     c->data = m->init;
 }
 
-static void take_free(const union core_request *r, struct embedded_call *c)
+static void take_free(const union core_request *r, struct embedded_request *c)
 {
     const struct msg_free *m = &r->free;
     c->op = EMBEDDED_FREE;
     c->ptr = m->ptr;
 }
 
-static void take_write(const union core_request *r, struct embedded_call *c)
+static void take_write(const union core_request *r, struct embedded_request *c)
 {
     const struct msg_write *m = &r->write;
     c->op = EMBEDDED_WRITE;
@@ -182,7 +183,7 @@ static void take_write(const union core_request *r, struct embedded_call *c)
     c->data = m->data;
 }
 
-static void take_compare_and_write(const union core_request *r, struct embedded_call *c)
+static void take_compare_and_write(const union core_request *r, struct embedded_request *c)
 {
     const struct msg_compare_and_write *m = &r->compare_and_write;
     c->op = EMBEDDED_COMPARE_AND_WRITE;
@@ -192,7 +193,7 @@ static void take_compare_and_write(const union core_request *r, struct embedded_
     c->data = m->desired;
 }
 
-static void take_add(const union core_request *r, struct embedded_call *c)
+static void take_add(const union core_request *r, struct embedded_request *c)
 {
     const struct msg_add_u64 *m = &r->add_u64;
     c->op = EMBEDDED_ADD_U64;
@@ -201,7 +202,7 @@ static void take_add(const union core_request *r, struct embedded_call *c)
     c->delta = m->delta;
 }
 
-static void take_write_if_version(const union core_request *r, struct embedded_call *c)
+static void take_write_if_version(const union core_request *r, struct embedded_request *c)
 {
     const struct msg_write_if_version *m = &r->write_if_version;
     c->op = EMBEDDED_WRITE_IF_VERSION;
@@ -211,7 +212,7 @@ static void take_write_if_version(const union core_request *r, struct embedded_c
     c->data = m->data;
 }
 
-static void take_root_set(const union core_request *r, struct embedded_call *c)
+static void take_root_set(const union core_request *r, struct embedded_request *c)
 {
     const struct msg_root_set *m = &r->root_set;
     c->op = EMBEDDED_ROOT_SET;
@@ -219,7 +220,7 @@ static void take_root_set(const union core_request *r, struct embedded_call *c)
     c->ptr = m->ptr;
 }
 
-static void take_root_compare_and_set(const union core_request *r, struct embedded_call *c)
+static void take_root_compare_and_set(const union core_request *r, struct embedded_request *c)
 {
     const struct msg_root_compare_and_set *m = &r->root_compare_and_set;
     c->op = EMBEDDED_ROOT_COMPARE_AND_SET;
@@ -228,14 +229,14 @@ static void take_root_compare_and_set(const union core_request *r, struct embedd
     c->ptr = m->desired;
 }
 
-static void take_root_delete(const union core_request *r, struct embedded_call *c)
+static void take_root_delete(const union core_request *r, struct embedded_request *c)
 {
     const struct msg_root_delete *m = &r->root_delete;
     c->op = EMBEDDED_ROOT_DELETE;
     c->name = m->name;
 }
 
-static void take_stat(const union core_request *r, struct embedded_call *c)
+static void take_stat(const union core_request *r, struct embedded_request *c)
 {
     const struct msg_stat *m = &r->stat;
     c->op = EMBEDDED_STAT;
@@ -243,14 +244,14 @@ static void take_stat(const union core_request *r, struct embedded_call *c)
     c->if_version = m->at;
 }
 
-static void take_root_get(const union core_request *r, struct embedded_call *c)
+static void take_root_get(const union core_request *r, struct embedded_request *c)
 {
     const struct msg_root_get *m = &r->root_get;
     c->op = EMBEDDED_ROOT_GET;
     c->name = m->name;
 }
 
-static void take_root_list(const union core_request *r, struct embedded_call *c)
+static void take_root_list(const union core_request *r, struct embedded_request *c)
 {
     const struct msg_root_list *m = &r->root_list;
     c->op = EMBEDDED_ROOT_LIST;
@@ -258,7 +259,7 @@ static void take_root_list(const union core_request *r, struct embedded_call *c)
     c->count = m->max;
 }
 
-static void take_realloc(const union core_request *r, struct embedded_call *c)
+static void take_realloc(const union core_request *r, struct embedded_request *c)
 {
     const struct msg_realloc *m = &r->realloc;
     c->op = EMBEDDED_REALLOC;
@@ -266,7 +267,7 @@ static void take_realloc(const union core_request *r, struct embedded_call *c)
     c->size = m->size;
 }
 
-static void take_type_register(const union core_request *r, struct embedded_call *c)
+static void take_type_register(const union core_request *r, struct embedded_request *c)
 {
     const struct msg_type_register *m = &r->type_register;
     c->op = EMBEDDED_TYPE_REGISTER;
@@ -274,7 +275,7 @@ static void take_type_register(const union core_request *r, struct embedded_call
     c->data = m->descriptor;
 }
 
-static void take_type_list(const union core_request *r, struct embedded_call *c)
+static void take_type_list(const union core_request *r, struct embedded_request *c)
 {
     const struct msg_type_list *m = &r->type_list;
     c->op = EMBEDDED_TYPE_LIST;
@@ -282,7 +283,7 @@ static void take_type_list(const union core_request *r, struct embedded_call *c)
     c->count = m->max;
 }
 
-static void take_history(const union core_request *r, struct embedded_call *c)
+static void take_history(const union core_request *r, struct embedded_request *c)
 {
     const struct msg_history *m = &r->history;
     c->op = EMBEDDED_HISTORY;
@@ -291,7 +292,7 @@ static void take_history(const union core_request *r, struct embedded_call *c)
     c->count = m->max;
 }
 
-static void take_object_list(const union core_request *r, struct embedded_call *c)
+static void take_object_list(const union core_request *r, struct embedded_request *c)
 {
     const struct msg_object_list *m = &r->object_list;
     c->op = EMBEDDED_OBJECT_LIST;
@@ -301,31 +302,31 @@ static void take_object_list(const union core_request *r, struct embedded_call *
     c->type = m->type;
 }
 
-static void take_set_retention(const union core_request *r, struct embedded_call *c)
+static void take_set_retention(const union core_request *r, struct embedded_request *c)
 {
     const struct msg_set_retention *m = &r->set_retention;
     c->op = EMBEDDED_SET_RETENTION;
     c->size = m->retention_ms;
 }
 
-static void take_defrag(const union core_request *r, struct embedded_call *c)
+static void take_defrag(const union core_request *r, struct embedded_request *c)
 {
     const struct msg_defrag *m = &r->defrag;
     c->op = EMBEDDED_DEFRAG;
     c->count = m->bytes;
 }
 
-static void take_trim(const union core_request *r, struct embedded_call *c)
+static void take_trim(const union core_request *r, struct embedded_request *c)
 {
     const struct msg_trim *m = &r->trim;
     c->op = EMBEDDED_TRIM;
     c->size = m->bytes;
 }
 
-/* c: zeroed */
-static bool take(const struct core_call *call, struct embedded_call *c)
+static bool take(const struct core_call *call, struct embedded_request *c)
 {
-    static void (*const table[KIND_LIMIT])(const union core_request *r, struct embedded_call *c) = {
+    static void (*const table[KIND_LIMIT])(const union core_request *r,
+                                           struct embedded_request *c) = {
         [KIND_ALLOC] = take_alloc,
         [KIND_FREE] = take_free,
         [KIND_WRITE] = take_write,
@@ -347,6 +348,7 @@ static bool take(const struct core_call *call, struct embedded_call *c)
         [KIND_DEFRAG] = take_defrag,
         [KIND_TRIM] = take_trim,
     };
+    memset(c, 0, sizeof *c);
     if (call->kind == KIND_READ) { /* in one piece: nothing has to travel */
         c->op = EMBEDDED_READ;
         c->ptr = call->read.ptr;
@@ -371,11 +373,13 @@ static void give(struct core_call *call, struct embedded_call *c)
     }
     call->value = c->value;
     call->version = c->version;
-    call->size = c->object_size;
-    call->type = c->object_type;
-    call->flags = c->object_flags;
-    call->more = c->more;
-    call->bytes = c->bytes;
+    if (!message_is_command(call->kind)) {
+        call->size = c->object_size;
+        call->type = c->object_type;
+        call->flags = c->object_flags;
+        call->more = c->more;
+        call->bytes = c->bytes;
+    }
 }
 
 /* ---- the two ways to run one ---- */
@@ -385,7 +389,9 @@ void sdk__embedded_run(struct cairn_future *future)
     struct cairn_client *client = future->client;
     struct core_call *call = &future->call;
     if (!run_directory(client, call)) {
-        if (take(call, &future->direct)) {
+        struct embedded_request request;
+        if (take(call, &request)) {
+            future->direct.request = &request;
             client->embedded->run(heap_of(call), &future->direct, client->timeout_ms);
             give(call, &future->direct);
         } else {
@@ -421,8 +427,10 @@ void sdk__embedded_submit(struct cairn_future *future)
 {
     struct cairn_client *client = future->client;
     struct core_call *call = &future->call;
-    bool known = take(call, &future->direct);
+    struct embedded_request request;
+    bool known = take(call, &request);
     if (known && !client->embedded->is_foreign(client->db)) {
+        future->direct.request = &request;
         future->direct.settled = on_settled;
         future->direct.done = on_done;
         client->embedded->submit(heap_of(call), &future->direct);

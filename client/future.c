@@ -227,7 +227,12 @@ void cairn_future_free(cairn_future *future)
     if (future == NULL) {
         return;
     }
-    unsigned before = atomic_fetch_or(&future->state, FUTURE_FREED);
+    unsigned before = atomic_load(&future->state);
+    if ((before & (FUTURE_READY | FUTURE_CALLBACK)) == FUTURE_READY) {
+        destroy(future); /* nobody else has it any more */
+        return;
+    }
+    before = atomic_fetch_or(&future->state, FUTURE_FREED);
     bool calling = (before & FUTURE_CALLBACK) != 0 && (before & FUTURE_CALLED) == 0;
     if ((before & FUTURE_READY) != 0 && !calling) {
         destroy(future);

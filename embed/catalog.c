@@ -213,7 +213,8 @@ static int catalog_run(struct embedded *db, enum record_kind kind, struct slice 
                        uint64_t bytes_max, struct err_text *e)
 {
     struct embedded_call call = {
-        .op = (enum embedded_op)kind, .name = name, .ptr = uid, .size = bytes_max};
+        .request = &(const struct embedded_request){
+            .op = (enum embedded_op)kind, .name = name, .ptr = uid, .size = bytes_max}};
     embed_run(db->catalog, &call, UINT32_MAX);
     return call.err == 0
                ? 0

@@ -136,6 +136,9 @@ static void upkeep_done(struct embedded_call *call)
     inline_unlock(&h->db->env);
 }
 
+static const struct embedded_request reclaim = {
+    .op = EMBEDDED_RECLAIM, .if_version = UINT64_MAX, .count = HEAP_RECLAIM_RECORDS_MAX};
+
 /* Gives back history that nobody may read any more. */
 static void upkeep(struct embedded_heap *h)
 {
@@ -155,10 +158,7 @@ static void upkeep(struct embedded_heap *h)
     if (counts.undo_count == 0) {
         return;
     }
-    h->upkeep = (struct embedded_call){.op = EMBEDDED_RECLAIM,
-                                       .if_version = UINT64_MAX,
-                                       .count = HEAP_RECLAIM_RECORDS_MAX,
-                                       .done = upkeep_done};
+    h->upkeep = (struct embedded_call){.request = &reclaim, .done = upkeep_done};
     h->upkeep_busy = true;
     embed__submit(h, &h->upkeep);
 }

@@ -23,24 +23,24 @@
 
 /* ---- calls ---- */
 
-static void record_of(const struct embedded_call *call, struct record *out)
+static void record_of(const struct embedded_request *r, struct record *out)
 {
-    out->kind = (uint16_t)call->op;
+    out->kind = (uint16_t)r->op;
     out->command = (struct heap_command){
-        .kind = (unsigned)call->op < HEAP_COMMAND_KINDS ? (enum heap_command_kind)call->op
-                                                        : (enum heap_command_kind)0,
-        .type = call->type,
-        .count = call->count,
-        .session = call->session,
-        .ptr = call->ptr,
-        .expected_ptr = call->expected_ptr,
-        .offset = call->offset,
-        .size = call->size,
-        .delta = call->delta,
-        .if_version = call->if_version,
-        .data = call->data,
-        .expected = call->expected,
-        .name = call->name,
+        .kind = (unsigned)r->op < HEAP_COMMAND_KINDS ? (enum heap_command_kind)r->op
+                                                     : (enum heap_command_kind)0,
+        .type = r->type,
+        .count = r->count,
+        .session = r->session,
+        .ptr = r->ptr,
+        .expected_ptr = r->expected_ptr,
+        .offset = r->offset,
+        .size = r->size,
+        .delta = r->delta,
+        .if_version = r->if_version,
+        .data = r->data,
+        .expected = r->expected,
+        .name = r->name,
     };
 }
 
@@ -244,7 +244,7 @@ static struct embed_batch *batch_open(struct embedded_heap *h)
 int embed__enqueue(struct embedded_heap *h, struct embedded_call *call)
 {
     struct record record;
-    record_of(call, &record);
+    record_of(call->request, &record);
     if (h->waiting_bytes > EMBED_WAITING_BYTES_MAX) {
         return ERR_BUSY;
     }
@@ -354,7 +354,7 @@ static int pm_apply(struct embedded_heap *h, struct list *calls, struct list *ap
         struct heap_outcome outcome;
         list_remove(&call->link);
         list_push_back(applied, &call->link);
-        record_of(call, &record);
+        record_of(call->request, &record);
         bytes += record_bytes(&record);
         uint64_t version = heap_next_version(h->heap);
         rv = apply_one(h, version, &record, &outcome);
@@ -495,7 +495,7 @@ void embed_run(struct embedded_heap *h, struct embedded_call *call, uint32_t tim
         call->finished = true;
         return;
     }
-    bool pmem = db->mode == IMAGE_PMEM && !embed__is_read(call->op);
+    bool pmem = db->mode == IMAGE_PMEM && !embed__is_read(call->request->op);
     if (pmem) {
         embed__pm_incoming(h, call);
     }
@@ -507,7 +507,7 @@ void embed_run(struct embedded_heap *h, struct embedded_call *call, uint32_t tim
         assert(call->finished);
     } else {
         int rv = embed__admit(h, &text);
-        if (rv == 0 && embed__is_read(call->op)) {
+        if (rv == 0 && embed__is_read(call->request->op)) {
             embed__read(h, call);
         } else {
             if (rv == 0) {

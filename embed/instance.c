@@ -252,7 +252,8 @@ static int log_open(struct embedded *db, struct err_text *e)
 static int finish_birth(struct embedded *db, struct err_text *e)
 {
     if (db->mode == IMAGE_DISK) {
-        struct embedded_call call = {.op = EMBEDDED_RECLAIM};
+        struct embedded_call call = {.request =
+                                         &(const struct embedded_request){.op = EMBEDDED_RECLAIM}};
         embed_run(db->catalog, &call, BIRTH_TIMEOUT_MS);
         if (call.err != 0) {
             return err_set(e, call.err, "%s: the first write failed: %s", db->settings.dir,

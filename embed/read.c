@@ -16,8 +16,9 @@ static int stat_object(struct embedded_heap *h, struct embedded_call *call,
                        struct heap_object *object)
 {
     memset(object, 0, sizeof *object);
-    return call->if_version == 0 ? heap_stat(h->heap, call->ptr, object)
-                                 : heap_stat_at(h->heap, call->if_version, call->ptr, object);
+    return call->request->if_version == 0
+               ? heap_stat(h->heap, call->request->ptr, object)
+               : heap_stat_at(h->heap, call->request->if_version, call->request->ptr, object);
 }
 
 static int read_bytes(struct embedded_heap *h, struct embedded_call *call)
@@ -27,14 +28,16 @@ static int read_bytes(struct embedded_heap *h, struct embedded_call *call)
     if (rv != 0) {
         return rv;
     }
-    if (call->offset > object.size || call->size > object.size - call->offset) {
+    if (call->request->offset > object.size ||
+        call->request->size > object.size - call->request->offset) {
         return ERR_RANGE;
     }
-    if (call->size > 0) {
-        rv = call->if_version == 0
-                 ? heap_copy(h->heap, call->ptr, call->offset, call->out, call->size)
-                 : heap_read_at(h->heap, call->if_version, call->ptr, call->offset, call->out,
-                                call->size);
+    if (call->request->size > 0) {
+        rv = call->request->if_version == 0
+                 ? heap_copy(h->heap, call->request->ptr, call->request->offset, call->request->out,
+                             call->request->size)
+                 : heap_read_at(h->heap, call->request->if_version, call->request->ptr,
+                                call->request->offset, call->request->out, call->request->size);
     }
     call->version = object.version;
     return rv;
@@ -54,7 +57,7 @@ static int read_stat(struct embedded_heap *h, struct embedded_call *call)
 static int read_root(struct embedded_heap *h, struct embedded_call *call, const char **text)
 {
     struct root_record root = {0, 0};
-    int rv = heap_root_get(h->heap, call->name, &root);
+    int rv = heap_root_get(h->heap, call->request->name, &root);
     call->value = root.ptr;
     call->version = root.version;
     if (rv == ERR_NOTFOUND) {
@@ -66,12 +69,12 @@ static int read_root(struct embedded_heap *h, struct embedded_call *call, const 
 /* Entries as on the wire: length u16, name, pointer u64, version u64. */
 static int read_roots(struct embedded_heap *h, struct embedded_call *call)
 {
-    struct slice after = call->name;
+    struct slice after = call->request->name;
     struct slice key;
     struct slice value;
     uint32_t count = 0;
     while (heap_map_next(h->heap, HEAP_MAP_ROOTS, after, &key, &value) == 0) {
-        if (count == call->count || call->bytes.len >= ROOT_LIST_BYTES_MAX) {
+        if (count == call->request->count || call->bytes.len >= ROOT_LIST_BYTES_MAX) {
             call->more = true;
             return 0;
         }
@@ -91,8 +94,10 @@ static int read_roots(struct embedded_heap *h, struct embedded_call *call)
 
 static int read_objects(struct embedded_heap *h, struct embedded_call *call)
 {
-    struct listing_filter filter = {
-        .from = call->offset, .max = call->count, .typed = call->size != 0, .type = call->type};
+    struct listing_filter filter = {.from = call->request->offset,
+                                    .max = call->request->count,
+                                    .typed = call->request->size != 0,
+                                    .type = call->request->type};
     return listing_objects(h->heap, &filter, &call->bytes, &call->value);
 }
 
@@ -100,7 +105,7 @@ void embed__read(struct embedded_heap *h, struct embedded_call *call)
 {
     const char *text = NULL;
     int rv;
-    switch (call->op) {
+    switch (call->request->op) {
     case EMBEDDED_READ:
         rv = read_bytes(h, call);
         break;
@@ -114,15 +119,16 @@ void embed__read(struct embedded_heap *h, struct embedded_call *call)
         rv = read_roots(h, call);
         break;
     case EMBEDDED_HISTORY:
-        rv = listing_changes(h->heap, call->ptr, call->offset, call->count, &call->bytes,
-                             &call->more);
+        rv = listing_changes(h->heap, call->request->ptr, call->request->offset,
+                             call->request->count, &call->bytes, &call->more);
         call->version = heap_safepoint(h->heap);
         break;
     case EMBEDDED_TYPE_LIST:
-        rv = listing_types(h->heap, call->type, call->count, &call->bytes, &call->more);
+        rv = listing_types(h->heap, call->request->type, call->request->count, &call->bytes,
+                           &call->more);
         break;
     default:
-        assert(call->op == EMBEDDED_OBJECT_LIST);
+        assert(call->request->op == EMBEDDED_OBJECT_LIST);
         rv = read_objects(h, call);
         break;
     }

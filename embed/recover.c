@@ -221,8 +221,9 @@ void embed__leases_close(struct embedded *db)
         struct embedded_call call = {.value = heap_map_count(h->heap, HEAP_MAP_LEASES)};
         inline_unlock(&db->env);
         while (call.err == 0 && call.value > 0) {
-            call = (struct embedded_call){.op = (enum embedded_op)RECORD_LEASES_RETURN,
-                                          .count = LEASES_PER_STEP};
+            call = (struct embedded_call){
+                .request = &(const struct embedded_request){
+                    .op = (enum embedded_op)RECORD_LEASES_RETURN, .count = LEASES_PER_STEP}};
             embed_run(h, &call, UINT32_MAX);
         }
         if (call.err != 0) { /* a full disk: the next open tries again */

@@ -51,20 +51,19 @@ void embed__linger(struct env_timer *timer)
 
 /* ---- submitting ---- */
 
-/* What the call points at is the caller's only until submit() returns; a batch has its own copy,
- * but pmem mode encodes nothing. */
-static int bytes_keep(struct embedded_call *call)
+/* The request is the caller's only until submit() returns; a batch has what it needs of it, but
+ * pmem mode encodes nothing. */
+static int request_keep(struct embedded_call *call)
 {
-    struct slice *slices[] = {&call->data, &call->expected, &call->name};
-    size_t bytes = call->data.len + call->expected.len + call->name.len;
-    uint8_t *at = bytes == 0 ? NULL : mem_alloc(bytes);
-    if (bytes == 0) {
-        return 0;
-    }
-    if (at == NULL) {
+    const struct embedded_request *r = call->request;
+    struct embedded_request *copy =
+        mem_alloc(sizeof *copy + r->data.len + r->expected.len + r->name.len);
+    if (copy == NULL) {
         return ERR_NOMEM;
     }
-    call->copy = at;
+    *copy = *r;
+    struct slice *slices[] = {&copy->data, &copy->expected, &copy->name};
+    uint8_t *at = (uint8_t *)(copy + 1);
     for (size_t i = 0; i < sizeof slices / sizeof slices[0]; i++) {
         if (slices[i]->len > 0) {
             memcpy(at, slices[i]->data, slices[i]->len);
@@ -72,12 +71,14 @@ static int bytes_keep(struct embedded_call *call)
             at += slices[i]->len;
         }
     }
+    call->copy = copy;
+    call->request = copy;
     return 0;
 }
 
 static int submit_pmem(struct embedded_heap *h, struct embedded_call *call)
 {
-    int rv = bytes_keep(call);
+    int rv = request_keep(call);
     if (rv == 0) {
         embed__pm_incoming(h, call);
         linger_arm(h->db); /* the library thread commits whenever it wakes */
@@ -108,7 +109,7 @@ void embed__submit(struct embedded_heap *h, struct embedded_call *call)
     call->finished = false;
     call->heap = h;
     int rv = embed__admit(h, &text);
-    if (rv == 0 && embed__is_read(call->op)) {
+    if (rv == 0 && embed__is_read(call->request->op)) {
         embed__read(h, call);
         return;
     }

@@ -155,7 +155,8 @@ static void verify(struct embedded_heap *h, struct model *m)
             continue;
         }
         struct embedded_call call = {
-            .op = EMBEDDED_READ, .ptr = m->ptrs[i], .out = &value, .size = sizeof value};
+            .request = &(const struct embedded_request){
+                .op = EMBEDDED_READ, .ptr = m->ptrs[i], .out = &value, .size = sizeof value}};
         embed_run(h, &call, 1000);
         assert_int_equal(call.err, 0);
         if (value != m->values[i]) {
@@ -172,9 +173,10 @@ static int step(struct embedded_heap *h, struct model *m)
     unsigned i = (unsigned)mem_env_random(&disk, COUNTERS);
     if (m->values[i] == 0) {
         static const uint64_t one = 1;
-        struct embedded_call call = {.op = EMBEDDED_ALLOC,
-                                     .size = 8 + mem_env_random(&disk, 2000),
-                                     .data = slice_of(&one, sizeof one)};
+        struct embedded_call call = {
+            .request = &(const struct embedded_request){.op = EMBEDDED_ALLOC,
+                                                        .size = 8 + mem_env_random(&disk, 2000),
+                                                        .data = slice_of(&one, sizeof one)}};
         embed_run(h, &call, 60000);
         if (call.err == 0) {
             m->ptrs[i] = call.value;
@@ -183,12 +185,14 @@ static int step(struct embedded_heap *h, struct model *m)
         return call.err;
     }
     if (mem_env_random(&disk, 12) == 0) {
-        struct embedded_call call = {.op = EMBEDDED_FREE, .ptr = m->ptrs[i]};
+        struct embedded_call call = {
+            .request = &(const struct embedded_request){.op = EMBEDDED_FREE, .ptr = m->ptrs[i]}};
         embed_run(h, &call, 60000);
         m->values[i] = 0; /* freed, or nothing is known of it */
         return call.err;
     }
-    struct embedded_call call = {.op = EMBEDDED_ADD_U64, .ptr = m->ptrs[i], .delta = 1};
+    struct embedded_call call = {.request = &(const struct embedded_request){
+                                     .op = EMBEDDED_ADD_U64, .ptr = m->ptrs[i], .delta = 1}};
     embed_run(h, &call, 60000);
     if (call.err == 0) {
         assert_int_equal(call.value, m->values[i]);

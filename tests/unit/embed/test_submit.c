@@ -28,23 +28,24 @@ static uint64_t object;
 /* ---- a disk that says who writes, and that can be held up ---- */
 
 static int (*real_pwrite)(struct env_file *f, const void *data, size_t len, uint64_t offset);
-static pthread_mutex_t gate = PTHREAD_MUTEX_INITIALIZER;
-static pthread_t writer; /* whose writes are counted */
+static _Atomic bool held;
+static _Atomic pthread_t writer; /* whose writes are counted */
 static _Atomic int writes;
 
 static int watched_pwrite(struct env_file *f, const void *data, size_t len, uint64_t offset)
 {
-    if (pthread_equal(pthread_self(), writer)) {
+    if (pthread_equal(pthread_self(), atomic_load(&writer))) {
         atomic_fetch_add(&writes, 1);
     }
-    (void)pthread_mutex_lock(&gate);
-    (void)pthread_mutex_unlock(&gate);
+    while (atomic_load(&held)) {
+        (void)usleep(1000);
+    }
     return real_pwrite(f, data, len, offset);
 }
 
 static void count_writes_of(pthread_t thread)
 {
-    writer = thread;
+    atomic_store(&writer, thread);
     atomic_store(&writes, 0);
 }
 
@@ -76,7 +77,10 @@ static void submit_add(struct call *c)
 {
     memset(c, 0, sizeof *c);
     c->call = (struct embedded_call){
-        .op = EMBEDDED_ADD_U64, .ptr = object, .delta = 1, .settled = on_settled, .done = on_done};
+        .request =
+            &(const struct embedded_request){.op = EMBEDDED_ADD_U64, .ptr = object, .delta = 1},
+        .settled = on_settled,
+        .done = on_done};
     embed_submit(heap, &c->call);
 }
 
@@ -84,7 +88,8 @@ static uint64_t value_now(void)
 {
     uint64_t value = 0;
     struct embedded_call call = {
-        .op = EMBEDDED_READ, .ptr = object, .out = &value, .size = sizeof value};
+        .request = &(const struct embedded_request){
+            .op = EMBEDDED_READ, .ptr = object, .out = &value, .size = sizeof value}};
     embed_run(heap, &call, 30000);
     assert_int_equal(call.err, 0);
     return value;
@@ -117,7 +122,8 @@ static int begin(void **state)
     assert_int_equal(embed_open(&settings, &files, &db, &e), 0);
     assert_int_equal(embed_heap_create(db, slice_of("h", 1), HEAP_BYTES, NULL), 0);
     assert_int_equal(embed_heap_open(db, slice_of("h", 1), &heap, NULL), 0);
-    struct embedded_call call = {.op = EMBEDDED_ALLOC, .size = 64};
+    struct embedded_call call = {
+        .request = &(const struct embedded_request){.op = EMBEDDED_ALLOC, .size = 64}};
     embed_run(heap, &call, 30000);
     assert_int_equal(call.err, 0);
     object = call.value;
@@ -168,7 +174,8 @@ static void a_lone_thread_wakes_nobody(void **state)
     count_writes_of(pthread_self());
     long before = library_sleeps();
     for (int i = 0; i < COUNT; i++) {
-        struct embedded_call call = {.op = EMBEDDED_ADD_U64, .ptr = object, .delta = 1};
+        struct embedded_call call = {.request = &(const struct embedded_request){
+                                         .op = EMBEDDED_ADD_U64, .ptr = object, .delta = 1}};
         embed_run(heap, &call, 30000);
         assert_int_equal(call.err, 0);
     }
@@ -207,18 +214,20 @@ static void a_long_row_is_written_while_it_grows(void **state)
     enum { COUNT = 64, BYTES = 16384 };
     static struct call calls[COUNT];
     static uint8_t bytes[BYTES];
-    struct embedded_call alloc = {.op = EMBEDDED_ALLOC, .size = BYTES};
+    struct embedded_call alloc = {
+        .request = &(const struct embedded_request){.op = EMBEDDED_ALLOC, .size = BYTES}};
     embed_run(heap, &alloc, 30000);
     assert_int_equal(alloc.err, 0);
     uint64_t before = log_writes();
     for (int i = 0; i < COUNT; i++) {
         memset(bytes, i, sizeof bytes);
         memset(&calls[i], 0, sizeof calls[i]);
-        calls[i].call = (struct embedded_call){.op = EMBEDDED_WRITE,
-                                               .ptr = alloc.value,
-                                               .data = slice_of(bytes, sizeof bytes),
-                                               .settled = on_settled,
-                                               .done = on_done};
+        calls[i].call = (struct embedded_call){
+            .request = &(const struct embedded_request){.op = EMBEDDED_WRITE,
+                                                        .ptr = alloc.value,
+                                                        .data = slice_of(bytes, sizeof bytes)},
+            .settled = on_settled,
+            .done = on_done};
         embed_submit(heap, &calls[i].call);
         memset(bytes, 0xee, sizeof bytes); /* the call has its own copy */
     }
@@ -230,7 +239,8 @@ static void a_long_row_is_written_while_it_grows(void **state)
         assert_true(log_writes() - before >= COUNT * BYTES / (BATCH_BYTES_CLOSE + BYTES) - 1);
     }
     struct embedded_call read = {
-        .op = EMBEDDED_READ, .ptr = alloc.value, .out = bytes, .size = sizeof bytes};
+        .request = &(const struct embedded_request){
+            .op = EMBEDDED_READ, .ptr = alloc.value, .out = bytes, .size = sizeof bytes}};
     embed_run(heap, &read, 30000);
     assert_int_equal(read.err, 0);
     for (int i = 0; i < BYTES; i++) {
@@ -259,7 +269,10 @@ static void a_wanted_call_is_done_by_the_library_thread(void **state)
     memset(&c, 0, sizeof c);
     c.wants_done = true;
     c.call = (struct embedded_call){
-        .op = EMBEDDED_ADD_U64, .ptr = object, .delta = 1, .settled = on_settled, .done = on_done};
+        .request =
+            &(const struct embedded_request){.op = EMBEDDED_ADD_U64, .ptr = object, .delta = 1},
+        .settled = on_settled,
+        .done = on_done};
     embed_submit(heap, &c.call);
     embed_want(db, &c.call);
     for (int i = 0; i < 5000 && !atomic_load(&c.done); i++) {
@@ -296,14 +309,14 @@ static void a_wait_with_a_limit_ends_in_time(void **state)
     if (mode == EMBED_MODE_PMEM) {
         skip();
     }
-    (void)pthread_mutex_lock(&gate);
+    atomic_store(&held, true);
     submit_add(&c);
     (void)clock_gettime(CLOCK_MONOTONIC, &from);
     assert_false(embed_wait(db, &c.call, 20));
     (void)clock_gettime(CLOCK_MONOTONIC, &to);
     assert_true((to.tv_sec - from.tv_sec) * 1000 + (to.tv_nsec - from.tv_nsec) / 1000000 >= 19);
     assert_int_equal(atomic_load(&c.settled), 0);
-    (void)pthread_mutex_unlock(&gate);
+    atomic_store(&held, false);
     assert_true(embed_wait(db, &c.call, 30000));
     assert_int_equal(c.call.err, 0);
     assert_int_equal(value_now(), 1);
