@@ -95,10 +95,11 @@ struct txn_verdict {
 const char *txn_anomaly_name(enum txn_anomaly anomaly);
 
 /* Judges a history. Transactions that still run count as unknown. Of each strongly connected set of
- * transactions one cycle is reported: of the weakest level's class that the levels forbid, else the
- * weakest that they allow; the shortest, unless the set is so large that the search was cut short.
- * Time and memory are linear in the history as long as there are no cycles. Two appends of one
- * value to one key break the contract of history.h and end the test. */
+ * transactions one cycle is reported, a shortest one: of the weakest class that is forbidden, else
+ * of the weakest. In a set of many thousand the search is cut short: its cycle may be longer, and a
+ * G-single be called G-nonadjacent, which the same levels forbid. Time and memory are linear in the
+ * history as long as there are no cycles. Two appends of one value to one key break the contract of
+ * history.h and end the test. */
 void txn_check(const struct txn_history *h, enum txn_level level, struct txn_verdict *out);
 
 #endif

@@ -278,9 +278,8 @@ static void judge_unseen(struct work *k, uint32_t op)
 {
     const struct key_order *o = &k->keys[k->op_key[op]];
     const struct txn *t = &k->h->txns[k->op_txn[op]];
-    if (t->status != TXN_COMMITTED || o->fresh_reader == TXN_NONE ||
-        k->h->txns[o->fresh_reader].start <= t->end) {
-        return;
+    if (o->fresh_reader == TXN_NONE || k->h->txns[o->fresh_reader].start <= t->end) {
+        return; /* so too if its outcome is unknown: that never ended */
     }
     check__report(k->in->verdict, TXN_LOST, o->written_unguarded,
                   NAME " appended %" PRIu64 " to " KEY ", in no list though " NAME " read it later",
