@@ -25,10 +25,10 @@ bool bank_audit(struct bank *b, uint64_t what, const int64_t *balances, uint32_t
         return true;
     }
     if (b->wrong++ == 0) {
-        snprintf(b->first_wrong, sizeof b->first_wrong,
-                 "audit %" PRIu64 ": total %" PRId64 " instead of %" PRId64 "%s%s", what, sum,
-                 b->total, overdrawn ? ", an account below zero" : "",
-                 overflow ? ", overflow" : "");
+        (void)snprintf(b->first_wrong, sizeof b->first_wrong,
+                       "audit %" PRIu64 ": total %" PRId64 " instead of %" PRId64 "%s%s", what, sum,
+                       b->total, overdrawn ? ", an account below zero" : "",
+                       overflow ? ", overflow" : "");
     }
     return false;
 }

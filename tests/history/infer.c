@@ -13,6 +13,7 @@ struct key_order {
     uint32_t count;
     uint32_t reader;
     uint32_t begin;         /* of its appends, in work.order */
+    uint32_t updater;       /* read the whole order and made an append that no list shows */
     uint32_t fresh_reader;  /* the last to begin that read the key, at no older version */
     bool written_unguarded; /* by a read committed transaction: appends may be overwritten */
     bool has_tail;          /* committed appends that no list shows */
@@ -181,7 +182,7 @@ static void count_seen(struct work *k)
 static void count_all(struct work *k)
 {
     for (uint32_t key = 0; key < k->in->keys; key++) {
-        k->keys[key].reader = k->keys[key].fresh_reader = TXN_NONE;
+        k->keys[key].reader = k->keys[key].fresh_reader = k->keys[key].updater = TXN_NONE;
     }
     for (uint32_t t = 0; t < k->h->txn_count; t++) {
         if (k->h->txns[t].status == TXN_COMMITTED) {
@@ -287,6 +288,18 @@ static void judge_unseen(struct work *k, uint32_t op)
                   NAMED(o->fresh_reader));
 }
 
+/* A list that shows an append but not the one that the same transaction made before it. */
+static void judge_torn(struct work *k, uint32_t op)
+{
+    uint32_t before = k->own_before[op];
+    if (before != TXN_NONE && k->position[before] == TXN_NONE) {
+        check__report(k->in->verdict, TXN_LOST, false,
+                      NAME " appended %" PRIu64 " to " KEY ", in no list though its next is",
+                      NAMED(k->op_txn[op]), k->h->ops[before].value,
+                      k->in->key_name[k->op_key[op]]);
+    }
+}
+
 /* ---- edges ---- */
 
 static uint32_t tail_of(const struct work *k, uint32_t key, enum edge_kind kind)
@@ -342,6 +355,22 @@ static void link_seen(struct work *k, uint32_t op, uint32_t a)
     }
 }
 
+/* Two transactions read the same version and appended to it: whichever came second missed the
+ * first. No list shows which one it was, so there is no edge to add; but it is a lost update. */
+static void judge_update(struct work *k, uint32_t op)
+{
+    uint32_t t = k->op_txn[op], *updater = &k->keys[k->op_key[op]].updater;
+    if (k->in->level[t] == TXN_LEVEL_READ_COMMITTED) {
+        return;
+    }
+    if (*updater != TXN_NONE && *updater != t) {
+        check__report(k->in->verdict, TXN_G_SINGLE, false,
+                      NAME " and " NAME " both appended to one version of " KEY, NAMED(*updater),
+                      NAMED(t), k->in->key_name[k->op_key[op]]);
+    }
+    *updater = t;
+}
+
 static void link_read(struct work *k, uint32_t op)
 {
     uint32_t t = k->op_txn[op], key = k->op_key[op], count = k->shown[op];
@@ -365,7 +394,9 @@ static void link_read(struct work *k, uint32_t op)
         if (next != TXN_NONE) {
             graph__add(&k->in->graph, t, next, key, EDGE_RW);
         }
-    } else if (o->has_tail && !has_unseen(k, t, key)) {
+    } else if (o->has_tail && has_unseen(k, t, key)) {
+        judge_update(k, op);
+    } else if (o->has_tail) {
         graph__add(&k->in->graph, t, tail_of(k, key, EDGE_RW), key, EDGE_RW);
     }
 }
@@ -395,7 +426,12 @@ static void link_all(struct work *k)
 {
     struct graph *g = &k->in->graph;
     for (uint32_t i = 0; i < k->h->op_count; i++) {
-        if (!k->h->ops[i].is_read && k->in->counts[k->op_txn[i]] && k->position[i] == TXN_NONE) {
+        if (k->h->ops[i].is_read || !k->in->counts[k->op_txn[i]]) {
+            continue;
+        }
+        if (k->position[i] != TXN_NONE) {
+            judge_torn(k, i);
+        } else {
             uint32_t key = k->op_key[i];
             k->keys[key].has_tail = true;
             graph__add(g, tail_of(k, key, EDGE_WW), k->op_txn[i], key, EDGE_WW);

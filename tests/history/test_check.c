@@ -282,6 +282,19 @@ static void a_lost_append_is_found(void **state)
     among(TXN_LEVEL_STRICT, TXN_REAL_TIME);
 }
 
+static void a_torn_transaction_is_found(void **state)
+{
+    (void)state;
+    uint32_t a = begin(), b = begin();
+    append(a, X, 1);
+    append(a, X, 2);
+    SEE(b, X, 2, 0);
+    commit(a);
+    commit(b);
+    among(TXN_LEVEL_READ_COMMITTED, TXN_LOST);
+    text_is("lost append: T0(p1) appended 1 to k10, in no list though its next is");
+}
+
 static void own_appends_must_be_seen(void **state)
 {
     (void)state;
@@ -421,6 +434,21 @@ static void a_lost_update_is_g_single(void **state)
     txn_check(&h, TXN_LEVEL_READ_COMMITTED, &v);
     assert_int_equal(v.outcome, TXN_OK);
     assert_int_equal(v.found[TXN_G_SINGLE], 1);
+}
+
+static void a_lost_update_that_nobody_saw_is_g_single(void **state)
+{
+    (void)state;
+    uint32_t a = begin(), b = begin();
+    SEE(a, X, 0);
+    append(a, X, 1);
+    append(b, X, 2);
+    SEE(b, X, 2, 0);
+    commit(a);
+    commit(b);
+    only(TXN_LEVEL_STRICT, TXN_G_SINGLE, true);
+    text_is("G-single: T0(p1) and T1(p2) both appended to one version of k10");
+    clean(TXN_LEVEL_READ_COMMITTED);
 }
 
 static void long_fork_is_g_nonadjacent(void **state)
@@ -607,6 +635,7 @@ int main(void)
         TEST(a_duplicate_append_is_found),
         TEST(an_incompatible_order_is_found),
         TEST(a_lost_append_is_found),
+        TEST(a_torn_transaction_is_found),
         TEST(own_appends_must_be_seen),
         TEST(own_appends_must_be_in_order),
         TEST(own_appends_must_not_be_seen_before),
@@ -617,6 +646,7 @@ int main(void)
         TEST(read_skew_is_g_single),
         TEST(a_fuzzy_read_is_g_single),
         TEST(a_lost_update_is_g_single),
+        TEST(a_lost_update_that_nobody_saw_is_g_single),
         TEST(long_fork_is_g_nonadjacent),
         TEST(write_skew_is_g2),
         TEST(each_transaction_is_held_to_what_it_asked_for),

@@ -332,15 +332,19 @@ static void take_out(struct world *w, struct place p, uint32_t at)
     memmove(list + at, list + at + 1, (w->h.ops[p.op].count - at) * sizeof *list);
 }
 
-/* A value disappears from the middle of one list. */
+/* A value disappears from the middle of one list, whose reader began after it was committed. */
 static bool drop_from_one(struct world *w)
 {
     struct place p;
-    if (!draw_read(w, 2, &p)) {
-        return false;
+    for (int attempt = 0; attempt < 1000 && draw_read(w, 2, &p); attempt++) {
+        uint32_t at = (uint32_t)draw(w, w->h.ops[p.op].count - 1);
+        const struct txn *writer = &w->h.txns[writer_of(w, list_of(w, p)[at])];
+        if (writer->status == TXN_COMMITTED && writer->end < w->h.txns[p.txn].start) {
+            take_out(w, p, at);
+            return true;
+        }
     }
-    take_out(w, p, (uint32_t)draw(w, w->h.ops[p.op].count - 1));
-    return true;
+    return false;
 }
 
 /* A value disappears from every list, though a transaction read the key after it was committed. */
