@@ -161,7 +161,8 @@ static void check_reserved(struct check *c)
                      "page 0: the safepoint is ahead of the clock; no version could be read");
     }
     if (hd->lease_next == 0 || hd->lease_next >> (PLACE_BITS - 1) != 0 ||
-        hd->clock > UINT64_MAX / 2) {
+        hd->clock > UINT64_MAX / 2 || hd->last_order >> ORDER_INDEX_SHIFT > hd->index ||
+        hd->history_from > hd->last_order) {
         check_damage(c, "header-field", "page 0: a number that only goes up is at its end");
     }
 }
@@ -230,6 +231,7 @@ static void check_counters(struct check *c)
     count(c, "bytes of undo records", c->queued_bytes, hd->undo_bytes);
     count(c, "undo records in objects' chains", c->chained, c->queued);
     count(c, "records of freed objects", c->queued_frees, c->dead);
+    count(c, "placeholders of roots", c->roots_reserved, hd->roots_reserved);
     count(c, "objects with a history", c->histories, hd->maps[HEAP_MAP_UNDO].count);
 }
 

@@ -25,6 +25,7 @@ struct check {
     uint64_t chunks;
     uint64_t histories; /* objects with OBJECT_HISTORY */
     uint64_t leased, leases_left;
+    uint64_t roots_reserved; /* placeholders */
     uint64_t map_nodes;
     uint64_t queued, queued_frees, queued_bytes; /* undo records in the queue */
     uint64_t chained;                            /* and in objects' chains */

@@ -122,6 +122,18 @@ static uint32_t check_tree(struct tree *t, uint64_t place, const struct map_node
 
 /* ---- what the engine's own records say ---- */
 
+/* Pointer and version are both 0 in a placeholder, and only there. */
+static void root_target(struct check *c, struct slice key, struct slice value)
+{
+    struct root_record r;
+    memcpy(&r, value.data, sizeof r);
+    if ((r.ptr == 0) != (r.version == 0) || r.version > c->hd->clock) {
+        check_damage(c, "root-record", "root \"%.*s\": its version makes no sense", (int)key.len,
+                     (const char *)key.data);
+    }
+    c->roots_reserved += r.ptr == 0;
+}
+
 static void root_record(struct check *c, struct slice key, struct slice value)
 {
     if (value.len != sizeof(struct root_record)) {
@@ -130,6 +142,8 @@ static void root_record(struct check *c, struct slice key, struct slice value)
     } else if (!heap_root_name_is_valid(key)) {
         check_damage(c, "root-record", "root \"%.*s\": not a name that a root can have",
                      (int)key.len, (const char *)key.data);
+    } else {
+        root_target(c, key, value);
     }
 }
 

@@ -1,4 +1,4 @@
-/* The check of history: the queue of undo records in order of time, and each object's chain.
+/* The check of history: the queue of undo records in order of apply, and each object's chain.
  *
  * Links go both ways and are compared at both ends, and both walks begin at a record without a
  * predecessor: so neither can come to a record twice. Both must count the same records. */
@@ -6,8 +6,6 @@
 #include <string.h>
 
 #include "alloc/check.h"
-
-#define SAME_TIME_MAX 65536u
 
 /* The record at a place, if its numbers fit each other and its block. */
 static const struct undo_record *record_at(const struct check *c, uint64_t place)
@@ -33,26 +31,11 @@ static void fault(struct check *c, const char *code, uint64_t place, const char 
                  place == 0 ? 0 : place_offset(place), what);
 }
 
-/* Is the record's older one before it in the queue too? When the times are the same only the way
- * there can tell. Records of one command stand side by side: it is short. */
+/* Is the record's older one before it in the queue too? Both are in it, which is sorted. */
 static bool older_comes_first(const struct check *c, const struct undo_record *r)
 {
     const struct undo_record *older = r->older == 0 ? NULL : record_at(c, r->older);
-    if (older == NULL || older->at != r->at) {
-        return r->older == 0 || (older != NULL && older->at < r->at);
-    }
-    uint64_t place = r->prev;
-    for (uint32_t i = 0; place != 0 && i < SAME_TIME_MAX; i++) {
-        if (place == r->older) {
-            return true;
-        }
-        const struct undo_record *before = record_at(c, place);
-        if (before == NULL || before->at != r->at) {
-            return false;
-        }
-        place = before->prev;
-    }
-    return false;
+    return r->older == 0 || (older != NULL && older->order < r->order && older->at <= r->at);
 }
 
 /* What it keeps, by itself; check_undo_chain() compares it with the object as it was. */
@@ -97,21 +80,21 @@ void check_undo_queue(struct check *c)
 {
     const struct heap_header *hd = c->hd;
     uint64_t prev = 0;
-    uint64_t at = 0;
+    uint64_t order = 0;
     for (uint64_t place = hd->undo_head; place != 0 && !c->stop;) {
         const struct undo_record *r = record_at(c, place);
         if (r == NULL || r->prev != prev || ++c->queued > c->blocks[POOL_UNDO]) {
             fault(c, "undo-queue", place, "no such record in the queue; history behind it is lost");
             return;
         }
-        if (r->at < at) {
+        if (r->order <= order || r->order > hd->last_order) {
             fault(c, "undo-queue", place, "out of order; it would be reclaimed too early");
         }
         check_record(c, place, r);
         c->queued_frees += r->kind == UNDO_FREE;
         c->queued_bytes += r->chunks == 0 ? sizeof *r + r->len
                                           : undo_chunks_at(r->len) + r->chunks * sizeof(uint64_t);
-        at = r->at;
+        order = r->order;
         prev = place;
         place = r->next;
     }

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "alloc/engine.h"
+#include "alloc/intent.h"
 
 /* What no command's result may be: the replica is broken, or out of memory, and must stop (I2). */
 static bool is_fatal(int rv)
@@ -105,34 +106,21 @@ static int apply_write_if_version(struct heap *h, uint64_t version, const struct
 
 /* ---- roots ---- */
 
-bool heap_root_name_is_valid(struct slice name)
+/* May the name lead to `ptr` (0: go)? */
+static int root_is_open(const struct heap *h, struct slice name, uint64_t ptr)
 {
-    return name.len > 0 && name.len <= ROOT_NAME_BYTES_MAX &&
-           memchr(name.data, 0, name.len) == NULL;
-}
-
-int heap_root_get(const struct heap *heap, struct slice name, struct root_record *out)
-{
-    struct slice value;
-    memset(out, 0, sizeof *out);
-    int rv = heap_map_get(heap, HEAP_MAP_ROOTS, name, &value);
-    if (rv == 0) {
-        assert(value.len == sizeof *out);
-        memcpy(out, value.data, sizeof *out);
-    }
-    return rv;
-}
-
-static int root_put(struct heap *h, struct slice name, uint64_t ptr, uint64_t version)
-{
-    struct root_record record = {.ptr = ptr, .version = version};
-    return heap_map_put(h, HEAP_MAP_ROOTS, name, slice_of(&record, sizeof record));
+    struct root_record now;
+    bool exists = heap_root_get(h, name, &now) == 0;
+    return intent_check_root(h, name, exists != (ptr != 0));
 }
 
 static int apply_root_set(struct heap *h, uint64_t version, const struct heap_command *c)
 {
-    return c->ptr == 0 || !heap_root_name_is_valid(c->name) ? ERR_INVAL
-                                                            : root_put(h, c->name, c->ptr, version);
+    if (c->ptr == 0 || !heap_root_name_is_valid(c->name)) {
+        return ERR_INVAL;
+    }
+    int rv = root_is_open(h, c->name, c->ptr);
+    return rv == 0 ? root_change(h, version, c->name, c->ptr) : rv;
 }
 
 static int apply_root_compare_and_set(struct heap *h, uint64_t version,
@@ -141,31 +129,48 @@ static int apply_root_compare_and_set(struct heap *h, uint64_t version,
     if (!heap_root_name_is_valid(c->name)) {
         return ERR_INVAL;
     }
+    int rv = root_is_open(h, c->name, c->ptr);
+    if (rv != 0) {
+        return rv;
+    }
     struct root_record now;
-    bool exists = heap_root_get(h, c->name, &now) == 0;
+    (void)heap_root_get(h, c->name, &now);
     if (now.ptr != c->expected_ptr) {
         out->version = now.version;
         out->value = now.ptr;
         return ERR_CONFLICT;
     }
-    if (c->ptr != 0) {
-        return root_put(h, c->name, c->ptr, version);
-    }
-    return exists ? heap_map_delete(h, HEAP_MAP_ROOTS, c->name) : 0;
+    return root_change(h, version, c->name, c->ptr);
 }
 
-static int apply_root_delete(struct heap *h, const struct heap_command *c, struct heap_outcome *out)
+static int apply_root_delete(struct heap *h, uint64_t version, const struct heap_command *c,
+                             struct heap_outcome *out)
 {
     if (!heap_root_name_is_valid(c->name)) {
         return ERR_INVAL;
     }
     struct root_record now;
-    int rv = heap_root_get(h, c->name, &now);
+    int rv = root_is_open(h, c->name, 0);
+    rv = rv == 0 ? heap_root_get(h, c->name, &now) : rv;
     if (rv != 0) {
         return rv;
     }
     out->value = now.ptr;
-    return heap_map_delete(h, HEAP_MAP_ROOTS, c->name);
+    return root_change(h, version, c->name, 0);
+}
+
+/* ---- transactions ---- */
+
+static int apply_transact(struct heap *h, uint64_t version, const struct heap_command *c,
+                          struct heap_outcome *out)
+{
+    struct txn_conflict conflict;
+    int rv = txn_apply_one(h, version, c->data, &conflict);
+    if (rv == ERR_CONFLICT) {
+        out->value = conflict.what;
+        out->version = conflict.version;
+    }
+    return rv;
 }
 
 /* ---- upkeep ---- */
@@ -210,7 +215,7 @@ static int apply(struct heap *h, uint64_t version, const struct heap_command *c,
     case HEAP_COMMAND_ROOT_COMPARE_AND_SET:
         return apply_root_compare_and_set(h, version, c, out);
     case HEAP_COMMAND_ROOT_DELETE:
-        return apply_root_delete(h, c, out);
+        return apply_root_delete(h, version, c, out);
     case HEAP_COMMAND_TYPE_REGISTER:
         return heap_type_register(h, version, c->type, c->data);
     case HEAP_COMMAND_LEASE:
@@ -225,17 +230,29 @@ static int apply(struct heap *h, uint64_t version, const struct heap_command *c,
     case HEAP_COMMAND_TRIM:
         out->value = heap_trim(h, c->size);
         return 0;
+    case HEAP_COMMAND_TRANSACT:
+        return apply_transact(h, version, c, out);
     case HEAP_COMMAND_KINDS:
     default:
         return ERR_PROTOCOL;
     }
 }
 
+/* Commands that change the object that `ptr` names. */
+static bool changes_object(enum heap_command_kind kind)
+{
+    return kind >= HEAP_COMMAND_ALLOC && kind <= HEAP_COMMAND_WRITE_IF_VERSION;
+}
+
 int heap_apply(struct heap *heap, uint64_t version, const struct heap_command *command,
                struct heap_outcome *out)
 {
     memset(out, 0, sizeof *out);
-    int rv = apply(heap, version, command, out);
+    int rv = changes_object(command->kind) ? intent_check_object(heap, command->ptr) : 0;
+    rv = rv == 0 ? apply(heap, version, command, out) : rv;
+    if (rv == ERR_TX_UNDECIDED) {
+        out->value = changes_object(command->kind) ? command->ptr : 0;
+    }
     if (is_fatal(rv)) {
         return rv;
     }

@@ -23,6 +23,7 @@ enum heap_command_kind {
     HEAP_COMMAND_RECLAIM,              /* safepoint: if_version; count: records */
     HEAP_COMMAND_DEFRAG,               /* count: bytes */
     HEAP_COMMAND_TRIM,                 /* size: bytes */
+    HEAP_COMMAND_TRANSACT,             /* data: a part (alloc/txn.h) */
     HEAP_COMMAND_KINDS
 };
 
@@ -39,11 +40,13 @@ struct heap_command {
 struct heap_outcome {
     /* 0 or an ERR_* of the command itself. */
     int code;
-    /* CONFLICT: of the object or root as it is. Else the caller's business. */
+    /* CONFLICT: of the object or root as it is (TRANSACT: of what conflicts). Else the caller's
+     * business. */
     uint64_t version;
     /* ALLOC: pointer. ADD_U64: the value before. ROOT_COMPARE_AND_SET with CONFLICT: where it
      * points. ROOT_DELETE: where it pointed. LEASE: number of the lease. RECLAIM: records left.
-     * DEFRAG: bytes moved << 1 | is there more. TRIM: bytes given back. */
+     * DEFRAG: bytes moved << 1 | is there more. TRIM: bytes given back. TRANSACT with CONFLICT:
+     * what conflicts (struct txn_conflict). TX_UNDECIDED: the pointer, 0 a root. */
     uint64_t value;
 };
 

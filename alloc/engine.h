@@ -317,8 +317,8 @@ static inline uint64_t slot_get(const struct heap *h, uint64_t slot)
 int slot_prepare(struct heap *h, uint64_t *slot);
 /* Binds the slot that slot_prepare() named, as LIVE or LEASED. Returns its generation. */
 uint32_t slot_take(struct heap *h, uint64_t slot, enum slot_state state, uint64_t place);
-/* A LIVE, LEASED or DEAD slot becomes another of these, or gets another place; its generation
- * stays. */
+/* A LIVE, LEASED, DEAD or PREPARED slot becomes another of these, or gets another place; its
+ * generation stays. */
 void slot_set(struct heap *h, uint64_t slot, enum slot_state state, uint64_t place);
 /* The slot goes back: next generation, or RETIRED. */
 void slot_release(struct heap *h, uint64_t slot);
@@ -327,8 +327,8 @@ void slot_release(struct heap *h, uint64_t slot);
 
 /* Is the pointer leased to this session? ERR_INVAL, ERR_STALE. */
 int lease_find_slot(const struct heap *h, uint64_t session, uint64_t ptr);
-/* The slot becomes LIVE and leaves its lease. */
-void lease_use_slot(struct heap *h, uint64_t slot, uint64_t place);
+/* The slot leaves its lease as LIVE or PREPARED. */
+void lease_use_slot(struct heap *h, uint64_t slot, enum slot_state state, uint64_t place);
 
 /* ---- object.c -------------------------------------------------------------------------------- */
 
@@ -407,6 +407,17 @@ int object_find(const struct heap *h, uint64_t ptr, bool dead, uint64_t *place);
 /* Frees the block and, of a table, the chunks; not the slot. */
 void object_drop(struct heap *h, uint64_t place);
 void object_set_flag(struct heap *h, uint64_t place, enum object_flag flag, bool on);
+/* Can an object be so large, and begin with these bytes? ERR_INVAL, ERR_TOOBIG. */
+int object_size_check(uint64_t size, struct slice init);
+/* For transactions, which find out before what would fail. object_reserve(): an object of version 0
+ * that nobody counts (ERR_NOSPACE, ERR_NOMEM). The others return 0 or a fatal code: where there is
+ * no room for an undo record, history gives way. */
+int object_reserve(struct heap *h, uint64_t slot, uint64_t size, uint32_t type, struct slice init,
+                   uint64_t *place);
+int object_birth(struct heap *h, uint64_t version, uint64_t place);
+int object_overwrite(struct heap *h, uint64_t version, uint64_t place, uint64_t offset,
+                     struct slice data);
+int object_end(struct heap *h, uint64_t version, uint64_t place);
 /* The block of a chunk moved (its bytes are already at `to`): the link to it follows, which is in
  * its object's table, or in an undo record when it was cut off. */
 void chunk_moved(struct heap *h, uint64_t from, uint64_t to);
@@ -428,6 +439,11 @@ static inline bool undo_is_kept(const struct heap *h, uint64_t version)
  * [offset, offset + len) of its payload are kept. ERR_NOSPACE, ERR_NOMEM: nothing happened. */
 int undo_push(struct heap *h, uint64_t version, uint64_t place, enum undo_kind kind,
               uint64_t offset, uint64_t len);
+/* Nothing is known any more of what was before now: for a change that can't fail and has no room to
+ * be recorded. */
+void history_gives_way(struct heap *h);
+/* Behind history_gives_way(): the newest record of an object becomes that of its free, in place. */
+void undo_turn_into_free(struct heap *h, uint64_t place);
 
 /* The same for a change of the size: keeps the bytes, and takes over the chunks, that are cut off.
  */
@@ -447,6 +463,15 @@ static inline const struct undo_record *undo_get(const struct heap *h, uint64_t 
 void undo_moved(struct heap *h, uint64_t from, uint64_t to);
 /* Where the record has the place of the chunk of this number. */
 uint64_t undo_chunk_address(const struct heap *h, uint64_t place, uint64_t number);
+
+/* ---- root.c ---------------------------------------------------------------------------------- */
+
+/* A placeholder for a name that doesn't exist. ERR_NOSPACE, ERR_NOMEM. */
+int root_reserve(struct heap *h, struct slice name);
+void root_release(struct heap *h, struct slice name);
+/* The name leads to ptr from `version` on; 0: it goes. Of a name that exists or has a placeholder
+ * this doesn't fail. ERR_NOSPACE, ERR_NOMEM. */
+int root_change(struct heap *h, uint64_t version, struct slice name, uint64_t ptr);
 
 /* ---- map.c ----------------------------------------------------------------------------------- */
 

@@ -254,7 +254,7 @@ enum heap_map {
     HEAP_MAP_TX, /* alloc/txn.h */
     HEAP_MAP_COUNT = 8
 };
-#define MAP_KEY_BYTES_MAX   255u
+#define MAP_KEY_BYTES_MAX   256u
 #define MAP_VALUE_BYTES_MAX (128u << 10)
 
 /* Value of a key, in place. ERR_NOTFOUND. */

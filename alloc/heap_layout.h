@@ -10,8 +10,8 @@
 #include "base/assert.h"
 
 #define HEAP_MAGIC  0x315041454e524943ull /* "CIRNEAP1" */
-#define HEAP_FORMAT 2u
-#define HEAP_ENGINE 3u
+#define HEAP_FORMAT 3u
+#define HEAP_ENGINE 4u
 
 #define PAGE_SHIFT     12
 #define PAGE_BYTES     ((uint64_t)1 << PAGE_SHIFT)
@@ -95,8 +95,17 @@ struct slab_list {
  *   LIVE     place of the object's block
  *   RETIRED  the generations are used up; place 0
  *   LEASED   promised to a session: place = number of the lease
- *   DEAD     freed, but older versions may still be read: place of the object's block */
-enum slot_state { SLOT_FREE, SLOT_LIVE, SLOT_RETIRED, SLOT_LEASED, SLOT_DEAD, SLOT_STATES };
+ *   DEAD     freed, but older versions may still be read: place of the object's block
+ *   PREPARED allocated by an undecided transaction: place of the block, whose version is 0 */
+enum slot_state {
+    SLOT_FREE,
+    SLOT_LIVE,
+    SLOT_RETIRED,
+    SLOT_LEASED,
+    SLOT_DEAD,
+    SLOT_PREPARED,
+    SLOT_STATES
+};
 #define SLOT_STATE_BITS     4
 #define SLOT_GENERATION_MAX 16383u
 #define SLOTS_PER_PAGE      512u
@@ -145,6 +154,7 @@ enum object_flag {
     OBJECT_TABLE = 1,   /* wide; the payload is a table: the place of each chunk, u64 each */
     OBJECT_CHUNK = 2,   /* this block is a chunk; the slot is its object's */
     OBJECT_HISTORY = 4, /* HEAP_MAP_UNDO has its newest undo record */
+    OBJECT_INTENT = 8,  /* HEAP_MAP_TX has an intent on it */
 };
 
 /* Objects above OBJECT_CHUNK_BYTES are tables of chunks of that size, each a block of its own with
@@ -179,13 +189,16 @@ struct undo_record {
     uint64_t slot;       /* whose */
     uint64_t older;      /* place: the object's next older record; 0: none */
     uint64_t newer;      /* place: the object's next newer record; 0: this is the newest */
-    uint64_t next, prev; /* places, in order of time, over all objects: the queue */
+    uint64_t next, prev; /* places, in order of apply, over all objects: the queue */
     uint64_t size;       /* the object's size before */
     uint64_t offset;
     uint32_t len;
     uint32_t chunks;
+    uint64_t order; /* log index << 16 | number of the change in its entry: grows along the queue,
+                       which `at` need not do (a commit's may be older than the clock) */
 };
-static_assert(sizeof(struct undo_record) == 88, "media format");
+static_assert(sizeof(struct undo_record) == 96, "media format");
+#define ORDER_INDEX_SHIFT 16
 
 /* ---- maps: AVL trees of records -------------------------------------------------------------- */
 
@@ -268,6 +281,14 @@ struct heap_header {
     uint64_t lease_next;             /* number of the next lease; the first is 1 */
     uint64_t leased_count;
     uint64_t moved_blocks, moved_bytes; /* by compaction, ever */
+
+    uint64_t directory;    /* version of the set of roots' names */
+    uint64_t last_order;   /* of the newest change */
+    uint64_t history_from; /* order: what is behind it has its undo records, until reclaimed */
+    uint64_t keep_until;   /* clock up to which history is kept for readers; 0: none */
+    uint64_t tx_oldest;    /* least prepare time of a PREPARED record; 0: none */
+    uint32_t tx_prepared, tx_committed, tx_refused; /* records of HEAP_MAP_TX */
+    uint32_t roots_reserved;                        /* placeholders among the roots */
 
     struct map_root maps[8];
     struct slab_list slabs[POOLS][40];

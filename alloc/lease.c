@@ -124,7 +124,7 @@ int lease_find_slot(const struct heap *h, uint64_t session, uint64_t ptr)
     return record->session == session ? 0 : ERR_STALE;
 }
 
-void lease_use_slot(struct heap *h, uint64_t slot, uint64_t place)
+void lease_use_slot(struct heap *h, uint64_t slot, enum slot_state state, uint64_t place)
 {
     uint64_t lease = slot_word_place(slot_get(h, slot));
     assert(is_leased(h, slot, lease));
@@ -138,7 +138,7 @@ void lease_use_slot(struct heap *h, uint64_t slot, uint64_t place)
         (void)heap_map_delete(h, HEAP_MAP_LEASES, k);
     }
     header_edit(h)->leased_count--;
-    slot_set(h, slot, SLOT_LIVE, place);
+    slot_set(h, slot, state, place);
 }
 
 int heap_lease_return(struct heap *heap, uint64_t lease)

@@ -24,7 +24,8 @@ static inline void header_put(void *at, uint64_t block, const struct object_shap
                               const struct object_view *o)
 {
     struct object_header *head = at;
-    uint64_t flags = (o->flags & OBJECT_HISTORY) | (shape->table ? OBJECT_TABLE : 0);
+    uint64_t flags =
+        (o->flags & (OBJECT_HISTORY | OBJECT_INTENT)) | (shape->table ? OBJECT_TABLE : 0);
     head->version = o->version;
     head->word = o->slot | flags << OBJECT_FLAGS_SHIFT;
     if (shape->head == sizeof *head) {
@@ -247,7 +248,7 @@ void object_drop(struct heap *h, uint64_t place)
     drop(h, place, &o);
 }
 
-static int check_size(uint64_t size, struct slice init)
+int object_size_check(uint64_t size, struct slice init)
 {
     if (size == 0 || init.len > size) {
         return ERR_INVAL;
@@ -316,7 +317,7 @@ int heap_alloc(struct heap *heap, uint64_t version, uint64_t size, uint32_t type
                uint64_t *ptr)
 {
     *ptr = 0;
-    int rv = check_size(size, init);
+    int rv = object_size_check(size, init);
     uint64_t slot = 0;
     uint64_t place = 0;
     if (rv == 0) {
@@ -334,7 +335,7 @@ int heap_alloc(struct heap *heap, uint64_t version, uint64_t size, uint32_t type
 int heap_alloc_leased(struct heap *heap, uint64_t version, uint64_t session, uint64_t ptr,
                       uint64_t size, uint32_t type, struct slice init)
 {
-    int rv = check_size(size, init);
+    int rv = object_size_check(size, init);
     uint64_t place = 0;
     if (rv == 0) {
         rv = lease_find_slot(heap, session, ptr);
@@ -343,7 +344,7 @@ int heap_alloc_leased(struct heap *heap, uint64_t version, uint64_t session, uin
         rv = object_create(heap, version, ptr_slot(ptr), size, type, init, &place);
     }
     if (rv == 0) {
-        lease_use_slot(heap, ptr_slot(ptr), place);
+        lease_use_slot(heap, ptr_slot(ptr), SLOT_LIVE, place);
     }
     return rv;
 }
@@ -386,6 +387,82 @@ int heap_free_object(struct heap *heap, uint64_t version, uint64_t ptr)
     hd->object_bytes -= o.size;
     hd->dead_count += dead;
     hd->dead_bytes += dead ? o.size : 0;
+    return 0;
+}
+
+/* ---- for transactions ---- */
+
+int object_reserve(struct heap *h, uint64_t slot, uint64_t size, uint32_t type, struct slice init,
+                   uint64_t *place)
+{
+    struct object_view o = {.size = size, .slot = slot, .type = type};
+    return build_filled(h, &o, init, place);
+}
+
+/* As undo_push(), but history gives way where there is no room for it. */
+static int record_change(struct heap *h, uint64_t version, uint64_t place, enum undo_kind kind,
+                         uint64_t offset, uint64_t len)
+{
+    int rv = undo_is_kept(h, version) ? undo_push(h, version, place, kind, offset, len) : 0;
+    if (rv == ERR_NOSPACE) {
+        history_gives_way(h);
+        rv = 0;
+    }
+    return rv;
+}
+
+int object_birth(struct heap *h, uint64_t version, uint64_t place)
+{
+    int rv = record_change(h, version, place, UNDO_BIRTH, 0, 0);
+    if (rv != 0) {
+        return rv;
+    }
+    struct object_view o;
+    object_decode(h, place, &o);
+    object_set_version(h, place, version);
+    struct heap_header *hd = header_counts_edit(h);
+    hd->object_count++;
+    hd->object_bytes += o.size;
+    return 0;
+}
+
+int object_overwrite(struct heap *h, uint64_t version, uint64_t place, uint64_t offset,
+                     struct slice data)
+{
+    struct object_view o;
+    int rv = record_change(h, version, place, UNDO_WRITE, offset, data.len);
+    if (rv == 0) {
+        object_decode(h, place, &o);
+        object_set_version(h, place, version);
+        object_put_bytes(h, &o, offset, data.data, data.len);
+    }
+    return rv;
+}
+
+int object_end(struct heap *h, uint64_t version, uint64_t place)
+{
+    int rv = record_change(h, version, place, UNDO_FREE, 0, 0);
+    if (rv != 0) {
+        return rv;
+    }
+    struct object_view o;
+    object_decode(h, place, &o);
+    struct heap_header *hd = header_counts_edit(h);
+    hd->object_count--;
+    hd->object_bytes -= o.size;
+    if ((o.flags & OBJECT_HISTORY) == 0) {
+        slot_release(h, o.slot);
+        drop(h, place, &o);
+        return 0;
+    }
+    /* Its records name its slot, so it outlives its free. */
+    if (!undo_is_kept(h, version)) {
+        undo_turn_into_free(h, place);
+    }
+    object_set_version(h, place, version);
+    slot_set(h, o.slot, SLOT_DEAD, place);
+    hd->dead_count++;
+    hd->dead_bytes += o.size;
     return 0;
 }
 

@@ -131,7 +131,8 @@ uint32_t slot_take(struct heap *h, uint64_t slot, enum slot_state state, uint64_
 static bool is_bound(uint64_t word)
 {
     enum slot_state state = slot_word_state(word);
-    return state == SLOT_LIVE || state == SLOT_LEASED || state == SLOT_DEAD;
+    return state == SLOT_LIVE || state == SLOT_LEASED || state == SLOT_DEAD ||
+           state == SLOT_PREPARED;
 }
 
 void slot_set(struct heap *h, uint64_t slot, enum slot_state state, uint64_t place)

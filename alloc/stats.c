@@ -98,7 +98,7 @@ void heap_get_stats(const struct heap *heap, struct heap_stats *out)
     out->largest_free_bytes = largest_free_bytes(heap);
     out->metadata_space_bytes = out->arena_bytes - hd->data_bytes;
     out->metadata_object_bytes = object_metadata_bytes(heap);
-    out->root_count = hd->maps[HEAP_MAP_ROOTS].count;
+    out->root_count = hd->maps[HEAP_MAP_ROOTS].count - hd->roots_reserved;
     out->session_count = hd->maps[HEAP_MAP_SESSIONS].count;
     out->type_count = hd->maps[HEAP_MAP_TYPES].count;
     out->dead_count = hd->dead_count;

@@ -66,7 +66,7 @@ struct txn_cursor {
     uint32_t left;
     bool failed;
 };
-int txn_part_open(struct slice part, struct txn_part_header *header, struct txn_cursor *cursor);
+int txn_part_open(struct slice part, struct txn_part_header *head, struct txn_cursor *cursor);
 /* False at the end, or (failed) at damage. */
 bool txn_part_next(struct txn_cursor *cursor, struct txn_item *item, struct slice *name,
                    struct slice *bytes);

@@ -1,6 +1,7 @@
 /* Undo records: what changes took away. Per object a chain, newest first, that HEAP_MAP_UNDO starts
  * (the object's header says whether there is one); over all objects a queue in the order in which
- * the changes were applied (X17), which is what heap_reclaim() eats from the old end. The order in
+ * the changes were applied (X17), which is what heap_reclaim() eats from the old end: a record that
+ * isn't due holds up those behind it. The order in
  * a chain is that of the queue, so the record at the head of the queue is always the oldest of its
  * object. */
 #include <string.h>
@@ -59,6 +60,7 @@ static int chain_push(struct heap *h, uint64_t place, struct undo_record *r, uin
         uint8_t *newest = newest_edit(h, r->slot);
         uint64_t older = load_u64(newest);
         assert(undo_get(h, older)->at <= r->at);
+        assert(undo_get(h, older)->order < r->order);
         assert(undo_get(h, older)->kind != UNDO_FREE);
         undo_edit(h, older)->newer = place;
         r->older = older;
@@ -87,6 +89,15 @@ static void queue_push(struct heap *h, uint64_t place, struct undo_record *r)
     hd->undo_bytes += undo_bytes(r);
 }
 
+static uint64_t next_order(const struct heap *h)
+{
+    const struct heap_header *hd = header(h);
+    uint64_t first = hd->index << ORDER_INDEX_SHIFT;
+    uint64_t next = hd->last_order < first ? first : hd->last_order + 1;
+    assert(next >> ORDER_INDEX_SHIFT == hd->index);
+    return next;
+}
+
 /* r: kind, at, offset, len and chunks are set; the rest comes from the object. */
 static int push(struct heap *h, uint64_t object, const struct object_view *o, struct undo_record *r)
 {
@@ -97,6 +108,7 @@ static int push(struct heap *h, uint64_t object, const struct object_view *o, st
     }
     r->magic = BLOCK_MAGIC_UNDO;
     r->slot = o->slot;
+    r->order = next_order(h);
     if (r->kind != UNDO_BIRTH) {
         r->before = o->version;
         r->size = o->size;
@@ -106,6 +118,7 @@ static int push(struct heap *h, uint64_t object, const struct object_view *o, st
         block_free(h, POOL_UNDO, place);
         return rv;
     }
+    header_edit(h)->last_order = r->order;
     queue_push(h, place, r);
     uint8_t *to = arena_write(&h->arena, block_address(h, place), undo_bytes(r));
     memcpy(to, r, sizeof *r);
@@ -181,6 +194,36 @@ void undo_moved(struct heap *h, uint64_t from, uint64_t to)
         uint64_t at = block_address(h, to) + undo_chunks_at(r->len) + i * 8;
         chunk_set_keeper(h, load_u64(arena_at(&h->arena, at)), to);
     }
+}
+
+/* ---- without room ---- */
+
+void history_gives_way(struct heap *h)
+{
+    struct heap_header *hd = header_edit(h);
+    hd->safepoint = hd->clock > hd->safepoint ? hd->clock : hd->safepoint;
+    hd->last_order = next_order(h); /* of the change that isn't recorded */
+    hd->history_from = hd->last_order;
+}
+
+void undo_turn_into_free(struct heap *h, uint64_t place)
+{
+    struct object_view o;
+    object_decode(h, place, &o);
+    uint64_t newest = undo_newest(h, o.slot);
+    struct undo_record *r = undo_edit(h, newest);
+    assert(r->newer == 0);
+    header_edit(h)->undo_bytes -= undo_bytes(r) - sizeof *r;
+    for (uint32_t i = 0; i < r->chunks; i++) {
+        uint64_t at = block_address(h, newest) + undo_chunks_at(r->len) + i * 8u;
+        chunk_drop(h, load_u64(arena_at(&h->arena, at)));
+    }
+    r->kind = UNDO_FREE;
+    r->before = o.version;
+    r->size = o.size;
+    r->offset = 0;
+    r->len = 0;
+    r->chunks = 0;
 }
 
 /* ---- reclaiming ---- */

@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "alloc/engine.h"
+#include "alloc/txn.h"
 
 uint64_t heap_safepoint(const struct heap *heap)
 {
@@ -33,14 +34,6 @@ static int find_any(const struct heap *h, uint64_t ptr, uint64_t *place, bool *d
     return rv;
 }
 
-/* Promised, but not yet born (X12). */
-static bool is_unborn(const struct heap *h, uint64_t ptr)
-{
-    uint64_t word = slot_get(h, ptr_slot(ptr));
-    return slot_word_state(word) == SLOT_LEASED &&
-           slot_word_generation(word) == ptr_generation(ptr);
-}
-
 static int go_back(const struct heap *h, uint64_t at, uint64_t ptr, struct past *p)
 {
     if (at < heap_safepoint(h)) {
@@ -50,7 +43,7 @@ static int go_back(const struct heap *h, uint64_t at, uint64_t ptr, struct past 
     bool dead = false;
     int rv = find_any(h, ptr, &place, &dead);
     if (rv != 0) {
-        return rv == ERR_STALE && is_unborn(h, ptr) ? ERR_NOTFOUND : rv;
+        return rv == ERR_STALE && heap_ptr_is_unborn(h, ptr) ? ERR_NOTFOUND : rv;
     }
     object_decode(h, place, &p->now);
     p->size = p->now.size;

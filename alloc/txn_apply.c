@@ -1,0 +1,424 @@
+/* What a transaction does to one shard, in three steps: validate only reads; reserve does what may
+ * lack room, and can be taken back; execute can't fail (X7). A transaction of one shard takes them
+ * at once, one of several reserves when it is prepared and executes when it is decided. */
+#include <string.h>
+
+#include "alloc/command.h"
+#include "alloc/engine.h"
+#include "alloc/txn_internal.h"
+#include "base/hash.h"
+#include "base/mem.h"
+
+/* ---- targets ---- */
+
+static bool is_target(const struct txn_target *t, uint64_t ptr, struct slice name)
+{
+    return t->ptr == ptr && t->name.len == name.len &&
+           (name.len == 0 || memcmp(t->name.data, name.data, name.len) == 0);
+}
+
+static uint16_t *target_entry(const struct txn_plan *p, uint64_t ptr, struct slice name)
+{
+    uint64_t i = ptr != 0 ? hash64(0, &ptr, sizeof ptr) : hash64(0, name.data, name.len);
+    while (p->index[i & p->mask] != 0 &&
+           !is_target(&p->targets[p->index[i & p->mask] - 1], ptr, name)) {
+        i++;
+    }
+    return &p->index[i & p->mask];
+}
+
+static struct txn_target *target_of(const struct txn_plan *p, const struct txn_item *item,
+                                    struct slice name)
+{
+    bool root = name.len > 0;
+    uint16_t number = *target_entry(p, root ? 0 : item->ptr, name);
+    assert(number != 0);
+    return &p->targets[number - 1];
+}
+
+static void target_load(const struct heap *h, struct txn_target *t)
+{
+    if (t->ptr == 0) {
+        struct root_record r;
+        t->error = heap_root_get(h, t->name, &r);
+        t->before = t->error == 0 ? TARGET_THERE : TARGET_ABSENT;
+        t->root = r.ptr;
+        t->version = r.version;
+    } else if (heap_ptr_is_unborn(h, t->ptr)) {
+        t->before = TARGET_UNBORN;
+        t->place = slot_word_place(slot_get(h, ptr_slot(t->ptr))); /* PREPARED: of the block */
+    } else {
+        struct object_view o = {.size = 0};
+        t->error = object_find(h, t->ptr, false, &t->place);
+        t->before = t->error == 0 ? TARGET_THERE : TARGET_ABSENT;
+        if (t->error == 0) {
+            object_decode(h, t->place, &o);
+        }
+        t->size = o.size;
+        t->version = o.version;
+    }
+    t->state = t->before;
+}
+
+static bool is_check(const struct txn_item *item)
+{
+    return item->kind < TXN_ALLOC;
+}
+
+static void plan_add(const struct heap *h, struct txn_plan *p, const struct txn_item *item,
+                     struct slice name, struct slice bytes)
+{
+    if (item->kind == TXN_CHECK_DIRECTORY) {
+        p->reads_directory = true;
+        return;
+    }
+    bool root = name.len > 0;
+    uint16_t *entry = target_entry(p, root ? 0 : item->ptr, name);
+    if (*entry == 0) {
+        struct txn_target *t = &p->targets[p->count++];
+        *entry = (uint16_t)p->count;
+        memset(t, 0, sizeof *t);
+        t->ptr = root ? 0 : item->ptr;
+        t->name = name;
+        target_load(h, t);
+    }
+    struct txn_target *t = &p->targets[*entry - 1];
+    t->changes = t->changes || !is_check(item);
+    if (item->kind == TXN_ALLOC && !t->born) {
+        t->born = true;
+        t->new_size = item->value;
+        t->type = item->type;
+        t->init = bytes;
+    }
+    if (root && !is_check(item)) {
+        t->root = item->kind == TXN_ROOT_SET ? item->ptr : 0;
+    }
+    p->changes_directory = p->changes_directory ||
+                           (item->kind == TXN_ROOT_SET && t->before == TARGET_ABSENT) ||
+                           (item->kind == TXN_ROOT_DELETE && t->before == TARGET_THERE);
+}
+
+int txn_plan_open(const struct heap *h, struct slice part, struct txn_plan *plan)
+{
+    struct txn_cursor cursor;
+    struct txn_item item;
+    struct slice name;
+    struct slice bytes;
+    memset(plan, 0, sizeof *plan);
+    plan->part = part;
+    int rv = txn_part_open(part, &plan->head, &cursor);
+    if (rv != 0) {
+        return rv;
+    }
+    uint32_t size = 2;
+    while (size < plan->head.items * 2) {
+        size *= 2;
+    }
+    size_t targets = (plan->head.items + (size_t)1) * sizeof *plan->targets;
+    plan->targets = mem_alloc(targets + size * sizeof *plan->index);
+    if (plan->targets == NULL) {
+        return ERR_NOMEM;
+    }
+    plan->index = (uint16_t *)(void *)((uint8_t *)plan->targets + targets);
+    plan->mask = size - 1;
+    memset(plan->index, 0, size * sizeof *plan->index);
+    while (txn_part_next(&cursor, &item, &name, &bytes)) {
+        plan_add(h, plan, &item, name, bytes);
+    }
+    if (cursor.failed) {
+        txn_plan_close(plan);
+        return ERR_PROTOCOL;
+    }
+    return 0;
+}
+
+void txn_plan_close(struct txn_plan *plan)
+{
+    mem_free(plan->targets);
+    plan->targets = NULL;
+}
+
+/* ---- validate ---- */
+
+struct validation {
+    const struct heap *h;
+    const struct txn_plan *plan;
+    struct txn_conflict *conflict;
+    struct txn_name *by;
+};
+
+static int version_check(const struct txn_item *item, uint64_t version)
+{
+    bool holds = item->mode == TXN_EQUAL ? version == item->value : version <= item->value;
+    return holds ? 0 : ERR_CONFLICT;
+}
+
+/* Comparing bytes in place, part by part. */
+static int bytes_check(const struct heap *h, const struct txn_item *item, struct slice expected)
+{
+    const uint8_t *bytes;
+    uint64_t part;
+    uint64_t done = 0;
+    int rv = heap_read(h, item->ptr, item->value, expected.len, &bytes, &part);
+    while (rv == 0 && part > 0) {
+        if (memcmp(bytes, expected.data + done, part) != 0) {
+            return ERR_CONFLICT;
+        }
+        done += part;
+        rv = heap_read(h, item->ptr, item->value + done, expected.len - done, &bytes, &part);
+    }
+    return rv;
+}
+
+/* Why an object that must be there isn't; 0: it is. */
+static int there(const struct txn_target *t, uint8_t state)
+{
+    if (state == TARGET_THERE) {
+        return 0;
+    }
+    return state == TARGET_UNBORN ? ERR_NOT_YET : t->error != 0 ? t->error : ERR_STALE;
+}
+
+/* Checks are of the state before the first operation. */
+static int check_holds(const struct validation *v, const struct txn_item *item,
+                       const struct txn_target *t, struct slice bytes)
+{
+    int rv = 0;
+    switch (item->kind) {
+    case TXN_CHECK_OBJECT:
+        if (t->before == TARGET_ABSENT) {
+            return t->error == ERR_INVAL ? ERR_INVAL : ERR_CONFLICT;
+        }
+        return version_check(item, t->version);
+    case TXN_CHECK_ROOT:
+        return version_check(item, t->version);
+    case TXN_CHECK_BYTES:
+        rv = there(t, t->before);
+        return rv == 0 ? bytes_check(v->h, item, bytes) : rv;
+    case TXN_CHECK_LIVE:
+    default:
+        return there(t, t->before);
+    }
+}
+
+static int operation_fits(const struct validation *v, const struct txn_item *item,
+                          struct txn_target *t, struct slice bytes)
+{
+    int rv = 0;
+    switch (item->kind) {
+    case TXN_ALLOC:
+        rv = object_size_check(item->value, bytes);
+        if (rv == 0 && t->state != TARGET_UNBORN) {
+            rv = t->error == ERR_INVAL ? ERR_INVAL : ERR_STALE;
+        }
+        rv = rv == 0 ? lease_find_slot(v->h, v->plan->head.session, item->ptr) : rv;
+        if (rv == 0) {
+            t->state = TARGET_THERE;
+            t->size = item->value;
+        }
+        return rv;
+    case TXN_FREE:
+        rv = there(t, t->state);
+        t->state = rv == 0 ? TARGET_ABSENT : t->state;
+        return rv;
+    case TXN_WRITE:
+        rv = there(t, t->state);
+        if (rv == 0 && (item->value > t->size || bytes.len > t->size - item->value)) {
+            rv = ERR_RANGE;
+        }
+        return rv;
+    default:
+        return 0; /* a root can be whatever it was */
+    }
+}
+
+static int directory_holds(const struct validation *v, const struct txn_item *item)
+{
+    int rv = version_check(item, header(v->h)->directory);
+    if (rv != 0) {
+        v->conflict->version = header(v->h)->directory;
+    } else if (intent_in_the_way(v->h, 0, slice_of(NULL, 0), INTENT_SHARED, v->by)) {
+        (void)txn_oldest_prepared(v->h, v->by);
+        rv = ERR_TX_UNDECIDED;
+    }
+    return rv;
+}
+
+static int item_holds(const struct validation *v, const struct txn_item *item, struct slice name,
+                      struct slice bytes)
+{
+    if (item->kind == TXN_CHECK_DIRECTORY) {
+        return directory_holds(v, item);
+    }
+    struct txn_target *t = target_of(v->plan, item, name);
+    int rv = is_check(item) ? check_holds(v, item, t, bytes) : operation_fits(v, item, t, bytes);
+    if (rv == 0 && intent_in_the_way(v->h, t->ptr, t->name,
+                                     is_check(item) ? INTENT_SHARED : INTENT_EXCLUSIVE, v->by)) {
+        rv = ERR_TX_UNDECIDED;
+    }
+    v->conflict->version = t->version;
+    return rv;
+}
+
+int txn_plan_validate(const struct heap *h, struct txn_plan *plan, struct txn_conflict *conflict,
+                      struct txn_name *by)
+{
+    struct validation v = {.h = h, .plan = plan, .conflict = conflict, .by = by};
+    struct txn_cursor cursor;
+    struct txn_item item;
+    struct slice name;
+    struct slice bytes;
+    memset(conflict, 0, sizeof *conflict);
+    memset(by, 0, sizeof *by);
+    int rv = txn_part_open(plan->part, &plan->head, &cursor);
+    for (uint32_t i = 0; rv == 0 && txn_part_next(&cursor, &item, &name, &bytes); i++) {
+        rv = item_holds(&v, &item, name, bytes);
+        conflict->what = item.ptr != 0 && name.len == 0 ? item.ptr : TXN_CONFLICT_NAMED | i;
+    }
+    if (rv == 0 && plan->changes_directory &&
+        intent_in_the_way(h, 0, slice_of(NULL, 0), INTENT_CHANGER, by)) {
+        conflict->what = TXN_CONFLICT_NAMED;
+        conflict->version = header(h)->directory;
+        return ERR_TX_UNDECIDED;
+    }
+    if (rv == 0) {
+        memset(conflict, 0, sizeof *conflict);
+    }
+    return rv;
+}
+
+int txn_validate(const struct heap *heap, struct slice part, struct txn_conflict *conflict,
+                 struct txn_name *by)
+{
+    struct txn_plan plan;
+    memset(conflict, 0, sizeof *conflict);
+    memset(by, 0, sizeof *by);
+    int rv = txn_part_check(part, true);
+    rv = rv == 0 ? txn_plan_open(heap, part, &plan) : rv;
+    if (rv == 0) {
+        rv = txn_plan_validate(heap, &plan, conflict, by);
+        txn_plan_close(&plan);
+    }
+    return rv;
+}
+
+/* ---- reserve ---- */
+
+/* Does the name need a placeholder, so that giving it can't fail? */
+static bool is_new_name(const struct txn_target *t)
+{
+    return t->ptr == 0 && t->before == TARGET_ABSENT && t->root != 0;
+}
+
+/* Objects and placeholders of the first targets go; slots aren't touched. */
+static void unreserve(struct heap *h, const struct txn_plan *plan, uint32_t end)
+{
+    for (uint32_t i = end; i > 0; i--) {
+        const struct txn_target *t = &plan->targets[i - 1];
+        if (t->born) {
+            object_drop(h, t->place);
+        } else if (is_new_name(t)) {
+            root_release(h, t->name);
+        }
+    }
+}
+
+static int reserve_target(struct heap *h, struct txn_target *t)
+{
+    if (is_new_name(t)) {
+        return root_reserve(h, t->name);
+    }
+    if (!t->born) {
+        return 0;
+    }
+    return object_reserve(h, ptr_slot(t->ptr), t->new_size, t->type, t->init, &t->place);
+}
+
+int txn_plan_reserve(struct heap *h, struct txn_plan *plan)
+{
+    for (uint32_t i = 0; i < plan->count; i++) {
+        int rv = reserve_target(h, &plan->targets[i]);
+        if (rv != 0) {
+            unreserve(h, plan, i);
+            return rv;
+        }
+    }
+    for (uint32_t i = 0; i < plan->count; i++) {
+        const struct txn_target *t = &plan->targets[i];
+        if (t->born) {
+            lease_use_slot(h, ptr_slot(t->ptr), SLOT_PREPARED, t->place);
+        }
+    }
+    return 0;
+}
+
+void txn_plan_release(struct heap *h, const struct txn_plan *plan)
+{
+    unreserve(h, plan, plan->count);
+    for (uint32_t i = 0; i < plan->count; i++) {
+        if (plan->targets[i].born) {
+            slot_release(h, ptr_slot(plan->targets[i].ptr));
+        }
+    }
+}
+
+/* ---- execute ---- */
+
+static int execute_item(struct heap *h, uint64_t version, const struct txn_item *item,
+                        struct txn_target *t, struct slice bytes)
+{
+    switch (item->kind) {
+    case TXN_ALLOC:
+        slot_set(h, ptr_slot(t->ptr), SLOT_LIVE, t->place);
+        return object_birth(h, version, t->place);
+    case TXN_FREE:
+        return object_end(h, version, t->place);
+    case TXN_WRITE:
+        return object_overwrite(h, version, t->place, item->value, bytes);
+    default:
+        return 0; /* checks; roots follow */
+    }
+}
+
+int txn_plan_execute(struct heap *h, uint64_t version, const struct txn_plan *plan)
+{
+    struct txn_part_header head;
+    struct txn_cursor cursor;
+    struct txn_item item;
+    struct slice name;
+    struct slice bytes;
+    int rv = txn_part_open(plan->part, &head, &cursor);
+    while (rv == 0 && txn_part_next(&cursor, &item, &name, &bytes)) {
+        if (!is_check(&item) && name.len == 0) {
+            rv = execute_item(h, version, &item, target_of(plan, &item, name), bytes);
+        }
+    }
+    for (uint32_t i = 0; rv == 0 && i < plan->count; i++) {
+        const struct txn_target *t = &plan->targets[i];
+        if (t->ptr == 0 && t->changes) {
+            rv = root_change(h, version, t->name, t->root);
+        }
+    }
+    return rv;
+}
+
+int txn_apply_one(struct heap *heap, uint64_t version, struct slice part,
+                  struct txn_conflict *conflict)
+{
+    struct txn_plan plan;
+    struct txn_name by;
+    memset(conflict, 0, sizeof *conflict);
+    int rv = txn_plan_open(heap, part, &plan);
+    if (rv != 0) {
+        return rv;
+    }
+    rv = txn_plan_validate(heap, &plan, conflict, &by);
+    if (rv == 0) {
+        rv = txn_plan_reserve(heap, &plan);
+    }
+    if (rv == 0) {
+        rv = txn_plan_execute(heap, version, &plan);
+    }
+    txn_plan_close(&plan);
+    return rv == ERR_TX_UNDECIDED ? ERR_CONFLICT : rv;
+}
