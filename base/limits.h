@@ -43,6 +43,9 @@
 #define TX_HOLD_MS_MAX         50           /* a shard takes no new writes for so long at most */
 #define TX_COMMITS_PER_NODE    4096         /* that a node coordinates at a time; beyond: BUSY */
 #define FETCH_OBJECTS_MAX      4096         /* objects in one answer of FETCH */
+#define FETCH_BYTES_MAX        (2u << 20)   /* bytes of the objects in one answer of FETCH */
+#define FETCH_LIST_BYTES_MAX   (256u << 10) /* pointers with which FETCH begins, or that it knows */
+#define FETCH_PATH_BYTES_MAX   255          /* names of fields to follow */
 #define WATCH_WAIT_MS_MAX      30000        /* a WATCH is answered after so long, also empty */
 #define WATCHES_PER_SHARD_MAX  1024         /* that wait at a time; beyond: BUSY */
 #define RETENTION_MS_MAX       (366ull * 24 * 3600 * 1000) /* of a heap's history */
