@@ -28,7 +28,7 @@ static struct request *request_new(struct client *client, const struct frame_hea
             return NULL;
         }
     }
-    memset(request, 0, offsetof(struct request, body));
+    memset(request, 0, offsetof(struct request, inside));
     request->node = node;
     request->client = client;
     request->uid = uid;
@@ -47,12 +47,36 @@ static void request_free(struct request *request)
         list_remove(&request->link);
         request->client->pending--;
     }
+    if (request->large != NULL) {
+        node->large_bytes -= request->body.len;
+        mem_free(request->large);
+    }
     node->requests_open--;
     if (node->requests_open >= REQUESTS_POOL_MAX) {
         mem_free(request);
         return;
     }
     list_push_back(&node->free_requests, &request->link);
+}
+
+/* Keeps a copy of the body, for when it is served. */
+static int request_keep(struct request *request, struct slice body)
+{
+    struct node *node = request->node;
+    uint8_t *at = request->inside;
+    if (body.len > REQUEST_BODY_INLINE) {
+        if (node->large_bytes + body.len > REQUESTS_LARGE_MAX) {
+            return ERR_BUSY;
+        }
+        at = request->large = mem_alloc(body.len);
+        if (at == NULL) {
+            return ERR_BUSY;
+        }
+        node->large_bytes += body.len;
+    }
+    memcpy(at, body.data, body.len);
+    request->body = slice_of(at, body.len);
+    return 0;
 }
 
 static uint32_t leader_of(struct shard *shard)
@@ -116,6 +140,11 @@ static void answer_scratch(struct client *client, uint64_t request_id, uint16_t 
     if (rpc_send(client->conn, &header, &body, 1) != 0) {
         rpc_close(client->conn, ERR_BUSY);
     }
+}
+
+void dispatch__answer(struct request *request, uint16_t kind)
+{
+    answer_scratch(request->client, request->request_id, kind);
 }
 
 /* ---- commands ---- */
@@ -214,9 +243,12 @@ static int read_object(struct request *request, const struct heap *heap)
 {
     struct msg_read m;
     struct heap_object object;
-    int rv = message_decode_read(slice_of(request->body, request->body_bytes), &m);
+    int rv = message_decode_read(request->body, &m);
     if (rv == 0 && m.len > READ_BYTES_MAX) {
         rv = ERR_TOOBIG;
+    }
+    if (rv == 0) {
+        rv = tx__check_intent(request, heap, m.ptr, slice_of(NULL, 0), m.at);
     }
     if (rv == 0 && m.at != 0) {
         return read_object_at(request, heap, &m);
@@ -255,7 +287,10 @@ static int read_stat(struct request *request, const struct heap *heap)
 {
     struct msg_stat m;
     struct heap_object object;
-    int rv = message_decode_stat(slice_of(request->body, request->body_bytes), &m);
+    int rv = message_decode_stat(request->body, &m);
+    if (rv == 0) {
+        rv = tx__check_intent(request, heap, m.ptr, slice_of(NULL, 0), m.at);
+    }
     if (rv == 0) {
         rv = m.at != 0 ? heap_stat_at(heap, m.at, m.ptr, &object) : heap_stat(heap, m.ptr, &object);
     }
@@ -272,13 +307,27 @@ static int read_stat(struct request *request, const struct heap *heap)
     return rv;
 }
 
+/* A leased pointer is no stale one: who reads it should come again (rules X12). READ and STAT have
+ * the pointer in the same place. */
+static int not_yet(const struct request *request, const struct heap *heap, int err)
+{
+    if ((err == ERR_STALE || err == ERR_NOTFOUND) && request->body.len >= 16 &&
+        heap_ptr_is_unborn(heap, load_u64(request->body.data + 8))) {
+        return ERR_NOT_YET;
+    }
+    return err;
+}
+
 static int read_root(struct request *request, const struct heap *heap)
 {
     struct msg_root_get m;
     struct root_record root;
-    int rv = message_decode_root_get(slice_of(request->body, request->body_bytes), &m);
+    int rv = message_decode_root_get(request->body, &m);
     if (rv == 0) {
-        rv = m.at != 0 ? ERR_UNSUPPORTED : heap_root_get(heap, m.name, &root);
+        rv = tx__check_intent(request, heap, 0, m.name, m.at);
+    }
+    if (rv == 0) {
+        rv = heap_root_get_at(heap, m.at, m.name, &root);
     }
     if (rv != 0) {
         return rv;
@@ -297,37 +346,40 @@ static int read_root(struct request *request, const struct heap *heap)
 static int read_root_list(struct request *request, const struct heap *heap)
 {
     struct msg_root_list m;
-    int rv = message_decode_root_list(slice_of(request->body, request->body_bytes), &m);
-    if (rv == 0 && m.at != 0) {
-        rv = ERR_UNSUPPORTED;
+    int rv = message_decode_root_list(request->body, &m);
+    if (rv == 0) {
+        rv = tx__check_intent(request, heap, 0, slice_of(NULL, 0), m.at);
     }
     if (rv != 0) {
         return rv;
     }
     struct buf entries = {0};
     struct slice after = m.after;
-    struct slice key;
-    struct slice value;
+    struct slice name;
+    struct root_record root;
     uint32_t count = 0;
     uint8_t more = 0;
-    while (rv == 0 && heap_map_next(heap, HEAP_MAP_ROOTS, after, &key, &value) == 0) {
+    while ((rv = heap_root_next_at(heap, m.at, after, &name, &root)) == 0) {
         if (count >= m.max || entries.len >= ROOT_LIST_BYTES_MAX) {
             more = 1;
             break;
         }
-        uint8_t *at = buf_extend(&entries, 2 + key.len + 16);
+        uint8_t *at = buf_extend(&entries, 2 + name.len + 16);
         if (at == NULL) {
             rv = ERR_NOMEM;
             break;
         }
-        store_u16(at, (uint16_t)key.len);
-        memcpy(at + 2, key.data, key.len);
-        memcpy(at + 2 + key.len, value.data, 16);
-        after = key;
+        store_u16(at, (uint16_t)name.len);
+        memcpy(at + 2, name.data, name.len);
+        store_u64(at + 2 + name.len, root.ptr);
+        store_u64(at + 10 + name.len, root.version);
+        after = name;
         count++;
     }
+    rv = rv == ERR_NOTFOUND ? 0 : rv;
     if (rv == 0) {
         struct msg_root_list_result out = {.more = more,
+                                           .directory = heap_directory_version(heap),
                                            .entries = slice_of(entries.data, entries.len)};
         buf_clear(&request->node->scratch);
         rv = message_encode_root_list_result(&out, &request->node->scratch);
@@ -346,7 +398,7 @@ static int read_history(struct request *request, const struct heap *heap)
     struct msg_history m;
     struct buf changes = {0};
     bool more = false;
-    int rv = message_decode_history(slice_of(request->body, request->body_bytes), &m);
+    int rv = message_decode_history(request->body, &m);
     if (rv == 0) {
         rv = listing_changes(heap, m.ptr, m.skip, m.max, &changes, &more);
     }
@@ -369,7 +421,7 @@ static int read_type_list(struct request *request, const struct heap *heap)
     struct msg_type_list m;
     struct buf types = {0};
     bool more = false;
-    int rv = message_decode_type_list(slice_of(request->body, request->body_bytes), &m);
+    int rv = message_decode_type_list(request->body, &m);
     if (rv == 0) {
         rv = listing_types(heap, m.after, m.max, &types, &more);
     }
@@ -390,7 +442,7 @@ static int read_type_get(struct request *request, const struct heap *heap)
     struct msg_type_get m;
     struct buf bytes = {0};
     struct heap_type *type = mem_alloc(sizeof *type);
-    int rv = message_decode_type_get(slice_of(request->body, request->body_bytes), &m);
+    int rv = message_decode_type_get(request->body, &m);
     if (rv == 0) {
         rv = type == NULL ? ERR_NOMEM : heap_type_get(heap, m.number, type);
     }
@@ -419,7 +471,7 @@ static int read_lease(struct request *request, const struct heap *heap)
     uint8_t bytes[HEAP_LEASE_SLOTS_MAX * 8];
     uint32_t count = 0;
     struct msg_lease_info out = {0};
-    int rv = message_decode_lease_get(slice_of(request->body, request->body_bytes), &m);
+    int rv = message_decode_lease_get(request->body, &m);
     if (rv == 0) {
         rv = heap_lease_get(heap, m.lease, &out.session, ptrs, &count);
     }
@@ -443,7 +495,7 @@ static int read_object_list(struct request *request, const struct heap *heap)
     struct msg_object_list m;
     struct buf found = {0};
     uint64_t next = 0;
-    int rv = message_decode_object_list(slice_of(request->body, request->body_bytes), &m);
+    int rv = message_decode_object_list(request->body, &m);
     if (rv == 0) {
         struct listing_filter filter = {
             .from = m.from, .max = m.max, .typed = m.typed != 0, .type = m.type};
@@ -468,7 +520,7 @@ static int read_heap_open(struct request *request)
     struct msg_heap_open m;
     struct catalog_heap heap;
     uint8_t *shards = NULL;
-    int rv = message_decode_heap_open(slice_of(request->body, request->body_bytes), &m);
+    int rv = message_decode_heap_open(request->body, &m);
     if (rv == 0) {
         rv = catalog_find(node->replica, m.name, &heap);
     }
@@ -513,10 +565,10 @@ static void read_done(struct shard_read *read, int err)
         if (err == 0) {
             switch (request->kind) {
             case KIND_READ:
-                err = read_object(request, heap);
+                err = not_yet(request, heap, read_object(request, heap));
                 break;
             case KIND_STAT:
-                err = read_stat(request, heap);
+                err = not_yet(request, heap, read_stat(request, heap));
                 break;
             case KIND_ROOT_GET:
                 err = read_root(request, heap);
@@ -539,12 +591,16 @@ static void read_done(struct shard_read *read, int err)
             case KIND_OBJECT_LIST:
                 err = read_object_list(request, heap);
                 break;
+            case KIND_TX_VALIDATE:
+                err = tx__validate(request, heap);
+                break;
             default:
                 assert(request->kind == KIND_HEAP_OPEN);
                 err = read_heap_open(request);
                 break;
             }
         }
+        err = err == ERR_TX_UNDECIDED ? ERR_BUSY : err;
         if (err != 0) {
             struct shard *shard = request->node->replica == NULL
                                       ? NULL
@@ -566,11 +622,23 @@ static uint64_t wanted_version(uint16_t kind, struct slice body)
 {
     struct msg_read read;
     struct msg_stat stat;
+    struct msg_root_get root;
+    struct msg_root_list list;
+    struct msg_tx_validate validate;
     if (kind == KIND_READ && message_decode_read(body, &read) == 0) {
         return read.at;
     }
     if (kind == KIND_STAT && message_decode_stat(body, &stat) == 0) {
         return stat.at;
+    }
+    if (kind == KIND_ROOT_GET && message_decode_root_get(body, &root) == 0) {
+        return root.at;
+    }
+    if (kind == KIND_ROOT_LIST && message_decode_root_list(body, &list) == 0) {
+        return list.at;
+    }
+    if (kind == KIND_TX_VALIDATE && message_decode_tx_validate(body, &validate) == 0) {
+        return validate.clock;
     }
     return 0;
 }
@@ -579,7 +647,9 @@ static uint64_t wanted_version(uint16_t kind, struct slice body)
 static void start_read(struct client *client, const struct frame_header *header, struct slice body)
 {
     struct node *node = client->node;
-    if (body.len < 8 || body.len > REQUEST_BODY_INLINE) {
+    /* What may be long has a bound of its own in message.def. */
+    bool may_be_long = header->kind == KIND_TX_VALIDATE;
+    if (body.len < 8 || (body.len > REQUEST_BODY_INLINE && !may_be_long)) {
         refuse(client, header->request_id, ERR_PROTOCOL, 0, NULL);
         return;
     }
@@ -597,10 +667,11 @@ static void start_read(struct client *client, const struct frame_header *header,
     request->shard = shard;
     request->read.cb = read_done;
     request->read.at = wanted_version(header->kind, body);
-    request->body_bytes = (uint16_t)body.len;
-    memcpy(request->body, body.data, body.len);
     node->reads++;
-    int rv = shard_read_index(shard, &request->read);
+    int rv = request_keep(request, body);
+    if (rv == 0) {
+        rv = shard_read_index(shard, &request->read);
+    }
     if (rv != 0) {
         refuse(client, header->request_id, rv, uid, shard);
         request_free(request);
@@ -768,13 +839,12 @@ static void client_frame(struct client *client, const struct frame_header *heade
     case KIND_LEASE_GET:
     case KIND_OBJECT_LIST:
     case KIND_HEAP_OPEN:
+    case KIND_TX_VALIDATE:
         start_read(client, header, body);
         return;
-    case KIND_TX_COMMIT_ONE:
     case KIND_TX_COMMIT:
     case KIND_TX_SETTLE:
     case KIND_TX_CLOSE:
-    case KIND_TX_VALIDATE:
     case KIND_TX_HOLD:
     case KIND_FETCH:
     case KIND_WATCH:
@@ -785,6 +855,10 @@ static void client_frame(struct client *client, const struct frame_header *heade
     case KIND_NODE_JOIN:
     case KIND_TICK:
     case KIND_RECLAIM:
+    case KIND_TX_PREPARE:
+    case KIND_TX_DECIDE:
+    case KIND_TX_REFUSE:
+    case KIND_TX_FORGET:
         refuse(client, header->request_id, ERR_DENIED, 0, NULL);
         return;
     default:

@@ -4,6 +4,7 @@
 
 #include <jansson.h>
 
+#include "alloc/txn.h"
 #include "base/limits.h"
 #include "base/list.h"
 #include "node/identity.h"
@@ -14,6 +15,7 @@
 
 #define NODE_SOFTWARE       "cairnd"
 #define REQUEST_BODY_INLINE 320u
+#define REQUESTS_LARGE_MAX  (64u << 20) /* bytes of larger bodies at a time; beyond: BUSY */
 
 struct node;
 
@@ -61,6 +63,7 @@ struct request {
         struct shard_command command;
         struct shard_read read;
     };
+    struct txn_name by; /* a read that returned ERR_TX_UNDECIDED: who is in its way */
     struct node *node;
     struct client *client; /* NULL: it has gone; nobody to answer */
     struct list link;      /* client's requests, or the free list */
@@ -68,8 +71,9 @@ struct request {
     uint64_t uid;
     uint64_t request_id;
     uint16_t kind;
-    uint16_t body_bytes;
-    uint8_t body[REQUEST_BODY_INLINE];
+    struct slice body; /* inside, or in memory of its own when it is large */
+    uint8_t *large;
+    uint8_t inside[REQUEST_BODY_INLINE];
 };
 
 struct node {
@@ -92,6 +96,7 @@ struct node {
     struct list jobs;   /* questions that take a while (inspect.c) */
     struct buf scratch; /* bodies of answers, one at a time */
     uint64_t requests_open;
+    uint64_t large_bytes; /* of bodies that requests in progress have in memory of their own */
     uint64_t reads, commands, refused;
 
     struct peer peers[NODES_MAX];
@@ -145,6 +150,17 @@ void dispatch__free_requests(struct node *node);
 
 /* Answers a request that inspect__begin() took, with JSON (borrowed) or an error. */
 void dispatch__answer_later(struct request *request, int err, const json_t *answer);
+
+/* The answer's body is in node->scratch. */
+void dispatch__answer(struct request *request, uint16_t kind);
+
+/* tx.c: reads that transactions make, and reads that they disturb. As the others of dispatch.c: 0
+ * when it has answered, or why not. */
+int tx__validate(struct request *request, const struct heap *heap);
+/* 0, or ERR_TX_UNDECIDED with request->by: what was found at `at` (0: now) is about to change.
+ * name: of a root; ptr 0 and no name: the directory. */
+int tx__check_intent(struct request *request, const struct heap *heap, uint64_t ptr,
+                     struct slice name, uint64_t at);
 
 /* inspect.c: begins a question that takes a while. 0: dispatch__answer_later(request) follows,
  * perhaps from inside of this call. Otherwise the request stays the caller's. */

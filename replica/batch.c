@@ -415,9 +415,9 @@ static void results_deliver(struct shard *s, struct batch *b)
 static int apply_entry(struct shard *s, uint64_t index, const struct wal_entry *entry)
 {
     struct batch *b = in_flight_take(s, index, entry->term);
-    bool meta_changed = false;
+    struct fsm_effects effects = {0};
     int rv = fsm_apply(s->heap, index, entry, b != NULL ? b->results : NULL,
-                       b != NULL ? b->count : 0, &meta_changed);
+                       b != NULL ? b->count : 0, &effects);
     if (rv != 0) {
         if (b != NULL) {
             waiters_answer(b, ERR_UNAVAILABLE);
@@ -429,7 +429,7 @@ static int apply_entry(struct shard *s, uint64_t index, const struct wal_entry *
     s->applied = index;
     s->log_bytes += entry->data.len + 64;
     s->log_entries++;
-    if (meta_changed) {
+    if (effects.meta_changed) {
         s->r->meta_changed = true;
         checkpoint_want(s, false);
         replica__turn(s);

@@ -265,6 +265,7 @@ static enum command_class class_of(uint16_t kind)
     case KIND_TRIM:
     case KIND_SET_RETENTION:
     case KIND_ALLOC_LEASED:
+    case KIND_TX_COMMIT_ONE:
         return CLASS_OBJECT;
     case KIND_HEAP_CREATE:
     case KIND_HEAP_DROP:
@@ -346,6 +347,9 @@ uint32_t fsm_work(const struct heap *heap, uint16_t kind, struct slice body)
     case KIND_RECLAIM:
         work = HEAP_RECLAIM_RECORDS_MAX;
         break;
+    case KIND_TX_COMMIT_ONE:
+        work = tx_work(body);
+        break;
     default:
         break;
     }
@@ -353,11 +357,14 @@ uint32_t fsm_work(const struct heap *heap, uint16_t kind, struct slice body)
 }
 
 static int apply_sequenced(struct heap *heap, uint16_t kind, struct slice body, uint64_t version,
-                           struct command_result *result, int *fatal)
+                           const struct session_ticket *ticket, struct command_result *result,
+                           int *fatal)
 {
     switch (kind) {
     case KIND_LEASE:
         return apply_lease(heap, body, version, result);
+    case KIND_TX_COMMIT_ONE:
+        return tx_commit_one(heap, body, version, &ticket->record, result);
     case KIND_HEAP_CREATE:
         return apply_heap_create(heap, body, version, result, fatal);
     case KIND_HEAP_DROP:
@@ -414,7 +421,7 @@ static void settle(struct command_result *result, int rv, uint64_t version)
     result->code = rv;
     if (rv == 0) {
         result->version = version;
-    } else if (rv != ERR_CONFLICT) {
+    } else if (rv != ERR_CONFLICT && rv != ERR_TX_UNDECIDED) {
         result->version = 0;
         result->value = 0;
     }
@@ -451,7 +458,7 @@ static int apply_command(struct heap *heap, uint64_t uid, uint16_t kind, struct 
     if (ticket.found) {
         return 0;
     }
-    rv = apply_sequenced(heap, kind, body, now.version, result, &fatal);
+    rv = apply_sequenced(heap, kind, body, now.version, &ticket, result, &fatal);
     if (fatal != 0 || is_fatal(rv)) {
         return fatal != 0 ? fatal : rv;
     }
@@ -482,7 +489,8 @@ static uint64_t stamp_entry(struct heap *heap, uint64_t term, uint64_t stamp)
 }
 
 static int apply_batch(struct heap *heap, uint64_t uid, const struct wal_entry *entry,
-                       struct command_result *results, uint32_t results_max, bool *meta_changed)
+                       struct command_result *results, uint32_t results_max,
+                       struct fsm_effects *effects)
 {
     struct cursor c = cursor_of(entry->data);
     uint16_t format = cursor_u16(&c);
@@ -508,14 +516,14 @@ static int apply_batch(struct heap *heap, uint64_t uid, const struct wal_entry *
         }
         if (uid == SHARD_META && result->code == 0 &&
             (kind == KIND_HEAP_CREATE || kind == KIND_HEAP_DROP || kind == KIND_NODE_JOIN)) {
-            *meta_changed = true;
+            effects->meta_changed = true;
         }
     }
     return 0;
 }
 
 static int apply_change(struct heap *heap, uint64_t uid, uint64_t index,
-                        const struct wal_entry *entry, bool *meta_changed)
+                        const struct wal_entry *entry, struct fsm_effects *effects)
 {
     struct consensus_config config;
     int rv = consensus_config_decode(entry->data, &config);
@@ -535,14 +543,14 @@ static int apply_change(struct heap *heap, uint64_t uid, uint64_t index,
     }
     memcpy(at, &h, sizeof h);
     if (uid == SHARD_META && index == 1) {
-        *meta_changed = true;
+        effects->meta_changed = true;
         return catalog_founded(heap, &config);
     }
     return 0;
 }
 
 int fsm_apply(struct heap *heap, uint64_t index, const struct wal_entry *entry,
-              struct command_result *results, uint32_t results_max, bool *meta_changed)
+              struct command_result *results, uint32_t results_max, struct fsm_effects *effects)
 {
     struct heap_opts opts;
     heap_get_opts(heap, &opts);
@@ -553,9 +561,9 @@ int fsm_apply(struct heap *heap, uint64_t index, const struct wal_entry *entry,
     heap_begin(heap, index, entry->term, stamp);
     int rv = 0;
     if (entry->type == ENTRY_COMMAND) {
-        rv = apply_batch(heap, opts.uid, entry, results, results_max, meta_changed);
+        rv = apply_batch(heap, opts.uid, entry, results, results_max, effects);
     } else if (entry->type == ENTRY_CHANGE) {
-        rv = apply_change(heap, opts.uid, index, entry, meta_changed);
+        rv = apply_change(heap, opts.uid, index, entry, effects);
     }
     heap_end(heap);
     return rv;

@@ -347,11 +347,14 @@ uint64_t shard__stamp(struct shard *s);
  * ---------------------------------------------------------------------------------------------------------
  */
 
+/* What the replica wants to know of an entry; set, never cleared. */
+struct fsm_effects {
+    bool meta_changed; /* the catalogue may have changed */
+};
 /* Applies one entry. results: room for as many as the entry has commands (results_max), or NULL
- * when nobody waits. 0, or an error that is fatal to the replica. *meta_changed: the catalogue may
- * have changed. */
+ * when nobody waits. 0, or an error that is fatal to the replica. */
 int fsm_apply(struct heap *heap, uint64_t index, const struct wal_entry *entry,
-              struct command_result *results, uint32_t results_max, bool *meta_changed);
+              struct command_result *results, uint32_t results_max, struct fsm_effects *effects);
 /* What applying the command will cost in chunks of large objects, KiB moved and the like, about;
  * at most FSM_WORK_MAX. 0: as little as most. */
 #define FSM_WORK_MAX 2048u
@@ -403,6 +406,16 @@ const uint8_t *session_results(const struct heap *heap, const struct session_rec
 int session_check(const struct heap *heap, uint64_t id, uint64_t owner);
 /* Looks at a few sessions of a led shard and proposes to end what has expired. */
 void session_sweep(struct shard *s);
+
+/* ---- tx.c
+ * -------------------------------------------------------------------------------------------------------
+ */
+
+/* Sequenced: a result or a fatal error. session: the one whose command it is. */
+int tx_commit_one(struct heap *heap, struct slice body, uint64_t version,
+                  const struct session_record *session, struct command_result *result);
+/* Of TX_COMMIT_ONE, as fsm_work(). */
+uint64_t tx_work(struct slice body);
 
 /* ---- tombstone.c
  * ---------------------------------------------------------------------------------------------------

@@ -6,8 +6,10 @@
 #include <cmocka.h>
 #include <string.h>
 
+#include "alloc/command.h"
 #include "base/hlc.h"
 #include "replica/internal.h"
+#include "unit/alloc/txn_part.h"
 
 #define UID       16u
 #define OWNER     7u
@@ -21,7 +23,7 @@ struct machine {
     struct heap *heap;
     uint64_t index, term, now_ms;
     uint64_t session, seq, acked;
-    bool meta_changed;
+    struct fsm_effects effects;
     struct buf entry; /* being built */
     uint32_t count;
     struct command_result results[BATCH_MAX];
@@ -31,8 +33,7 @@ static void apply_raw(struct machine *m, enum consensus_entry_type type, struct 
 {
     struct wal_entry entry = {.term = m->term, .type = (uint8_t)type, .data = data};
     memset(m->results, 0x55, sizeof m->results);
-    assert_int_equal(
-        fsm_apply(m->heap, ++m->index, &entry, m->results, BATCH_MAX, &m->meta_changed), 0);
+    assert_int_equal(fsm_apply(m->heap, ++m->index, &entry, m->results, BATCH_MAX, &m->effects), 0);
 }
 
 static void begin(struct machine *m)
@@ -105,6 +106,7 @@ ENCODER(alloc_leased)
 ENCODER(defrag)
 ENCODER(trim)
 ENCODER(set_retention)
+ENCODER(tx_commit_one)
 ENCODER(heap_create)
 ENCODER(heap_drop)
 
@@ -503,6 +505,83 @@ static void compaction_and_trimming_are_commands(void **state)
     machine_close(&m);
 }
 
+/* All of a transaction happens, at one version, or nothing of it. */
+static void a_transaction_on_one_shard_is_one_command(void **state)
+{
+    (void)state;
+    struct machine m;
+    static struct part part;
+    struct heap_object object;
+    struct root_record root;
+    uint64_t ptrs[4];
+    uint64_t session;
+    uint32_t count;
+    machine_open(&m, UID);
+    uint64_t a = COMMAND(&m, ALLOC, alloc, .size = 8, .init = text("aaaaaaaa")).value;
+    struct command_result lease = COMMAND(&m, LEASE, lease, .count = 4);
+    assert_int_equal(lease.code, 0);
+    assert_int_equal(heap_lease_get(m.heap, lease.value, &session, ptrs, &count), 0);
+    assert_true(heap_ptr_is_unborn(m.heap, ptrs[0]));
+    assert_int_equal(heap_stat(m.heap, a, &object), 0);
+    uint64_t version = object.version;
+
+    part_begin(&part, m.session);
+    part_check(&part, a, version, TXN_EQUAL);
+    part_alloc(&part, ptrs[0], 16, text("new"));
+    part_write(&part, a, 0, text("bb"));
+    part_root(&part, text("here"), ptrs[0]);
+    struct command_result r = COMMAND(&m, TX_COMMIT_ONE, tx_commit_one, .part = part_slice(&part));
+    assert_int_equal(r.code, 0);
+    assert_int_equal(heap_stat(m.heap, a, &object), 0);
+    assert_int_equal(object.version, r.version);
+    assert_int_equal(heap_stat(m.heap, ptrs[0], &object), 0);
+    assert_int_equal(object.version, r.version);
+    assert_int_equal(heap_root_get(m.heap, text("here"), &root), 0);
+    assert_int_equal(root.ptr, ptrs[0]);
+    assert_int_equal(heap_directory_version(m.heap), r.version);
+
+    /* The first version again: it isn't the object's any more, which is told, and nothing happens.
+     */
+    part_begin(&part, m.session);
+    part_write(&part, ptrs[0], 0, text("xx"));
+    part_check(&part, a, version, TXN_EQUAL);
+    m.seq++; /* the number is sent twice below */
+    struct msg_tx_commit_one msg = {.part = part_slice(&part)};
+    m.acked = 0;
+    struct buf body = encode_tx_commit_one(&m, msg);
+    struct buf again = {0};
+    assert_int_equal(buf_append(&again, body.data, body.len), 0);
+    struct command_result no = one(&m, KIND_TX_COMMIT_ONE, &body);
+    assert_int_equal(no.code, ERR_CONFLICT);
+    assert_int_equal(no.value, a);
+    assert_int_equal(no.version, r.version);
+    uint8_t bytes[3];
+    assert_int_equal(heap_copy(m.heap, ptrs[0], 0, bytes, 3), 0);
+    assert_memory_equal(bytes, "new", 3);
+    struct command_result same = one(&m, KIND_TX_COMMIT_ONE, &again);
+    assert_int_equal(same.code, no.code);
+    assert_int_equal(same.value, no.value);
+    assert_int_equal(same.version, no.version);
+    m.acked = ++m.seq;
+
+    /* Slots of another user's session. */
+    uint64_t mine = m.session;
+    struct msg_session_open other = {
+        .uid = UID, .nonce = 9, .owner = OWNER + 1, .window = 4, .lease_ms = 10000};
+    body = (struct buf){0};
+    assert_int_equal(message_encode_session_open(&other, &body), 0);
+    uint64_t theirs = one(&m, KIND_SESSION_OPEN, &body).value;
+    part_begin(&part, theirs);
+    part_write(&part, a, 0, text("x"));
+    assert_int_equal(COMMAND(&m, TX_COMMIT_ONE, tx_commit_one, .part = part_slice(&part)).code,
+                     ERR_DENIED);
+    part_begin(&part, mine);
+    part.len--;
+    assert_int_equal(COMMAND(&m, TX_COMMIT_ONE, tx_commit_one, .part = part_slice(&part)).code,
+                     ERR_PROTOCOL);
+    machine_close(&m);
+}
+
 static void every_command_of_an_entry_has_its_own_version(void **state)
 {
     (void)state;
@@ -839,7 +918,7 @@ static void the_catalogue_spreads_shards_over_the_nodes(void **state)
     struct machine m;
     struct catalog_place place;
     machine_open(&m, SHARD_META);
-    assert_true(m.meta_changed);
+    assert_true(m.effects.meta_changed);
     struct command_result r =
         COMMAND(&m, HEAP_CREATE, heap_create, .shard_bytes_max = (1u << 20) + 1, .shard_count = 4,
                 .replicas = 2, .retention_ms = 60000, .name = text("a-heap_1"));
@@ -948,6 +1027,7 @@ int main(void)
         cmocka_unit_test(types_are_registered_once_and_extended),
         cmocka_unit_test(leases_go_back_with_their_session),
         cmocka_unit_test(compaction_and_trimming_are_commands),
+        cmocka_unit_test(a_transaction_on_one_shard_is_one_command),
         cmocka_unit_test(every_command_of_an_entry_has_its_own_version),
         cmocka_unit_test(a_result_is_kept_until_it_is_acknowledged),
         cmocka_unit_test(a_session_expires_only_when_its_mark_stood_still),
