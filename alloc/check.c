@@ -238,7 +238,7 @@ static void check_counters(struct check *c)
 /* Each owner owns another block (see check_object.c): equal numbers mean that all are owned. */
 static void check_owners(struct check *c)
 {
-    if (c->live + c->dead + c->chunks != c->blocks[POOL_OBJECTS] || c->damage > 0) {
+    if (c->live + c->dead + c->unborn + c->chunks != c->blocks[POOL_OBJECTS] || c->damage > 0) {
         check_lost_objects(c);
     }
     if (!c->stop && (c->map_nodes != c->blocks[POOL_MAPS] || c->damage > 0)) {
@@ -247,7 +247,8 @@ static void check_owners(struct check *c)
     if (!c->stop && (c->queued != c->blocks[POOL_UNDO] || c->damage > 0)) {
         check_lost_undo(c);
     }
-    count(c, "blocks that objects have", c->live + c->dead + c->chunks, c->blocks[POOL_OBJECTS]);
+    count(c, "blocks that objects have", c->live + c->dead + c->unborn + c->chunks,
+          c->blocks[POOL_OBJECTS]);
     count(c, "blocks that maps have", c->map_nodes, c->blocks[POOL_MAPS]);
     count(c, "blocks that the undo queue has", c->queued, c->blocks[POOL_UNDO]);
 }

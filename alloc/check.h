@@ -26,6 +26,8 @@ struct check {
     uint64_t histories; /* objects with OBJECT_HISTORY */
     uint64_t leased, leases_left;
     uint64_t roots_reserved; /* placeholders */
+    uint64_t unborn;         /* blocks of PREPARED slots */
+    uint64_t held;           /* objects with OBJECT_INTENT */
     uint64_t map_nodes;
     uint64_t queued, queued_frees, queued_bytes; /* undo records in the queue */
     uint64_t chained;                            /* and in objects' chains */

@@ -71,7 +71,7 @@ bool check_object_get(const struct check *c, uint64_t slot, struct checked_objec
     struct block b;
     uint64_t named = 0;
     uint32_t head = 0;
-    return (state == SLOT_LIVE || state == SLOT_DEAD) &&
+    return (state == SLOT_LIVE || state == SLOT_DEAD || state == SLOT_PREPARED) &&
            check_block(c, slot_word_place(entry), POOL_OBJECTS, &b) &&
            object_get(c, &b, out, &named, &head) && named == slot && fits(out, head);
 }
@@ -151,11 +151,12 @@ static void check_table_chunks(struct check *c, uint64_t slot, uint64_t generati
 }
 
 /* What is wrong with the words of the header, or NULL. */
-static const char *header_fault(const struct checked_object *o, uint32_t head, bool dead)
+static const char *header_fault(const struct checked_object *o, uint32_t head,
+                                enum slot_state state)
 {
     bool table = (o->flags & OBJECT_TABLE) != 0;
     bool wide = head == sizeof(struct object_header_wide);
-    if ((o->flags & ~(uint32_t)(OBJECT_TABLE | OBJECT_HISTORY)) != 0) {
+    if ((o->flags & ~(uint32_t)(OBJECT_TABLE | OBJECT_HISTORY | OBJECT_INTENT)) != 0) {
         return "unknown flags";
     }
     if (table != (o->size > OBJECT_CHUNK_BYTES) || (table && !wide)) {
@@ -165,7 +166,14 @@ static const char *header_fault(const struct checked_object *o, uint32_t head, b
         o->type < OBJECT_NARROW_TYPES) {
         return "a wide header where a narrow one belongs";
     }
-    if (dead && (o->flags & OBJECT_HISTORY) == 0) {
+    if (state == SLOT_DEAD && (o->flags & OBJECT_INTENT) != 0) {
+        return "freed, but held by a transaction";
+    }
+    if (state == SLOT_PREPARED &&
+        (o->version != 0 || (o->flags & OBJECT_HISTORY) != 0 || (o->flags & OBJECT_INTENT) == 0)) {
+        return "not born yet, but it has a past, or nobody holds it";
+    }
+    if (state == SLOT_DEAD && (o->flags & OBJECT_HISTORY) == 0) {
         return "freed, but without the history that would reclaim it";
     }
     return NULL;
@@ -175,7 +183,7 @@ void check_object(struct check *c, uint64_t slot, uint64_t entry)
 {
     uint64_t generation = slot_word_generation(entry);
     uint64_t place = slot_word_place(entry);
-    bool dead = slot_word_state(entry) == SLOT_DEAD;
+    enum slot_state state = slot_word_state(entry);
     struct block b;
     struct checked_object o;
     uint64_t named = 0;
@@ -195,7 +203,7 @@ void check_object(struct check *c, uint64_t slot, uint64_t entry)
                      b.address >> PAGE_SHIFT);
         return;
     }
-    const char *fault = header_fault(&o, head, dead);
+    const char *fault = header_fault(&o, head, state);
     if (fault != NULL) {
         check_damage(c, "object-header", "object %s (page %" PRIu64 "): %s",
                      check_pointer(c, generation, slot).text, b.address >> PAGE_SHIFT, fault);
@@ -211,8 +219,13 @@ void check_object(struct check *c, uint64_t slot, uint64_t entry)
         check_table_chunks(c, slot, generation, &o);
     }
     c->histories += (o.flags & OBJECT_HISTORY) != 0;
-    *(dead ? &c->dead : &c->live) += 1;
-    *(dead ? &c->dead_bytes : &c->live_bytes) += o.size;
+    c->held += (o.flags & OBJECT_INTENT) != 0;
+    if (state == SLOT_PREPARED) {
+        c->unborn++;
+        return;
+    }
+    *(state == SLOT_DEAD ? &c->dead : &c->live) += 1;
+    *(state == SLOT_DEAD ? &c->dead_bytes : &c->live_bytes) += o.size;
 }
 
 /* ---- blocks without an owner ---- */
@@ -245,7 +258,8 @@ static void object_block(struct check *c, const struct block *b)
     } else if (object_get(c, b, &o, &slot, &head)) {
         uint64_t entry = check_slot_entry(c, slot);
         enum slot_state state = slot_word_state(entry);
-        owned = (state == SLOT_LIVE || state == SLOT_DEAD) && slot_word_place(entry) == b->place;
+        owned = (state == SLOT_LIVE || state == SLOT_DEAD || state == SLOT_PREPARED) &&
+                slot_word_place(entry) == b->place;
     }
     if (!owned) {
         check_damage(c, "block-lost",

@@ -71,6 +71,7 @@ static bool entry_is_sound(uint64_t entry)
     case SLOT_LIVE:
     case SLOT_DEAD:
     case SLOT_LEASED:
+    case SLOT_PREPARED:
         return generation != 0 && place != 0;
     case SLOT_RETIRED:
         return generation == SLOT_GENERATION_MAX && place == 0;
@@ -125,7 +126,7 @@ static void check_page(struct check *c, uint64_t page, uint64_t frame, const str
         }
         enum slot_state state = slot_word_state(words[i]);
         states[state]++;
-        if (state == SLOT_LIVE || state == SLOT_DEAD) {
+        if (state == SLOT_LIVE || state == SLOT_DEAD || state == SLOT_PREPARED) {
             check_object(c, slot, words[i]);
         } else if (state == SLOT_LEASED) {
             check_leased(c, slot, words[i]);

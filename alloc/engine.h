@@ -327,6 +327,8 @@ void slot_release(struct heap *h, uint64_t slot);
 
 /* Is the pointer leased to this session? ERR_INVAL, ERR_STALE. */
 int lease_find_slot(const struct heap *h, uint64_t session, uint64_t ptr);
+/* The slot goes back with a new generation, and leaves its lease. */
+void lease_drop_slot(struct heap *h, uint64_t slot);
 /* The slot leaves its lease as LIVE or PREPARED. */
 void lease_use_slot(struct heap *h, uint64_t slot, enum slot_state state, uint64_t place);
 
@@ -478,5 +480,9 @@ int root_change(struct heap *h, uint64_t version, struct slice name, uint64_t pt
 /* The block of a record moved from one place to another (its bytes are already there): the links
  * to it follow. What is at `from` may be overwritten already, and isn't read. */
 void map_moved(struct heap *h, uint64_t from, uint64_t to);
+/* What has to work without room. A record gets another key of the same length, which no record has;
+ * or keeps the first `len` bytes of its value. */
+void map_rekey(struct heap *h, enum heap_map map, struct slice from, struct slice to);
+void map_cut(struct heap *h, enum heap_map map, struct slice key, uint64_t len);
 
 #endif

@@ -81,16 +81,18 @@ static void mark(struct heap *h, uint64_t ptr, bool on)
     }
 }
 
+void intent_mark(struct heap *h, uint64_t ptr)
+{
+    mark(h, ptr, true);
+}
+
 int intent_take(struct heap *heap, uint64_t ptr, struct slice name, enum intent_mode mode,
                 const struct txn_name *by, uint64_t at)
 {
     struct intent_record r;
     struct intent_key key;
-    struct txn_name other;
-    if (intent_in_the_way(heap, ptr, name, mode, &other)) {
-        return ERR_CONFLICT;
-    }
-    (void)intent_find(heap, ptr, name, &r);
+    bool found = intent_find(heap, ptr, name, &r);
+    assert(!found || (mode != INTENT_EXCLUSIVE && !is_exclusive(&r)));
     r.shared += mode == INTENT_SHARED;
     r.changers += mode == INTENT_CHANGER;
     if (mode == INTENT_EXCLUSIVE) {
@@ -152,20 +154,6 @@ int intent_check_root(const struct heap *heap, struct slice name, bool creates)
                    (creates && intent_in_the_way(heap, 0, slice_of(NULL, 0), INTENT_CHANGER, &by))
                ? ERR_TX_UNDECIDED
                : 0;
-}
-
-bool txn_oldest_prepared(const struct heap *h, struct txn_name *out)
-{
-    struct slice key;
-    struct slice value;
-    memset(out, 0, sizeof *out);
-    if (heap_map_next(h, HEAP_MAP_TX, slice_of("p", 1), &key, &value) != 0 || key.data[0] != 'p') {
-        return false;
-    }
-    out->home = __builtin_bswap64(load_u64(key.data + 9));
-    out->session = __builtin_bswap64(load_u64(key.data + 17));
-    out->seq = __builtin_bswap64(load_u64(key.data + 25));
-    return true;
 }
 
 bool intent_blocks_read(const struct heap *heap, uint64_t ptr, struct slice name, uint64_t at,

@@ -25,8 +25,9 @@ static_assert(sizeof(struct intent_record) == 40, "media format");
 
 enum intent_mode { INTENT_SHARED, INTENT_EXCLUSIVE, INTENT_CHANGER };
 
-/* ptr 0 and an empty name: the directory. Takes one. 0, ERR_CONFLICT (another's is in the way),
- * ERR_NOSPACE. */
+/* ptr 0 and an empty name: the directory. Takes one; validation has found that no other's is in the
+ * way. ERR_NOSPACE, ERR_NOMEM. A transaction that lists names and changes them is both shared and a
+ * changer: two such would miss each other's names. */
 int intent_take(struct heap *heap, uint64_t ptr, struct slice name, enum intent_mode mode,
                 const struct txn_name *by, uint64_t at);
 void intent_drop(struct heap *heap, uint64_t ptr, struct slice name, enum intent_mode mode);

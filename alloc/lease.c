@@ -124,7 +124,7 @@ int lease_find_slot(const struct heap *h, uint64_t session, uint64_t ptr)
     return record->session == session ? 0 : ERR_STALE;
 }
 
-void lease_use_slot(struct heap *h, uint64_t slot, enum slot_state state, uint64_t place)
+static void lease_forget_slot(struct heap *h, uint64_t slot)
 {
     uint64_t lease = slot_word_place(slot_get(h, slot));
     assert(is_leased(h, slot, lease));
@@ -138,7 +138,18 @@ void lease_use_slot(struct heap *h, uint64_t slot, enum slot_state state, uint64
         (void)heap_map_delete(h, HEAP_MAP_LEASES, k);
     }
     header_edit(h)->leased_count--;
+}
+
+void lease_use_slot(struct heap *h, uint64_t slot, enum slot_state state, uint64_t place)
+{
+    lease_forget_slot(h, slot);
     slot_set(h, slot, state, place);
+}
+
+void lease_drop_slot(struct heap *h, uint64_t slot)
+{
+    lease_forget_slot(h, slot);
+    slot_release(h, slot);
 }
 
 int heap_lease_return(struct heap *heap, uint64_t lease)

@@ -261,6 +261,23 @@ static int node_new(struct heap *h, enum heap_map map, struct slice key, struct 
     return 0;
 }
 
+/* A record without links becomes the last one of the path. */
+static void node_hang(struct heap *h, enum heap_map map, struct slice key, const struct path *path,
+                      uint64_t place)
+{
+    if (path->depth == 0) {
+        header_map_edit(h, map)->root = place;
+        return;
+    }
+    struct map_node *parent = node_edit(h, path->at[path->depth - 1]);
+    if (key_compare(key, node_key(parent)) < 0) {
+        parent->left = place;
+    } else {
+        parent->right = place;
+    }
+    rebalance(h, map, path, path->depth);
+}
+
 int heap_map_put(struct heap *heap, enum heap_map map, struct slice key, struct slice value)
 {
     assert(map < HEAP_MAP_COUNT);
@@ -296,18 +313,36 @@ int heap_map_put(struct heap *heap, enum heap_map map, struct slice key, struct 
         return 0;
     }
     header_map_edit(heap, map)->count++;
-    if (path.depth == 0) {
-        header_map_edit(heap, map)->root = fresh;
-        return 0;
-    }
-    struct map_node *parent = node_edit(heap, path.at[path.depth - 1]);
-    if (key_compare(key, node_key(parent)) < 0) {
-        parent->left = fresh;
-    } else {
-        parent->right = fresh;
-    }
-    rebalance(heap, map, &path, path.depth);
+    node_hang(heap, map, key, &path, fresh);
     return 0;
+}
+
+/* The last record of the path leaves the tree; its block stays. */
+static void node_unhang(struct heap *h, enum heap_map map, struct path *path)
+{
+    uint32_t own = path->depth - 1;
+    uint64_t at = path->at[own];
+    const struct map_node *n = node_get(h, at);
+    if (n->left == 0 || n->right == 0) {
+        relink(h, map, path, own, at, n->left != 0 ? n->left : n->right);
+        rebalance(h, map, path, own);
+        return;
+    }
+    /* The next key takes the node's place. */
+    uint64_t next = n->right;
+    while (node_get(h, next)->left != 0) {
+        path->at[path->depth++] = next;
+        next = node_get(h, next)->left;
+    }
+    relink(h, map, path, path->depth, next, node_get(h, next)->right);
+    struct map_node *s = node_edit(h, next);
+    n = node_get(h, at);
+    s->left = n->left;
+    s->right = n->right;
+    s->height = n->height;
+    relink(h, map, path, own, at, next);
+    path->at[own] = next;
+    rebalance(h, map, path, path->depth);
 }
 
 int heap_map_delete(struct heap *heap, enum heap_map map, struct slice key)
@@ -317,33 +352,47 @@ int heap_map_delete(struct heap *heap, enum heap_map map, struct slice key)
     if (!find_path(heap, map, key, &path)) {
         return ERR_NOTFOUND;
     }
-    uint32_t own = path.depth - 1;
-    uint64_t at = path.at[own];
-    const struct map_node *n = node_get(heap, at);
-    if (n->left == 0 || n->right == 0) {
-        relink(heap, map, &path, own, at, n->left != 0 ? n->left : n->right);
-        rebalance(heap, map, &path, own);
-    } else {
-        /* The next key takes the node's place. */
-        uint64_t next = n->right;
-        while (node_get(heap, next)->left != 0) {
-            path.at[path.depth++] = next;
-            next = node_get(heap, next)->left;
-        }
-        relink(heap, map, &path, path.depth, next, node_get(heap, next)->right);
-        struct map_node *s = node_edit(heap, next);
-        n = node_get(heap, at);
-        s->left = n->left;
-        s->right = n->right;
-        s->height = n->height;
-        relink(heap, map, &path, own, at, next);
-        path.at[own] = next;
-        rebalance(heap, map, &path, path.depth);
-    }
+    uint64_t at = path.at[path.depth - 1];
+    node_unhang(heap, map, &path);
     header_map_edit(heap, map)->count--;
     forget_place(heap, map, key, at);
     block_free(heap, POOL_MAPS, at);
     return 0;
+}
+
+void map_rekey(struct heap *h, enum heap_map map, struct slice from, struct slice to)
+{
+    struct path path;
+    bool found = find_path(h, map, from, &path);
+    assert(found);
+    assert(from.len == to.len);
+    uint64_t at = path.at[path.depth - 1];
+    node_unhang(h, map, &path);
+    forget_place(h, map, from, at);
+    struct map_node *n =
+        (struct map_node *)arena_write(&h->arena, block_address(h, at), sizeof *n + to.len);
+    n->left = 0;
+    n->right = 0;
+    n->height = 1;
+    memcpy(n + 1, to.data, to.len);
+    found = find_path(h, map, to, &path);
+    assert(!found);
+    node_hang(h, map, to, &path, at);
+}
+
+void map_cut(struct heap *h, enum heap_map map, struct slice key, uint64_t len)
+{
+    uint64_t at = find(h, map, key);
+    assert(at != 0);
+    struct map_node *n = node_edit(h, at);
+    assert(len <= n->value_len);
+    n->value_len = (uint32_t)len;
+    uint64_t need = value_offset(n->key_len) + len;
+    uint64_t least = slab_block_bytes_max(h) + 1; /* of an extent */
+    need = need > least ? need : least;
+    if (place_class(at) == PLACE_NO_CLASS && need < block_bytes(h, at)) {
+        (void)block_resize(h, POOL_MAPS, at, need);
+    }
 }
 
 uint64_t heap_map_count(const struct heap *heap, enum heap_map map)

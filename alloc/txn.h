@@ -129,11 +129,16 @@ struct txn_move txn_step(enum txn_state state, enum txn_event event,
 
 /* ---- HEAP_MAP_TX ------------------------------------------------------------------------------
  *
- *   't' home session seq (big-endian)           -> struct txn_record, uids, then the part
- * (PREPARED) 'x' deadline home session seq (big-endian)  -> a zero byte: one per REFUSED record,
- * for sweeping 'o' slot (big-endian), 'r' name, 'r'        -> struct intent_record (alloc/intent.h)
- *   'h' name                                    -> place u64 of the root's newest undo record
- */
+ *   't' home session seq            -> struct txn_record, then uids u64[participants], then
+ *                                      PREPARED: the part, and zeros up to 8 bytes a participant
+ *                                      COMMITTED: prepare times u64[participants]
+ *   'p' prepared_at home session seq -> a zero byte: one per PREPARED record
+ *   'x' deadline home session seq    -> a zero byte: one per REFUSED record, for sweeping
+ *   'o' pointer, 'r' name, 'r'       -> struct intent_record (alloc/intent.h)
+ *   'h' name                         -> place u64 of the root's newest undo record
+ *
+ * Numbers in keys are big-endian. An abort turns 'p' into 'x' in place, and a record only shrinks:
+ * neither outcome needs room. */
 struct txn_record {
     uint64_t deadline;
     uint64_t prepared_at;  /* p; REFUSED: 0 */
@@ -147,15 +152,15 @@ struct txn_record {
     uint32_t part_bytes;
 };
 static_assert(sizeof(struct txn_record) == 72, "media format");
-#define TXN_KEY_BYTES         25u
-#define TXN_REFUSED_KEY_BYTES 33u
+#define TXN_KEY_BYTES       25u
+#define TXN_TIMED_KEY_BYTES 33u /* 'p', 'x' */
 
 /* ---- apply ------------------------------------------------------------------------------------
  */
 
 /* A whole transaction on this shard alone, at `version`. 0 or a command's code (CONFLICT with
- * *conflict, STALE, NOT_YET, RANGE, NOSPACE, TOOBIG, INVAL, PROTOCOL): then nothing has changed. Or
- * a fatal code. */
+ * *conflict, STALE, NOT_YET, RANGE, NOSPACE, TOOBIG, INVAL, PROTOCOL): then nothing has changed,
+ * but that the slots leased for its objects have gone back. Or a fatal code. */
 int txn_apply_one(struct heap *heap, uint64_t version, struct slice part,
                   struct txn_conflict *conflict);
 

@@ -402,6 +402,16 @@ int txn_plan_execute(struct heap *h, uint64_t version, const struct txn_plan *pl
     return rv;
 }
 
+void txn_plan_renounce(struct heap *h, const struct txn_plan *plan)
+{
+    for (uint32_t i = 0; i < plan->count; i++) {
+        const struct txn_target *t = &plan->targets[i];
+        if (t->born && lease_find_slot(h, plan->head.session, t->ptr) == 0) {
+            lease_drop_slot(h, ptr_slot(t->ptr));
+        }
+    }
+}
+
 int txn_apply_one(struct heap *heap, uint64_t version, struct slice part,
                   struct txn_conflict *conflict)
 {
@@ -418,6 +428,8 @@ int txn_apply_one(struct heap *heap, uint64_t version, struct slice part,
     }
     if (rv == 0) {
         rv = txn_plan_execute(heap, version, &plan);
+    } else {
+        txn_plan_renounce(heap, &plan);
     }
     txn_plan_close(&plan);
     return rv == ERR_TX_UNDECIDED ? ERR_CONFLICT : rv;

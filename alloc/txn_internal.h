@@ -51,15 +51,21 @@ int txn_plan_validate(const struct heap *h, struct txn_plan *plan, struct txn_co
 int txn_plan_reserve(struct heap *h, struct txn_plan *plan);
 /* Takes them back; their slots go, with new generations. */
 void txn_plan_release(struct heap *h, const struct txn_plan *plan);
+/* It won't happen: slots leased for its objects go, or their leases would stay until the session
+ * ends. */
+void txn_plan_renounce(struct heap *h, const struct txn_plan *plan);
 /* 0 or a fatal code. */
 int txn_plan_execute(struct heap *h, uint64_t version, const struct txn_plan *plan);
 
 /* intent.c */
+/* What hasn't been born when its intent was taken has a block now. */
+void intent_mark(struct heap *h, uint64_t ptr);
 bool intent_find(const struct heap *h, uint64_t ptr, struct slice name, struct intent_record *out);
 /* Would taking an intent of this mode conflict? *by: with whom, if it is a single one. */
 bool intent_in_the_way(const struct heap *h, uint64_t ptr, struct slice name, enum intent_mode mode,
                        struct txn_name *by);
 
+/* txn_prepare.c: the PREPARED one with the least prepare time. */
 bool txn_oldest_prepared(const struct heap *h, struct txn_name *out);
 
 #endif

@@ -342,9 +342,9 @@ static void operations_see_those_before_them(void **state)
     struct heap *heap = heap_new(16 << 20, 0);
     struct part p;
     uint64_t lease = 0;
-    uint64_t ptrs[2];
+    uint64_t ptrs[3];
     uint64_t ptr = alloc(heap, TEXT("hello"));
-    assert_int_equal(heap_lease(heap, SESSION, 2, &lease, ptrs), 0);
+    assert_int_equal(heap_lease(heap, SESSION, 3, &lease, ptrs), 0);
     part_begin(&p, SESSION);
     part_free(&p, ptr);
     part_write(&p, ptr, 0, TEXT("x"));
@@ -358,15 +358,15 @@ static void operations_see_those_before_them(void **state)
     part_write(&p, ptrs[0], 3, TEXT("xyz"));
     assert_int_equal(run(heap, &p).code, ERR_RANGE);
     part_begin(&p, SESSION);
-    part_alloc(&p, ptrs[0], 5, NOTHING);
-    part_alloc(&p, ptrs[0], 5, NOTHING);
+    part_alloc(&p, ptrs[1], 5, NOTHING);
+    part_alloc(&p, ptrs[1], 5, NOTHING);
     assert_int_equal(run(heap, &p).code, ERR_STALE);
     assert_bytes(heap, ptr, "hello");
     /* Born and gone at once; set, deleted and set again. */
     part_begin(&p, SESSION);
-    part_alloc(&p, ptrs[0], 5, NOTHING);
-    part_write(&p, ptrs[0], 0, TEXT("xyz"));
-    part_free(&p, ptrs[0]);
+    part_alloc(&p, ptrs[2], 5, NOTHING);
+    part_write(&p, ptrs[2], 0, TEXT("xyz"));
+    part_free(&p, ptrs[2]);
     part_root(&p, TEXT("a"), ptr);
     part_root(&p, TEXT("a"), 0);
     part_root(&p, TEXT("a"), ptr);
@@ -377,7 +377,7 @@ static void operations_see_those_before_them(void **state)
     assert_int_equal(heap_root_get(heap, TEXT("a"), &r), 0);
     assert_int_equal(heap_root_get(heap, TEXT("b"), &r), ERR_NOTFOUND);
     struct heap_object o;
-    assert_int_equal(heap_stat(heap, ptrs[0], &o), ERR_STALE);
+    assert_int_equal(heap_stat(heap, ptrs[2], &o), ERR_STALE);
     assert_int_equal(header(heap)->object_count, 1);
     heap_done(heap);
 }
@@ -388,31 +388,35 @@ static void only_the_own_lease_gives_pointers(void **state)
     struct heap *heap = heap_new(16 << 20, 0);
     struct part p;
     uint64_t lease = 0;
-    uint64_t ptr = 0;
-    assert_int_equal(heap_lease(heap, SESSION, 1, &lease, &ptr), 0);
+    uint64_t ptrs[4];
+    assert_int_equal(heap_lease(heap, SESSION, 4, &lease, ptrs), 0);
     part_begin(&p, SESSION + 1);
-    part_alloc(&p, ptr, 5, NOTHING);
+    part_alloc(&p, ptrs[0], 5, NOTHING);
     assert_int_equal(run(heap, &p).code, ERR_STALE);
+    assert_true(heap_ptr_is_unborn(heap, ptrs[0]));
+    /* What wasn't born never will be: the slot goes back. */
     part_begin(&p, SESSION);
-    part_alloc(&p, ptr, 0, NOTHING);
+    part_alloc(&p, ptrs[1], 0, NOTHING);
     assert_int_equal(run(heap, &p).code, ERR_INVAL);
+    assert_false(heap_ptr_is_unborn(heap, ptrs[1]));
     part_begin(&p, SESSION);
-    part_alloc(&p, ptr, OBJECT_BYTES_MAX + 1ull, NOTHING);
+    part_alloc(&p, ptrs[2], OBJECT_BYTES_MAX + 1ull, NOTHING);
     assert_int_equal(run(heap, &p).code, ERR_TOOBIG);
     part_begin(&p, SESSION);
-    part_alloc(&p, ptr, 2, TEXT("abc"));
+    part_alloc(&p, ptrs[3], 2, TEXT("abc"));
     assert_int_equal(run(heap, &p).code, ERR_INVAL);
-    assert_true(heap_ptr_is_unborn(heap, ptr));
+    assert_int_equal(header(heap)->leased_count, 1);
     assert_int_equal(heap_lease_return(heap, lease), 0);
     part_begin(&p, SESSION);
-    part_alloc(&p, ptr, 5, NOTHING);
+    part_alloc(&p, ptrs[0], 5, NOTHING);
     assert_int_equal(run(heap, &p).code, ERR_STALE);
     heap_done(heap);
 }
 
 /* ---- all or nothing ---- */
 
-/* Whatever item fails, as whichever of the part: nothing has changed but the clock. */
+/* Whatever item fails, as whichever of the part: nothing has changed but the clock, and the slot
+ * that was leased for it. */
 static void a_failing_item_fails_all(void **state)
 {
     (void)state;
@@ -479,6 +483,7 @@ static void a_failing_item_fails_all(void **state)
             heap_begin(copy, 2, 1, hlc_from_ms(1000));
             assert_int_not_equal(run(heap, &p).code, 0);
             (void)heap_next_version(copy);
+            lease_drop_slot(copy, ptr_slot(ptrs[0])); /* given back: it never will be born */
             heap_end(copy);
             heap_end(heap);
             model_equal(heap, copy);
@@ -584,6 +589,8 @@ static void without_room_nothing_happens(void **state)
                 break;
             }
             assert_int_equal(code, ERR_NOSPACE);
+            before.leased = before.leases = 0; /* its slots went back, and so the lease */
+            before.blocks[POOL_MAPS]--;
             assert_memory_equal(&before, &after, sizeof before);
             assert_bytes(heap, old, "old");
             refused++;
