@@ -35,16 +35,19 @@ enum embedded_op {
     EMBEDDED_RECLAIM,
     EMBEDDED_DEFRAG,
     EMBEDDED_TRIM,
+    EMBEDDED_TRANSACT, /* data: a part (alloc/txn.h) */
     /* Reads of what is durable. */
     EMBEDDED_READ = 64, /* ptr, offset, out: size bytes; if_version: as of then, 0: newest */
     EMBEDDED_STAT,      /* ptr; if_version: as of then, 0: newest */
     EMBEDDED_ROOT_GET,  /* name */
     /* Lists; bytes: entries as on the wire (docs/protocol.md). count: at most. */
-    EMBEDDED_ROOT_LIST,   /* name: after this one */
+    EMBEDDED_ROOT_LIST,   /* name: after this one. version: of the set of names */
     EMBEDDED_HISTORY,     /* ptr; offset: changes to skip. version: the safepoint */
     EMBEDDED_TYPE_LIST,   /* type: after this one */
     EMBEDDED_OBJECT_LIST, /* offset: slot to begin at; size: 0 all, else those of `type`. value:
                              where to go on, 0 at the end */
+    EMBEDDED_LEASE_GET,   /* offset: number of the lease; bytes: pointers. value: whose session's */
+    EMBEDDED_VALIDATE, /* data: a part with checks alone; CONFLICT: value, version as TRANSACT's */
 };
 
 /* What is asked for: op and what it needs, the rest 0. */

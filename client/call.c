@@ -10,9 +10,7 @@
 
 #define POINTER_SHARD_SHIFT 52 /* shard:12 | generation:14 | slot:38 */
 
-static int refuse(struct core_call *call, int err, const char *format, ...)
-    __attribute__((format(printf, 3, 4)));
-static int refuse(struct core_call *call, int err, const char *format, ...)
+int core__refuse(struct core_call *call, int err, const char *format, ...)
 {
     va_list args;
     va_start(args, format);
@@ -24,10 +22,10 @@ static int refuse(struct core_call *call, int err, const char *format, ...)
 
 static int no_memory(struct core_call *call)
 {
-    return refuse(call, ERR_NOMEM, "out of memory for a request");
+    return core__refuse(call, ERR_NOMEM, "out of memory for a request");
 }
 
-static int op_encode(struct core_call *call, uint16_t kind, size_t size, struct buf *body)
+int core__op_encode(struct core_call *call, uint16_t kind, size_t size, struct buf *body)
 {
     call->op = core__op_new(kind, size);
     if (call->op == NULL) {
@@ -39,39 +37,24 @@ static int op_encode(struct core_call *call, uint16_t kind, size_t size, struct 
 }
 
 /* An encoder fails only when a field is out of bounds, which the callers have checked. */
-static int op_encoded(struct core_call *call, int rv, const struct buf *body)
+int core__op_encoded(struct core_call *call, int rv, const struct buf *body)
 {
     assert(rv == 0);
     assert(body->data == call->op->body && body->len == call->op->len);
     return 0;
 }
 
-/* Encodes message m of type `name` into a new request of the call, or leaves it plain. */
-#define PREPARE(call, KIND, name, m, rv)                                                           \
-    do {                                                                                           \
-        struct buf body_;                                                                          \
-        if ((call)->plain) {                                                                       \
-            (call)->kind = KIND_##KIND;                                                            \
-            (call)->request.name = *(m);                                                           \
-            (rv) = 0;                                                                              \
-            break;                                                                                 \
-        }                                                                                          \
-        (rv) = op_encode((call), KIND_##KIND, message_size_##name(m), &body_);                     \
-        if ((rv) == 0) {                                                                           \
-            (rv) = op_encoded((call), message_encode_##name((m), &body_), &body_);                 \
-        }                                                                                          \
-    } while (0)
-
 static int aim(struct core_call *call, struct core_heap *heap, uint64_t ptr)
 {
     uint64_t index = ptr >> POINTER_SHARD_SHIFT;
     if (ptr == 0) {
-        return refuse(call, ERR_INVAL, "the pointer is CAIRN_NULL");
+        return core__refuse(call, ERR_INVAL, "the pointer is CAIRN_NULL");
     }
     if (index >= heap->count) {
-        return refuse(call, ERR_INVAL,
-                      "the pointer is of shard %llu, and the heap has %u: is it another heap's?",
-                      (unsigned long long)index, heap->count);
+        return core__refuse(
+            call, ERR_INVAL,
+            "the pointer is of shard %llu, and the heap has %u: is it another heap's?",
+            (unsigned long long)index, heap->count);
     }
     call->heap = heap;
     call->target = ptr;
@@ -84,7 +67,7 @@ static int aim_root(struct core_call *call, struct core_heap *heap, const char *
 {
     size_t len = name == NULL ? 0 : strnlen(name, ROOT_NAME_BYTES_MAX + 1);
     if (len == 0 || len > ROOT_NAME_BYTES_MAX) {
-        return refuse(call, ERR_INVAL, "a root's name has 1..%d bytes", ROOT_NAME_BYTES_MAX);
+        return core__refuse(call, ERR_INVAL, "a root's name has 1..%d bytes", ROOT_NAME_BYTES_MAX);
     }
     *out = slice_of(name, len);
     call->heap = heap;
@@ -95,8 +78,8 @@ static int aim_root(struct core_call *call, struct core_heap *heap, const char *
 static int check_range(struct core_call *call, uint64_t offset, size_t len)
 {
     if (offset > OBJECT_BYTES_MAX || len > OBJECT_BYTES_MAX - offset) {
-        return refuse(call, ERR_RANGE, "offset %llu + %zu bytes: no object is larger than %u",
-                      (unsigned long long)offset, len, OBJECT_BYTES_MAX);
+        return core__refuse(call, ERR_RANGE, "offset %llu + %zu bytes: no object is larger than %u",
+                            (unsigned long long)offset, len, OBJECT_BYTES_MAX);
     }
     return 0;
 }
@@ -104,11 +87,11 @@ static int check_range(struct core_call *call, uint64_t offset, size_t len)
 static int check_write(struct core_call *call, uint64_t offset, struct slice data)
 {
     if (data.len == 0) {
-        return refuse(call, ERR_INVAL, "nothing to write");
+        return core__refuse(call, ERR_INVAL, "nothing to write");
     }
     if (data.len > WRITE_BYTES_MAX) {
-        return refuse(call, ERR_TOOBIG, "%zu bytes in one write; at most %u: write in pieces",
-                      data.len, WRITE_BYTES_MAX);
+        return core__refuse(call, ERR_TOOBIG, "%zu bytes in one write; at most %u: write in pieces",
+                            data.len, WRITE_BYTES_MAX);
     }
     return check_range(call, offset, data.len);
 }
@@ -118,9 +101,9 @@ static int check_write(struct core_call *call, uint64_t offset, struct slice dat
 static int check_size(struct core_call *call, uint64_t bytes)
 {
     if (bytes == 0 || bytes > OBJECT_BYTES_MAX) {
-        return refuse(call, bytes == 0 ? ERR_INVAL : ERR_TOOBIG,
-                      "an object has 1..%u bytes, not %llu", OBJECT_BYTES_MAX,
-                      (unsigned long long)bytes);
+        return core__refuse(call, bytes == 0 ? ERR_INVAL : ERR_TOOBIG,
+                            "an object has 1..%u bytes, not %llu", OBJECT_BYTES_MAX,
+                            (unsigned long long)bytes);
     }
     return 0;
 }
@@ -133,12 +116,12 @@ int core_prepare_alloc(struct core_call *call, struct core_heap *heap, uint64_t 
         return bad;
     }
     if (init.len > bytes) {
-        return refuse(call, ERR_RANGE, "%zu initial bytes for an object of %llu", init.len,
-                      (unsigned long long)bytes);
+        return core__refuse(call, ERR_RANGE, "%zu initial bytes for an object of %llu", init.len,
+                            (unsigned long long)bytes);
     }
     if (init.len > WRITE_BYTES_MAX) {
-        return refuse(call, ERR_TOOBIG, "%zu initial bytes; at most %u: write the rest", init.len,
-                      WRITE_BYTES_MAX);
+        return core__refuse(call, ERR_TOOBIG, "%zu initial bytes; at most %u: write the rest",
+                            init.len, WRITE_BYTES_MAX);
     }
     uint32_t turn = heap->count == 1
                         ? 0 /* a directory's heap: its threads share no line for nothing */
@@ -147,7 +130,7 @@ int core_prepare_alloc(struct core_call *call, struct core_heap *heap, uint64_t 
     call->shard = heap->shards[turn % heap->count];
     struct msg_alloc m = {.uid = call->shard->uid, .size = bytes, .type = type, .init = init};
     int rv;
-    PREPARE(call, ALLOC, alloc, &m, rv);
+    CORE_PREPARE(call, ALLOC, alloc, &m, rv);
     return rv;
 }
 
@@ -156,7 +139,7 @@ int core_prepare_free(struct core_call *call, struct core_heap *heap, uint64_t p
     int rv = aim(call, heap, ptr);
     if (rv == 0) {
         struct msg_free m = {.uid = call->shard->uid, .ptr = ptr};
-        PREPARE(call, FREE, free, &m, rv);
+        CORE_PREPARE(call, FREE, free, &m, rv);
     }
     return rv;
 }
@@ -221,7 +204,7 @@ int core_prepare_realloc(struct core_call *call, struct core_heap *heap, uint64_
     }
     if (rv == 0) {
         struct msg_realloc m = {.uid = call->shard->uid, .ptr = ptr, .size = bytes};
-        PREPARE(call, REALLOC, realloc, &m, rv);
+        CORE_PREPARE(call, REALLOC, realloc, &m, rv);
     }
     return rv;
 }
@@ -235,7 +218,7 @@ int core_prepare_write(struct core_call *call, struct core_heap *heap, uint64_t 
     }
     if (rv == 0) {
         struct msg_write m = {.uid = call->shard->uid, .ptr = ptr, .offset = offset, .data = data};
-        PREPARE(call, WRITE, write, &m, rv);
+        CORE_PREPARE(call, WRITE, write, &m, rv);
     }
     return rv;
 }
@@ -254,7 +237,7 @@ int core_prepare_compare_and_write(struct core_call *call, struct core_heap *hea
                                           .offset = offset,
                                           .expected = expected,
                                           .desired = desired};
-        PREPARE(call, COMPARE_AND_WRITE, compare_and_write, &m, rv);
+        CORE_PREPARE(call, COMPARE_AND_WRITE, compare_and_write, &m, rv);
     }
     return rv;
 }
@@ -272,7 +255,7 @@ int core_prepare_write_if_version(struct core_call *call, struct core_heap *heap
                                          .version = version,
                                          .offset = offset,
                                          .data = data};
-        PREPARE(call, WRITE_IF_VERSION, write_if_version, &m, rv);
+        CORE_PREPARE(call, WRITE_IF_VERSION, write_if_version, &m, rv);
     }
     return rv;
 }
@@ -287,7 +270,7 @@ int core_prepare_add_u64(struct core_call *call, struct core_heap *heap, uint64_
     if (rv == 0) {
         struct msg_add_u64 m = {
             .uid = call->shard->uid, .ptr = ptr, .offset = offset, .delta = delta};
-        PREPARE(call, ADD_U64, add_u64, &m, rv);
+        CORE_PREPARE(call, ADD_U64, add_u64, &m, rv);
     }
     return rv;
 }
@@ -297,7 +280,7 @@ int core_prepare_stat_at(struct core_call *call, struct core_heap *heap, uint64_
     int rv = aim(call, heap, ptr);
     if (rv == 0) {
         struct msg_stat m = {.uid = call->shard->uid, .ptr = ptr, .at = at};
-        PREPARE(call, STAT, stat, &m, rv);
+        CORE_PREPARE(call, STAT, stat, &m, rv);
     }
     return rv;
 }
@@ -313,17 +296,17 @@ int core_prepare_history(struct core_call *call, struct core_heap *heap, uint64_
     int rv = aim(call, heap, ptr);
     if (rv == 0) {
         struct msg_history m = {.uid = call->shard->uid, .ptr = ptr, .skip = skip, .max = max};
-        PREPARE(call, HISTORY, history, &m, rv);
+        CORE_PREPARE(call, HISTORY, history, &m, rv);
     }
     return rv;
 }
 
 /* ---- what is asked of each shard of a heap ---- */
 
-static int aim_shard(struct core_call *call, struct core_heap *heap, uint32_t shard)
+int core__aim_shard(struct core_call *call, struct core_heap *heap, uint32_t shard)
 {
     if (shard >= heap->count) {
-        return refuse(call, ERR_INVAL, "shard %u of a heap of %u", shard, heap->count);
+        return core__refuse(call, ERR_INVAL, "shard %u of a heap of %u", shard, heap->count);
     }
     call->heap = heap;
     call->shard = heap->shards[shard];
@@ -333,15 +316,15 @@ static int aim_shard(struct core_call *call, struct core_heap *heap, uint32_t sh
 int core_prepare_type_register(struct core_call *call, struct core_heap *heap, uint32_t shard,
                                uint32_t number, struct slice descriptor)
 {
-    int rv = aim_shard(call, heap, shard);
+    int rv = core__aim_shard(call, heap, shard);
     if (rv == 0 && descriptor.len > TYPE_BYTES_MAX) {
-        rv = refuse(call, ERR_TOOBIG, "a type of %zu bytes; at most %u", descriptor.len,
-                    TYPE_BYTES_MAX);
+        rv = core__refuse(call, ERR_TOOBIG, "a type of %zu bytes; at most %u", descriptor.len,
+                          TYPE_BYTES_MAX);
     }
     if (rv == 0) {
         struct msg_type_register m = {
             .uid = call->shard->uid, .number = number, .descriptor = descriptor};
-        PREPARE(call, TYPE_REGISTER, type_register, &m, rv);
+        CORE_PREPARE(call, TYPE_REGISTER, type_register, &m, rv);
     }
     return rv;
 }
@@ -349,10 +332,10 @@ int core_prepare_type_register(struct core_call *call, struct core_heap *heap, u
 int core_prepare_type_list(struct core_call *call, struct core_heap *heap, uint32_t shard,
                            uint32_t after, uint32_t max)
 {
-    int rv = aim_shard(call, heap, shard);
+    int rv = core__aim_shard(call, heap, shard);
     if (rv == 0) {
         struct msg_type_list m = {.uid = call->shard->uid, .after = after, .max = max};
-        PREPARE(call, TYPE_LIST, type_list, &m, rv);
+        CORE_PREPARE(call, TYPE_LIST, type_list, &m, rv);
     }
     return rv;
 }
@@ -360,14 +343,14 @@ int core_prepare_type_list(struct core_call *call, struct core_heap *heap, uint3
 int core_prepare_object_list(struct core_call *call, struct core_heap *heap, uint32_t shard,
                              uint64_t from, uint32_t max, bool typed, uint32_t type)
 {
-    int rv = aim_shard(call, heap, shard);
+    int rv = core__aim_shard(call, heap, shard);
     if (rv == 0) {
         struct msg_object_list m = {.uid = call->shard->uid,
                                     .from = from,
                                     .max = max,
                                     .typed = typed ? 1 : 0,
                                     .type = type};
-        PREPARE(call, OBJECT_LIST, object_list, &m, rv);
+        CORE_PREPARE(call, OBJECT_LIST, object_list, &m, rv);
     }
     return rv;
 }
@@ -375,14 +358,14 @@ int core_prepare_object_list(struct core_call *call, struct core_heap *heap, uin
 int core_prepare_set_retention(struct core_call *call, struct core_heap *heap, uint32_t shard,
                                uint64_t retention_ms)
 {
-    int rv = aim_shard(call, heap, shard);
+    int rv = core__aim_shard(call, heap, shard);
     if (rv == 0 && retention_ms > RETENTION_MS_MAX) {
-        rv = refuse(call, ERR_INVAL, "history is kept for at most %llu ms",
-                    (unsigned long long)RETENTION_MS_MAX);
+        rv = core__refuse(call, ERR_INVAL, "history is kept for at most %llu ms",
+                          (unsigned long long)RETENTION_MS_MAX);
     }
     if (rv == 0) {
         struct msg_set_retention m = {.uid = call->shard->uid, .retention_ms = retention_ms};
-        PREPARE(call, SET_RETENTION, set_retention, &m, rv);
+        CORE_PREPARE(call, SET_RETENTION, set_retention, &m, rv);
     }
     return rv;
 }
@@ -390,10 +373,10 @@ int core_prepare_set_retention(struct core_call *call, struct core_heap *heap, u
 int core_prepare_defrag(struct core_call *call, struct core_heap *heap, uint32_t shard,
                         uint32_t bytes)
 {
-    int rv = aim_shard(call, heap, shard);
+    int rv = core__aim_shard(call, heap, shard);
     if (rv == 0) {
         struct msg_defrag m = {.uid = call->shard->uid, .bytes = bytes};
-        PREPARE(call, DEFRAG, defrag, &m, rv);
+        CORE_PREPARE(call, DEFRAG, defrag, &m, rv);
     }
     return rv;
 }
@@ -401,10 +384,10 @@ int core_prepare_defrag(struct core_call *call, struct core_heap *heap, uint32_t
 int core_prepare_trim(struct core_call *call, struct core_heap *heap, uint32_t shard,
                       uint64_t bytes)
 {
-    int rv = aim_shard(call, heap, shard);
+    int rv = core__aim_shard(call, heap, shard);
     if (rv == 0) {
         struct msg_trim m = {.uid = call->shard->uid, .bytes = bytes};
-        PREPARE(call, TRIM, trim, &m, rv);
+        CORE_PREPARE(call, TRIM, trim, &m, rv);
     }
     return rv;
 }
@@ -416,22 +399,28 @@ uint32_t core_heap_root_shard(const struct core_heap *heap, struct slice name)
     return (uint32_t)(hash64(0, name.data, name.len) % heap->count);
 }
 
-int core_prepare_root_get(struct core_call *call, struct core_heap *heap, const char *name)
+int core_prepare_root_get_at(struct core_call *call, struct core_heap *heap, const char *name,
+                             uint64_t at)
 {
-    struct msg_root_get m = {0};
+    struct msg_root_get m = {.at = at};
     int rv = aim_root(call, heap, name, &m.name);
     if (rv == 0) {
         m.uid = call->shard->uid;
-        PREPARE(call, ROOT_GET, root_get, &m, rv);
+        CORE_PREPARE(call, ROOT_GET, root_get, &m, rv);
     }
     return rv;
+}
+
+int core_prepare_root_get(struct core_call *call, struct core_heap *heap, const char *name)
+{
+    return core_prepare_root_get_at(call, heap, name, 0);
 }
 
 /* A root may point at an object of any shard of its heap. */
 static int check_target(struct core_call *call, const struct core_heap *heap, uint64_t ptr)
 {
     if (ptr >> POINTER_SHARD_SHIFT >= heap->count) {
-        return refuse(call, ERR_INVAL, "the pointer is of no shard of this heap");
+        return core__refuse(call, ERR_INVAL, "the pointer is of no shard of this heap");
     }
     return 0;
 }
@@ -442,14 +431,14 @@ int core_prepare_root_set(struct core_call *call, struct core_heap *heap, const 
     struct msg_root_set m = {.ptr = ptr};
     int rv = aim_root(call, heap, name, &m.name);
     if (rv == 0 && ptr == 0) {
-        rv = refuse(call, ERR_INVAL, "a root can't point at CAIRN_NULL: delete it");
+        rv = core__refuse(call, ERR_INVAL, "a root can't point at CAIRN_NULL: delete it");
     }
     if (rv == 0) {
         rv = check_target(call, heap, ptr);
     }
     if (rv == 0) {
         m.uid = call->shard->uid;
-        PREPARE(call, ROOT_SET, root_set, &m, rv);
+        CORE_PREPARE(call, ROOT_SET, root_set, &m, rv);
     }
     return rv;
 }
@@ -464,7 +453,7 @@ int core_prepare_root_compare_and_set(struct core_call *call, struct core_heap *
     }
     if (rv == 0) {
         m.uid = call->shard->uid;
-        PREPARE(call, ROOT_COMPARE_AND_SET, root_compare_and_set, &m, rv);
+        CORE_PREPARE(call, ROOT_COMPARE_AND_SET, root_compare_and_set, &m, rv);
     }
     return rv;
 }
@@ -475,24 +464,30 @@ int core_prepare_root_delete(struct core_call *call, struct core_heap *heap, con
     int rv = aim_root(call, heap, name, &m.name);
     if (rv == 0) {
         m.uid = call->shard->uid;
-        PREPARE(call, ROOT_DELETE, root_delete, &m, rv);
+        CORE_PREPARE(call, ROOT_DELETE, root_delete, &m, rv);
     }
+    return rv;
+}
+
+int core_prepare_root_list_at(struct core_call *call, struct core_heap *heap, uint32_t shard,
+                              uint64_t at, struct slice after, uint32_t max)
+{
+    assert(shard < heap->count);
+    if (after.len > ROOT_NAME_BYTES_MAX) {
+        return core__refuse(call, ERR_INVAL, "a root's name has 1..%d bytes", ROOT_NAME_BYTES_MAX);
+    }
+    call->heap = heap;
+    call->shard = heap->shards[shard];
+    struct msg_root_list m = {.uid = call->shard->uid, .at = at, .max = max, .after = after};
+    int rv;
+    CORE_PREPARE(call, ROOT_LIST, root_list, &m, rv);
     return rv;
 }
 
 int core_prepare_root_list(struct core_call *call, struct core_heap *heap, uint32_t shard,
                            struct slice after, uint32_t max)
 {
-    assert(shard < heap->count);
-    if (after.len > ROOT_NAME_BYTES_MAX) {
-        return refuse(call, ERR_INVAL, "a root's name has 1..%d bytes", ROOT_NAME_BYTES_MAX);
-    }
-    call->heap = heap;
-    call->shard = heap->shards[shard];
-    struct msg_root_list m = {.uid = call->shard->uid, .max = max, .after = after};
-    int rv;
-    PREPARE(call, ROOT_LIST, root_list, &m, rv);
-    return rv;
+    return core_prepare_root_list_at(call, heap, shard, 0, after, max);
 }
 
 int core_prepare_probe(struct core_call *call, struct core_heap *heap, uint32_t shard)
@@ -512,8 +507,9 @@ static int heap_name(struct core_call *call, struct core *core, const char *name
         good = (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '_' || c == '-';
     }
     if (!good) {
-        return refuse(call, ERR_INVAL, "a heap's name is [a-z0-9][a-z0-9_-]*, at most %d bytes",
-                      HEAP_NAME_BYTES_MAX);
+        return core__refuse(call, ERR_INVAL,
+                            "a heap's name is [a-z0-9][a-z0-9_-]*, at most %d bytes",
+                            HEAP_NAME_BYTES_MAX);
     }
     call->shard = core != NULL ? core->meta : NULL; /* a directory has neither */
     *out = slice_of(name, len);
@@ -531,16 +527,17 @@ int core_prepare_heap_create(struct core_call *call, struct core *core, const ch
                                 .replicas = replicas};
     if (shards == 0 || shards > SHARDS_PER_HEAP_MAX || replicas > REPLICAS_MAX ||
         shard_bytes_max == 0) {
-        return refuse(call, ERR_INVAL, "a heap has 1..%d shards of 0..%d replicas and some bytes",
-                      SHARDS_PER_HEAP_MAX, REPLICAS_MAX);
+        return core__refuse(call, ERR_INVAL,
+                            "a heap has 1..%d shards of 0..%d replicas and some bytes",
+                            SHARDS_PER_HEAP_MAX, REPLICAS_MAX);
     }
     if (retention_ms > RETENTION_MS_MAX) {
-        return refuse(call, ERR_INVAL, "history is kept for at most %llu ms",
-                      (unsigned long long)RETENTION_MS_MAX);
+        return core__refuse(call, ERR_INVAL, "history is kept for at most %llu ms",
+                            (unsigned long long)RETENTION_MS_MAX);
     }
     int rv = heap_name(call, core, name, &m.name);
     if (rv == 0) {
-        PREPARE(call, HEAP_CREATE, heap_create, &m, rv);
+        CORE_PREPARE(call, HEAP_CREATE, heap_create, &m, rv);
     }
     return rv;
 }
@@ -550,7 +547,7 @@ int core_prepare_heap_drop(struct core_call *call, struct core *core, const char
     struct msg_heap_drop m = {.uid = META_UID};
     int rv = heap_name(call, core, name, &m.name);
     if (rv == 0) {
-        PREPARE(call, HEAP_DROP, heap_drop, &m, rv);
+        CORE_PREPARE(call, HEAP_DROP, heap_drop, &m, rv);
     }
     return rv;
 }
@@ -560,7 +557,7 @@ int core_prepare_heap_open(struct core_call *call, struct core *core, const char
     struct msg_heap_open m = {.uid = META_UID};
     int rv = heap_name(call, core, name, &m.name);
     if (rv == 0) {
-        PREPARE(call, HEAP_OPEN, heap_open, &m, rv);
+        CORE_PREPARE(call, HEAP_OPEN, heap_open, &m, rv);
     }
     return rv;
 }
@@ -585,13 +582,14 @@ int core_prepare_admin(struct core_call *call, struct core *core, const char *no
     size_t node_len = node == NULL ? 0 : strnlen(node, NODE_NAME_BYTES_MAX + 1);
     size_t verb_len = verb == NULL ? 0 : strnlen(verb, 64);
     if (verb_len == 0 || verb_len > 63) {
-        return refuse(call, ERR_INVAL, "a verb has 1..63 bytes");
+        return core__refuse(call, ERR_INVAL, "a verb has 1..63 bytes");
     }
     if (args.len > 65536) {
-        return refuse(call, ERR_TOOBIG, "arguments of %zu bytes; at most 65536", args.len);
+        return core__refuse(call, ERR_TOOBIG, "arguments of %zu bytes; at most 65536", args.len);
     }
     if (node_len > NODE_NAME_BYTES_MAX) {
-        return refuse(call, ERR_INVAL, "a node's name has at most %d bytes", NODE_NAME_BYTES_MAX);
+        return core__refuse(call, ERR_INVAL, "a node's name has at most %d bytes",
+                            NODE_NAME_BYTES_MAX);
     }
     m.verb = slice_of(verb, verb_len);
     if (node_len > 0) {
@@ -599,7 +597,7 @@ int core_prepare_admin(struct core_call *call, struct core *core, const char *no
         call->node[node_len] = '\0';
     }
     int rv;
-    PREPARE(call, ADMIN, admin, &m, rv);
+    CORE_PREPARE(call, ADMIN, admin, &m, rv);
     return rv;
 }
 

@@ -7,6 +7,7 @@
 
 #include "base/assert.h"
 #include "base/hash.h"
+#include "base/hlc.h"
 #include "base/log.h"
 #include "base/mem.h"
 #include "client/internal.h"
@@ -81,6 +82,22 @@ static void on_timer(struct env_timer *timer)
         if (due != UINT64_MAX) {
             core__wake(core, due);
         }
+    }
+}
+
+/* ---- the cluster's time, by what answers say ---- */
+
+uint64_t core__clock_after(const struct core *core, uint32_t ms)
+{
+    uint64_t passed = (env_now_ns(core->env) - core->clock_ns) / NS_PER_MS;
+    return core->clock == 0 ? 0 : core->clock + hlc_from_ms(passed + ms);
+}
+
+void core__clock_saw(struct core *core, uint64_t version)
+{
+    if (version > core__clock_after(core, 0)) {
+        core->clock = version;
+        core->clock_ns = env_now_ns(core->env);
     }
 }
 
@@ -172,6 +189,13 @@ void core_call(struct core *core, struct core_call *call)
         list_push_back(&core->admin, &op->link);
         core__admin_pump(core);
         return;
+    }
+    if (call->uid != 0) {
+        call->shard = core__shard(core, call->uid, 0);
+        if (call->shard == NULL) {
+            core__call_finish(call, ERR_NOMEM, "out of memory for a shard");
+            return;
+        }
     }
     struct core_shard *shard = call->shard;
     op->shard = shard;
@@ -548,6 +572,7 @@ static void purge(struct core *core)
     for (uint32_t i = 0; i < core->shard_count; i++) {
         ops_purge(&core->shards[i]->ready);
         ops_purge(&core->shards[i]->waiting);
+        ops_purge(&core->shards[i]->parked);
     }
 }
 

@@ -68,6 +68,12 @@ union core_request {
     struct msg_root_compare_and_set root_compare_and_set;
     struct msg_root_delete root_delete;
     struct msg_root_list root_list;
+    struct msg_lease lease;
+    struct msg_lease_get lease_get;
+    struct msg_tx_commit_one tx_commit_one;
+    struct msg_tx_commit tx_commit;
+    struct msg_tx_validate tx_validate;
+    struct msg_tx_settle tx_settle;
     struct msg_heap_create heap_create;
     struct msg_heap_drop heap_drop;
     struct msg_heap_open heap_open;
@@ -81,15 +87,18 @@ struct core_call {
     uint32_t timeout_ms; /* 0: the core's */
     bool plain;          /* core_prepare_*() fills in request instead of encoding it */
 
-    int err;              /* outcome: 0 or negative */
-    uint64_t value;       /* ALLOC, ROOT_GET: pointer; ADD_U64: the value before;
-                             OBJECT_LIST: slot to go on at; DEFRAG, TRIM: as in RESULT */
-    uint64_t version;     /* READ, STAT, ROOT_GET; commands: of the change */
-    uint64_t size;        /* STAT */
-    uint32_t type, flags; /* STAT */
-    bool more;            /* ROOT_LIST, HISTORY, TYPE_LIST */
-    struct buf bytes; /* ADMIN: JSON; ROOT_LIST, HISTORY, TYPE_LIST, OBJECT_LIST: entries as on the
-                         wire; given (free with buf_close) */
+    int err;          /* outcome: 0 or negative */
+    uint64_t value;   /* ALLOC, ROOT_GET: pointer; ADD_U64: the value before;
+                         OBJECT_LIST: slot to go on at; DEFRAG, TRIM: as in RESULT; LEASE: its
+                         number; LEASE_GET: whose session's; TX_*: what conflicts */
+    uint64_t version; /* READ, STAT, ROOT_GET; commands: of the change; ROOT_LIST: of the set of
+                         names; TX_VALIDATE, CONFLICT: of what conflicts */
+    uint64_t session, seq; /* commands: their number, once they have one */
+    uint64_t size;         /* STAT */
+    uint32_t type, flags;  /* STAT */
+    bool more;             /* ROOT_LIST, HISTORY, TYPE_LIST */
+    struct buf bytes; /* ADMIN: JSON; ROOT_LIST, HISTORY, TYPE_LIST, OBJECT_LIST, LEASE_GET: entries
+                         as on the wire; given (free with buf_close) */
     struct core_heap *opened; /* HEAP_OPEN: given (free with core_heap_close) */
 
     /* The core's. */
@@ -97,6 +106,7 @@ struct core_call {
     struct core_heap *heap;
     struct core_shard *shard;
     uint64_t target; /* STAT: the pointer */
+    uint64_t uid;    /* TX_SETTLE: of the shard, which isn't looked up yet */
     uint16_t kind;
     union core_request request; /* of a plain call */
     struct {                    /* READ */
@@ -158,6 +168,8 @@ int core_prepare_defrag(struct core_call *call, struct core_heap *heap, uint32_t
 int core_prepare_trim(struct core_call *call, struct core_heap *heap, uint32_t shard,
                       uint64_t bytes);
 int core_prepare_root_get(struct core_call *call, struct core_heap *heap, const char *name);
+int core_prepare_root_get_at(struct core_call *call, struct core_heap *heap, const char *name,
+                             uint64_t at);
 int core_prepare_root_set(struct core_call *call, struct core_heap *heap, const char *name,
                           uint64_t ptr);
 int core_prepare_root_compare_and_set(struct core_call *call, struct core_heap *heap,
@@ -165,6 +177,24 @@ int core_prepare_root_compare_and_set(struct core_call *call, struct core_heap *
 int core_prepare_root_delete(struct core_call *call, struct core_heap *heap, const char *name);
 int core_prepare_root_list(struct core_call *call, struct core_heap *heap, uint32_t shard,
                            struct slice after, uint32_t max);
+int core_prepare_root_list_at(struct core_call *call, struct core_heap *heap, uint32_t shard,
+                              uint64_t at, struct slice after, uint32_t max);
+/* Transactions (ADR 0007 §9). Parts as alloc/txn.h describes them; parts: as in TX_COMMIT, the
+ * first one is the shard's own. The deadline is set when the command gets its number. */
+int core_prepare_lease(struct core_call *call, struct core_heap *heap, uint32_t shard,
+                       uint32_t slots);
+int core_prepare_lease_get(struct core_call *call, struct core_heap *heap, uint32_t shard,
+                           uint64_t lease);
+int core_prepare_tx_commit_one(struct core_call *call, struct core_heap *heap, uint32_t shard,
+                               struct slice part);
+int core_prepare_tx_commit(struct core_call *call, struct core_heap *heap, uint32_t shard,
+                           struct slice parts);
+/* err CONFLICT: it doesn't hold (any more). */
+int core_prepare_tx_validate(struct core_call *call, struct core_heap *heap, uint32_t shard,
+                             uint64_t clock, struct slice part);
+/* Of a transaction whose home is the shard `uid`, which any heap may have. */
+int core_prepare_tx_settle(struct core_call *call, struct core *core, uint64_t uid,
+                           uint64_t session, uint64_t seq);
 /* Is the shard served? A linearizable read that needs no object; err 0 once it is. */
 int core_prepare_probe(struct core_call *call, struct core_heap *heap, uint32_t shard);
 /* Only the catalogue's entry: probe the shards to know that they serve. */

@@ -53,6 +53,7 @@ void sdk__embedded_heap_close(struct cairn_heap *heap)
 {
     struct place *place = container_of(heap->core->shards[0], struct place, shard);
     core_heap_close(heap->core);
+    sdk__lease_pool_free(place->shard.pool);
     mem_free(place);
     mem_free(heap);
 }
@@ -249,6 +250,7 @@ static void take_root_get(const union core_request *r, struct embedded_request *
     const struct msg_root_get *m = &r->root_get;
     c->op = EMBEDDED_ROOT_GET;
     c->name = m->name;
+    c->if_version = m->at;
 }
 
 static void take_root_list(const union core_request *r, struct embedded_request *c)
@@ -256,6 +258,7 @@ static void take_root_list(const union core_request *r, struct embedded_request 
     const struct msg_root_list *m = &r->root_list;
     c->op = EMBEDDED_ROOT_LIST;
     c->name = m->after;
+    c->if_version = m->at;
     c->count = m->max;
 }
 
@@ -323,6 +326,37 @@ static void take_trim(const union core_request *r, struct embedded_request *c)
     c->size = m->bytes;
 }
 
+#define SESSION_HERE 1u /* whose the leases are: a directory has one program */
+
+static void take_lease(const union core_request *r, struct embedded_request *c)
+{
+    const struct msg_lease *m = &r->lease;
+    c->op = EMBEDDED_LEASE;
+    c->session = SESSION_HERE;
+    c->count = m->count;
+}
+
+static void take_lease_get(const union core_request *r, struct embedded_request *c)
+{
+    const struct msg_lease_get *m = &r->lease_get;
+    c->op = EMBEDDED_LEASE_GET;
+    c->offset = m->lease;
+}
+
+static void take_tx_commit_one(const union core_request *r, struct embedded_request *c)
+{
+    const struct msg_tx_commit_one *m = &r->tx_commit_one;
+    c->op = EMBEDDED_TRANSACT;
+    c->data = m->part;
+}
+
+static void take_tx_validate(const union core_request *r, struct embedded_request *c)
+{
+    const struct msg_tx_validate *m = &r->tx_validate;
+    c->op = EMBEDDED_VALIDATE;
+    c->data = m->part;
+}
+
 static bool take(const struct core_call *call, struct embedded_request *c)
 {
     static void (*const table[KIND_LIMIT])(const union core_request *r,
@@ -347,6 +381,10 @@ static bool take(const struct core_call *call, struct embedded_request *c)
         [KIND_SET_RETENTION] = take_set_retention,
         [KIND_DEFRAG] = take_defrag,
         [KIND_TRIM] = take_trim,
+        [KIND_LEASE] = take_lease,
+        [KIND_LEASE_GET] = take_lease_get,
+        [KIND_TX_COMMIT_ONE] = take_tx_commit_one,
+        [KIND_TX_VALIDATE] = take_tx_validate,
     };
     memset(c, 0, sizeof *c);
     if (call->kind == KIND_READ) { /* in one piece: nothing has to travel */

@@ -102,6 +102,11 @@ struct cairn_future *sdk__future_new(struct cairn_heap *heap)
     return future;
 }
 
+void sdk__future_ready(struct cairn_future *future)
+{
+    atomic_store(&future->state, FUTURE_READY);
+}
+
 int sdk__future_start(struct cairn_future *future, int prepared, struct cairn_future **out)
 {
     *out = NULL;
@@ -276,8 +281,10 @@ int cairn_future_get_ptr(const cairn_future *future, cairn_ptr *ptr)
 
 int cairn_future_get_u64(const cairn_future *future, uint64_t *value)
 {
-    int rv = check(future, future->call.kind == KIND_ADD_U64);
-    *value = rv == 0 ? future->call.value : 0;
+    uint16_t kind = future->call.kind;
+    bool commit = kind == KIND_TX_COMMIT_ONE || kind == KIND_TX_COMMIT;
+    int rv = check(future, kind == KIND_ADD_U64 || commit);
+    *value = rv != 0 ? 0 : commit ? future->call.version : future->call.value;
     return rv;
 }
 

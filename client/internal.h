@@ -16,6 +16,7 @@
 #define READ_PIECES_MAX     8u  /* pieces of one large read in flight */
 #define READ_RESTARTS_MAX   16u /* of a large read whose pieces met different versions */
 #define CLOSE_MS            1000u
+#define PARK_MS             5u /* a command waits so long for a transaction to be decided */
 #define META_UID            1u
 
 /* One request as it goes over the wire: encoded once, resent as it is. */
@@ -60,15 +61,19 @@ struct core_shard {
     uint64_t uid;
     struct list ready;   /* ops that may be sent: reads, numbered commands, SESSION_* */
     struct list waiting; /* commands without a number: no session yet, or its window is full */
-    struct core_session *session; /* new commands go there; NULL: none */
-    struct core_node *leader;     /* supposed; NULL: any */
-    uint32_t preferred;           /* node number, from HEAP_INFO */
-    uint32_t rotor;               /* index of the node tried last */
-    uint32_t failures;            /* in a row */
-    uint32_t homeless;            /* NOSHARD in a row */
-    uint64_t retry_ns;            /* nothing is sent before */
-    uint64_t connect_until_ns;    /* waiting for the leader's connection; 0: not waiting */
-    struct core_node *shunned;    /* didn't serve lately; NULL: none */
+    struct list parked;  /* commands that met an undecided transaction, until park_timer */
+    struct env_timer park_timer;
+    _Atomic uint64_t session_id;       /* of the opened session, 0: none. thread: any */
+    _Atomic(struct lease_pool *) pool; /* lease.c's; NULL: no slots were leased yet. thread: any */
+    struct core_session *session;      /* new commands go there; NULL: none */
+    struct core_node *leader;          /* supposed; NULL: any */
+    uint32_t preferred;                /* node number, from HEAP_INFO */
+    uint32_t rotor;                    /* index of the node tried last */
+    uint32_t failures;                 /* in a row */
+    uint32_t homeless;                 /* NOSHARD in a row */
+    uint64_t retry_ns;                 /* nothing is sent before */
+    uint64_t connect_until_ns;         /* waiting for the leader's connection; 0: not waiting */
+    struct core_node *shunned;         /* didn't serve lately; NULL: none */
     uint64_t shunned_until_ns;
     struct env_timer timer;
     int last_err;
@@ -87,6 +92,7 @@ struct core_session {
     uint32_t live;      /* ops that point here */
     uint64_t active_ns; /* last send or answer */
     bool keeping;       /* a keepalive is under way */
+    bool leases;        /* slots are promised to it: it mustn't expire while they are wanted */
     struct env_timer keepalive;
     struct core_op *ring[]; /* by seq % inflight_max; NULL: answered */
 };
@@ -149,10 +155,14 @@ struct core {
     struct env_timer close_timer;
     bool close_due, ready_due; /* for the task */
 
+    uint64_t clock, clock_ns; /* greatest version seen, and when */
+
     struct core_stats stats;
 };
 
 /* core.c */
+void core__clock_saw(struct core *core, uint64_t version);
+uint64_t core__clock_after(const struct core *core, uint32_t ms); /* an estimate */
 void core__call_finish(struct core_call *call, int err, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 void core__wake(struct core *core, uint64_t at_ns); /* the timer fires then at the latest */
@@ -179,6 +189,7 @@ void core__unsend(struct core_op *op);
 /* shard.c: routing */
 void core__shard_pump(struct core_shard *shard);
 void core__shard_requeue(struct core_op *op); /* to be sent again */
+void core__shard_park(struct core_op *op);    /* without a number: tries again after a moment */
 /* `from` didn't serve the shard: ask another node, or the one with number `hint`, after a while. */
 void core__shard_bounce(struct core_shard *shard, struct core_node *from, int err, uint32_t hint,
                         uint32_t retry_after_ms, const char *text);
@@ -200,6 +211,32 @@ void core__session_answer(struct core_op *op, const struct msg_result *result, i
                           const char *text);
 int core__session_close(struct core_session *session); /* 0: an answer is awaited */
 void core__session_free(struct core_session *session);
+
+/* lease.c */
+struct lease_pool;
+void sdk__lease_pool_free(struct lease_pool *pool); /* NULL is allowed */
+
+/* call.c: for those who encode requests. Sets the call's text and returns err. */
+int core__refuse(struct core_call *call, int err, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
+int core__op_encode(struct core_call *call, uint16_t kind, size_t size, struct buf *body);
+int core__op_encoded(struct core_call *call, int rv, const struct buf *body);
+int core__aim_shard(struct core_call *call, struct core_heap *heap, uint32_t shard);
+/* Encodes message m of type `name` into a new request of the call, or leaves it plain. */
+#define CORE_PREPARE(call, KIND, name, m, rv)                                                      \
+    do {                                                                                           \
+        struct buf body_;                                                                          \
+        if ((call)->plain) {                                                                       \
+            (call)->kind = KIND_##KIND;                                                            \
+            (call)->request.name = *(m);                                                           \
+            (rv) = 0;                                                                              \
+            break;                                                                                 \
+        }                                                                                          \
+        (rv) = core__op_encode((call), KIND_##KIND, message_size_##name(m), &body_);               \
+        if ((rv) == 0) {                                                                           \
+            (rv) = core__op_encoded((call), message_encode_##name((m), &body_), &body_);           \
+        }                                                                                          \
+    } while (0)
 
 /* op.c: encoding and answers */
 struct core_op *core__op_new(uint16_t kind, size_t len);

@@ -77,25 +77,41 @@ static void command_done(struct core_op *op, int err, const char *text)
     core__shard_pump(shard);
 }
 
-static void command_expired(struct core_op *op)
+/* The number is settled, and has done nothing: the command is as good as new. */
+static void renumber(struct core_op *op)
+{
+    core__session_settle(op);
+    core__session_drop(op);
+    op->numbered = false;
+    op->sends = 0;
+}
+
+/* result: an applied command says so. Of a transaction's home that means "unknown": what it has
+ * forgotten may have been a commit (ADR 0007 §5). */
+static void command_expired(struct core_op *op, bool result)
 {
     struct core_shard *shard = op->shard;
     struct core_session *session = op->session;
     core__session_died(session);
     op->unsettled--;
-    if (op->unsettled > 0 || op->call == NULL) {
+    bool unknown = result && op->kind == KIND_TX_COMMIT;
+    if (op->unsettled > 0 || op->call == NULL || unknown) {
         command_done(op, ERR_INDOUBT,
                      "the session ended while the answer was outstanding: the call may or may not "
                      "have taken effect; read to find out");
         return;
     }
-    /* This was the only time it was sent, and it was refused: it's as good as new. */
-    core__session_settle(op);
-    core__session_drop(op);
-    op->numbered = false;
-    op->sends = 0;
+    renumber(op); /* this was the only time it was sent */
     list_push_back(&shard->waiting, &op->link);
     core__shard_pump(shard);
+}
+
+/* Is it a command that an undecided transaction has kept from doing anything? (The others of that
+ * answer ask for what is decided.) */
+static bool met_undecided(const struct core_op *op, int code)
+{
+    return code == ERR_TX_UNDECIDED && op->kind != KIND_TX_SETTLE && op->kind != KIND_TX_CLOSE &&
+           op->call != NULL;
 }
 
 static void command_result(struct core_op *op, struct core_node *node, struct slice body)
@@ -107,13 +123,22 @@ static void command_result(struct core_op *op, struct core_node *node, struct sl
     core__shard_served(op->shard, node);
     int code = m.code <= INT16_MAX ? -(int)m.code : ERR_PROTOCOL;
     if (code == ERR_SESSION_EXPIRED) {
-        command_expired(op);
+        command_expired(op, true);
         return;
     }
     op->unsettled = 0;
     uint64_t acked = load_u64(op->body + 24);
     if (acked > session->told) {
         session->told = acked;
+    }
+    if (met_undecided(op, code)) {
+        renumber(op);
+        core__shard_park(op);
+        return;
+    }
+    if (code == 0) {
+        core__clock_saw(op->shard->core, m.version);
+        session->leases = session->leases || op->kind == KIND_LEASE;
     }
     if (op->call != NULL) {
         op->call->value = m.value;
@@ -242,6 +267,7 @@ static void other_answer(struct core_op *op, struct slice body)
         struct msg_root_list_result m;
         rv = message_decode_root_list_result(body, &m);
         call->more = m.more != 0;
+        call->version = m.directory;
         if (rv == 0) {
             rv = buf_append(&call->bytes, m.entries.data, m.entries.len);
         }
@@ -272,6 +298,25 @@ static void other_answer(struct core_op *op, struct slice body)
         call->value = m.next;
         if (rv == 0) {
             rv = buf_append(&call->bytes, m.objects.data, m.objects.len);
+        }
+        break;
+    }
+    case KIND_LEASE_GET: {
+        struct msg_lease_info m;
+        rv = message_decode_lease_info(body, &m);
+        call->value = m.session;
+        if (rv == 0) {
+            rv = buf_append(&call->bytes, m.ptrs.data, m.ptrs.len);
+        }
+        break;
+    }
+    case KIND_TX_VALIDATE: {
+        struct msg_tx_validated m;
+        rv = message_decode_tx_validated(body, &m);
+        call->value = m.conflict;
+        call->version = m.version;
+        if (rv == 0 && m.valid == 0) {
+            rv = ERR_CONFLICT;
         }
         break;
     }
@@ -360,7 +405,7 @@ static void error_answer(struct core_op *op, struct core_node *node, struct slic
         return;
     }
     if (core__op_is_command(op) && err == ERR_SESSION_EXPIRED) {
-        command_expired(op);
+        command_expired(op, false);
         return;
     }
     if (never_proposed(err)) {

@@ -100,6 +100,7 @@ bool sdk__future_settled(struct cairn_future *future);
 void sdk__future_call(struct cairn_future *future); /* on the library thread */
 void sdk__future_init(struct cairn_future *future, struct cairn_client *client);
 struct cairn_future *sdk__future_new(struct cairn_heap *heap); /* NULL: no memory, or no heap */
+void sdk__future_ready(struct cairn_future *future); /* with the outcome it has: nothing to do */
 /* `prepared` is what core_prepare_*() returned for future->call (the future is freed if it failed).
  */
 int sdk__future_start(struct cairn_future *future, int prepared, struct cairn_future **out);

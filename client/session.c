@@ -93,6 +93,14 @@ void core__session_number(struct core_session *session, struct core_op *op)
     op->numbered = true;
     session->live++;
     patch(session, op);
+    if (op->kind == KIND_TX_COMMIT && load_u64(op->body + COMMAND_PREFIX_BYTES) == 0) {
+        store_u64(op->body + COMMAND_PREFIX_BYTES,
+                  core__clock_after(session->shard->core, TX_DEADLINE_MS));
+    }
+    if (op->call != NULL) {
+        op->call->session = session->id;
+        op->call->seq = op->seq;
+    }
 }
 
 void core__session_settle(struct core_op *op)
@@ -131,6 +139,7 @@ void core__session_died(struct core_session *session)
     env_timer_stop(session->shard->core->env, &session->keepalive);
     if (session->shard->session == session) {
         session->shard->session = NULL;
+        atomic_store(&session->shard->session_id, 0);
     }
     if (session->live == 0) {
         core__session_free(session);
@@ -177,6 +186,8 @@ void core__session_answer(struct core_op *op, const struct msg_result *result, i
         if (err == 0) {
             session->id = result->value;
             session->state = SESSION_OPENED;
+            atomic_store(&shard->session_id, session->id);
+            core__clock_saw(core, session->id); /* an id is the version at which it was opened */
             core->stats.sessions_opened++;
         } else if (err == ERR_LIMIT || err == ERR_BUSY) {
             /* As many sessions as the shard allows: some will end. */
@@ -206,8 +217,8 @@ void core__session_answer(struct core_op *op, const struct msg_result *result, i
     core__shard_pump(shard);
 }
 
-/* Renews the lease only while the node holds results for us; else the session may expire, and the
- * next command opens another. */
+/* Renews the lease only while the node holds results or slots for us; else the session may expire,
+ * and the next command opens another. */
 static void on_keepalive(struct env_timer *timer)
 {
     struct core_session *session = container_of(timer, struct core_session, keepalive);
@@ -216,7 +227,7 @@ static void on_keepalive(struct env_timer *timer)
     uint64_t now = env_now_ns(core->env);
     uint64_t due = session->active_ns + core->opts.lease_ms / 3 * NS_PER_MS;
     if (core->phase != CORE_READY || session->state != SESSION_OPENED ||
-        session->told + 1 >= session->next_seq) {
+        (session->told + 1 >= session->next_seq && !session->leases)) {
         return;
     }
     if (now < due) {

@@ -160,6 +160,24 @@ static void on_timer(struct env_timer *timer)
     core__shard_pump(container_of(timer, struct core_shard, timer));
 }
 
+/* Those that met an undecided transaction try again, under new numbers. */
+static void on_park_timer(struct env_timer *timer)
+{
+    struct core_shard *shard = container_of(timer, struct core_shard, park_timer);
+    list_splice(&shard->waiting, &shard->parked);
+    core__shard_pump(shard);
+}
+
+void core__shard_park(struct core_op *op)
+{
+    struct core_shard *shard = op->shard;
+    assert(!op->numbered);
+    list_push_back(&shard->parked, &op->link);
+    if (shard->park_timer.slot == 0) {
+        env_timer_start_in_ms(shard->core->env, &shard->park_timer, PARK_MS);
+    }
+}
+
 void core__shard_requeue(struct core_op *op)
 {
     assert(op->request == 0);
@@ -174,6 +192,7 @@ static void shard_gone(struct core_shard *shard)
     list_init(&gone);
     list_splice(&gone, &shard->ready);
     list_splice(&gone, &shard->waiting);
+    list_splice(&gone, &shard->parked);
     if (shard->session != NULL) {
         core__session_died(shard->session);
     }
@@ -294,6 +313,8 @@ static struct core_shard *shard_new(struct core *core, uint64_t uid)
     shard->timer.cb = on_timer;
     list_init(&shard->ready);
     list_init(&shard->waiting);
+    list_init(&shard->parked);
+    shard->park_timer.cb = on_park_timer;
     core->shards[core->shard_count++] = shard;
     return shard;
 }
@@ -320,6 +341,9 @@ void core__shard_free(struct core_shard *shard)
 {
     assert(list_empty(&shard->ready));
     assert(list_empty(&shard->waiting));
+    assert(list_empty(&shard->parked));
+    sdk__lease_pool_free(shard->pool);
+    env_timer_stop(shard->core->env, &shard->park_timer);
     env_timer_stop(shard->core->env, &shard->timer);
     mem_free(shard);
 }

@@ -2,6 +2,7 @@
 #include <string.h>
 
 #include "alloc/listing.h"
+#include "alloc/txn.h"
 #include "base/assert.h"
 #include "embed/internal.h"
 
@@ -9,16 +10,19 @@
 
 bool embed__is_read(enum embedded_op op)
 {
-    return op >= EMBEDDED_READ && op <= EMBEDDED_OBJECT_LIST;
+    return op >= EMBEDDED_READ && op <= EMBEDDED_VALIDATE;
 }
 
 static int stat_object(struct embedded_heap *h, struct embedded_call *call,
                        struct heap_object *object)
 {
+    const struct embedded_request *r = call->request;
     memset(object, 0, sizeof *object);
-    return call->request->if_version == 0
-               ? heap_stat(h->heap, call->request->ptr, object)
-               : heap_stat_at(h->heap, call->request->if_version, call->request->ptr, object);
+    if (r->if_version != 0) {
+        return heap_stat_at(h->heap, r->if_version, r->ptr, object);
+    }
+    int rv = heap_stat(h->heap, r->ptr, object);
+    return rv == ERR_STALE && heap_ptr_is_unborn(h->heap, r->ptr) ? ERR_NOT_YET : rv;
 }
 
 static int read_bytes(struct embedded_heap *h, struct embedded_call *call)
@@ -57,7 +61,7 @@ static int read_stat(struct embedded_heap *h, struct embedded_call *call)
 static int read_root(struct embedded_heap *h, struct embedded_call *call, const char **text)
 {
     struct root_record root = {0, 0};
-    int rv = heap_root_get(h->heap, call->request->name, &root);
+    int rv = heap_root_get_at(h->heap, call->request->if_version, call->request->name, &root);
     call->value = root.ptr;
     call->version = root.version;
     if (rv == ERR_NOTFOUND) {
@@ -71,25 +75,26 @@ static int read_roots(struct embedded_heap *h, struct embedded_call *call)
 {
     struct slice after = call->request->name;
     struct slice key;
-    struct slice value;
+    struct root_record root;
     uint32_t count = 0;
-    while (heap_map_next(h->heap, HEAP_MAP_ROOTS, after, &key, &value) == 0) {
+    int rv;
+    call->version = heap_directory_version(h->heap);
+    while ((rv = heap_root_next_at(h->heap, call->request->if_version, after, &key, &root)) == 0) {
         if (count == call->request->count || call->bytes.len >= ROOT_LIST_BYTES_MAX) {
             call->more = true;
             return 0;
         }
-        assert(value.len == sizeof(struct root_record));
-        uint8_t *at = buf_extend(&call->bytes, 2 + key.len + value.len);
+        uint8_t *at = buf_extend(&call->bytes, 2 + key.len + sizeof root);
         if (at == NULL) {
             return ERR_NOMEM;
         }
         store_u16(at, (uint16_t)key.len);
         memcpy(at + 2, key.data, key.len);
-        memcpy(at + 2 + key.len, value.data, value.len);
+        memcpy(at + 2 + key.len, &root, sizeof root);
         after = key;
         count++;
     }
-    return 0;
+    return rv == ERR_NOTFOUND ? 0 : rv;
 }
 
 static int read_objects(struct embedded_heap *h, struct embedded_call *call)
@@ -99,6 +104,25 @@ static int read_objects(struct embedded_heap *h, struct embedded_call *call)
                                     .typed = call->request->size != 0,
                                     .type = call->request->type};
     return listing_objects(h->heap, &filter, &call->bytes, &call->value);
+}
+
+static int read_lease(struct embedded_heap *h, struct embedded_call *call)
+{
+    uint64_t ptrs[HEAP_LEASE_SLOTS_MAX];
+    uint32_t count = 0;
+    int rv = heap_lease_get(h->heap, call->request->offset, &call->value, ptrs, &count);
+    return rv != 0 ? rv : buf_append(&call->bytes, ptrs, count * sizeof ptrs[0]);
+}
+
+/* Nothing is ever prepared in a directory, so that nobody is in the way. */
+static int read_validate(struct embedded_heap *h, struct embedded_call *call)
+{
+    struct txn_conflict conflict;
+    struct txn_name by;
+    int rv = txn_validate(h->heap, call->request->data, &conflict, &by);
+    call->value = conflict.what;
+    call->version = conflict.version;
+    return rv;
 }
 
 void embed__read(struct embedded_heap *h, struct embedded_call *call)
@@ -126,6 +150,12 @@ void embed__read(struct embedded_heap *h, struct embedded_call *call)
     case EMBEDDED_TYPE_LIST:
         rv = listing_types(h->heap, call->request->type, call->request->count, &call->bytes,
                            &call->more);
+        break;
+    case EMBEDDED_LEASE_GET:
+        rv = read_lease(h, call);
+        break;
+    case EMBEDDED_VALIDATE:
+        rv = read_validate(h, call);
         break;
     default:
         assert(call->request->op == EMBEDDED_OBJECT_LIST);

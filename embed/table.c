@@ -27,6 +27,7 @@ X(SET_RETENTION)
 X(RECLAIM)
 X(DEFRAG)
 X(TRIM)
+X(TRANSACT)
 #undef X
 
 /* ---- file://PATH?key=value&key=value ---- */

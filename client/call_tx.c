@@ -1,0 +1,86 @@
+/* Requests of transactions are checked and encoded here, on the caller's thread. */
+#include "client/internal.h"
+
+int core_prepare_lease(struct core_call *call, struct core_heap *heap, uint32_t shard,
+                       uint32_t slots)
+{
+    int rv = core__aim_shard(call, heap, shard);
+    if (rv == 0) {
+        struct msg_lease m = {.uid = call->shard->uid, .count = slots};
+        CORE_PREPARE(call, LEASE, lease, &m, rv);
+    }
+    return rv;
+}
+
+int core_prepare_lease_get(struct core_call *call, struct core_heap *heap, uint32_t shard,
+                           uint64_t lease)
+{
+    int rv = core__aim_shard(call, heap, shard);
+    if (rv == 0) {
+        struct msg_lease_get m = {.uid = call->shard->uid, .lease = lease};
+        CORE_PREPARE(call, LEASE_GET, lease_get, &m, rv);
+    }
+    return rv;
+}
+
+static int check_bytes(struct core_call *call, struct slice bytes)
+{
+    if (bytes.len > TX_BYTES_MAX) {
+        return core__refuse(call, ERR_TOOBIG, "a transaction of %zu bytes; at most %u", bytes.len,
+                            TX_BYTES_MAX);
+    }
+    return 0;
+}
+
+int core_prepare_tx_commit_one(struct core_call *call, struct core_heap *heap, uint32_t shard,
+                               struct slice part)
+{
+    int rv = core__aim_shard(call, heap, shard);
+    if (rv == 0) {
+        rv = check_bytes(call, part);
+    }
+    if (rv == 0) {
+        struct msg_tx_commit_one m = {.uid = call->shard->uid, .part = part};
+        CORE_PREPARE(call, TX_COMMIT_ONE, tx_commit_one, &m, rv);
+    }
+    return rv;
+}
+
+int core_prepare_tx_commit(struct core_call *call, struct core_heap *heap, uint32_t shard,
+                           struct slice parts)
+{
+    int rv = core__aim_shard(call, heap, shard);
+    if (rv == 0) {
+        rv = check_bytes(call, parts);
+    }
+    if (rv == 0) {
+        struct msg_tx_commit m = {.uid = call->shard->uid, .parts = parts};
+        CORE_PREPARE(call, TX_COMMIT, tx_commit, &m, rv);
+    }
+    return rv;
+}
+
+int core_prepare_tx_validate(struct core_call *call, struct core_heap *heap, uint32_t shard,
+                             uint64_t clock, struct slice part)
+{
+    int rv = core__aim_shard(call, heap, shard);
+    if (rv == 0) {
+        rv = check_bytes(call, part);
+    }
+    if (rv == 0) {
+        struct msg_tx_validate m = {.uid = call->shard->uid, .clock = clock, .part = part};
+        CORE_PREPARE(call, TX_VALIDATE, tx_validate, &m, rv);
+    }
+    return rv;
+}
+
+int core_prepare_tx_settle(struct core_call *call, struct core *core, uint64_t uid,
+                           uint64_t session, uint64_t seq)
+{
+    (void)core;
+    struct msg_tx_settle m = {.uid = uid, .tx_session = session, .tx_seq = seq};
+    int rv;
+    call->uid = uid;
+    CORE_PREPARE(call, TX_SETTLE, tx_settle, &m, rv);
+    return rv;
+}

@@ -1,0 +1,295 @@
+/* The end of transactions: sent to their shard, or to the shards by way of the home shard's leader;
+ * and the loop that tries again. */
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+
+#include "base/assert.h"
+#include "base/mem.h"
+#include "client/tx_set.h"
+
+static _Thread_local uint64_t last_conflict;
+
+cairn_ptr cairn_tx_conflict(void)
+{
+    return (cairn_ptr){last_conflict};
+}
+
+/* ---- one commit ---- */
+
+/* What it takes to ask what became of it. */
+struct commit {
+    uint64_t version;
+    uint64_t home, session, seq;
+};
+
+static int conflict_fail(const struct tx_parts *parts, uint64_t what, uint64_t version)
+{
+    char text[CORE_TEXT_BYTES];
+    last_conflict = sdk__tx_conflict_say(parts, what, version, text, sizeof text);
+    return sdk__fail(CAIRN_E_CONFLICT, "%s", text);
+}
+
+static int prepare(struct core_call *call, struct tx_parts *parts, struct buf *joined)
+{
+    const struct tx_part *home = &parts->parts[0];
+    uint32_t shard = sdk__tx_shard_index(home->heap, home->shard);
+    if (parts->count == 1) {
+        return core_prepare_tx_commit_one(call, home->heap->core, shard,
+                                          slice_of(home->bytes.data, home->bytes.len));
+    }
+    int rv = sdk__tx_parts_join(parts, joined);
+    return rv != 0 ? rv
+                   : core_prepare_tx_commit(call, home->heap->core, shard,
+                                            slice_of(joined->data, joined->len));
+}
+
+/* Did a lease go with its session since? Then STALE isn't the program's fault. */
+static bool lost_a_lease(const struct tx_parts *parts)
+{
+    for (uint32_t i = 0; i < parts->count; i++) {
+        const struct tx_part *part = &parts->parts[i];
+        if (part->session != 0 && part->heap->client->embedded == NULL &&
+            atomic_load(&part->shard->session_id) != part->session) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static int send(struct cairn_tx *tx, struct tx_parts *parts, struct commit *out)
+{
+    struct cairn_future f;
+    struct buf joined = {0};
+    sdk__future_init(&f, tx->heap->client);
+    f.call.timeout_ms = sdk__tx_left_ms(tx->set);
+    if (f.call.timeout_ms == 0) {
+        return sdk__fail(CAIRN_E_TIMEOUT, "the transaction's deadline has passed");
+    }
+    sdk__tx_parts_order(parts);
+    int rv = sdk__future_run(&f, prepare(&f.call, parts, &joined));
+    buf_close(&joined);
+    out->version = rv == 0 ? f.call.version : 0;
+    out->home = parts->parts[0].shard->uid;
+    out->session = f.call.session;
+    out->seq = f.call.seq;
+    if (rv == CAIRN_E_CONFLICT) {
+        return conflict_fail(parts, f.call.value, f.call.version);
+    }
+    if (rv == CAIRN_E_STALE && lost_a_lease(parts)) {
+        return sdk__fail(CAIRN_E_CONFLICT, "the session with a shard ended, and with it the "
+                                           "promise of the pointers that were allocated");
+    }
+    return rv;
+}
+
+/* One request was answered as of one moment; more of them are asked about again. */
+static int check(struct cairn_tx *tx, struct tx_parts *parts)
+{
+    uint64_t what = 0;
+    uint64_t version = 0;
+    if (parts->count == 0 || (tx->set->reads <= 1 && tx->set->demands == 0)) {
+        return 0;
+    }
+    int rv = sdk__tx_validate(tx, parts, &what, &version);
+    return rv == CAIRN_E_CONFLICT ? conflict_fail(parts, what, version) : rv;
+}
+
+static bool nothing_happened(int err)
+{
+    return err != 0 && !cairn_error_is(err, CAIRN_ERROR_MAYBE_COMMITTED) && err != CAIRN_E_CANCELED;
+}
+
+static int commit(struct cairn_tx *tx, struct commit *out)
+{
+    struct tx_parts *parts = mem_zalloc(sizeof *parts);
+    memset(out, 0, sizeof *out);
+    last_conflict = 0;
+    if (parts == NULL) {
+        return sdk__fail(CAIRN_E_NOMEM, "out of memory for a transaction");
+    }
+    int rv = sdk__tx_parts_encode(tx->set, parts);
+    if (rv == 0) {
+        rv = tx->set->writes && parts->count > 0 ? send(tx, parts, out) : check(tx, parts);
+    }
+    if (tx->set->allocated) {
+        sdk__lease_burn_unused(tx->set, nothing_happened(rv), parts->count > 1);
+    }
+    sdk__tx_parts_free(parts);
+    mem_free(parts);
+    return rv;
+}
+
+int cairn_tx_commit(cairn_tx *tx, uint64_t *version)
+{
+    struct commit done;
+    int rv = commit(tx, &done);
+    if (version != NULL) {
+        *version = done.version;
+    }
+    sdk__tx_set_free(tx->set);
+    return rv;
+}
+
+/* One that only reads is sent like one that writes: it is as valid, though the log knows of it. */
+int cairn_tx_commit_async(cairn_tx *tx, cairn_future **future)
+{
+    struct buf joined = {0};
+    struct tx_parts *parts = mem_zalloc(sizeof *parts);
+    struct cairn_future *f = sdk__future_new(tx->heap);
+    uint32_t left = sdk__tx_left_ms(tx->set);
+    *future = NULL;
+    int rv = parts == NULL || f == NULL ? CAIRN_E_NOMEM : 0;
+    if (rv == 0) {
+        rv = left == 0 ? CAIRN_E_TIMEOUT : sdk__tx_parts_encode(tx->set, parts);
+    }
+    if (rv == 0 && parts->count == 0) {
+        f->call.kind = KIND_TX_COMMIT_ONE;
+        sdk__future_ready(f);
+        *future = f;
+    } else {
+        if (rv == 0) {
+            f->call.timeout_ms = left;
+            sdk__tx_parts_order(parts);
+            rv = prepare(&f->call, parts, &joined);
+        }
+        if (rv != 0 && f != NULL && f->call.text[0] == '\0') {
+            (void)snprintf(f->call.text, sizeof f->call.text, "%.200s", cairn_errormsg());
+        }
+        rv = sdk__future_start(f, rv, future);
+    }
+    if (rv != 0 && tx->set->allocated) {
+        sdk__lease_burn_unused(tx->set, true, false);
+    }
+    buf_close(&joined);
+    if (parts != NULL) {
+        sdk__tx_parts_free(parts);
+        mem_free(parts);
+    }
+    sdk__tx_set_free(tx->set);
+    return rv;
+}
+
+/* ---- trying again ---- */
+
+#define BACKOFF_FIRST_US  1000u
+#define BACKOFF_DOUBLINGS 6u /* up to 64 ms */
+#define CONFLICTS_PATIENT 4u /* later ones wait less and less, so that nobody starves */
+#define SETTLE_PAUSE_US   5000u
+
+static void pause_us(uint64_t us)
+{
+    struct timespec t = {.tv_sec = (time_t)(us / 1000000u),
+                         .tv_nsec = (long)(us % 1000000u) * 1000};
+    (void)nanosleep(&t, NULL);
+}
+
+/* xorshift64* of this thread; only the spread matters. */
+static uint64_t random_next(void)
+{
+    static _Thread_local uint64_t state;
+    if (state == 0) {
+        struct timespec t = {0};
+        (void)clock_gettime(CLOCK_MONOTONIC, &t);
+        state = (uint64_t)(uintptr_t)&state ^ (uint64_t)t.tv_nsec << 20 ^ (uint64_t)t.tv_sec;
+        state |= 1;
+    }
+    state ^= state >> 12;
+    state ^= state << 25;
+    state ^= state >> 27;
+    return state * UINT64_C(0x2545F4914F6CDD1D);
+}
+
+/* Half to one and a half of a step that doubles with each of the first conflicts, and then shrinks
+ * with the age of the run. */
+static uint64_t backoff_us(uint32_t tries)
+{
+    uint64_t us = (uint64_t)BACKOFF_FIRST_US
+                  << (tries < BACKOFF_DOUBLINGS ? tries : BACKOFF_DOUBLINGS);
+    if (tries > CONFLICTS_PATIENT) {
+        uint32_t older = tries - CONFLICTS_PATIENT;
+        us >>= older < 10 ? older : 10;
+    }
+    us = us < BACKOFF_FIRST_US / 4 ? BACKOFF_FIRST_US / 4 : us;
+    return us / 2 + random_next() % us;
+}
+
+/* Nobody knows yet whether it committed: asks its home until that is known, or the time is over. */
+static int settle(struct cairn_client *client, const struct tx_set *set, struct commit *c)
+{
+    uint32_t left;
+    while (c->seq != 0 && client->embedded == NULL && (left = sdk__tx_left_ms(set)) > 0) {
+        struct cairn_future f;
+        sdk__future_init(&f, client);
+        f.call.timeout_ms = left;
+        int rv = sdk__future_run(
+            &f, core_prepare_tx_settle(&f.call, client->core, c->home, c->session, c->seq));
+        c->version = f.call.version;
+        if (rv == 0 || rv == CAIRN_E_TX_ABORTED) {
+            return rv;
+        }
+        if (rv != CAIRN_E_TX_UNDECIDED) {
+            break;
+        }
+        pause_us(SETTLE_PAUSE_US);
+    }
+    return sdk__fail(CAIRN_E_INDOUBT, "whether the transaction was committed is not known");
+}
+
+static bool is_for_another_try(int err)
+{
+    return err == CAIRN_E_CONFLICT || err == CAIRN_E_TX_TOO_LATE || err == CAIRN_E_TX_UNDECIDED ||
+           err == CAIRN_E_TX_ABORTED;
+}
+
+static int run_once(struct cairn_heap *heap, const cairn_tx_opts *opts, uint64_t deadline_ns,
+                    cairn_tx_fn fn, void *arg)
+{
+    cairn_tx *tx = NULL;
+    struct commit done;
+    int rv = cairn_tx_begin(heap, opts, &tx);
+    if (rv != 0) {
+        return rv;
+    }
+    if (deadline_ns != 0) {
+        tx->set->deadline_ns = deadline_ns; /* of all tries together */
+    }
+    last_conflict = 0;
+    rv = fn(tx, arg);
+    if (rv != 0) {
+        cairn_tx_abort(tx);
+        return rv;
+    }
+    rv = commit(tx, &done);
+    if (rv == CAIRN_E_INDOUBT) {
+        rv = settle(heap->client, tx->set, &done);
+    }
+    sdk__tx_set_free(tx->set);
+    return rv;
+}
+
+int cairn_tx_run_opts(cairn_heap *heap, const cairn_tx_opts *opts, cairn_tx_fn fn, void *arg)
+{
+    cairn_tx *probe = NULL;
+    int rv = cairn_tx_begin(heap, opts, &probe); /* whose deadline is that of the whole run */
+    if (rv != 0) {
+        return rv;
+    }
+    for (uint32_t tries = 0;; tries++) {
+        rv = run_once(heap, opts, probe->set->deadline_ns, fn, arg);
+        uint64_t left_us = (uint64_t)sdk__tx_left_ms(probe->set) * 1000u;
+        uint64_t wait_us = backoff_us(tries);
+        if (!is_for_another_try(rv) || wait_us >= left_us) {
+            break;
+        }
+        pause_us(wait_us);
+    }
+    sdk__tx_set_free(probe->set);
+    return rv;
+}
+
+int cairn_tx_run(cairn_heap *heap, cairn_tx_fn fn, void *arg)
+{
+    return cairn_tx_run_opts(heap, NULL, fn, arg);
+}

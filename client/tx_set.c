@@ -1,0 +1,381 @@
+/* The read and write set of a transaction, in memory. */
+#include "client/tx_set.h"
+
+#include <string.h>
+
+#include "base/assert.h"
+#include "base/mem.h"
+
+struct tx_set *sdk__tx_set_new(void)
+{
+    struct tx_set *set = mem_zalloc(sizeof *set);
+    if (set != NULL) {
+        list_init(&set->objects);
+        list_init(&set->roots);
+        list_init(&set->directories);
+        list_init(&set->parts);
+    }
+    return set;
+}
+
+static void ranges_free(struct list *ranges)
+{
+    while (!list_empty(ranges)) {
+        struct tx_range *range = list_entry(ranges->next, struct tx_range, link);
+        list_remove(&range->link);
+        buf_close(&range->bytes);
+        mem_free(range);
+    }
+}
+
+void sdk__tx_set_free(struct tx_set *set)
+{
+    list_for_each_safe (it, next, &set->objects) {
+        struct tx_object *object = list_entry(it, struct tx_object, link);
+        ranges_free(&object->writes);
+        ranges_free(&object->compares);
+        mem_free(object);
+    }
+    list_for_each_safe (it, next, &set->roots) {
+        mem_free(list_entry(it, struct tx_root, link));
+    }
+    list_for_each_safe (it, next, &set->directories) {
+        mem_free(list_entry(it, struct tx_directory, link));
+    }
+    list_for_each_safe (it, next, &set->parts) {
+        mem_free(list_entry(it, struct cairn_tx, link));
+    }
+    mem_free(set);
+}
+
+int sdk__tx_name_compare(struct slice a, struct slice b)
+{
+    size_t common = a.len < b.len ? a.len : b.len;
+    int order = common == 0 ? 0 : memcmp(a.data, b.data, common);
+    return order != 0 ? order : (a.len > b.len) - (a.len < b.len);
+}
+
+struct tx_object *sdk__tx_set_object(struct tx_set *set, struct cairn_heap *heap,
+                                     struct core_shard *shard, uint64_t ptr)
+{
+    struct tx_object **bucket = &set->buckets[(ptr ^ ptr >> 52) % TX_BUCKETS];
+    for (struct tx_object *object = *bucket; object != NULL; object = object->next) {
+        if (object->ptr == ptr && object->shard == shard) {
+            return object;
+        }
+    }
+    struct tx_object *object = mem_zalloc(sizeof *object);
+    if (object == NULL) {
+        return NULL;
+    }
+    object->heap = heap;
+    object->shard = shard;
+    object->ptr = ptr;
+    list_init(&object->writes);
+    list_init(&object->compares);
+    list_push_back(&set->objects, &object->link);
+    object->next = *bucket;
+    *bucket = object;
+    return object;
+}
+
+struct tx_root *sdk__tx_set_root(struct tx_set *set, struct cairn_heap *heap,
+                                 struct core_shard *shard, struct slice name)
+{
+    assert(name.len <= ROOT_NAME_BYTES_MAX);
+    list_for_each (it, &set->roots) {
+        struct tx_root *root = list_entry(it, struct tx_root, link);
+        if (root->shard == shard && slice_equals(slice_of(root->name, root->name_len), name)) {
+            return root;
+        }
+    }
+    struct tx_root *root = mem_zalloc(sizeof *root);
+    if (root != NULL) {
+        root->heap = heap;
+        root->shard = shard;
+        memcpy(root->name, name.data, name.len);
+        root->name_len = name.len;
+        list_push_back(&set->roots, &root->link);
+    }
+    return root;
+}
+
+struct tx_directory *sdk__tx_set_directory(struct tx_set *set, struct cairn_heap *heap,
+                                           struct core_shard *shard)
+{
+    list_for_each (it, &set->directories) {
+        struct tx_directory *directory = list_entry(it, struct tx_directory, link);
+        if (directory->shard == shard) {
+            return directory;
+        }
+    }
+    struct tx_directory *directory = mem_zalloc(sizeof *directory);
+    if (directory != NULL) {
+        directory->heap = heap;
+        directory->shard = shard;
+        list_push_back(&set->directories, &directory->link);
+    }
+    return directory;
+}
+
+int sdk__tx_set_charge(struct tx_set *set, uint32_t items, size_t bytes)
+{
+    size_t more = items * TX_ITEM_BYTES + bytes;
+    if (items > set->opts.items_max - set->items) {
+        return sdk__fail(CAIRN_E_LIMIT, "the transaction has %u checks and operations already",
+                         set->items);
+    }
+    if (more > set->opts.bytes_max || set->bytes > set->opts.bytes_max - more) {
+        return sdk__fail(CAIRN_E_TOOBIG, "the transaction would have more than %u bytes",
+                         set->opts.bytes_max);
+    }
+    set->items += items;
+    set->bytes += more;
+    return 0;
+}
+
+void sdk__tx_set_refund(struct tx_set *set, uint32_t items, size_t bytes)
+{
+    assert(set->items >= items);
+    assert(set->bytes >= items * TX_ITEM_BYTES + bytes);
+    set->items -= items;
+    set->bytes -= items * TX_ITEM_BYTES + bytes;
+}
+
+/* ---- what was read ---- */
+
+static void saw(struct tx_set *set, uint64_t version)
+{
+    set->clock = version > set->clock ? version : set->clock;
+}
+
+/* Reads at a time need no checks, and those of read committed get none. */
+static bool counts(const struct tx_set *set)
+{
+    return set->at == 0 && set->opts.isolation == CAIRN_SERIALIZABLE;
+}
+
+int sdk__tx_set_saw_object(struct tx_set *set, struct tx_object *object, uint64_t version)
+{
+    saw(set, version);
+    if (object->checked) {
+        return object->version == version
+                   ? 0
+                   : sdk__fail(CAIRN_E_CONFLICT, "the object has changed since it was read");
+    }
+    if (!counts(set)) {
+        return 0;
+    }
+    int rv = sdk__tx_set_charge(set, 1, 0);
+    if (rv == 0) {
+        object->version = version;
+        object->checked = true;
+    }
+    return rv;
+}
+
+int sdk__tx_set_saw_root(struct tx_set *set, struct tx_root *root, uint64_t version, uint64_t ptr)
+{
+    saw(set, version);
+    if (root->checked) {
+        return root->version == version
+                   ? 0
+                   : sdk__fail(CAIRN_E_CONFLICT, "root '%.64s' has changed since it was read",
+                               root->name);
+    }
+    root->version = version;
+    root->ptr = ptr;
+    if (!counts(set)) {
+        return 0;
+    }
+    int rv = sdk__tx_set_charge(set, 1, root->name_len);
+    root->checked = rv == 0;
+    return rv;
+}
+
+int sdk__tx_set_saw_directory(struct tx_set *set, struct tx_directory *directory, uint64_t version)
+{
+    saw(set, version);
+    if (directory->version != 0) {
+        return directory->version == version
+                   ? 0
+                   : sdk__fail(CAIRN_E_CONFLICT, "the set of roots has changed since it was read");
+    }
+    int rv = counts(set) ? sdk__tx_set_charge(set, 1, 0) : 0;
+    if (rv == 0) {
+        directory->version = version;
+    }
+    return rv;
+}
+
+/* ---- own writes ---- */
+
+static uint64_t end_of(const struct tx_range *range)
+{
+    return range->offset + range->bytes.len;
+}
+
+static struct tx_range *range_of(struct list *it)
+{
+    return list_entry(it, struct tx_range, link);
+}
+
+void sdk__tx_overlay(const struct tx_object *object, uint64_t offset, uint8_t *data, size_t len)
+{
+    list_for_each (it, &object->writes) {
+        const struct tx_range *range = range_of(it);
+        uint64_t from = range->offset > offset ? range->offset : offset;
+        uint64_t to = end_of(range) < offset + len ? end_of(range) : offset + len;
+        if (from < to) {
+            memcpy(data + (from - offset), range->bytes.data + (from - range->offset), to - from);
+        }
+    }
+}
+
+bool sdk__tx_covered(const struct tx_object *object, uint64_t offset, size_t len)
+{
+    list_for_each (it, &object->writes) { /* those that touch are one */
+        const struct tx_range *range = range_of(it);
+        if (range->offset <= offset && offset + len <= end_of(range)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* The range that the new bytes continue or overlap, or a new one in its place. */
+static int range_open(struct tx_set *set, struct tx_object *object, uint64_t offset,
+                      struct tx_range **out)
+{
+    struct list *at = object->writes.next;
+    while (at != &object->writes && end_of(range_of(at)) < offset) {
+        at = at->next;
+    }
+    if (at != &object->writes && range_of(at)->offset <= offset) {
+        *out = range_of(at);
+        return 0;
+    }
+    int rv = sdk__tx_set_charge(set, 1, 0);
+    if (rv != 0) {
+        return rv;
+    }
+    struct tx_range *range = mem_zalloc(sizeof *range);
+    if (range == NULL) {
+        sdk__tx_set_refund(set, 1, 0);
+        return sdk__fail(CAIRN_E_NOMEM, "out of memory for a transaction");
+    }
+    range->offset = offset;
+    list_push_back(at, &range->link); /* in front of it */
+    *out = range;
+    return 0;
+}
+
+static void range_close(struct tx_set *set, struct tx_range *range)
+{
+    sdk__tx_set_refund(set, 1, range->bytes.len);
+    list_remove(&range->link);
+    buf_close(&range->bytes);
+    mem_free(range);
+}
+
+int sdk__tx_write_bytes(struct tx_set *set, struct tx_object *object, uint64_t offset,
+                        struct slice data)
+{
+    uint64_t end = offset + data.len;
+    struct tx_range *range = NULL;
+    int rv = range_open(set, object, offset, &range);
+    if (rv != 0) {
+        return rv;
+    }
+    /* What it will be in the end, so that nothing fails halfway. */
+    uint64_t last = end_of(range) > end ? end_of(range) : end;
+    for (struct list *it = range->link.next; it != &object->writes; it = it->next) {
+        if (range_of(it)->offset > end) {
+            break;
+        }
+        last = end_of(range_of(it)) > last ? end_of(range_of(it)) : last;
+    }
+    size_t grown = (size_t)(last - range->offset) - range->bytes.len;
+    rv = sdk__tx_set_charge(set, 0, grown);
+    if (rv == 0 && buf_reserve(&range->bytes, grown) != 0) {
+        sdk__tx_set_refund(set, 0, grown);
+        rv = sdk__fail(CAIRN_E_NOMEM, "out of memory for a transaction");
+    }
+    if (rv != 0) {
+        if (range->bytes.len == 0) {
+            range_close(set, range);
+        }
+        return rv;
+    }
+    while (range->link.next != &object->writes && range_of(range->link.next)->offset <= end) {
+        struct tx_range *next = range_of(range->link.next);
+        size_t have = (size_t)(next->offset - range->offset);
+        if (range->bytes.len < have + next->bytes.len) {
+            range->bytes.len = have + next->bytes.len;
+        }
+        memcpy(range->bytes.data + have, next->bytes.data, next->bytes.len);
+        range_close(set, next);
+    }
+    range->bytes.len = (size_t)(last - range->offset);
+    memcpy(range->bytes.data + (offset - range->offset), data.data, data.len);
+    set->writes = true;
+    return 0;
+}
+
+void sdk__tx_drop_writes(struct tx_set *set, struct tx_object *object)
+{
+    while (!list_empty(&object->writes)) {
+        range_close(set, range_of(object->writes.next));
+    }
+}
+
+/* ---- compares ---- */
+
+static int compare_later(struct tx_set *set, struct tx_object *object, uint64_t offset,
+                         struct slice expected)
+{
+    if (expected.len == 0) {
+        return 0;
+    }
+    int rv = sdk__tx_set_charge(set, 1, expected.len);
+    if (rv != 0) {
+        return rv;
+    }
+    struct tx_range *range = mem_zalloc(sizeof *range);
+    if (range == NULL || buf_append(&range->bytes, expected.data, expected.len) != 0) {
+        mem_free(range);
+        sdk__tx_set_refund(set, 1, expected.len);
+        return sdk__fail(CAIRN_E_NOMEM, "out of memory for a transaction");
+    }
+    range->offset = offset;
+    list_push_back(&object->compares, &range->link);
+    set->demands++;
+    return 0;
+}
+
+int sdk__tx_compare_bytes(struct tx_set *set, struct tx_object *object, uint64_t offset,
+                          struct slice expected)
+{
+    uint64_t at = offset;
+    uint64_t end = offset + expected.len;
+    list_for_each (it, &object->writes) {
+        const struct tx_range *range = range_of(it);
+        uint64_t from = range->offset > at ? range->offset : at;
+        uint64_t to = end_of(range) < end ? end_of(range) : end;
+        if (from >= to) {
+            continue;
+        }
+        if (memcmp(range->bytes.data + (from - range->offset), expected.data + (from - offset),
+                   to - from) != 0) {
+            return sdk__fail(CAIRN_E_CONFLICT, "the transaction itself has written other bytes");
+        }
+        int rv = compare_later(set, object, at,
+                               slice_of(expected.data + (at - offset), (size_t)(from - at)));
+        if (rv != 0) {
+            return rv;
+        }
+        at = to;
+    }
+    return compare_later(set, object, at,
+                         slice_of(expected.data + (at - offset), (size_t)(end - at)));
+}

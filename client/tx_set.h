@@ -1,0 +1,182 @@
+/* What a transaction has read and wants to do, and how that travels. Nobody outside client/
+ * includes this. One thread at a time. */
+#ifndef CAIRN_CLIENT_TX_SET_H
+#define CAIRN_CLIENT_TX_SET_H
+
+#include "base/list.h"
+#include "cairn/tx.h"
+#include "client/internal.h"
+#include "client/sdk.h"
+
+/* ---- parts as they travel: alloc/txn.h has the contract, tests/unit/client compares the two ----
+ */
+
+enum tx_item_kind {
+    TX_CHECK_OBJECT = 1,
+    TX_CHECK_ROOT,
+    TX_CHECK_DIRECTORY,
+    TX_CHECK_BYTES,
+    TX_CHECK_LIVE,
+    TX_ALLOC = 16,
+    TX_FREE,
+    TX_WRITE,
+    TX_ROOT_SET,
+    TX_ROOT_DELETE,
+};
+enum tx_check_mode { TX_EQUAL, TX_NOT_NEWER };
+#define TX_PART_HEADER_BYTES 16u
+#define TX_ITEM_BYTES        32u
+#define TX_CONFLICT_NAMED    ((uint64_t)1 << 63)
+
+/* ---- the set ---- */
+
+/* Bytes at an offset. Ranges of a list are in order, and neither overlap nor touch. */
+struct tx_range {
+    struct list link;
+    uint64_t offset;
+    struct buf bytes;
+};
+
+struct tx_object {
+    struct list link;       /* set->objects, in order of first mention */
+    struct tx_object *next; /* in its bucket */
+    struct cairn_heap *heap;
+    struct core_shard *shard;
+    uint64_t ptr;
+    uint64_t version; /* that was read, 0: promised, not allocated yet */
+    bool checked;     /* `version` must still be it at the commit */
+    bool live;        /* must be an object then, whatever its version */
+    bool born, freed; /* by this transaction */
+    bool sized;       /* size, type and flags are known */
+    uint64_t session; /* born: to which its slot was leased */
+    uint64_t size;
+    uint32_t type, flags;
+    struct list writes;   /* tx_range */
+    struct list compares; /* tx_range, as they came */
+};
+
+struct tx_root {
+    struct list link;
+    struct cairn_heap *heap;
+    struct core_shard *shard;
+    char name[ROOT_NAME_BYTES_MAX + 1];
+    size_t name_len;
+    uint64_t ptr, version; /* that were read; version 0: there is none */
+    bool checked;
+    bool written;
+    uint64_t desired; /* written: 0 deletes it */
+};
+
+/* All names of a shard were listed. */
+struct tx_directory {
+    struct list link;
+    struct cairn_heap *heap;
+    struct core_shard *shard;
+    uint64_t version;
+};
+
+#define TX_BUCKETS 64u
+struct tx_set {
+    cairn_tx_opts opts;
+    uint64_t deadline_ns; /* CLOCK_MONOTONIC */
+    uint64_t at;          /* all is read as of then; 0: newest */
+    uint64_t clock;       /* greatest version read */
+    uint32_t reads;       /* requests that what was read came with */
+    uint32_t demands;     /* checks that nothing was read for */
+    uint32_t items;       /* checks and operations so far */
+    size_t bytes;         /* that they will be, about */
+    bool writes;          /* it changes something */
+    bool allocated;       /* ever */
+    struct list objects, roots, directories;
+    struct list parts; /* struct cairn_tx, joined ones too */
+    struct tx_object *buckets[TX_BUCKETS];
+};
+
+/* A transaction as one heap sees it. */
+struct cairn_tx {
+    struct tx_set *set;
+    struct cairn_heap *heap;
+    struct list link; /* set->parts */
+};
+
+/* tx_set.c */
+struct tx_set *sdk__tx_set_new(void);
+void sdk__tx_set_free(struct tx_set *set);
+int sdk__tx_name_compare(struct slice a, struct slice b); /* bytewise, as the shards list them */
+/* Found or made; NULL: no memory. The pointer is of that shard. */
+struct tx_object *sdk__tx_set_object(struct tx_set *set, struct cairn_heap *heap,
+                                     struct core_shard *shard, uint64_t ptr);
+struct tx_root *sdk__tx_set_root(struct tx_set *set, struct cairn_heap *heap,
+                                 struct core_shard *shard, struct slice name);
+struct tx_directory *sdk__tx_set_directory(struct tx_set *set, struct cairn_heap *heap,
+                                           struct core_shard *shard);
+/* Room for another item with so many bytes; 0, LIMIT, TOOBIG, said already. */
+int sdk__tx_set_charge(struct tx_set *set, uint32_t items, size_t bytes);
+void sdk__tx_set_refund(struct tx_set *set, uint32_t items, size_t bytes);
+/* The version of an object was read, and counts at the commit. CONFLICT: another one was before. */
+int sdk__tx_set_saw_object(struct tx_set *set, struct tx_object *object, uint64_t version);
+int sdk__tx_set_saw_root(struct tx_set *set, struct tx_root *root, uint64_t version, uint64_t ptr);
+int sdk__tx_set_saw_directory(struct tx_set *set, struct tx_directory *directory, uint64_t version);
+
+/* What the object's own writes leave of a range; *all: they cover it. */
+void sdk__tx_overlay(const struct tx_object *object, uint64_t offset, uint8_t *data, size_t len);
+bool sdk__tx_covered(const struct tx_object *object, uint64_t offset, size_t len);
+int sdk__tx_write_bytes(struct tx_set *set, struct tx_object *object, uint64_t offset,
+                        struct slice data);
+/* Against own writes at once (CONFLICT), the rest of the range at the commit. */
+int sdk__tx_compare_bytes(struct tx_set *set, struct tx_object *object, uint64_t offset,
+                          struct slice expected);
+void sdk__tx_drop_writes(struct tx_set *set, struct tx_object *object);
+
+/* tx_part.c: one shard's. */
+struct tx_part {
+    struct cairn_heap *heap;
+    struct core_shard *shard;
+    struct buf bytes;
+    uint64_t session;
+    uint32_t items;
+    bool writes;
+};
+struct tx_parts {
+    struct tx_part parts[TX_PARTICIPANTS_MAX];
+    uint32_t count;
+};
+/* Zeroed before. LIMIT, TOOBIG, NOMEM, CONFLICT (leases of two sessions), said already;
+ * sdk__tx_parts_free() in any case. */
+int sdk__tx_parts_encode(const struct tx_set *set, struct tx_parts *out);
+/* The home shard comes first, whatever it is: the one with most items, then the smallest uid. */
+void sdk__tx_parts_order(struct tx_parts *parts);
+/* {uid, length, part} each, as TX_COMMIT wants them. */
+int sdk__tx_parts_join(const struct tx_parts *parts, struct buf *out);
+void sdk__tx_parts_free(struct tx_parts *parts);
+/* Adds: the object is allocated and freed. */
+int sdk__tx_parts_burn(struct tx_parts *parts, const struct tx_object *object);
+/* What the number in a conflict means: a sentence, and the pointer (0: a name). */
+uint64_t sdk__tx_conflict_say(const struct tx_parts *parts, uint64_t what, uint64_t version,
+                              char *text, size_t size);
+
+/* tx.c */
+uint32_t sdk__tx_left_ms(const struct tx_set *set); /* until its deadline; 0: it has passed */
+uint32_t sdk__tx_shard_index(const struct cairn_heap *heap, const struct core_shard *shard);
+/* The shard of a pointer; INVAL, said already. */
+int sdk__tx_aim(const struct cairn_heap *heap, uint64_t ptr, struct core_shard **out);
+/* `desired` must be an object when the transaction commits. */
+int sdk__tx_check_live(struct cairn_tx *tx, cairn_ptr ptr);
+
+/* tx_read.c */
+/* What the set has of it. INVAL, NOMEM, STALE (freed by the transaction), said already. */
+int sdk__tx_object_of(struct cairn_tx *tx, cairn_ptr ptr, struct tx_object **out);
+int sdk__tx_root_of(struct cairn_tx *tx, const char *name, struct tx_root **out);
+/* Asks the shards whether the checks hold. CONFLICT with what is in the way. */
+int sdk__tx_validate(struct cairn_tx *tx, struct tx_parts *parts, uint64_t *what,
+                     uint64_t *version);
+
+/* lease.c: a pointer that is promised to *session of the shard. */
+int sdk__lease_take(struct cairn_heap *heap, uint32_t shard, uint32_t timeout_ms, uint64_t *ptr,
+                    uint64_t *session);
+/* The pointers of objects that won't be born stop being promised: they are stale from now on, and
+ * the leases that they are of can end. In the background. all: else only those that were freed.
+ * singly: shards may have done so with some of them already. */
+void sdk__lease_burn_unused(const struct tx_set *set, bool all, bool singly);
+
+#endif
