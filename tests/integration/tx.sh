@@ -1,0 +1,9 @@
+#!/usr/bin/env bash
+# Transactions of the SDK on a real cluster: all that is claimed of them in a directory, and over several shards.
+build=$1
+# shellcheck source=tests/integration/lib.sh
+source "$(dirname "$0")/lib.sh"
+it_cluster test_embed_tx
+
+step "transactions on one shard"
+expect 0 env TX_SHARDS=1 test_embed_tx cluster
