@@ -212,6 +212,40 @@ int shard_propose(struct shard *shard, uint16_t kind, struct slice body, uint64_
     return rv != 0 ? rv : batch_append(shard, kind, body, command);
 }
 
+int shard_check_commit(const struct shard *shard, const struct command_prefix *prefix,
+                       uint64_t owner)
+{
+    int rv = check_open(shard);
+    if (rv == 0 && (prefix->session == 0 || prefix->seq == 0 || prefix->acked >= prefix->seq)) {
+        rv = ERR_PROTOCOL;
+    }
+    return rv != 0 ? rv : session_check(shard->heap, prefix->session, owner);
+}
+
+int shard_propose_tx(struct shard *shard, uint16_t kind, struct slice body,
+                     struct shard_command *command)
+{
+    struct command_prefix prefix;
+    if (kind == KIND_TX_PREPARE) {
+        int rv = check_open(shard);
+        if (rv != 0) {
+            return rv;
+        }
+    } else if (shard->failed || shard->dropped) {
+        return shard->failed ? ERR_IO : ERR_NOSHARD;
+    } else if (!shard__leads(shard)) {
+        return ERR_NOTLEADER;
+    } else if (!shard->serving || consensus_transferee(shard->consensus) != 0) {
+        return ERR_BUSY;
+    }
+    if (kind != KIND_TX_PREPARE && kind != KIND_TX_DECIDE && kind != KIND_TX_REFUSE &&
+        kind != KIND_TX_FORGET) {
+        return ERR_DENIED;
+    }
+    int rv = fsm_validate(shard->uid, kind, body, &prefix);
+    return rv != 0 ? rv : batch_append(shard, kind, body, command);
+}
+
 int shard__propose_for(struct shard *s, uint16_t kind, struct slice body,
                        struct shard_command *command)
 {
@@ -429,6 +463,7 @@ static int apply_entry(struct shard *s, uint64_t index, const struct wal_entry *
     s->applied = index;
     s->log_bytes += entry->data.len + 64;
     s->log_entries++;
+    s->applied_tx = s->applied_tx || effects.tx;
     if (effects.meta_changed) {
         s->r->meta_changed = true;
         checkpoint_want(s, false);
@@ -516,6 +551,10 @@ void shard__apply(struct shard *s)
     }
     if (s->applied != before && !s->failed) {
         wal_log_applied(s->log, s->applied);
+        if (s->r->cbs->on_applied != NULL) {
+            s->r->cbs->on_applied(s->r->arg, s, s->applied_tx);
+        }
+        s->applied_tx = false;
         if (s->r->opts.mode == IMAGE_PMEM && checkpoint_possible(s)) {
             int rv = image_commit(s->image, s->heap);
             if (rv != 0) {

@@ -466,6 +466,23 @@ int catalog_shard_of(const struct replica *r, struct slice name, uint32_t index,
     return 0;
 }
 
+int catalog_members(const struct replica *r, uint64_t uid, struct catalog_shard *out)
+{
+    const struct heap *meta = meta_heap(r);
+    struct catalog_place place;
+    if (meta == NULL) {
+        return ERR_UNAVAILABLE;
+    }
+    if (catalog_place_of(meta, uid, &place) != 0) {
+        /* Uids are given in order, and never again. */
+        return uid < catalog_next_uid(meta) ? ERR_NOTFOUND : ERR_UNAVAILABLE;
+    }
+    out->uid = uid;
+    out->count = place.count;
+    memcpy(out->members, place.members, sizeof out->members);
+    return 0;
+}
+
 void catalog_each(const struct replica *r, void (*cb)(void *arg, const struct catalog_heap *heap),
                   void *arg)
 {

@@ -244,6 +244,7 @@ enum command_class {
     CLASS_META,    /* sequenced, of the meta shard */
     CLASS_SESSION, /* of a session, not sequenced */
     CLASS_FREE,    /* without a session */
+    CLASS_TX,      /* of a coordinator: without a session, told apart by the transaction's name */
 };
 
 static enum command_class class_of(uint16_t kind)
@@ -266,7 +267,13 @@ static enum command_class class_of(uint16_t kind)
     case KIND_SET_RETENTION:
     case KIND_ALLOC_LEASED:
     case KIND_TX_COMMIT_ONE:
+    case KIND_TX_SETTLE:
         return CLASS_OBJECT;
+    case KIND_TX_PREPARE:
+    case KIND_TX_DECIDE:
+    case KIND_TX_REFUSE:
+    case KIND_TX_FORGET:
+        return CLASS_TX;
     case KIND_HEAP_CREATE:
     case KIND_HEAP_DROP:
         return CLASS_META;
@@ -290,8 +297,9 @@ static int check_prefix(uint64_t uid, enum command_class class, const struct com
     if (class == CLASS_NONE || prefix->uid != uid) {
         return ERR_PROTOCOL;
     }
-    if (class == CLASS_FREE) {
-        return prefix->session == 0 && prefix->seq == 0 ? 0 : ERR_PROTOCOL;
+    if (class == CLASS_FREE || class == CLASS_TX) {
+        bool plain = prefix->session == 0 && prefix->seq == 0;
+        return plain && (class == CLASS_FREE || uid != SHARD_META) ? 0 : ERR_PROTOCOL;
     }
     if (prefix->session == 0) {
         return ERR_PROTOCOL;
@@ -348,7 +356,9 @@ uint32_t fsm_work(const struct heap *heap, uint16_t kind, struct slice body)
         work = HEAP_RECLAIM_RECORDS_MAX;
         break;
     case KIND_TX_COMMIT_ONE:
-        work = tx_work(body);
+    case KIND_TX_PREPARE:
+    case KIND_TX_DECIDE:
+        work = tx_work(kind, body);
         break;
     default:
         break;
@@ -356,15 +366,18 @@ uint32_t fsm_work(const struct heap *heap, uint16_t kind, struct slice body)
     return work < FSM_WORK_MAX ? (uint32_t)work : FSM_WORK_MAX;
 }
 
-static int apply_sequenced(struct heap *heap, uint16_t kind, struct slice body, uint64_t version,
-                           const struct session_ticket *ticket, struct command_result *result,
-                           int *fatal)
+static int apply_sequenced(struct heap *heap, uint16_t kind, struct slice body,
+                           const struct fsm_now *now, const struct session_ticket *ticket,
+                           struct command_result *result, int *fatal)
 {
+    uint64_t version = now->version;
     switch (kind) {
     case KIND_LEASE:
         return apply_lease(heap, body, version, result);
     case KIND_TX_COMMIT_ONE:
         return tx_commit_one(heap, body, version, &ticket->record, result);
+    case KIND_TX_SETTLE:
+        return tx_settle(heap, body, now, &ticket->record, result);
     case KIND_HEAP_CREATE:
         return apply_heap_create(heap, body, version, result, fatal);
     case KIND_HEAP_DROP:
@@ -449,6 +462,9 @@ static int apply_command(struct heap *heap, uint64_t uid, uint16_t kind, struct 
         settle(result, rv, now.version);
         return fatal != 0 ? fatal : is_fatal(rv) ? rv : 0;
     }
+    if (class == CLASS_TX) {
+        return tx_apply(heap, uid, kind, body, &now, result);
+    }
     struct session_ticket ticket;
     rv = session_enter(heap, &prefix, body, kind, &now, &ticket, result);
     if (rv != 0) {
@@ -458,11 +474,12 @@ static int apply_command(struct heap *heap, uint64_t uid, uint16_t kind, struct 
     if (ticket.found) {
         return 0;
     }
-    rv = apply_sequenced(heap, kind, body, now.version, &ticket, result, &fatal);
+    rv = apply_sequenced(heap, kind, body, &now, &ticket, result, &fatal);
     if (fatal != 0 || is_fatal(rv)) {
         return fatal != 0 ? fatal : rv;
     }
-    settle(result, rv, now.version);
+    uint64_t found = result->version; /* TX_SETTLE tells of another command's */
+    settle(result, rv, kind == KIND_TX_SETTLE ? found : now.version);
     return session_leave(heap, &ticket, result);
 }
 
@@ -518,6 +535,7 @@ static int apply_batch(struct heap *heap, uint64_t uid, const struct wal_entry *
             (kind == KIND_HEAP_CREATE || kind == KIND_HEAP_DROP || kind == KIND_NODE_JOIN)) {
             effects->meta_changed = true;
         }
+        effects->tx = effects->tx || class_of(kind) == CLASS_TX;
     }
     return 0;
 }

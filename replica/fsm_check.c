@@ -4,11 +4,13 @@
  * anything: all that the other files here read without asking is asked here, once. */
 #include <string.h>
 
+#include "alloc/txn.h"
 #include "replica/internal.h"
 
 struct sessions {
     uint64_t sessions, nonces;
     uint64_t tombstones, ids, results;
+    uint64_t prepared;
 };
 
 static bool header_is_sound(const struct heap *heap)
@@ -88,7 +90,11 @@ static bool record_is_sound(const struct heap *heap, struct slice key, struct sl
     switch (key.data[0]) {
     case 's':
         s->sessions++;
-        return key.len == SESSION_KEY_BYTES && session_is_sound(heap, key, value);
+        if (key.len != SESSION_KEY_BYTES || !session_is_sound(heap, key, value)) {
+            return false;
+        }
+        s->prepared += load_u64(value.data + offsetof(struct session_record, prepared));
+        return true;
     case 'n':
         s->nonces++;
         return key.len == SESSION_NONCE_KEY_BYTES && value.len == sizeof(uint64_t);
@@ -109,6 +115,20 @@ static bool record_is_sound(const struct heap *heap, struct slice key, struct sl
     }
 }
 
+/* Undecided transactions that are numbered in sessions of this shard. */
+static uint64_t prepared_at_home(const struct heap *heap)
+{
+    struct heap_opts opts;
+    struct txn_name name = {0};
+    struct txn_record record;
+    uint64_t count = 0;
+    heap_get_opts(heap, &opts);
+    while (txn_next(heap, &name, &record)) {
+        count += name.home == opts.uid && record.state == TXN_PREPARED;
+    }
+    return count;
+}
+
 /* Records point at each other one to one, so that equal numbers mean that none is left over. */
 static bool sessions_are_sound(const struct heap *heap)
 {
@@ -122,8 +142,8 @@ static bool sessions_are_sound(const struct heap *heap)
     }
     struct fsm_header h;
     fsm_header_get(heap, &h);
-    return s.sessions == h.session_count && s.nonces == s.sessions &&
-           s.tombstones == h.tombstone_count && s.ids == s.tombstones &&
+    return s.prepared == prepared_at_home(heap) && s.sessions == h.session_count &&
+           s.nonces == s.sessions && s.tombstones == h.tombstone_count && s.ids == s.tombstones &&
            s.results == h.tombstone_results;
 }
 

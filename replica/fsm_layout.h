@@ -8,7 +8,7 @@
 #include "alloc/heap.h"
 #include "base/assert.h"
 
-#define FSM_FORMAT 2u
+#define FSM_FORMAT 3u
 
 /* ---- heap_fsm(): one per shard
  * ------------------------------------------------------------------------------------- */
@@ -53,7 +53,7 @@ struct session_record {
     uint64_t acked; /* the client has all results up to this number */
     uint32_t lease_ms;
     uint32_t window;
-    uint64_t reserved;
+    uint64_t prepared; /* transactions of its numbers that are undecided here: it can't end */
 };
 static_assert(sizeof(struct session_record) == 64, "no padding");
 

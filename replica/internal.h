@@ -166,6 +166,7 @@ struct shard {
     uint64_t leader; /* replica id as last reported */
     bool leader_changed;
     bool apply_again; /* the turn's budget was used up */
+    bool applied_tx;  /* commands of coordinators were, and the node hasn't been told */
 
     /* Leading. */
     bool serving;    /* an entry of our term is applied */
@@ -350,6 +351,7 @@ uint64_t shard__stamp(struct shard *s);
 /* What the replica wants to know of an entry; set, never cleared. */
 struct fsm_effects {
     bool meta_changed; /* the catalogue may have changed */
+    bool tx;           /* there was a command of a coordinator */
 };
 /* Applies one entry. results: room for as many as the entry has commands (results_max), or NULL
  * when nobody waits. 0, or an error that is fatal to the replica. */
@@ -407,15 +409,42 @@ int session_check(const struct heap *heap, uint64_t id, uint64_t owner);
 /* Looks at a few sessions of a led shard and proposes to end what has expired. */
 void session_sweep(struct shard *s);
 
+/* A transaction over several shards is numbered in a session of its home shard. What that session
+ * knows of the number: */
+enum session_tx {
+    SESSION_TX_OPEN,  /* nothing: it may still happen */
+    SESSION_TX_KNOWN, /* *stored is how it ended; digest 0: somebody settled that it won't happen */
+    SESSION_TX_REFUSED, /* it can't happen any more, or must not: *code says why */
+};
+/* owner 0: anybody's. Reads only. */
+enum session_tx session_tx_look(const struct heap *heap, uint64_t session, uint64_t seq,
+                                uint64_t owner, const struct fsm_now *now,
+                                struct session_result *stored, int *code);
+/* The client's commit is a command of its session: renews, acknowledges. */
+void session_tx_renew(struct heap *heap, uint64_t session, uint64_t acked,
+                      const struct fsm_now *now);
+/* One more (or less) that is prepared: a session doesn't end while there are some. */
+void session_tx_count(struct heap *heap, uint64_t session, int delta);
+/* Keeps how it ended, if nothing else stands there and the client may still ask. */
+void session_tx_keep(struct heap *heap, uint64_t session, uint64_t seq, uint64_t digest,
+                     const struct command_result *result);
+/* Nobody will ask for it any more, or a tombstone has it. */
+bool session_tx_is_over(const struct heap *heap, uint64_t session, uint64_t seq);
+
 /* ---- tx.c
  * -------------------------------------------------------------------------------------------------------
  */
 
+/* CLASS_TX: a coordinator's command. A fatal error or 0. */
+int tx_apply(struct heap *heap, uint64_t uid, uint16_t kind, struct slice body,
+             const struct fsm_now *now, struct command_result *result);
 /* Sequenced: a result or a fatal error. session: the one whose command it is. */
 int tx_commit_one(struct heap *heap, struct slice body, uint64_t version,
                   const struct session_record *session, struct command_result *result);
-/* Of TX_COMMIT_ONE, as fsm_work(). */
-uint64_t tx_work(struct slice body);
+int tx_settle(struct heap *heap, struct slice body, const struct fsm_now *now,
+              const struct session_record *session, struct command_result *result);
+/* As fsm_work(). */
+uint64_t tx_work(uint16_t kind, struct slice body);
 
 /* ---- tombstone.c
  * ---------------------------------------------------------------------------------------------------
@@ -428,6 +457,9 @@ int tombstone_put(struct heap *heap, const struct session_record *record,
 int tombstone_drop_ended(struct heap *heap, const struct fsm_now *now);
 bool tombstone_find(const struct heap *heap, uint64_t id, struct tombstone_record *out,
                     const uint8_t **results);
+/* What it kept of a number. */
+bool tombstone_result(const struct heap *heap, uint64_t session, uint64_t seq,
+                      const struct fsm_now *now, struct session_result *out);
 /* A command of a session that doesn't exist: 0 with its stored result, ERR_PROTOCOL (the number was
  * another command's), else ERR_SESSION_EXPIRED. */
 int tombstone_answer(const struct heap *heap, const struct command_prefix *prefix, uint64_t digest,

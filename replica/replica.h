@@ -147,6 +147,9 @@ struct shard_read {
  * change nothing. */
 int shard_propose_tx(struct shard *shard, uint16_t kind, struct slice body,
                      struct shard_command *command);
+/* Would a sequenced command with this prefix be accepted? As shard_propose(). */
+int shard_check_commit(const struct shard *shard, const struct command_prefix *prefix,
+                       uint64_t owner);
 /* From now on shard_propose() and TX_PREPARE are BUSY, for hold_ms (<= TX_HOLD_MS_MAX) or until
  * TX_CLOSE with this hold is applied; holds overlap. Returns its name (term and number), 0 when
  * this node doesn't lead. */
@@ -194,6 +197,9 @@ struct catalog_shard {
 int catalog_find(const struct replica *r, struct slice name, struct catalog_heap *out);
 int catalog_shard_of(const struct replica *r, struct slice name, uint32_t index,
                      struct catalog_shard *out);
+/* Where a shard is, by its uid. ERR_NOTFOUND: it was dropped. ERR_UNAVAILABLE: not known here yet.
+ */
+int catalog_members(const struct replica *r, uint64_t uid, struct catalog_shard *out);
 void catalog_each(const struct replica *r, void (*cb)(void *arg, const struct catalog_heap *heap),
                   void *arg);
 

@@ -112,7 +112,8 @@ int session_enter(struct heap *heap, const struct command_prefix *prefix, struct
         if (stored.seq != prefix->seq) {
             return 0; /* session_leave() writes the record too */
         }
-        if (stored.digest != ticket->digest) {
+        /* Digest 0: TX_SETTLE found nothing, so that nothing ever happens under this number. */
+        if (stored.digest != ticket->digest && stored.digest != 0) {
             rv = ERR_PROTOCOL;
         } else {
             ticket->found = true;
@@ -242,6 +243,9 @@ int session_close(struct heap *heap, uint64_t id)
     if (!record_get(heap, id, &record, &value)) {
         return ERR_SESSION_EXPIRED;
     }
+    if (record.prepared > 0) {
+        return ERR_BUSY; /* its slots and its ring are wanted yet (rules X19) */
+    }
     struct nonce_key nonce_key;
     struct session_key key;
     int rv = lease_return_all(heap, id);
@@ -275,8 +279,9 @@ int session_expire(struct heap *heap, uint64_t id, uint64_t renewed,
     }
     struct fsm_header h;
     fsm_header_get(heap, &h);
-    /* Void if it was renewed since, by a command or by a new term. */
-    if (record.renewed != renewed ||
+    /* Void if it was renewed since, by a command or by a new term, and while a transaction of it
+     * is undecided. */
+    if (record.prepared > 0 || record.renewed != renewed ||
         hlc_to_ms(now->stamp) < hlc_to_ms(renewed_at(&record, &h)) + record.lease_ms) {
         return ERR_CONFLICT;
     }
@@ -306,6 +311,87 @@ int session_check(const struct heap *heap, uint64_t id, uint64_t owner)
     return record.owner == owner ? 0 : ERR_DENIED;
 }
 
+/* ---- numbers of transactions over several shards, whose home this shard is ---- */
+
+enum session_tx session_tx_look(const struct heap *heap, uint64_t session, uint64_t seq,
+                                uint64_t owner, const struct fsm_now *now,
+                                struct session_result *stored, int *code)
+{
+    struct session_record record;
+    const uint8_t *value;
+    memset(stored, 0, sizeof *stored);
+    *code = 0;
+    if (!record_get(heap, session, &record, &value)) {
+        *code = ERR_SESSION_EXPIRED;
+        return tombstone_result(heap, session, seq, now, stored) ? SESSION_TX_KNOWN
+                                                                 : SESSION_TX_REFUSED;
+    }
+    if (owner != 0 && record.owner != owner) {
+        *code = ERR_DENIED;
+    } else if (seq <= record.acked) {
+        *code = ERR_INVAL;
+    } else if (seq > record.acked + record.window) {
+        *code = ERR_LIMIT;
+    } else {
+        memcpy(stored, value + result_offset(seq, record.window), sizeof *stored);
+        return stored->seq == seq ? SESSION_TX_KNOWN : SESSION_TX_OPEN;
+    }
+    return SESSION_TX_REFUSED;
+}
+
+void session_tx_renew(struct heap *heap, uint64_t session, uint64_t acked,
+                      const struct fsm_now *now)
+{
+    struct session_record record;
+    const uint8_t *value;
+    if (record_get(heap, session, &record, &value) && renew(&record, acked, now->stamp)) {
+        record_put(heap, &record);
+    }
+}
+
+void session_tx_count(struct heap *heap, uint64_t session, int delta)
+{
+    struct session_record record;
+    const uint8_t *value;
+    if (record_get(heap, session, &record, &value)) {
+        record.prepared += (uint64_t)(int64_t)delta;
+        record_put(heap, &record);
+    }
+}
+
+void session_tx_keep(struct heap *heap, uint64_t session, uint64_t seq, uint64_t digest,
+                     const struct command_result *result)
+{
+    struct session_record record;
+    struct session_result stored;
+    const uint8_t *value;
+    if (!record_get(heap, session, &record, &value) || seq <= record.acked ||
+        seq > record.acked + record.window) {
+        return;
+    }
+    memcpy(&stored, value + result_offset(seq, record.window), sizeof stored);
+    if (stored.seq == seq) {
+        return;
+    }
+    stored = (struct session_result){.seq = seq,
+                                     .digest = digest,
+                                     .version = result->version,
+                                     .value = result->value,
+                                     .code = (uint32_t)-result->code};
+    struct session_key key;
+    uint8_t *at = heap_map_edit(heap, HEAP_MAP_SESSIONS, key_of(session, &key),
+                                result_offset(seq, record.window), sizeof stored);
+    assert(at != NULL);
+    memcpy(at, &stored, sizeof stored);
+}
+
+bool session_tx_is_over(const struct heap *heap, uint64_t session, uint64_t seq)
+{
+    struct session_record record;
+    const uint8_t *value;
+    return !record_get(heap, session, &record, &value) || seq <= record.acked;
+}
+
 void session_sweep(struct shard *s)
 {
     struct fsm_header h;
@@ -332,7 +418,7 @@ void session_sweep(struct shard *s)
         s->session_cursor_len = key.len;
         struct session_record record;
         memcpy(&record, value.data, sizeof record);
-        if (led_ms < record.lease_ms ||
+        if (led_ms < record.lease_ms || record.prepared > 0 ||
             now_ms < hlc_to_ms(renewed_at(&record, &h)) + record.lease_ms) {
             continue;
         }

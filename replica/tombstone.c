@@ -200,27 +200,35 @@ int tombstone_put(struct heap *heap, const struct session_record *record,
     return 0;
 }
 
-int tombstone_answer(const struct heap *heap, const struct command_prefix *prefix, uint64_t digest,
-                     const struct fsm_now *now, struct command_result *result)
+bool tombstone_result(const struct heap *heap, uint64_t session, uint64_t seq,
+                      const struct fsm_now *now, struct session_result *out)
 {
     struct tombstone_record t;
     const uint8_t *results;
-    if (!tombstone_find(heap, prefix->session, &t, &results) || t.until <= now->stamp) {
-        return ERR_SESSION_EXPIRED;
+    if (!tombstone_find(heap, session, &t, &results) || t.until <= now->stamp) {
+        return false;
     }
     for (uint32_t i = 0; i < t.count; i++) {
-        struct session_result stored;
-        memcpy(&stored, results + (size_t)i * sizeof stored, sizeof stored);
-        if (stored.seq != prefix->seq) {
-            continue;
+        memcpy(out, results + (size_t)i * sizeof *out, sizeof *out);
+        if (out->seq == seq) {
+            return true;
         }
-        if (stored.digest != digest) {
-            return ERR_PROTOCOL;
-        }
-        result->code = -(int)stored.code;
-        result->version = stored.version;
-        result->value = stored.value;
-        return 0;
     }
-    return ERR_SESSION_EXPIRED;
+    return false;
+}
+
+int tombstone_answer(const struct heap *heap, const struct command_prefix *prefix, uint64_t digest,
+                     const struct fsm_now *now, struct command_result *result)
+{
+    struct session_result stored;
+    if (!tombstone_result(heap, prefix->session, prefix->seq, now, &stored)) {
+        return ERR_SESSION_EXPIRED;
+    }
+    if (stored.digest != digest && stored.digest != 0) {
+        return ERR_PROTOCOL;
+    }
+    result->code = -(int)stored.code;
+    result->version = stored.version;
+    result->value = stored.value;
+    return 0;
 }
