@@ -20,11 +20,10 @@ struct coord;
 #define COORD_FORGET_MS   500u  /* TX_FORGET is sent in batches, so often */
 
 struct coord_cbs {
-    /* PEER_COMMAND to another node over its raft link: exactly one coord_answer(token) follows in a
-     * later turn (ERR_NOCONN: not connected, or the connection was lost). body: borrowed for the
-     * call. */
-    void (*peer_command)(void *arg, uint32_t node, uint16_t kind, struct slice body,
-                         uint64_t token);
+    /* PEER_COMMAND to another node over its raft link. 0: coord_answer(token) follows in a later
+     * turn, or coord_peer_lost(). ERR_NOCONN, ERR_BUSY: it wasn't sent. body: borrowed for the
+     * call. token: below 1 << 63. */
+    int (*peer_command)(void *arg, uint32_t node, uint16_t kind, struct slice body, uint64_t token);
 };
 
 int coord_open(struct env *env, struct replica *replica, uint32_t node, const struct coord_cbs *cbs,
@@ -36,6 +35,8 @@ void coord_close(struct coord *coord);
  * NOTLEADER, the node that leads, 0 unknown. */
 void coord_answer(struct coord *coord, uint64_t token, int err, uint32_t leader,
                   const struct command_result *result);
+/* The connection to a node was lost: what was sent to it and isn't answered never will be. */
+void coord_peer_lost(struct coord *coord, uint32_t node);
 /* From replica_cbs.on_applied: something that was applied on this shard concerns transactions. */
 void coord_on_applied(struct coord *coord, struct shard *shard);
 
@@ -57,6 +58,7 @@ struct coord_wait {
     uint64_t uid;
     struct txn_name by;
     uint64_t since_ms;
+    bool pushed;
 };
 void coord_wait(struct coord *coord, struct shard *shard, const struct txn_name *by,
                 struct coord_wait *wait);
@@ -66,6 +68,8 @@ void coord_wait_cancel(struct coord_wait *wait);
 void coord_wait_all(struct coord *coord, struct shard *shard, struct coord_wait *wait);
 /* Begins to recover one now. */
 void coord_push(struct coord *coord, uint64_t uid, const struct txn_name *name);
+/* A shard led here has told somebody that it has committed one already: it tells all the others. */
+void coord_finish(struct coord *coord, uint64_t uid, const struct txn_name *name);
 
 struct coord_stats {
     uint64_t commits, committed, aborted, conflicts, too_late; /* coordinated here */

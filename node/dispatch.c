@@ -149,9 +149,8 @@ void dispatch__answer(struct request *request, uint16_t kind)
 
 /* ---- commands ---- */
 
-static void command_done(struct shard_command *command, const struct command_result *result)
+void dispatch__command_done(struct request *request, const struct command_result *result)
 {
-    struct request *request = container_of(command, struct request, command);
     struct client *client = request->client;
     if (client == NULL) {
         request_free(request);
@@ -173,31 +172,56 @@ static void command_done(struct shard_command *command, const struct command_res
     request_free(request);
 }
 
-static void propose(struct client *client, const struct frame_header *header, uint16_t kind,
-                    struct slice body, uint64_t owner)
+static void command_done(struct shard_command *command, const struct command_result *result)
+{
+    dispatch__command_done(container_of(command, struct request, command), result);
+}
+
+struct request *dispatch__begin_command(struct client *client, const struct frame_header *header,
+                                        struct slice body, struct shard **shard)
 {
     struct node *node = client->node;
     struct command_prefix prefix;
     if (message_command_prefix(body, &prefix) != 0) {
         refuse(client, header->request_id, ERR_PROTOCOL, 0, NULL);
-        return;
+        return NULL;
     }
-    struct shard *shard = replica_shard(node->replica, prefix.uid);
-    if (shard == NULL) {
+    *shard = replica_shard(node->replica, prefix.uid);
+    if (*shard == NULL) {
         refuse(client, header->request_id, ERR_NOSHARD, prefix.uid, NULL);
-        return;
+        return NULL;
     }
     struct request *request = request_new(client, header, prefix.uid);
     if (request == NULL) {
         refuse(client, header->request_id, ERR_BUSY, prefix.uid, NULL);
+        return NULL;
+    }
+    node->commands++;
+    return request;
+}
+
+void dispatch__refuse(struct request *request, int err)
+{
+    struct replica *replica = request->node->replica;
+    if (request->client != NULL) {
+        refuse(request->client, request->request_id, err, request->uid,
+               replica == NULL ? NULL : replica_shard(replica, request->uid));
+    }
+    request_free(request);
+}
+
+static void propose(struct client *client, const struct frame_header *header, uint16_t kind,
+                    struct slice body, uint64_t owner)
+{
+    struct shard *shard = NULL;
+    struct request *request = dispatch__begin_command(client, header, body, &shard);
+    if (request == NULL) {
         return;
     }
     request->command.cb = command_done;
-    node->commands++;
     int rv = shard_propose(shard, kind, body, owner, &request->command);
     if (rv != 0) {
-        refuse(client, header->request_id, rv, prefix.uid, shard);
-        request_free(request);
+        dispatch__refuse(request, rv);
     }
 }
 
@@ -555,65 +579,74 @@ static int read_heap_open(struct request *request)
     return rv;
 }
 
+/* 0: answered. */
+static int read_answer(struct request *request, const struct heap *heap)
+{
+    switch (request->kind) {
+    case KIND_READ:
+        return not_yet(request, heap, read_object(request, heap));
+    case KIND_STAT:
+        return not_yet(request, heap, read_stat(request, heap));
+    case KIND_ROOT_GET:
+        return read_root(request, heap);
+    case KIND_ROOT_LIST:
+        return read_root_list(request, heap);
+    case KIND_HISTORY:
+        return read_history(request, heap);
+    case KIND_TYPE_LIST:
+        return read_type_list(request, heap);
+    case KIND_TYPE_GET:
+        return read_type_get(request, heap);
+    case KIND_LEASE_GET:
+        return read_lease(request, heap);
+    case KIND_OBJECT_LIST:
+        return read_object_list(request, heap);
+    case KIND_TX_VALIDATE:
+        return tx__validate(request, heap);
+    default:
+        assert(request->kind == KIND_HEAP_OPEN);
+        return read_heap_open(request);
+    }
+}
+
+static void wait_done(struct coord_wait *wait, int err);
+
+/* Confirmed, or what it waited for is decided: the state is at least as new as when it was asked
+ * for. */
+static void read_serve(struct request *request, int err)
+{
+    struct node *node = request->node;
+    struct shard *shard = node->replica == NULL ? NULL : replica_shard(node->replica, request->uid);
+    if (request->client != NULL && err == 0) {
+        err = shard == NULL ? ERR_NOSHARD : read_answer(request, shard_heap(shard));
+        if (err == ERR_TX_UNDECIDED) {
+            request->wait.cb = wait_done;
+            coord_wait(node->coord, shard, &request->by, &request->wait);
+            return;
+        }
+    }
+    if (request->client != NULL && err != 0) {
+        refuse(request->client, request->request_id, err, request->uid, shard);
+    }
+    request_free(request);
+}
+
+static void wait_done(struct coord_wait *wait, int err)
+{
+    read_serve(container_of(wait, struct request, wait), err);
+}
+
 static void read_done(struct shard_read *read, int err)
 {
     struct request *request = container_of(read, struct request, read);
-    struct client *client = request->client;
-    if (client != NULL) {
-        const struct heap *heap = err == 0 ? shard_heap(request->shard) : NULL;
-        bool ahead = err == ERR_INVAL; /* the one thing about a read that its shard finds wrong */
-        if (err == 0) {
-            switch (request->kind) {
-            case KIND_READ:
-                err = not_yet(request, heap, read_object(request, heap));
-                break;
-            case KIND_STAT:
-                err = not_yet(request, heap, read_stat(request, heap));
-                break;
-            case KIND_ROOT_GET:
-                err = read_root(request, heap);
-                break;
-            case KIND_ROOT_LIST:
-                err = read_root_list(request, heap);
-                break;
-            case KIND_HISTORY:
-                err = read_history(request, heap);
-                break;
-            case KIND_TYPE_LIST:
-                err = read_type_list(request, heap);
-                break;
-            case KIND_TYPE_GET:
-                err = read_type_get(request, heap);
-                break;
-            case KIND_LEASE_GET:
-                err = read_lease(request, heap);
-                break;
-            case KIND_OBJECT_LIST:
-                err = read_object_list(request, heap);
-                break;
-            case KIND_TX_VALIDATE:
-                err = tx__validate(request, heap);
-                break;
-            default:
-                assert(request->kind == KIND_HEAP_OPEN);
-                err = read_heap_open(request);
-                break;
-            }
-        }
-        err = err == ERR_TX_UNDECIDED ? ERR_BUSY : err;
-        if (err != 0) {
-            struct shard *shard = request->node->replica == NULL
-                                      ? NULL
-                                      : replica_shard(request->node->replica, request->uid);
-            if (ahead) {
-                refuse_with(client, request->request_id, err,
-                            "the version is more than a second in the future");
-            } else {
-                refuse(client, request->request_id, err, request->uid, shard);
-            }
-        }
+    if (request->client != NULL && err == ERR_INVAL) {
+        /* The one thing about a read that its shard finds wrong. */
+        refuse_with(request->client, request->request_id, err,
+                    "the version is more than a second in the future");
+        request_free(request);
+        return;
     }
-    request_free(request);
+    read_serve(request, err);
 }
 
 /* The version that a read wants the shard at, 0: none. A malformed body is told when it is served.
@@ -664,7 +697,6 @@ static void start_read(struct client *client, const struct frame_header *header,
         refuse(client, header->request_id, ERR_BUSY, uid, NULL);
         return;
     }
-    request->shard = shard;
     request->read.cb = read_done;
     request->read.at = wanted_version(header->kind, body);
     node->reads++;
@@ -796,9 +828,14 @@ static void answer_peer_command(struct client *client, const struct frame_header
 {
     struct msg_peer_command m;
     struct msg_node_join join;
-    if (message_decode_peer_command(body, &m) != 0 || m.kind != KIND_NODE_JOIN ||
-        message_decode_node_join(m.body, &join) != 0 || join.uid != SHARD_META ||
-        join.session != 0 || join.node != client->peer_number) {
+    int rv = message_decode_peer_command(body, &m);
+    if (rv == 0 && (m.kind == KIND_TX_PREPARE || m.kind == KIND_TX_DECIDE ||
+                    m.kind == KIND_TX_REFUSE || m.kind == KIND_TX_FORGET)) {
+        tx__peer_command(client, header, m.kind, m.body);
+        return;
+    }
+    if (rv != 0 || m.kind != KIND_NODE_JOIN || message_decode_node_join(m.body, &join) != 0 ||
+        join.uid != SHARD_META || join.session != 0 || join.node != client->peer_number) {
         refuse(client, header->request_id, ERR_PROTOCOL, 0, NULL);
         return;
     }
@@ -843,7 +880,8 @@ static void client_frame(struct client *client, const struct frame_header *heade
         start_read(client, header, body);
         return;
     case KIND_TX_COMMIT:
-    case KIND_TX_SETTLE:
+        tx__commit(client, header, body);
+        return;
     case KIND_TX_CLOSE:
     case KIND_TX_HOLD:
     case KIND_FETCH:

@@ -7,6 +7,7 @@
 #include "alloc/txn.h"
 #include "base/limits.h"
 #include "base/list.h"
+#include "coord/coord.h"
 #include "node/identity.h"
 #include "node/node.h"
 #include "replica/replica.h"
@@ -62,12 +63,12 @@ struct request {
     union {
         struct shard_command command;
         struct shard_read read;
+        struct coord_wait wait;
     };
     struct txn_name by; /* a read that returned ERR_TX_UNDECIDED: who is in its way */
     struct node *node;
     struct client *client; /* NULL: it has gone; nobody to answer */
     struct list link;      /* client's requests, or the free list */
-    struct shard *shard;
     uint64_t uid;
     uint64_t request_id;
     uint16_t kind;
@@ -108,6 +109,7 @@ struct node {
 
     struct wal *wal;
     struct replica *replica;
+    struct coord *coord; /* as long as there is a replica */
     uint64_t opened_ns;
     enum image_mode mode;
 
@@ -131,6 +133,8 @@ int peers__open(struct node *node, struct err_text *e);
 void peers__close(struct node *node);
 void peers__send(void *arg, uint32_t number, struct slice items);
 void peers__flush(void *arg, uint32_t number);
+/* coord_cbs.peer_command */
+int peers__command(void *arg, uint32_t number, uint16_t kind, struct slice body, uint64_t token);
 void peers__bulk_request(void *arg, uint32_t number, uint16_t kind, struct slice body,
                          uint64_t token);
 
@@ -151,6 +155,13 @@ void dispatch__free_requests(struct node *node);
 /* Answers a request that inspect__begin() took, with JSON (borrowed) or an error. */
 void dispatch__answer_later(struct request *request, int err, const json_t *answer);
 
+/* A command's outcome for whoever sent it. */
+void dispatch__command_done(struct request *request, const struct command_result *result);
+/* A request of its own for something that is proposed; NULL: refused, and told. */
+struct request *dispatch__begin_command(struct client *client, const struct frame_header *header,
+                                        struct slice body, struct shard **shard);
+/* It wasn't taken: tells why, and ends it. */
+void dispatch__refuse(struct request *request, int err);
 /* The answer's body is in node->scratch. */
 void dispatch__answer(struct request *request, uint16_t kind);
 
@@ -161,6 +172,11 @@ int tx__validate(struct request *request, const struct heap *heap);
  * name: of a root; ptr 0 and no name: the directory. */
 int tx__check_intent(struct request *request, const struct heap *heap, uint64_t ptr,
                      struct slice name, uint64_t at);
+/* TX_COMMIT of a client. */
+void tx__commit(struct client *client, const struct frame_header *header, struct slice body);
+/* TX_PREPARE, TX_DECIDE, TX_REFUSE, TX_FORGET of another node. */
+void tx__peer_command(struct client *client, const struct frame_header *header, uint16_t kind,
+                      struct slice body);
 
 /* inspect.c: begins a question that takes a while. 0: dispatch__answer_later(request) follows,
  * perhaps from inside of this call. Otherwise the request stays the caller's. */

@@ -98,12 +98,33 @@ static void on_shard_failed(void *arg, struct shard *shard, int err, const char 
               "shard=%llu err=%s cause=\"%s\"", (unsigned long long)info.uid, err_name(err), text);
 }
 
+static void on_applied(void *arg, struct shard *shard, bool tx)
+{
+    struct node *node = arg;
+    if (tx && node->coord != NULL) {
+        coord_on_applied(node->coord, shard);
+    }
+}
+
+static const struct coord_cbs coord_table = {.peer_command = peers__command};
+
+/* Before the replica goes: whoever waits for an outcome is told that it isn't known. */
+static void close_coord(struct node *node)
+{
+    struct coord *coord = node->coord;
+    node->coord = NULL;
+    if (coord != NULL) {
+        coord_close(coord);
+    }
+}
+
 static const struct replica_cbs replica_table = {
     .send = peers__send,
     .flush = peers__flush,
     .bulk_request = peers__bulk_request,
     .on_catalog = on_catalog,
     .on_leader = on_leader,
+    .on_applied = on_applied,
     .on_shard_failed = on_shard_failed,
 };
 
@@ -159,6 +180,13 @@ int node__start(struct node *node, struct err_text *e)
         opts.nodes[i] = node->config.nodes[i].number;
     }
     rv = replica_open(&opts, &node->replica, e);
+    if (rv == 0) {
+        rv = coord_open(node->env, node->replica, opts.node, &coord_table, node, &node->coord);
+        if (rv != 0) {
+            replica_free(node->replica);
+            node->replica = NULL;
+        }
+    }
     if (rv != 0) {
         wal_abandon(node->wal);
         node->wal = NULL;
@@ -313,6 +341,7 @@ static void log_closed(void *arg, int err)
 static void replica_stopped(void *arg)
 {
     struct node *node = arg;
+    close_coord(node);
     replica_free(node->replica);
     node->replica = NULL;
     inspect__abandon(node);
@@ -349,6 +378,7 @@ void node_stop(struct node *node, void (*done)(void *arg), void *arg)
         replica_stop(node->replica, node->config.shutdown_ms, replica_stopped, node);
         return;
     }
+    close_coord(node);
     if (node->replica != NULL) {
         replica_free(node->replica);
         node->replica = NULL;
@@ -374,6 +404,7 @@ void node_free(struct node *node)
     if (node->server != NULL) {
         rpc_server_stop(node->server);
     }
+    close_coord(node);
     if (node->replica != NULL) {
         replica_free(node->replica);
         node->replica = NULL;

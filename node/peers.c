@@ -43,12 +43,40 @@ static int raft_ready(void *arg, struct rpc_conn *conn, const struct msg_hello *
     return 0;
 }
 
+/* Tokens of coordinators are told from other request ids by this bit. */
+#define COMMAND_TOKEN ((uint64_t)1 << 63)
+
+static void command_answered(struct peer *peer, const struct frame_header *header,
+                             struct slice body)
+{
+    struct coord *coord = peer->node->coord;
+    uint64_t token = header->request_id & ~COMMAND_TOKEN;
+    struct command_result result = {.err = ERR_PROTOCOL};
+    uint32_t leader = 0;
+    struct msg_result done;
+    struct msg_error error;
+    if (header->kind == KIND_RESULT && message_decode_result(body, &done) == 0 &&
+        done.code < 1000) {
+        result = (struct command_result){
+            .code = -(int)done.code, .version = done.version, .value = done.value};
+    } else if (header->kind == KIND_ERROR && message_decode_error(body, &error) == 0 &&
+               error.code > 0 && error.code < 1000) {
+        result.err = -(int)error.code;
+        leader = error.leader_node;
+    }
+    if (coord != NULL) {
+        coord_answer(coord, token, result.err, leader, &result);
+    }
+}
+
 static void raft_frame(void *arg, struct rpc_conn *conn, const struct frame_header *header,
                        struct slice body)
 {
     struct peer *peer = arg;
     (void)conn;
-    if (header->kind == KIND_RESULT || header->kind == KIND_ERROR) {
+    if ((header->request_id & COMMAND_TOKEN) != 0) {
+        command_answered(peer, header, body);
+    } else if (header->kind == KIND_RESULT || header->kind == KIND_ERROR) {
         discover__answer(peer->node, peer, header, body);
     }
 }
@@ -62,6 +90,9 @@ static void raft_closed(void *arg, struct rpc_conn *conn, int reason, const char
                  err_name(reason), text);
     }
     peer->known = false;
+    if (peer->node->coord != NULL) {
+        coord_peer_lost(peer->node->coord, peer->config->number);
+    }
 }
 
 static const struct rpc_cbs raft_cbs = {
@@ -96,6 +127,23 @@ void peers__flush(void *arg, uint32_t number)
     if (conn != NULL) {
         rpc_flush(conn);
     }
+}
+
+int peers__command(void *arg, uint32_t number, uint16_t kind, struct slice body, uint64_t token)
+{
+    struct node *node = arg;
+    struct peer *peer = node__peer(node, number);
+    struct rpc_conn *conn = peer == NULL || peer->raft == NULL ? NULL : rpc_link_conn(peer->raft);
+    if (conn == NULL) {
+        return ERR_NOCONN;
+    }
+    /* PEER_COMMAND: kind, length, and the command as it is. */
+    uint8_t head[6];
+    store_u16(head, kind);
+    store_u32(head + 2, (uint32_t)body.len);
+    struct slice parts[2] = {slice_of(head, sizeof head), body};
+    struct frame_header header = {.kind = KIND_PEER_COMMAND, .request_id = token | COMMAND_TOKEN};
+    return rpc_send(conn, &header, parts, 2) == 0 ? 0 : ERR_BUSY;
 }
 
 /* ---- the bulk lane ---- */

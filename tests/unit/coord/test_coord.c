@@ -1,0 +1,287 @@
+/* Transactions over several shards, through real nodes. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+#include <string.h>
+
+#include "base/hlc.h"
+#include "replica/replica.h"
+#include "unit/alloc/txn_part.h"
+#include "unit/coord/world.h"
+
+/* What a killed process held is nobody's leak. */
+__attribute__((visibility("default"))) const char *__asan_default_options(void);
+const char *__asan_default_options(void)
+{
+    return "detect_leaks=0";
+}
+
+/* A transaction that sets one object on each of `count` shards, in the session of the first. */
+struct transfer {
+    uint32_t shards[WORLD_SHARDS];
+    uint64_t ptrs[WORLD_SHARDS];
+    uint64_t versions[WORLD_SHARDS]; /* 0: not checked */
+    uint32_t count;
+    uint64_t seq; /* 0: the next one */
+    uint64_t value;
+};
+
+static struct buf encode(struct world *w, struct transfer *t)
+{
+    static struct part part;
+    struct buf parts = {0};
+    struct buf body = {0};
+    uint8_t bytes[8];
+    uint32_t home = t->shards[0];
+    store_u64(bytes, t->value);
+    for (uint32_t i = 0; i < t->count; i++) {
+        part_begin(&part, 0);
+        if (t->versions[i] != 0) {
+            part_check(&part, t->ptrs[i], t->versions[i], TXN_EQUAL);
+        }
+        part_write(&part, t->ptrs[i], 0, slice_of(bytes, sizeof bytes));
+        uint8_t head[12];
+        store_u64(head, w->uids[t->shards[i]]);
+        store_u32(head + 8, (uint32_t)part.len);
+        assert_int_equal(buf_append(&parts, head, sizeof head), 0);
+        assert_int_equal(buf_append(&parts, part.bytes, part.len), 0);
+    }
+    if (t->seq == 0) {
+        t->seq = ++w->seqs[home];
+    }
+    const struct heap *heap = world_heap(w, world_leader(w, w->uids[home]), w->uids[home]);
+    struct msg_tx_commit m = {.uid = w->uids[home],
+                              .session = w->sessions[home],
+                              .seq = t->seq,
+                              .acked = 0,
+                              .deadline = heap_clock(heap) + hlc_from_ms(5000),
+                              .parts = slice_of(parts.data, parts.len)};
+    assert_int_equal(message_encode_tx_commit(&m, &body), 0);
+    buf_close(&parts);
+    return body;
+}
+
+static struct msg_result commit(struct world *w, struct transfer *t)
+{
+    struct buf body = encode(w, t);
+    return world_command(w, w->uids[t->shards[0]], KIND_TX_COMMIT, &body);
+}
+
+static struct msg_result settle(struct world *w, uint32_t home, uint64_t seq)
+{
+    struct msg_tx_settle m = {.uid = w->uids[home],
+                              .session = w->sessions[home],
+                              .seq = ++w->seqs[home],
+                              .tx_session = w->sessions[home],
+                              .tx_seq = seq};
+    struct buf body = {0};
+    assert_int_equal(message_encode_tx_settle(&m, &body), 0);
+    return world_command(w, w->uids[home], KIND_TX_SETTLE, &body);
+}
+
+static struct txn_counts counts_of(struct world *w, uint32_t shard)
+{
+    struct txn_counts counts;
+    txn_count(world_heap(w, world_leader(w, w->uids[shard]), w->uids[shard]), &counts);
+    return counts;
+}
+
+static void keepalive(struct world *w, uint32_t shard, uint64_t acked)
+{
+    struct msg_session_keepalive m = {
+        .uid = w->uids[shard], .session = w->sessions[shard], .acked = acked};
+    struct buf body = {0};
+    assert_int_equal(message_encode_session_keepalive(&m, &body), 0);
+    assert_int_equal(world_command(w, w->uids[shard], KIND_SESSION_KEEPALIVE, &body).code, 0);
+}
+
+static void a_commit_happens_on_all_shards_at_one_version(void **state)
+{
+    (void)state;
+    static struct world w;
+    struct transfer t = {.shards = {0, 1, 2}, .count = 3, .value = 42};
+    world_open(&w, 1);
+    for (uint32_t i = 0; i < 3; i++) {
+        t.ptrs[i] = world_alloc(&w, i, i);
+        (void)world_value(&w, i, t.ptrs[i], &t.versions[i]);
+    }
+    struct msg_result r = commit(&w, &t);
+    assert_int_equal(r.code, 0);
+    for (uint32_t i = 0; i < 3; i++) {
+        uint64_t version;
+        assert_int_equal(world_value(&w, i, t.ptrs[i], &version), 42);
+        assert_int_equal(version, r.version);
+    }
+    /* Once the client has heard of it and its time is over, nobody remembers it. */
+    world_settle(&w, 1000);
+    assert_int_equal(counts_of(&w, 0).committed, 1);
+    world_run_ms(&w, 8000);
+    assert_int_equal(counts_of(&w, 0).committed, 1);
+    assert_int_equal(counts_of(&w, 1).committed, 1);
+    keepalive(&w, 0, t.seq);
+    world_run_ms(&w, 12000);
+    for (uint32_t i = 0; i < 3; i++) {
+        assert_int_equal(counts_of(&w, i).committed, 0);
+    }
+    world_close(&w);
+}
+
+static void a_conflict_on_one_shard_leaves_all_as_they_were(void **state)
+{
+    (void)state;
+    static struct world w;
+    struct transfer t = {.shards = {1, 0}, .count = 2, .value = 7};
+    world_open(&w, 2);
+    t.ptrs[0] = world_alloc(&w, 1, 10);
+    t.ptrs[1] = world_alloc(&w, 0, 20);
+    uint64_t version;
+    (void)world_value(&w, 0, t.ptrs[1], &version);
+    t.versions[1] = version + 1;
+    struct msg_result r = commit(&w, &t);
+    assert_int_equal(r.code, -ERR_CONFLICT);
+    assert_int_equal(r.value, t.ptrs[1]);
+    assert_int_equal(world_value(&w, 1, t.ptrs[0], NULL), 10);
+    assert_int_equal(world_value(&w, 0, t.ptrs[1], NULL), 20);
+    world_settle(&w, 1000);
+    /* The number is used up: whatever comes under it gets that answer. */
+    assert_int_equal(settle(&w, 1, t.seq).code, -ERR_TX_ABORTED);
+    t.seq = 0;
+    t.versions[1] = version;
+    assert_int_equal(commit(&w, &t).code, 0);
+    assert_int_equal(world_value(&w, 1, t.ptrs[0], NULL), 7);
+    assert_int_equal(world_value(&w, 0, t.ptrs[1], NULL), 7);
+    world_close(&w);
+}
+
+static void a_retry_gets_the_same_answer_and_settling_tells_it(void **state)
+{
+    (void)state;
+    static struct world w;
+    struct transfer t = {.shards = {0, 2}, .count = 2, .value = 5};
+    world_open(&w, 3);
+    t.ptrs[0] = world_alloc(&w, 0, 1);
+    t.ptrs[1] = world_alloc(&w, 2, 2);
+    struct buf body = encode(&w, &t);
+    struct buf again = {0};
+    struct buf late = {0};
+    assert_int_equal(buf_append(&again, body.data, body.len), 0);
+    assert_int_equal(buf_append(&late, body.data, body.len), 0);
+    struct msg_result r = world_command(&w, w.uids[0], KIND_TX_COMMIT, &body);
+    assert_int_equal(r.code, 0);
+    struct msg_result same = world_command(&w, w.uids[0], KIND_TX_COMMIT, &again);
+    assert_int_equal(same.code, 0);
+    assert_int_equal(same.version, r.version);
+    world_settle(&w, 1000);
+    struct msg_result told = settle(&w, 0, t.seq);
+    assert_int_equal(told.code, 0);
+    assert_int_equal(told.version, r.version);
+    /* Behind its deadline it is the session's ring that knows. */
+    world_run_ms(&w, 9000);
+    same = world_command(&w, w.uids[0], KIND_TX_COMMIT, &late);
+    assert_int_equal(same.code, 0);
+    assert_int_equal(same.version, r.version);
+    world_settle(&w, 5000);
+
+    /* Settled before it came: it never happens. */
+    uint64_t number = ++w.seqs[0];
+    assert_int_equal(settle(&w, 0, number).code, -ERR_TX_ABORTED);
+    struct transfer never = t;
+    never.seq = number;
+    never.value = 99;
+    assert_int_equal(commit(&w, &never).code, -ERR_TX_ABORTED);
+    world_settle(&w, 5000);
+    assert_int_equal(world_value(&w, 0, t.ptrs[0], NULL), 5);
+    assert_int_equal(world_value(&w, 2, t.ptrs[1], NULL), 5);
+    world_close(&w);
+}
+
+/* Wherever the coordinator dies: all of it or nothing, soon, and the same for everybody. */
+static void a_coordinator_may_die_at_any_moment(void **state)
+{
+    (void)state;
+    static struct world w;
+    uint32_t outcomes[2] = {0, 0};
+    for (uint32_t moment = 0; moment < 14; moment++) {
+        struct transfer t = {.shards = {0, 1}, .count = 2, .value = 8};
+        world_open(&w, 100 + moment);
+        t.ptrs[0] = world_alloc(&w, 0, 1);
+        t.ptrs[1] = world_alloc(&w, 1, 1);
+        struct buf body = encode(&w, &t);
+        uint32_t leader = world_leader(&w, w.uids[0]);
+        struct answer *a = world_send(&w, leader, KIND_TX_COMMIT, slice_of(body.data, body.len));
+        assert_non_null(a);
+        sim_run_until(w.sim, sim_now_ns(w.sim) + moment * SIM_MS / 4);
+        bool answered = a->done && a->kind == KIND_RESULT;
+        buf_close(&body);
+        world_answer_free(a);
+        world_kill(&w, leader);
+        /* Nobody sends it again: what was prepared is found, and brought to an end. */
+        uint64_t values[2];
+        for (uint32_t i = 0; i < 2; i++) {
+            values[i] = world_value(&w, i, t.ptrs[i], NULL);
+        }
+        assert_int_equal(values[0], values[1]);
+        assert_true(!answered || values[0] == 8);
+        outcomes[values[0] == 8]++;
+        world_start(&w, leader);
+        world_settle(&w, 8000);
+        struct msg_result r = settle(&w, 0, t.seq);
+        assert_int_equal(r.code, values[0] == 8 ? 0 : -ERR_TX_ABORTED);
+        world_close(&w);
+    }
+    assert_true(outcomes[0] > 0);
+    assert_true(outcomes[1] > 0);
+}
+
+static void a_read_waits_for_what_is_being_decided(void **state)
+{
+    (void)state;
+    static struct world w;
+    struct transfer t = {.shards = {0, 1}, .count = 2, .value = 3};
+    world_open(&w, 9);
+    t.ptrs[0] = world_alloc(&w, 0, 1);
+    t.ptrs[1] = world_alloc(&w, 1, 2);
+    /* Home's leader can't reach the other shard's, nor the third node: no vote of it comes. */
+    uint32_t home = world_leader(&w, w.uids[0]);
+    uint32_t other = world_leader(&w, w.uids[1]);
+    assert_int_not_equal(home, other);
+    sim_net_cut(w.nodes[home].host, w.nodes[other].host, true);
+    sim_net_cut(w.nodes[other].host, w.nodes[home].host, true);
+    struct buf body = encode(&w, &t);
+    struct answer *c = world_send(&w, home, KIND_TX_COMMIT, slice_of(body.data, body.len));
+    world_run_ms(&w, 100);
+    struct msg_read m = {.uid = w.uids[0], .ptr = t.ptrs[0], .len = 8};
+    struct buf read = {0};
+    assert_int_equal(message_encode_read(&m, &read), 0);
+    struct answer *r = world_send(&w, home, KIND_READ, slice_of(read.data, read.len));
+    world_run_ms(&w, 100);
+    assert_int_equal(counts_of(&w, 0).prepared, 1);
+    assert_false(r->done);
+    assert_false(c->done);
+    sim_net_heal(w.sim);
+    assert_true(world_wait(&w, r, 5000));
+    assert_true(world_wait(&w, c, 5000));
+    buf_close(&body);
+    buf_close(&read);
+    world_answer_free(r);
+    world_answer_free(c);
+    world_settle(&w, 5000);
+    assert_int_equal(world_value(&w, 0, t.ptrs[0], NULL) == 3,
+                     world_value(&w, 1, t.ptrs[1], NULL) == 3);
+    world_close(&w);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_commit_happens_on_all_shards_at_one_version),
+        cmocka_unit_test(a_conflict_on_one_shard_leaves_all_as_they_were),
+        cmocka_unit_test(a_retry_gets_the_same_answer_and_settling_tells_it),
+        cmocka_unit_test(a_coordinator_may_die_at_any_moment),
+        cmocka_unit_test(a_read_waits_for_what_is_being_decided),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
