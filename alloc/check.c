@@ -203,7 +203,7 @@ static void check_present(struct check *c)
 
 /* ---- counters ---- */
 
-static void count(struct check *c, const char *what, uint64_t found, uint64_t counted)
+void check_count(struct check *c, const char *what, uint64_t found, uint64_t counted)
 {
     if (found != counted && !c->stop) {
         check_damage(c, "count", "%s: %" PRIu64 ", the header counts %" PRIu64, what, found,
@@ -217,22 +217,22 @@ static void check_counters(struct check *c)
                                              "blocks of undo records"};
     const struct heap_header *hd = c->hd;
     for (uint32_t pool = 0; pool < POOLS; pool++) {
-        count(c, pools[pool], c->blocks[pool], hd->block_count[pool]);
-        count(c, "their bytes", c->bytes[pool], hd->block_bytes[pool]);
+        check_count(c, pools[pool], c->blocks[pool], hd->block_count[pool]);
+        check_count(c, "their bytes", c->bytes[pool], hd->block_bytes[pool]);
     }
-    count(c, "live objects", c->live, hd->object_count);
-    count(c, "bytes of live objects", c->live_bytes, hd->object_bytes);
-    count(c, "freed objects kept for history", c->dead, hd->dead_count);
-    count(c, "bytes of freed objects", c->dead_bytes, hd->dead_bytes);
-    count(c, "chunks", c->chunks, hd->chunk_count);
-    count(c, "leased slots", c->leased, hd->leased_count);
-    count(c, "leased slots in leases", c->leases_left, c->leased);
-    count(c, "undo records", c->queued, hd->undo_count);
-    count(c, "bytes of undo records", c->queued_bytes, hd->undo_bytes);
-    count(c, "undo records in objects' chains", c->chained, c->queued);
-    count(c, "records of freed objects", c->queued_frees, c->dead);
-    count(c, "placeholders of roots", c->roots_reserved, hd->roots_reserved);
-    count(c, "objects with a history", c->histories, hd->maps[HEAP_MAP_UNDO].count);
+    check_count(c, "live objects", c->live, hd->object_count);
+    check_count(c, "bytes of live objects", c->live_bytes, hd->object_bytes);
+    check_count(c, "freed objects kept for history", c->dead, hd->dead_count);
+    check_count(c, "bytes of freed objects", c->dead_bytes, hd->dead_bytes);
+    check_count(c, "chunks", c->chunks, hd->chunk_count);
+    check_count(c, "leased slots", c->leased, hd->leased_count);
+    check_count(c, "leased slots in leases", c->leases_left, c->leased);
+    check_count(c, "undo records", c->queued, hd->undo_count);
+    check_count(c, "bytes of undo records", c->queued_bytes, hd->undo_bytes);
+    check_count(c, "undo records in objects' chains", c->chained, c->queued);
+    check_count(c, "records of freed objects", c->queued_frees, c->dead);
+    check_count(c, "placeholders of roots", c->roots_reserved, hd->roots_reserved);
+    check_count(c, "objects with a history", c->histories, hd->maps[HEAP_MAP_UNDO].count);
 }
 
 /* Each owner owns another block (see check_object.c): equal numbers mean that all are owned. */
@@ -247,17 +247,17 @@ static void check_owners(struct check *c)
     if (!c->stop && (c->queued != c->blocks[POOL_UNDO] || c->damage > 0)) {
         check_lost_undo(c);
     }
-    count(c, "blocks that objects have", c->live + c->dead + c->unborn + c->chunks,
-          c->blocks[POOL_OBJECTS]);
-    count(c, "blocks that maps have", c->map_nodes, c->blocks[POOL_MAPS]);
-    count(c, "blocks that the undo queue has", c->queued, c->blocks[POOL_UNDO]);
+    check_count(c, "blocks that objects have", c->live + c->dead + c->unborn + c->chunks,
+                c->blocks[POOL_OBJECTS]);
+    check_count(c, "blocks that maps have", c->map_nodes, c->blocks[POOL_MAPS]);
+    check_count(c, "blocks that the undo queue has", c->queued, c->blocks[POOL_UNDO]);
 }
 
 static void check_all(struct check *c)
 {
-    static void (*const steps[])(struct check *) = {check_reserved, check_present, check_space,
-                                                    check_slots,    check_maps,    check_undo_queue,
-                                                    check_owners,   check_counters};
+    static void (*const steps[])(struct check *) = {
+        check_reserved, check_present,    check_space,  check_slots,   check_maps,
+        check_txns,     check_undo_queue, check_owners, check_counters};
     c->hd = header(c->h);
     c->granules = c->hd->data_bytes >> c->h->regions.granule_shift;
     for (size_t i = 0; i < sizeof steps / sizeof steps[0] && !c->stop; i++) {

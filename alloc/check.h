@@ -28,6 +28,13 @@ struct check {
     uint64_t roots_reserved; /* placeholders */
     uint64_t unborn;         /* blocks of PREPARED slots */
     uint64_t held;           /* objects with OBJECT_INTENT */
+    /* Transactions: records by state; and what their parts want of the rest. */
+    uint64_t tx_states[4];
+    uint64_t tx_oldest;
+    uint64_t unborn_wanted, placeholders_wanted, held_wanted;
+    uint64_t exclusive, exclusive_wanted; /* intents */
+    uint64_t shared, shared_wanted;       /* sums of hashes */
+    uint64_t changers, changers_wanted;
     uint64_t map_nodes;
     uint64_t queued, queued_frees, queued_bytes; /* undo records in the queue */
     uint64_t chained;                            /* and in objects' chains */
@@ -37,6 +44,9 @@ __attribute__((format(printf, 3, 4))) void check_damage(struct check *c, const c
                                                         const char *format, ...);
 __attribute__((format(printf, 3, 4))) void check_dangling(struct check *c, const char *code,
                                                           const char *format, ...);
+
+/* Two counts of one thing: what was found, and what the header or the other side says. */
+void check_count(struct check *c, const char *what, uint64_t found, uint64_t counted);
 
 /* "SHARD.GENERATION.SLOT", as everywhere where a pointer is shown. */
 struct pointer_text {
@@ -112,6 +122,12 @@ bool check_map_find(const struct check *c, enum heap_map map, struct slice key,
 void check_lost_records(struct check *c); /* names the blocks of POOL_MAPS in no tree */
 void check_dangling_all(
     struct check *c); /* roots and pointer fields; only when nothing is damaged */
+
+/* ---- check_txn.c ------------------------------------------------------------------------------
+ */
+
+void check_txn_record(struct check *c, struct slice key, struct slice value); /* of HEAP_MAP_TX */
+void check_txns(struct check *c); /* behind all of them: the sums */
 
 /* ---- check_undo.c -----------------------------------------------------------------------------
  */

@@ -9,7 +9,7 @@
 static const char *map_name(uint32_t map)
 {
     static const char *const names[HEAP_MAP_COUNT] = {"roots", "sessions", "catalog", "meta",
-                                                      "undo",  "types",    "leases",  "unnamed"};
+                                                      "undo",  "types",    "leases",  "tx"};
     return map < HEAP_MAP_COUNT ? names[map] : "?";
 }
 
@@ -213,7 +213,8 @@ void check_maps(struct check *c)
     static const record_cb records[HEAP_MAP_COUNT] = {[HEAP_MAP_ROOTS] = root_record,
                                                       [HEAP_MAP_UNDO] = undo_entry,
                                                       [HEAP_MAP_TYPES] = type_record,
-                                                      [HEAP_MAP_LEASES] = lease_record};
+                                                      [HEAP_MAP_LEASES] = lease_record,
+                                                      [HEAP_MAP_TX] = check_txn_record};
     for (uint32_t map = 0; map < HEAP_MAP_COUNT && !c->stop; map++) {
         struct tree t = {.c = c, .map = map, .cb = records[map]};
         (void)check_tree(&t, c->hd->maps[map].root, NULL, NULL, 0);

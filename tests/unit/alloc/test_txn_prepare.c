@@ -701,6 +701,78 @@ static void decisions_need_no_room(void **state)
     assert_true(silent > 0);
 }
 
+/* ---- damage ---- */
+
+/* A flipped bit in what is remembered: the check finds it, or whatever is decided does no harm. */
+static void try_damage(struct fixture *f, const struct txn_name *name, uint64_t p, uint32_t *found)
+{
+    if (heap_check(f->heap, NULL) != 0) {
+        *found += 1;
+        return;
+    }
+    for (int outcome = 0; outcome < 2; outcome++) {
+        struct fixture g = *f;
+        struct txn_result r;
+        uint64_t times[2] = {p, p};
+        bool committed = false;
+        g.heap = model_copy(f->heap);
+        begin(&g, 2000);
+        (void)heap_next_version(g.heap);
+        if (outcome == 0) {
+            assert_int_equal(
+                txn_apply_commit(g.heap, name, 77, slice_of(times, sizeof times), &committed, &r),
+                0);
+        } else {
+            assert_int_equal(txn_apply_abort(g.heap, name, 77, DEADLINE, &r), 0);
+        }
+        close_heap(&g);
+    }
+}
+
+static void damage_is_found_or_harmless(void **state)
+{
+    (void)state;
+    struct fixture f;
+    struct work w;
+    struct part p;
+    open_heap(&f, 0);
+    work_make(&f, &w);
+    assert_int_equal(prepare(&f, &w.part).answer, TXN_YES);
+    uint64_t at = heap_clock(f.heap);
+    struct txn_name name = name_of(&f);
+    part_begin(&p, SESSION);
+    part_check_live(&p, w.read);
+    part_root(&p, TEXT("fourth"), w.read);
+    assert_int_equal(prepare(&f, &p).answer, TXN_YES);
+    assert_int_equal(prepare(&f, &p).answer, TXN_NO);
+    part_begin(&p, SESSION);
+    part_check_live(&p, w.read);
+    struct txn_result r = prepare(&f, &p);
+    struct txn_name third = name_of(&f);
+    assert_int_equal(commit_as(&f, &third, r.version, r.version).answer, TXN_APPLIED);
+    heap_end(f.heap);
+    check(&f);
+    struct slice key = NOTHING;
+    struct slice value;
+    uint32_t bits = 0;
+    uint32_t found = 0;
+    while (heap_map_next(f.heap, HEAP_MAP_TX, key, &key, &value) == 0) {
+        /* Key and value stand in one record, the value behind the key. */
+        uint64_t address = (uint64_t)(key.data - f.heap->arena.base);
+        size_t len = (size_t)(value.data - key.data) + value.len;
+        for (size_t bit = 0; bit < len * 8; bit++, bits++) {
+            uint8_t flip = (uint8_t)(1u << bit % 8);
+            *(uint8_t *)arena_write(&f.heap->arena, address + bit / 8, 1) ^= flip;
+            try_damage(&f, &name, at, &found);
+            *(uint8_t *)arena_write(&f.heap->arena, address + bit / 8, 1) ^= flip;
+        }
+    }
+    assert_true(bits > 5000);
+    assert_true(found > bits / 2);
+    check(&f);
+    heap_free(f.heap);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -713,6 +785,7 @@ int main(void)
         cmocka_unit_test(a_commit_may_be_older_than_the_clock),
         cmocka_unit_test(prepared_objects_move_and_are_copied),
         cmocka_unit_test(decisions_need_no_room),
+        cmocka_unit_test(damage_is_found_or_harmless),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
