@@ -460,9 +460,9 @@ static int check_places(const struct coord *coord, const struct coord_tx *tx, ui
     return 0;
 }
 
-static int begin_commit(struct coord *coord, struct slice body, const struct txn_name *name,
-                        const struct command_prefix *prefix, uint64_t owner,
-                        struct shard_command *command)
+static int begin_commit(struct coord *coord, struct shard *shard, struct slice body,
+                        const struct txn_name *name, const struct command_prefix *prefix,
+                        uint64_t owner, struct shard_command *command)
 {
     struct msg_tx_commit m;
     uint32_t count = 0;
@@ -483,7 +483,7 @@ static int begin_commit(struct coord *coord, struct slice body, const struct txn
     if (rv == 0) {
         rv = split_parts(tx, m.parts, &count);
     }
-    if (rv == 0 && hlc_to_ms(m.deadline) > coord__wall_ms(coord) + TX_DEADLINE_MS_MAX) {
+    if (rv == 0 && hlc_to_ms(m.deadline) > hlc_to_ms(shard_now(shard)) + TX_DEADLINE_MS_MAX) {
         rv = ERR_INVAL; /* no shard would vote, not even no */
     }
     if (rv == 0) {
@@ -526,7 +526,7 @@ int coord_commit(struct coord *coord, struct slice body, uint64_t owner,
     struct txn_name name = {prefix.uid, prefix.session, prefix.seq};
     struct coord_tx *tx = coord__find(coord, &name);
     if (tx == NULL) {
-        return begin_commit(coord, body, &name, &prefix, owner, command);
+        return begin_commit(coord, shard, body, &name, &prefix, owner, command);
     }
     if (tx->digest !=
         hash64(KIND_TX_COMMIT, body.data + COMMAND_PREFIX_BYTES, body.len - COMMAND_PREFIX_BYTES)) {

@@ -29,10 +29,10 @@ void coord_finish(struct coord *coord, uint64_t uid, const struct txn_name *name
     }
 }
 
-/* Entry times of leaders, whose clocks are near ours: good enough for patience. */
-static bool is_older(const struct coord *coord, uint64_t version, uint64_t ms)
+/* By the time of the shard led here: wall clocks may jump back. */
+static bool is_older(struct shard *shard, uint64_t version, uint64_t ms)
 {
-    return coord__wall_ms(coord) > hlc_to_ms(version) + ms;
+    return hlc_to_ms(shard_now(shard)) > hlc_to_ms(version) + ms;
 }
 
 static void scan_prepared(struct coord *coord, struct shard *shard)
@@ -40,7 +40,7 @@ static void scan_prepared(struct coord *coord, struct shard *shard)
     struct txn_name name = {0};
     struct txn_record record;
     while (txn_next(shard_heap(shard), &name, &record)) {
-        if (record.state == TXN_PREPARED && is_older(coord, record.prepared_at, COORD_ORPHAN_MS)) {
+        if (record.state == TXN_PREPARED && is_older(shard, record.prepared_at, COORD_ORPHAN_MS)) {
             coord__adopt(coord, shard, &name, COORD_RECOVER);
         }
     }
@@ -63,7 +63,7 @@ static void scan_committed(struct coord *coord, struct shard *shard, uint64_t ui
             return;
         }
         uint64_t patience = name.home == uid ? COORD_ORPHAN_MS : 4 * COORD_ORPHAN_MS;
-        if (record.state == TXN_COMMITTED && is_older(coord, record.deadline, patience) &&
+        if (record.state == TXN_COMMITTED && is_older(shard, record.deadline, patience) &&
             !coord__forgets(coord, &name)) {
             coord__adopt(coord, shard, &name, COORD_FINISH);
         }
@@ -85,7 +85,7 @@ static void scan_shard(void *arg, struct shard *shard)
         return;
     }
     txn_count(shard_heap(shard), &counts);
-    if (counts.prepared > 0 && is_older(coord, counts.oldest_prepared_at, COORD_ORPHAN_MS)) {
+    if (counts.prepared > 0 && is_older(shard, counts.oldest_prepared_at, COORD_ORPHAN_MS)) {
         scan_prepared(coord, shard);
     }
     if (counts.committed > 0 || coord->cursor_uid == info.uid) {
@@ -121,16 +121,20 @@ bool coord__forgets(const struct coord *coord, const struct txn_name *name)
 
 void coord__forget_later(struct coord *coord, const struct coord_tx *tx)
 {
-    if (coord__forgets(coord, &tx->name) || coord->forget_count >= COORD_FORGETS_MAX) {
-        return; /* found again by its record */
+    if (tx->machine.commit_time == 0 || coord__forgets(coord, &tx->name) ||
+        coord->forget_count >= COORD_FORGETS_MAX) {
+        return; /* refusals go by the clock alone; a commit is found again by its record */
     }
     size_t uids = tx->machine.count * sizeof tx->uids[0];
     struct coord_forget *forget = mem_zalloc(sizeof *forget + uids);
     if (forget == NULL) {
         return;
     }
+    /* The shards' clocks are here at least, whatever ours says. */
     uint64_t wall_ms = coord__wall_ms(coord);
+    uint64_t seen_ms = hlc_to_ms(tx->machine.commit_time);
     uint64_t until_ms = hlc_to_ms(tx->deadline) + 1;
+    wall_ms = wall_ms > seen_ms ? wall_ms : seen_ms;
     forget->name = tx->name;
     forget->count = tx->machine.count;
     forget->backoff_ms = COORD_FORGET_MS;
@@ -180,14 +184,15 @@ static bool wants(const struct coord_forget *forget, uint64_t uid, uint64_t now_
            ((forget->told | forget->asked) & 1u << i) == 0 && (i == 0 || (forget->told & 1u) != 0);
 }
 
-/* One TX_FORGET to a shard, with all that it may forget from *first on. */
-static void forget_send(struct coord *coord, struct list *first, uint64_t uid, uint64_t now_ms)
+/* One TX_FORGET to a shard, with all that it may forget from *first on. False: it wasn't sent, and
+ * entries may be gone. */
+static bool forget_send(struct coord *coord, struct list *first, uint64_t uid, uint64_t now_ms)
 {
     struct coord_route route = {0};
     uint8_t names[COORD_NAMES_MAX * NAME_BYTES];
     struct coord_send *send = coord__send_new(coord, COORD_NAMES_MAX);
     if (send == NULL) {
-        return;
+        return false;
     }
     send->kind = KIND_TX_FORGET;
     send->uid = uid;
@@ -214,6 +219,7 @@ static void forget_send(struct coord *coord, struct list *first, uint64_t uid, u
         coord__forget_answered(send, rv, NULL);
         coord__send_free(send);
     }
+    return rv == 0;
 }
 
 void coord__forget_answered(struct coord_send *send, int err, const struct command_result *result)
@@ -250,22 +256,17 @@ void coord__tick_forgets(struct coord *coord, uint64_t now_ms)
         return;
     }
     coord->forget_ms = now_ms + COORD_FORGET_MS;
-    /* Sending may free an entry whose shards are all gone, the one at hand included: marked by
-     * going on from the list's head after each. */
     struct list *it = coord->forgetting.next;
     uint32_t early = 0;
     while (it != &coord->forgetting && early < COORD_SCAN_MAX) {
         struct coord_forget *forget = list_entry(it, struct coord_forget, link);
-        struct list *next = it->next;
         uint32_t i = next_of(forget);
-        if (forget->due_ms > now_ms) {
-            early++;
-        } else if (i < forget->count) {
-            bool last = forget->told == ((uint32_t)((1ull << forget->count) - 1) & ~(1u << i));
-            forget_send(coord, it, forget->uids[i], now_ms);
-            next = last ? coord->forgetting.next : it; /* another shard of the same one */
+        if (forget->due_ms > now_ms || i == forget->count) {
+            early += forget->due_ms > now_ms;
+            it = it->next;
+        } else if (!forget_send(coord, it, forget->uids[i], now_ms)) {
+            return; /* the others in the next round */
         }
-        it = next;
     }
 }
 

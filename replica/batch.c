@@ -311,6 +311,11 @@ uint64_t shard__stamp(struct shard *s)
     return hlc_next(s->stamp_last, ms < bound ? ms : bound);
 }
 
+uint64_t shard_now(struct shard *shard)
+{
+    return shard__leads(shard) ? shard__stamp(shard) : heap_clock(shard->heap);
+}
+
 /* ---- submitting
  * ----------------------------------------------------------------------------------------------------
  */

@@ -147,6 +147,8 @@ struct shard_read {
  * change nothing. */
 int shard_propose_tx(struct shard *shard, uint16_t kind, struct slice body,
                      struct shard_command *command);
+/* The stamp that an entry proposed now would get, at least; this node leads. */
+uint64_t shard_now(struct shard *shard);
 /* Would a sequenced command with this prefix be accepted? As shard_propose(). */
 int shard_check_commit(const struct shard *shard, const struct command_prefix *prefix,
                        uint64_t owner);
