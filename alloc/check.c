@@ -255,14 +255,18 @@ static void check_owners(struct check *c)
 
 static void check_all(struct check *c)
 {
+    struct checked_slab near[CHECKED_SLABS];
     static void (*const steps[])(struct check *) = {
         check_reserved, check_present,    check_space,  check_slots,   check_maps,
         check_txns,     check_undo_queue, check_owners, check_counters};
     c->hd = header(c->h);
     c->granules = c->hd->data_bytes >> c->h->regions.granule_shift;
+    memset(near, 0, sizeof near);
+    c->near = near;
     for (size_t i = 0; i < sizeof steps / sizeof steps[0] && !c->stop; i++) {
         steps[i](c);
     }
+    c->near = NULL;
 }
 
 static void first_finding(void *arg, enum heap_severity severity, const char *code,

@@ -7,6 +7,17 @@
 
 #include "alloc/engine.h"
 
+/* A slab that was verified: where its blocks are, all of whose pages are there. */
+struct checked_slab {
+    const uint64_t *map;
+    uint64_t blocks_at; /* of the data */
+    uint32_t bytes;     /* of its blocks */
+    uint32_t reciprocal;
+    uint32_t class;
+    uint32_t block_bytes;
+};
+#define CHECKED_SLABS 256u /* remembered */
+
 struct check {
     const struct heap *h;
     const struct heap_header *hd;
@@ -17,7 +28,8 @@ struct check {
     uint64_t damage; /* of them DAMAGE */
     bool stop;       /* enough was found */
 
-    uint64_t granules; /* of the data */
+    uint64_t granules;         /* of the data */
+    struct checked_slab *near; /* of POOL_OBJECTS, by where they lie; NULL: not to be used */
     /* The recount. */
     uint64_t blocks[POOLS], bytes[POOLS];
     uint64_t slabs[POOLS][SLAB_CLASSES], partial[POOLS][SLAB_CLASSES];
@@ -77,6 +89,9 @@ struct block {
 };
 /* Is `place` the name of a block of this pool that is in use? A block has just one such name. */
 bool check_block(const struct check *c, uint64_t place, enum pool pool, struct block *out);
+/* The same for a small block of POOL_OBJECTS in a heap without damage, and quick where the last
+ * ones lay near. 0: ask check_block(). Else its address; all its pages are there. */
+uint64_t check_block_near(struct check *c, uint64_t place, uint32_t *bytes);
 /* Every block in use of a pool, in address order. */
 typedef void (*check_block_cb)(struct check *c, const struct block *block);
 void check_each_block(struct check *c, enum pool pool, check_block_cb cb);

@@ -371,6 +371,58 @@ bool check_block(const struct check *c, uint64_t place, enum pool pool, struct b
     return magic != NULL && *magic == (pool == POOL_MAPS ? BLOCK_MAGIC_MAP : BLOCK_MAGIC_UNDO);
 }
 
+/* Takes in the slab that the offset lies in. False: it isn't one, or not all of it is there. */
+static bool near_load(const struct check *c, uint64_t offset, struct checked_slab *near)
+{
+    uint32_t shift = c->h->regions.granule_shift;
+    uint64_t start = 0;
+    if (!extent_start(c, offset >> shift, SLAB_BYTES >> shift, &start)) {
+        return false;
+    }
+    const struct slab *s = slab_sound(c, start);
+    if (s == NULL || s->pool != POOL_OBJECTS) {
+        return false;
+    }
+    uint64_t bytes = extent_len(c, start) << shift;
+    if (check_data(c, granule_address(c->h, start), bytes) == NULL) {
+        return false;
+    }
+    uint32_t size = class_bytes(s->class);
+    *near = (struct checked_slab){.map = s->map,
+                                  .blocks_at = (start << shift) + s->first,
+                                  .bytes = s->blocks * size,
+                                  .reciprocal = UINT32_MAX / size + 1,
+                                  .class = s->class,
+                                  .block_bytes = size};
+    return true;
+}
+
+uint64_t check_block_near(struct check *c, uint64_t place, uint32_t *bytes)
+{
+    static_assert(SLAB_BYTES * SLAB_BLOCK_BYTES_MAX <= (uint64_t)1 << 32,
+                  "multiplying with the reciprocal divides exactly");
+    uint32_t class = place_class(place);
+    if (c->near == NULL || c->damage != 0 || class >= SLAB_CLASSES || place == 0 ||
+        (place - 1) >> PLACE_CLASS_BITS >= c->hd->data_bytes / PLACE_UNIT) {
+        return 0;
+    }
+    uint64_t offset = place_offset(place);
+    struct checked_slab *near = &c->near[offset / SLAB_BYTES % CHECKED_SLABS];
+    if (offset - near->blocks_at >= near->bytes && !near_load(c, offset, near)) {
+        return 0;
+    }
+    uint64_t in_slab = offset - near->blocks_at;
+    if (in_slab >= near->bytes || near->class != class) {
+        return 0;
+    }
+    uint64_t block = in_slab * near->reciprocal >> 32;
+    if (block * near->block_bytes != in_slab || (near->map[block / 64] >> (block & 63) & 1) == 0) {
+        return 0;
+    }
+    *bytes = near->block_bytes;
+    return c->h->regions.data_at + offset;
+}
+
 static void each_in_slab(struct check *c, uint64_t granule, const struct slab *s, check_block_cb cb)
 {
     uint64_t at = granule << c->h->regions.granule_shift;
