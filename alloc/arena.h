@@ -53,7 +53,7 @@ struct arena {
     uint64_t *chunks; /* bit: this MiB is accessible */
     struct pageset present;
     struct pageset dirty;    /* changed since the last checkpoint began */
-    struct pageset unhashed; /* changed since hash[] was computed; a subset of dirty */
+    struct pageset unhashed; /* changed, or loaded, since hash[] was computed */
     struct pageset stale;    /* absent, but the memory isn't zero */
     uint64_t *hash;          /* what the page contributes to digest */
     /* Per page the 64-byte lines that may be written without asking: bits in a hot page only. A
@@ -63,6 +63,7 @@ struct arena {
     uint64_t
         *lines_before; /* tracked: written since the last commit, but not since the page cooled */
     bool tracked;      /* pmem mode: a commit asks which lines were written */
+    bool mapped;       /* some memory shows a file until it is written: arena_load_mapped() */
     uint32_t
         touched_count; /* pages that became dirty since; above the maximum: not all are listed */
     uint64_t touched[ARENA_TOUCHED_MAX];
@@ -146,7 +147,14 @@ void arena_drop(struct arena *a, uint64_t page, uint64_t count);
 
 /* For loading an image or a transfer: not dirty, hashed. No views open. */
 int arena_load(struct arena *a, uint64_t page, const void *bytes); /* ERR_NOMEM */
+/* The same without a copy: memory for many pages, and each when its bytes are there. What was read
+ * in vain ends with the arena. */
+int arena_load_place(struct arena *a, uint64_t page, uint64_t count, void **bytes); /* ERR_NOMEM */
+void arena_loaded(struct arena *a, uint64_t page);
 void arena_unload(struct arena *a, uint64_t page);
+/* The same for accessible pages whose memory was made to show a file, which hasn't been read yet:
+ * they aren't hashed either. */
+void arena_load_mapped(struct arena *a, uint64_t page, uint64_t count);
 
 /* No page is hot any more: the next write of each has to mark it again. */
 void arena_cool(struct arena *a);

@@ -34,7 +34,8 @@ struct image_opts {
 int image_open(struct env *env, const struct image_opts *opts, struct image **out,
                struct heap **heap, struct err_text *e);
 /* Nothing may be in progress (image_busy()), or it is abandoned: the files stay valid in any case.
- */
+ * In pmem mode the heap's memory shows the file where it wasn't written since: it ends before the
+ * directory is opened again. */
 void image_close(struct image *image);
 bool image_busy(const struct image *image);
 

@@ -95,7 +95,6 @@ struct pages_reader {
     struct arena *arena;
     struct err_text *e;
     struct pages_entry *table;
-    uint8_t *buffer;
 };
 
 static int pages_table_read(struct pages_reader *r, const struct image *image,
@@ -149,27 +148,58 @@ static int pages_table_read(struct pages_reader *r, const struct image *image,
     return 0;
 }
 
+/* How many entries from `at` on are pages that follow each other, all of them possible. */
+static uint64_t run_of(const struct pages_reader *r, uint64_t at, uint64_t present)
+{
+    uint64_t first = r->table[at].page;
+    uint64_t count = 0;
+    while (at + count < present && r->table[at + count].page == first + count &&
+           first + count < r->arena->pages) {
+        count++;
+    }
+    return count;
+}
+
+/* Pages are checked while they are warm. */
+static int pages_verify(struct pages_reader *r, uint64_t at, uint64_t count)
+{
+    for (uint64_t i = at; i < at + count; i++) {
+        uint64_t page = r->table[i].page;
+        if (crc32c(0, arena_at(r->arena, page << PAGE_SHIFT), PAGE_BYTES) != r->table[i].crc) {
+            return err_set(r->e, ERR_CORRUPT, "%s: page %" PRIu64 " is damaged", r->path, page);
+        }
+        arena_loaded(r->arena, page);
+    }
+    return 0;
+}
+
+static int run_apply(struct pages_reader *r, uint64_t at, uint64_t count)
+{
+    void *bytes = NULL;
+    int rv = arena_load_place(r->arena, r->table[at].page, count, &bytes);
+    for (uint64_t done = 0; rv == 0 && done < count; done += READ_PAGES) {
+        uint64_t some = count - done < READ_PAGES ? count - done : READ_PAGES;
+        rv = read_exactly(r->env, r->file, (uint8_t *)bytes + done * PAGE_BYTES, some * PAGE_BYTES,
+                          IMAGE_BLOCK_BYTES + (at + done) * PAGE_BYTES);
+        rv = rv != 0 ? err_set(r->e, rv, "%s: can't be read", r->path)
+                     : pages_verify(r, at + done, some);
+    }
+    return rv;
+}
+
 static int pages_apply(struct pages_reader *r, const struct pages_footer *footer)
 {
-    for (uint64_t at = 0; at < footer->present; at += READ_PAGES) {
-        uint64_t count = footer->present - at < READ_PAGES ? footer->present - at : READ_PAGES;
-        int rv = read_exactly(r->env, r->file, r->buffer, count * PAGE_BYTES,
-                              IMAGE_BLOCK_BYTES + at * PAGE_BYTES);
+    for (uint64_t at = 0; at < footer->present;) {
+        uint64_t count = run_of(r, at, footer->present);
+        if (count == 0) {
+            return err_set(r->e, ERR_CORRUPT, "%s: names page %" PRIu64 ", which can't be", r->path,
+                           r->table[at].page);
+        }
+        int rv = run_apply(r, at, count);
         if (rv != 0) {
-            return err_set(r->e, rv, "%s: can't be read", r->path);
+            return rv;
         }
-        for (uint64_t i = 0; i < count; i++) {
-            const struct pages_entry *entry = &r->table[at + i];
-            const uint8_t *bytes = r->buffer + i * PAGE_BYTES;
-            if (entry->page >= r->arena->pages || crc32c(0, bytes, PAGE_BYTES) != entry->crc) {
-                return err_set(r->e, ERR_CORRUPT, "%s: page %" PRIu64 " is damaged", r->path,
-                               entry->page);
-            }
-            rv = arena_load(r->arena, entry->page, bytes);
-            if (rv != 0) {
-                return rv;
-            }
-        }
+        at += count;
     }
     for (uint64_t i = footer->present; i < footer->present + footer->gone; i++) {
         uint64_t page = r->table[i].page & ~PAGES_GONE;
@@ -199,12 +229,8 @@ static int pages_load(struct image *image, const struct super_file *named, bool 
         return err_set(e, rv == ERR_NOTFOUND ? ERR_CORRUPT : rv, "%s: can't be opened: %s", path,
                        err_text_of(rv));
     }
-    r.buffer = mem_alloc(READ_PAGES * PAGE_BYTES);
-    rv = r.buffer == NULL ? ERR_NOMEM : 0;
     struct pages_footer footer;
-    if (rv == 0) {
-        rv = pages_table_read(&r, image, named, &footer);
-    }
+    rv = pages_table_read(&r, image, named, &footer);
     if (rv == 0) {
         rv = pages_apply(&r, &footer);
     }
@@ -215,7 +241,6 @@ static int pages_load(struct image *image, const struct super_file *named, bool 
         }
     }
     mem_free(r.table);
-    mem_free(r.buffer);
     env_file_close(image->env, r.file);
     return rv;
 }

@@ -166,23 +166,69 @@ static int pm_recover(struct image *image, struct image_pm *pm, const char *path
     return 0;
 }
 
-static int pm_load(const struct image_pm *pm, struct arena *arena, const char *path,
-                   struct err_text *e)
+/* The first page from `from` on whose presence bit is `bit`; at most where the bits end. */
+static uint64_t presence_find(const struct image_pm *pm, uint64_t from, bool bit)
 {
-    for (uint64_t word = 0; word < (pm->pages + 63) / 64; word++) {
-        uint64_t bits = load_u64(pm->map + pm->presence_at + word * 8);
-        for (; bits != 0; bits &= bits - 1) {
-            uint64_t page = word * 64 + (uint64_t)__builtin_ctzll(bits);
-            if (page >= pm->pages) {
-                return err_set(e, ERR_CORRUPT, "%s: page %" PRIu64 " doesn't exist", path, page);
-            }
-            int rv = arena_load(arena, page, pm->map + pm->pages_at + page * PAGE_BYTES);
-            if (rv != 0) {
-                return rv;
-            }
+    uint64_t end = (pm->pages + 63) / 64 * 64;
+    while (from < end) {
+        uint64_t bits = load_u64(pm->map + pm->presence_at + from / 64 * 8);
+        bits = (bit ? bits : ~bits) >> (from & 63);
+        if (bits != 0) {
+            return from + (uint64_t)__builtin_ctzll(bits);
+        }
+        from = (from | 63) + 1;
+    }
+    return end;
+}
+
+/* Each mapping costs the kernel more than a few pages do, and it has only so many. */
+#define MAP_RUN_PAGES 16u
+#define MAP_RUNS_MAX  2048u
+
+/* Memory of the arena that shows the file, page by page until it is written. That it isn't a copy
+ * can't be told: in these pages of the file only lines change that were written in the arena before
+ * (home), and then the arena's page isn't the file's any more. Nobody reads all pages, to begin. */
+static int run_load(const struct image *image, const struct image_pm *pm, struct arena *arena,
+                    uint64_t page, uint64_t count, uint32_t *maps)
+{
+    uint64_t at = page << PAGE_SHIFT;
+    uint64_t bytes = count << PAGE_SHIFT;
+    int rv = 0;
+    if (count >= MAP_RUN_PAGES && *maps < MAP_RUNS_MAX) {
+        (*maps)++;
+        rv = arena_commit(arena, at, bytes);
+        if (rv == 0 && env_file_map_private(image->env, pm->file, arena->base + at, bytes,
+                                            pm->pages_at + at) == 0) {
+            arena_load_mapped(arena, page, count);
+            return 0;
         }
     }
-    return 0;
+    for (uint64_t p = page; p < page + count && rv == 0; p++) {
+        rv = arena_load(arena, p, pm->map + pm->pages_at + p * PAGE_BYTES);
+    }
+    return rv;
+}
+
+static int pm_load(const struct image *image, const struct image_pm *pm, struct arena *arena,
+                   const char *path, struct err_text *e)
+{
+    uint32_t maps = 0;
+    uint64_t page = presence_find(pm, 0, true);
+    while (page < pm->pages) {
+        uint64_t end = presence_find(pm, page, false);
+        if (end > pm->pages) {
+            break;
+        }
+        int rv = run_load(image, pm, arena, page, end - page, &maps);
+        if (rv != 0) {
+            return rv;
+        }
+        page = presence_find(pm, end, true);
+    }
+    return page < (pm->pages + 63) / 64 * 64
+               ? err_set(e, ERR_CORRUPT, "%s: says that pages behind the last one are present",
+                         path)
+               : 0;
 }
 
 /* ---- open ---- */
@@ -251,7 +297,7 @@ int image_pm_open(struct image *image, struct heap **heap, struct err_text *e)
         return rv;
     }
     arena_track(&arena);
-    rv = pm_load(pm, &arena, path, e);
+    rv = pm_load(image, pm, &arena, path, e);
     if (rv == 0) {
         rv = image_pm_start(pm, &arena, half);
     }

@@ -166,6 +166,8 @@ struct env_ops {
     int (*file_lock)(struct env_file *file);
     int (*file_map)(struct env_file *file, uint64_t bytes, void **out, bool *is_pmem);
     void (*file_unmap)(struct env_file *file, void *map, uint64_t bytes);
+    /* NULL: not here. */
+    int (*file_map_private)(struct env_file *file, void *at, uint64_t bytes, uint64_t offset);
 
     int (*dir_create)(struct env *env, const char *path);
     int (*dir_sync)(struct env *env, const char *path);
@@ -316,6 +318,15 @@ static inline int env_file_map(struct env *env, struct env_file *f, uint64_t byt
 static inline void env_file_unmap(struct env *env, struct env_file *f, void *map, uint64_t bytes)
 {
     env->ops->file_unmap(f, map, bytes);
+}
+/* Puts the file's bytes in place of the caller's own mapping at `at`, all in whole pages: a page
+ * written there is the caller's from then on; one that wasn't still shows what the file has. At
+ * any error the memory is as it was. ERR_UNSUPPORTED. */
+static inline int env_file_map_private(struct env *env, struct env_file *f, void *at,
+                                       uint64_t bytes, uint64_t offset)
+{
+    return env->ops->file_map_private == NULL ? ERR_UNSUPPORTED
+                                              : env->ops->file_map_private(f, at, bytes, offset);
 }
 static inline int env_dir_create(struct env *env, const char *path)
 {

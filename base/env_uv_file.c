@@ -282,6 +282,13 @@ static void file_unmap(struct env_file *file, void *map, uint64_t bytes)
     file->map_bytes = 0;
 }
 
+static int file_map_private(struct env_file *file, void *at, uint64_t bytes, uint64_t offset)
+{
+    void *map = mmap(at, (size_t)bytes, PROT_READ | PROT_WRITE,
+                     MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE, file->fd, (off_t)offset);
+    return map == at ? 0 : err_from_errno(errno);
+}
+
 static int dir_create(struct env *env, const char *path)
 {
     (void)env;
@@ -368,6 +375,7 @@ void env_file_ops(struct env_ops *ops)
     ops->file_lock = file_lock;
     ops->file_map = file_map;
     ops->file_unmap = file_unmap;
+    ops->file_map_private = file_map_private;
     ops->dir_create = dir_create;
     ops->dir_sync = dir_sync;
     ops->dir_list = dir_list;

@@ -144,6 +144,95 @@ static void commits_survive_reopening(void **state)
     free(m);
 }
 
+static void reopen(const char *path, struct image **image, struct heap **heap)
+{
+    struct err_text e = {""};
+    image_close(*image);
+    heap_free(*heap);
+    if (open_image(path, image, heap, &e) != 0) {
+        fail_msg("%s", e.text);
+    }
+}
+
+/* An opened heap's memory shows the file where nothing was written yet. */
+static void an_opened_heap_shares_nothing_but_what_it_has_not_written(void **state)
+{
+    (void)state;
+    enum { COUNT = 24, BYTES = 512 << 10 };
+    char path[DIR_PATH_BYTES];
+    dir_path(&dir, "own", path);
+    struct image *image = NULL;
+    struct heap_opts opts = {.uid = UID, .heap_id = 3, .shard = 5, .bytes_max = 64 << 20};
+    struct heap *heaps[2] = {NULL, NULL}; /* reopened, and never closed */
+    uint8_t *bytes = malloc(BYTES);
+    uint64_t ptrs[2][COUNT];
+    assert_non_null(bytes);
+    assert_int_equal(open_image(path, &image, &heaps[0], NULL), 0);
+    for (int i = 0; i < 2; i++) {
+        assert_int_equal(heap_create(&opts, &heaps[i]), 0);
+        for (int n = 0; n < COUNT; n++) {
+            memset(bytes, 'a' + n, BYTES);
+            heap_begin(heaps[i], heap_index(heaps[i]) + 1, 1, 1);
+            assert_int_equal(heap_alloc(heaps[i], heap_next_version(heaps[i]), BYTES, 0,
+                                        slice_of(bytes, BYTES), &ptrs[i][n]),
+                             0);
+            heap_end(heaps[i]);
+        }
+    }
+    assert_int_equal(image_commit(image, heaps[0]), 0);
+    reopen(path, &image, &heaps[0]);
+    assert_true(heap_arena(heaps[0])->mapped);
+    model_equal(heaps[0], heaps[1]);
+
+    /* What isn't committed stays in memory. */
+    uint64_t index = heap_index(heaps[0]);
+    heap_begin(heaps[0], index + 1, 1, 1);
+    for (int n = 0; n < COUNT; n++) {
+        assert_int_equal(heap_write(heaps[0], heap_next_version(heaps[0]), ptrs[0][n], 0,
+                                    slice_of("changed", 7)),
+                         0);
+    }
+    heap_end(heaps[0]);
+    reopen(path, &image, &heaps[0]);
+    assert_int_equal(heap_index(heaps[0]), index);
+    model_equal(heaps[0], heaps[1]);
+
+    /* What was freed, and its memory given back, doesn't show the file again. */
+    for (int i = 0; i < 2; i++) {
+        for (int n = 0; n < COUNT; n++) {
+            heap_begin(heaps[i], heap_index(heaps[i]) + 1, 1, 1);
+            assert_int_equal(heap_free_object(heaps[i], heap_next_version(heaps[i]), ptrs[i][n]),
+                             0);
+            heap_end(heaps[i]);
+        }
+        assert_true(heap_arena(heaps[i])->stale_count < COUNT * (BYTES >> PAGE_SHIFT) / 2);
+        for (int n = 0; n < COUNT; n++) {
+            heap_begin(heaps[i], heap_index(heaps[i]) + 1, 1, 1);
+            assert_int_equal(heap_alloc(heaps[i], heap_next_version(heaps[i]), BYTES, 0,
+                                        slice_of(NULL, 0), &ptrs[i][n]),
+                             0);
+            const uint8_t *got = NULL;
+            uint64_t part = 0;
+            assert_int_equal(heap_read(heaps[i], ptrs[i][n], 0, BYTES, &got, &part), 0);
+            assert_int_equal(part, BYTES);
+            for (size_t at = 0; at < BYTES; at++) {
+                if (got[at] != 0) {
+                    fail_msg("object %d, byte %zu: %u", n, at, got[at]);
+                }
+            }
+            heap_end(heaps[i]);
+        }
+    }
+    model_equal(heaps[0], heaps[1]);
+    assert_int_equal(image_commit(image, heaps[0]), 0);
+    reopen(path, &image, &heaps[0]);
+    model_equal(heaps[0], heaps[1]);
+    image_close(image);
+    heap_free(heaps[0]);
+    heap_free(heaps[1]);
+    free(bytes);
+}
+
 static void a_cut_at_any_fence_leaves_the_commit_before_or_after(void **state)
 {
     (void)state;
@@ -414,6 +503,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(commits_survive_reopening),
+        cmocka_unit_test(an_opened_heap_shares_nothing_but_what_it_has_not_written),
         cmocka_unit_test(a_cut_at_any_fence_leaves_the_commit_before_or_after),
         cmocka_unit_test(a_cut_at_any_fence_is_survived_when_the_journal_turns),
         cmocka_unit_test(looking_replays_the_journal_in_memory),

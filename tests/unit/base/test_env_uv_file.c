@@ -1,6 +1,7 @@
 #include "tests/support/test.h"
 
 #include <signal.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -321,6 +322,32 @@ static void lock_of_a_killed_process_is_gone(void **state)
     (void)close(fds[1]);
 }
 
+static void a_private_mapping_keeps_what_is_written_there(void **state)
+{
+    (void)state;
+    struct env_file *f = open_new(0);
+    char *at = mmap(NULL, 3 * 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    assert_true(at != MAP_FAILED);
+    memcpy(at, "outside", 7);
+    assert_int_equal(env_file_pwrite(env, f, "disk", 4, 4096), 0);
+    assert_int_equal(env_file_pwrite(env, f, "more", 4, 8192), 0);
+    assert_int_equal(env_file_map_private(env, f, at + 4096, 8192, 4096), 0);
+    assert_memory_equal(at, "outside", 7);
+    assert_memory_equal(at + 4096, "disk", 4);
+    memcpy(at + 4096, "mine", 4);
+    char data[4];
+    assert_int_equal(env_file_pread(env, f, data, 4, 4096), 4);
+    assert_memory_equal(data, "disk", 4);
+    assert_int_equal(env_file_pwrite(env, f, "next", 4, 4096), 0);
+    assert_int_equal(env_file_pwrite(env, f, "next", 4, 8192), 0);
+    assert_memory_equal(at + 4096, "mine", 4);
+    assert_memory_equal(at + 8192, "next", 4);
+    /* A handle isn't needed any more. */
+    env_file_close(env, f);
+    assert_memory_equal(at + 8192, "next", 4);
+    assert_int_equal(munmap(at, 3 * 4096), 0);
+}
+
 static void mapping_grows_the_file_and_is_shared(void **state)
 {
     (void)state;
@@ -419,6 +446,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(lock_keeps_others_out_until_closed, setup, teardown),
         cmocka_unit_test_setup_teardown(lock_of_a_killed_process_is_gone, setup, teardown),
         cmocka_unit_test_setup_teardown(mapping_grows_the_file_and_is_shared, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_private_mapping_keeps_what_is_written_there, setup,
+                                        teardown),
         cmocka_unit_test_setup_teardown(directories_are_made_listed_and_synced, setup, teardown),
         cmocka_unit_test_setup_teardown(files_are_renamed_over_others_and_removed, setup, teardown),
         cmocka_unit_test_setup_teardown(free_space_is_known, setup, teardown),
