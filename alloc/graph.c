@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "alloc/engine.h"
+#include "alloc/intent.h"
 #include "base/mem.h"
 
 #define FRONTIER_MAX (FETCH_LIST_BYTES_MAX * 2 / GRAPH_ENTRY_BYTES)
@@ -34,6 +35,7 @@ struct walk {
     struct visited visited;
     struct heap_type *type; /* the one looked up last; number 0: none */
     struct buf *objects, *frontier;
+    struct txn_name *by;
     uint64_t at;
     uint32_t bytes_max, bytes, object_count;
     uint32_t pointers; /* in the queue and in the frontier */
@@ -330,12 +332,13 @@ static int walk(struct walk *w)
 }
 
 int graph_fetch(const struct heap *heap, const struct graph_query *query, struct buf *objects,
-                struct buf *frontier, uint64_t *at)
+                struct buf *frontier, uint64_t *at, struct txn_name *by)
 {
     struct walk w = {.heap = heap,
                      .query = query,
                      .objects = objects,
                      .frontier = frontier,
+                     .by = by,
                      .at = query->at != 0 ? query->at : heap_clock(heap),
                      .bytes_max = query->bytes_max};
     w.bytes_max = w.bytes_max < FETCH_BYTES_MAX ? w.bytes_max : FETCH_BYTES_MAX;

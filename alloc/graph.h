@@ -25,8 +25,9 @@ struct graph_query {
  * objects, frontier: appended, as in FETCH_RESULT. *at: the version of all of it.
  *
  * ERR_PROTOCOL; ERR_INVAL: no room for a byte, a null pointer, or a path with an empty name;
- * ERR_SNAPSHOT_TOO_OLD, ERR_NOMEM. Bounded: FETCH_OBJECTS_MAX objects. */
+ * ERR_SNAPSHOT_TOO_OLD; ERR_NOMEM; ERR_TX_UNDECIDED: an object on the way is about to change, and
+ * *by says by whom. What was appended then is no answer. Bounded: FETCH_OBJECTS_MAX objects. */
 int graph_fetch(const struct heap *heap, const struct graph_query *query, struct buf *objects,
-                struct buf *frontier, uint64_t *at);
+                struct buf *frontier, uint64_t *at, struct txn_name *by);
 
 #endif

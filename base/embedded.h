@@ -48,6 +48,10 @@ enum embedded_op {
                              where to go on, 0 at the end */
     EMBEDDED_LEASE_GET,   /* offset: number of the lease; bytes: pointers. value: whose session's */
     EMBEDDED_VALIDATE, /* data: a part with checks alone; CONFLICT: value, version as TRANSACT's */
+    /* if_version: as of then, 0: newest; type: depth; count: bytes at most; name: path; data:
+     * starts; expected: known. bytes: objects, then the frontier; value: length of the objects;
+     * version: of all of it (alloc/graph.h). */
+    EMBEDDED_FETCH = 73,
 };
 
 /* What is asked for: op and what it needs, the rest 0. */

@@ -26,7 +26,7 @@ enum cli_exit {
     EXIT_STALE = 10
 };
 
-enum cli_format { FORMAT_TABLE, FORMAT_JSON };
+enum cli_format { FORMAT_TABLE, FORMAT_JSON, FORMAT_DOT };
 
 struct cli {
     const char *endpoints, *ca, *cert, *key;
@@ -38,8 +38,9 @@ struct cli {
     /* options of verbs; NULL or 0: not given */
     const char *wait, *data, *hex, *file, *by, *at, *retention;
     uint64_t size, offset, len, from, to, uid;
-    bool size_given, len_given, to_given;
-    uint32_t shards, replicas, type;
+    bool size_given, len_given, to_given, depth_given;
+    uint32_t shards, replicas, type, depth;
+    const char *path;
 
     const char *kind; /* "noun.verb", of the envelope */
     int argc;         /* what stands behind noun and verb */
@@ -136,6 +137,7 @@ int verb_obj_stat(struct cli *cli);
 int verb_obj_show(struct cli *cli);
 int verb_obj_history(struct cli *cli);
 int verb_obj_realloc(struct cli *cli);
+int verb_graph_fetch(struct cli *cli);
 int verb_ptr_decode(struct cli *cli);
 int verb_log_dump(struct cli *cli);
 int verb_version(struct cli *cli);

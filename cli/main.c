@@ -55,6 +55,10 @@ const struct cli_verb cli_verbs[] = {
      "size, type and version of an object"},
     {"obj", "realloc", verb_obj_realloc, "HEAP/ROOT|HEAP/POINTER BYTES",
      "change the size; the pointer stays"},
+    {"graph", "fetch", verb_graph_fetch,
+     "HEAP/ROOT|HEAP/POINTER [--depth N] [--path FIELD.FIELD] [--size BYTES] [--at VERSION|@TIME] "
+     "[-o json|dot]",
+     "an object and what its pointers lead to"},
     {"ptr", "decode", verb_ptr_decode, "POINTER|WORD", "take a pointer apart"},
     {"checkpoint", "now", verb_checkpoint_now, "[HEAP]", "bring every replica's image up to date"},
     {"log", "dump", verb_log_dump, "--offline DATA_DIR [--shard UID] [--from INDEX] [--to INDEX]",
@@ -110,7 +114,8 @@ int verb_completion(struct cli *cli)
         "            sed -n 's/.*\"name\": \"\\([^\"]*\\)\".*/\\1/p')\" -- \"$cur\")) ;;\n"
         "    *) COMPREPLY=($(compgen -W \"--wait --timeout --shards --replicas --size --type "
         "--data --hex --file "
-        "--off --len --at --by --retention --yes --dry-run --output\" -- \"$cur\")) ;;\n    "
+        "--off --len --at --by --depth --path --retention --yes --dry-run --output\" -- \"$cur\")) "
+        ";;\n    "
         "esac\n}\n"
         "complete -F _cairnctl cairnctl\n");
     return EXIT_OK;
@@ -141,7 +146,9 @@ enum {
     KEY_SHARD,
     KEY_AT,
     KEY_BY,
-    KEY_RETENTION
+    KEY_RETENTION,
+    KEY_DEPTH,
+    KEY_PATH
 };
 
 static const struct argp_option option_table[] = {
@@ -149,7 +156,7 @@ static const struct argp_option option_table[] = {
     {"ca", KEY_CA, "FILE", 0, "certificate of the CA ($CAIRN_CA)", 0},
     {"cert", KEY_CERT, "FILE", 0, "own certificate ($CAIRN_CERT)", 0},
     {"key", KEY_KEY, "FILE", 0, "own key ($CAIRN_KEY)", 0},
-    {"output", 'o', "table|json", 0, "form of the answer; default table", 0},
+    {"output", 'o', "table|json|dot", 0, "form of the answer; default table; dot: graph fetch", 0},
     {"timeout", KEY_TIMEOUT, "SECONDS", 0, "give up after this long; default 30", 0},
     {"offline", KEY_OFFLINE, "DIR", 0,
      "work on the data directory of a stopped node (heap check, "
@@ -172,6 +179,8 @@ static const struct argp_option option_table[] = {
     {"by", KEY_BY, "class|type", 0, "what to add up", 1},
     {"retention", KEY_RETENTION, "DURATION", 0, "history of a new heap: 30s, 10m, 1h; default 0",
      1},
+    {"depth", KEY_DEPTH, "N", 0, "pointers to follow, at most", 1},
+    {"path", KEY_PATH, "FIELD.FIELD", 0, "follow only these fields, one per hop", 1},
     {"shard", KEY_SHARD, "UID", 0, "only this shard", 1},
     {"from", KEY_FROM, "INDEX", 0, "from this log index on", 1},
     {"to", KEY_TO, "INDEX", 0, "up to this log index", 1},
@@ -229,10 +238,12 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
         cli->endpoints = arg;
         return 0;
     case 'o':
-        if (strcmp(arg, "table") != 0 && strcmp(arg, "json") != 0) {
-            problem(state, "--output: \"%s\" must be table or json", arg);
+        if (strcmp(arg, "table") != 0 && strcmp(arg, "json") != 0 && strcmp(arg, "dot") != 0) {
+            problem(state, "--output: \"%s\" must be table, json or dot", arg);
         }
-        cli->format = strcmp(arg, "json") == 0 ? FORMAT_JSON : FORMAT_TABLE;
+        cli->format = strcmp(arg, "json") == 0  ? FORMAT_JSON
+                      : strcmp(arg, "dot") == 0 ? FORMAT_DOT
+                                                : FORMAT_TABLE;
         return 0;
     case KEY_CA:
         cli->ca = arg;
@@ -299,6 +310,13 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
         return 0;
     case KEY_RETENTION:
         cli->retention = arg;
+        return 0;
+    case KEY_DEPTH:
+        cli->depth = (uint32_t)number(state, arg, "depth", UINT32_MAX);
+        cli->depth_given = true;
+        return 0;
+    case KEY_PATH:
+        cli->path = arg;
         return 0;
     case KEY_SHARD:
         cli->uid = number(state, arg, "shard", UINT64_MAX);
@@ -444,6 +462,10 @@ int main(int argc, char **argv)
                                       "--offline is for heap check, heap stats, heap map and log "
                                       "dump; %s %s asks a cluster",
                                       verb->noun, verb->verb));
+    }
+    if (cli.format == FORMAT_DOT && verb->run != verb_graph_fetch) {
+        cli.format = FORMAT_TABLE;
+        return finish(&cli, cli_error(&cli, CAIRN_E_INVAL, "-o dot is for graph fetch"));
     }
     return finish(&cli, verb->run(&cli));
 }

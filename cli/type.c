@@ -49,7 +49,10 @@ static json_t *field_row(const cairn_field *field)
 {
     char kind[64];
     uint32_t bytes = field->kind < KINDS ? kinds[field->kind].bytes : 0;
-    if (field->kind == CAIRN_FIELD_BYTES || field->kind == CAIRN_FIELD_CHARS || field->count > 1) {
+    if (field->count == 0) {
+        snprintf(kind, sizeof kind, "%s[]", kind_name(field->kind));
+    } else if (field->kind == CAIRN_FIELD_BYTES || field->kind == CAIRN_FIELD_CHARS ||
+               field->count > 1) {
         snprintf(kind, sizeof kind, "%s*%u", kind_name(field->kind), field->count);
     } else {
         snprintf(kind, sizeof kind, "%s", kind_name(field->kind));

@@ -355,6 +355,21 @@ int core_prepare_object_list(struct core_call *call, struct core_heap *heap, uin
     return rv;
 }
 
+int core_prepare_fetch(struct core_call *call, struct core_heap *heap, uint32_t shard,
+                       const struct msg_fetch *query)
+{
+    int rv = core__aim_shard(call, heap, shard);
+    if (rv == 0 && query->path.len > FETCH_PATH_BYTES_MAX) {
+        rv = core__refuse(call, ERR_INVAL, "a path has at most %u bytes", FETCH_PATH_BYTES_MAX);
+    }
+    if (rv == 0) {
+        struct msg_fetch m = *query;
+        m.uid = call->shard->uid;
+        CORE_PREPARE(call, FETCH, fetch, &m, rv);
+    }
+    return rv;
+}
+
 int core_prepare_set_retention(struct core_call *call, struct core_heap *heap, uint32_t shard,
                                uint64_t retention_ms)
 {

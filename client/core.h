@@ -60,6 +60,7 @@ union core_request {
     struct msg_type_register type_register;
     struct msg_type_list type_list;
     struct msg_object_list object_list;
+    struct msg_fetch fetch;
     struct msg_set_retention set_retention;
     struct msg_defrag defrag;
     struct msg_trim trim;
@@ -161,6 +162,10 @@ int core_prepare_type_list(struct core_call *call, struct core_heap *heap, uint3
                            uint32_t after, uint32_t max);
 int core_prepare_object_list(struct core_call *call, struct core_heap *heap, uint32_t shard,
                              uint64_t from, uint32_t max, bool typed, uint32_t type);
+/* query: without uid. bytes: the answer's objects, and behind them its frontier; value: how long
+ * the first are; version: of all of it. */
+int core_prepare_fetch(struct core_call *call, struct core_heap *heap, uint32_t shard,
+                       const struct msg_fetch *query);
 int core_prepare_set_retention(struct core_call *call, struct core_heap *heap, uint32_t shard,
                                uint64_t retention_ms);
 int core_prepare_defrag(struct core_call *call, struct core_heap *heap, uint32_t shard,

@@ -305,6 +305,18 @@ static void take_object_list(const union core_request *r, struct embedded_reques
     c->type = m->type;
 }
 
+static void take_fetch(const union core_request *r, struct embedded_request *c)
+{
+    const struct msg_fetch *m = &r->fetch;
+    c->op = EMBEDDED_FETCH;
+    c->if_version = m->at;
+    c->type = m->depth;
+    c->count = m->bytes_max;
+    c->name = m->path;
+    c->data = m->starts;
+    c->expected = m->known;
+}
+
 static void take_set_retention(const union core_request *r, struct embedded_request *c)
 {
     const struct msg_set_retention *m = &r->set_retention;
@@ -378,6 +390,7 @@ static bool take(const struct core_call *call, struct embedded_request *c)
         [KIND_TYPE_LIST] = take_type_list,
         [KIND_HISTORY] = take_history,
         [KIND_OBJECT_LIST] = take_object_list,
+        [KIND_FETCH] = take_fetch,
         [KIND_SET_RETENTION] = take_set_retention,
         [KIND_DEFRAG] = take_defrag,
         [KIND_TRIM] = take_trim,

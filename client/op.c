@@ -320,6 +320,19 @@ static void other_answer(struct core_op *op, struct slice body)
         }
         break;
     }
+    case KIND_FETCH: {
+        struct msg_fetch_result m;
+        rv = message_decode_fetch_result(body, &m);
+        call->version = m.at;
+        call->value = m.objects.len;
+        if (rv == 0) {
+            rv = buf_append(&call->bytes, m.objects.data, m.objects.len);
+        }
+        if (rv == 0) {
+            rv = buf_append(&call->bytes, m.frontier.data, m.frontier.len);
+        }
+        break;
+    }
     case KIND_HEAP_OPEN: {
         struct msg_heap_info m;
         rv = message_decode_heap_info(body, &m);

@@ -39,9 +39,9 @@ static int encode_field(const cairn_type *type, const cairn_field *field, struct
         return sdk__fail(CAIRN_E_INVAL, "type %s: a field's name has 1..%u bytes", type->name,
                          NAME_BYTES_MAX);
     }
-    if (field->kind < CAIRN_FIELD_BYTES || field->kind > CAIRN_FIELD_PTR || field->count == 0) {
-        return sdk__fail(CAIRN_E_INVAL, "type %s: field %s has no such kind, or no elements",
-                         type->name, field->name);
+    if (field->kind < CAIRN_FIELD_BYTES || field->kind > CAIRN_FIELD_PTR) {
+        return sdk__fail(CAIRN_E_INVAL, "type %s: field %s has no such kind", type->name,
+                         field->name);
     }
     size_t len = strlen(field->name);
     uint8_t *at = buf_extend(out, FIELD_HEAD_BYTES + len);

@@ -1,6 +1,7 @@
 /* Reads: from applied state, which is never ahead of what is durable. */
 #include <string.h>
 
+#include "alloc/graph.h"
 #include "alloc/listing.h"
 #include "alloc/txn.h"
 #include "base/assert.h"
@@ -10,7 +11,7 @@
 
 bool embed__is_read(enum embedded_op op)
 {
-    return op >= EMBEDDED_READ && op <= EMBEDDED_VALIDATE;
+    return op >= EMBEDDED_READ && op <= EMBEDDED_FETCH;
 }
 
 static int stat_object(struct embedded_heap *h, struct embedded_call *call,
@@ -125,6 +126,27 @@ static int read_validate(struct embedded_heap *h, struct embedded_call *call)
     return rv;
 }
 
+/* Nothing is ever prepared in a directory: nobody is in the way. */
+static int read_graph(struct embedded_heap *h, struct embedded_call *call)
+{
+    const struct embedded_request *r = call->request;
+    struct graph_query query = {.at = r->if_version,
+                                .depth = r->type,
+                                .bytes_max = r->count,
+                                .path = r->name,
+                                .starts = r->data,
+                                .known = r->expected};
+    struct buf frontier = {0};
+    struct txn_name by;
+    int rv = graph_fetch(h->heap, &query, &call->bytes, &frontier, &call->version, &by);
+    call->value = call->bytes.len;
+    if (rv == 0 && frontier.len > 0) {
+        rv = buf_append(&call->bytes, frontier.data, frontier.len);
+    }
+    buf_close(&frontier);
+    return rv;
+}
+
 void embed__read(struct embedded_heap *h, struct embedded_call *call)
 {
     const char *text = NULL;
@@ -156,6 +178,9 @@ void embed__read(struct embedded_heap *h, struct embedded_call *call)
         break;
     case EMBEDDED_VALIDATE:
         rv = read_validate(h, call);
+        break;
+    case EMBEDDED_FETCH:
+        rv = read_graph(h, call);
         break;
     default:
         assert(call->request->op == EMBEDDED_OBJECT_LIST);

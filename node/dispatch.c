@@ -603,6 +603,8 @@ static int read_answer(struct request *request, const struct heap *heap)
         return read_object_list(request, heap);
     case KIND_TX_VALIDATE:
         return tx__validate(request, heap);
+    case KIND_FETCH:
+        return fetch__answer(request, heap);
     default:
         assert(request->kind == KIND_HEAP_OPEN);
         return read_heap_open(request);
@@ -658,6 +660,7 @@ static uint64_t wanted_version(uint16_t kind, struct slice body)
     struct msg_root_get root;
     struct msg_root_list list;
     struct msg_tx_validate validate;
+    struct msg_fetch fetch;
     if (kind == KIND_READ && message_decode_read(body, &read) == 0) {
         return read.at;
     }
@@ -670,6 +673,9 @@ static uint64_t wanted_version(uint16_t kind, struct slice body)
     if (kind == KIND_ROOT_LIST && message_decode_root_list(body, &list) == 0) {
         return list.at;
     }
+    if (kind == KIND_FETCH && message_decode_fetch(body, &fetch) == 0) {
+        return fetch.at;
+    }
     if (kind == KIND_TX_VALIDATE && message_decode_tx_validate(body, &validate) == 0) {
         return validate.clock;
     }
@@ -681,7 +687,7 @@ static void start_read(struct client *client, const struct frame_header *header,
 {
     struct node *node = client->node;
     /* What may be long has a bound of its own in message.def. */
-    bool may_be_long = header->kind == KIND_TX_VALIDATE;
+    bool may_be_long = header->kind == KIND_TX_VALIDATE || header->kind == KIND_FETCH;
     if (body.len < 8 || (body.len > REQUEST_BODY_INLINE && !may_be_long)) {
         refuse(client, header->request_id, ERR_PROTOCOL, 0, NULL);
         return;
@@ -877,6 +883,7 @@ static void client_frame(struct client *client, const struct frame_header *heade
     case KIND_OBJECT_LIST:
     case KIND_HEAP_OPEN:
     case KIND_TX_VALIDATE:
+    case KIND_FETCH:
         start_read(client, header, body);
         return;
     case KIND_TX_COMMIT:
@@ -884,7 +891,6 @@ static void client_frame(struct client *client, const struct frame_header *heade
         return;
     case KIND_TX_CLOSE:
     case KIND_TX_HOLD:
-    case KIND_FETCH:
     case KIND_WATCH:
         refuse(client, header->request_id, ERR_UNSUPPORTED, 0, NULL);
         return;

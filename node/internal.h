@@ -178,6 +178,9 @@ void tx__commit(struct client *client, const struct frame_header *header, struct
 void tx__peer_command(struct client *client, const struct frame_header *header, uint16_t kind,
                       struct slice body);
 
+/* fetch.c: answers FETCH; as the others of dispatch.c. */
+int fetch__answer(struct request *request, const struct heap *heap);
+
 /* inspect.c: begins a question that takes a while. 0: dispatch__answer_later(request) follows,
  * perhaps from inside of this call. Otherwise the request stays the caller's. */
 int inspect__begin(struct node *node, struct request *request, bool inspect, json_t *args,

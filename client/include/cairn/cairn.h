@@ -301,8 +301,9 @@ typedef struct cairn_field {
     const char *name;
     uint32_t kind; /* enum cairn_field_kind */
     uint32_t offset;
-    uint32_t count;          /* elements; bytes for BYTES and CHARS */
-    uint32_t target;         /* PTR: number of the type it points at; 0: see target_name */
+    uint32_t count;  /* elements; bytes for BYTES and CHARS; 0, of the last field: as many as
+                        the object has room for */
+    uint32_t target; /* PTR: number of the type it points at; 0: see target_name */
     const char *target_name; /* PTR: a type whose number is made of its name; NULL: any */
 } cairn_field;
 typedef struct cairn_type {

@@ -16,14 +16,16 @@ typedef struct cairn_fetch_opts {
     size_t struct_size; /* set by cairn_fetch_opts_init() */
     uint32_t depth;     /* pointers to follow from the start; default UINT32_MAX */
     uint64_t bytes_max; /* of all objects; default 64 MiB. Reached: the graph says it is partial */
-    uint64_t at;        /* a version; default 0: newest, one version on each shard */
+    uint64_t at;        /* a version; default 0: newest, each answer of a shard for itself */
     const char *path;   /* names of pointer fields, dot-separated: one per hop, the last one for
-                           all further ones; default NULL: all pointer fields */
+                           all further ones; default NULL: all pointer fields. INVAL: a name is
+                           empty */
 } cairn_fetch_opts;
 CAIRN_API void cairn_fetch_opts_init(cairn_fetch_opts *opts, size_t struct_size);
 
-/* Breadth first from `start` along the pointer fields of registered types. *graph is given (free
- * with cairn_graph_free). STALE: the start. Dangling pointers are left out. */
+/* Breadth first from `start` along the pointer fields of registered types, each object once. *graph
+ * is given (free with cairn_graph_free). STALE: the start. SNAPSHOT_TOO_OLD. Dangling pointers are
+ * left out; of an object of more than 2 MiB the first 2 MiB come, and the graph is partial. */
 CAIRN_API int cairn_fetch(cairn_heap *heap, cairn_ptr start, const cairn_fetch_opts *opts,
                           cairn_graph **graph);
 /* The same in a transaction: at its time, or validated at its commit; its own writes are not in it.
@@ -34,8 +36,9 @@ CAIRN_API uint64_t cairn_graph_count(const cairn_graph *graph);
 CAIRN_API int cairn_graph_is_partial(const cairn_graph *graph);
 typedef struct cairn_node {
     cairn_object object;
-    uint32_t depth;
-    const void *data; /* the graph's own; object.size bytes, or the first `len` of them */
+    uint32_t depth;   /* pointers followed; the fewest, if opts.depth or opts.path was set */
+    const void *data; /* the graph's own; object.size bytes, or the first `len` of them; at an
+                         address divisible by 8 */
     size_t len;
 } cairn_node;
 /* In breadth-first order, number 0 is the start. INVAL beyond the end. */

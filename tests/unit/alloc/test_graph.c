@@ -88,7 +88,8 @@ static int fetch_query(struct graph_query *q)
 {
     buf_clear(&objects);
     buf_clear(&frontier);
-    return graph_fetch(heap, q, &objects, &frontier, &answered_at);
+    struct txn_name by;
+    return graph_fetch(heap, q, &objects, &frontier, &answered_at, &by);
 }
 
 static int fetch(uint64_t start, uint32_t depth, const char *path)
