@@ -155,7 +155,7 @@ void check_undo_chain(struct check *c, uint64_t slot, uint64_t newest)
         }
         /* Nobody goes back below the safepoint: what happened there while no history was kept
          * left no record, and the older ones don't fit any more. */
-        bool followed = hd->retention_ms != 0 && r->at > hd->safepoint;
+        bool followed = history_is_kept(c->h) && r->at > hd->safepoint;
         if ((dead && newer == 0) != (r->kind == UNDO_FREE) ||
             (followed && !step_is_sound(r, size)) || !chunks_are_sound(c, place, r)) {
             fault(c, "undo-record", place, "what it keeps doesn't fit the object's later versions");

@@ -5,6 +5,7 @@
 
 #include "alloc/engine.h"
 #include "alloc/intent.h"
+#include "base/hlc.h"
 
 /* What no command's result may be: the replica is broken, or out of memory, and must stop (I2). */
 static bool is_fatal(int rv)
@@ -173,6 +174,16 @@ static int apply_transact(struct heap *h, uint64_t version, const struct heap_co
     return rv;
 }
 
+/* Not further ahead of the entry than that: the clock would run away from time. */
+#define CLOSE_AHEAD_MS 1000
+
+static int apply_close(struct heap *h, const struct heap_command *c)
+{
+    uint64_t now = h->entry_time > heap_clock(h) ? h->entry_time : heap_clock(h);
+    uint32_t keep_ms = c->count < TX_KEEP_MS ? c->count : TX_KEEP_MS;
+    return heap_close_at(h, c->if_version, now + hlc_from_ms(CLOSE_AHEAD_MS), keep_ms);
+}
+
 /* ---- upkeep ---- */
 
 static int apply_lease(struct heap *h, const struct heap_command *c, struct heap_outcome *out)
@@ -232,6 +243,10 @@ static int apply(struct heap *h, uint64_t version, const struct heap_command *c,
         return 0;
     case HEAP_COMMAND_TRANSACT:
         return apply_transact(h, version, c, out);
+    case HEAP_COMMAND_CLOSE:
+        return apply_close(h, c);
+    case HEAP_COMMAND_LEASE_RETURN:
+        return heap_lease_return_session(h, c->session);
     case HEAP_COMMAND_KINDS:
     default:
         return ERR_PROTOCOL;

@@ -431,11 +431,16 @@ void chunk_moved(struct heap *h, uint64_t from, uint64_t to);
 int undo_open(struct heap *h);
 /* One slab of such a class stays, empty or not. */
 bool undo_needs_class(const struct heap *h, enum pool pool, uint32_t class_number);
+/* By the heap's retention, or for a while, for readers at a time. */
+static inline bool history_is_kept(const struct heap *h)
+{
+    return header(h)->retention_ms != 0 || header(h)->keep_until != 0;
+}
 /* Does a change of this version leave a record? */
 static inline bool undo_is_kept(const struct heap *h, uint64_t version)
 {
     const struct heap_header *hd = header(h);
-    return hd->retention_ms != 0 && version > hd->safepoint;
+    return history_is_kept(h) && version > hd->safepoint;
 }
 /* Records what is about to change in the object at `place`; must come before the change. Bytes
  * [offset, offset + len) of its payload are kept. ERR_NOSPACE, ERR_NOMEM: nothing happened. */
@@ -444,6 +449,9 @@ int undo_push(struct heap *h, uint64_t version, uint64_t place, enum undo_kind k
 /* Nothing is known any more of what was before now: for a change that can't fail and has no room to
  * be recorded. */
 void history_gives_way(struct heap *h);
+/* A change isn't recorded, since it is older than what can be read: who follows changes must know.
+ */
+void history_skips(struct heap *h);
 /* Behind history_gives_way(): the newest record of an object becomes that of its free, in place. */
 void undo_turn_into_free(struct heap *h, uint64_t place);
 

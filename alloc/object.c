@@ -403,7 +403,11 @@ int object_reserve(struct heap *h, uint64_t slot, uint64_t size, uint32_t type, 
 static int record_change(struct heap *h, uint64_t version, uint64_t place, enum undo_kind kind,
                          uint64_t offset, uint64_t len)
 {
-    int rv = undo_is_kept(h, version) ? undo_push(h, version, place, kind, offset, len) : 0;
+    if (!undo_is_kept(h, version)) {
+        history_skips(h);
+        return 0;
+    }
+    int rv = undo_push(h, version, place, kind, offset, len);
     if (rv == ERR_NOSPACE) {
         history_gives_way(h);
         rv = 0;

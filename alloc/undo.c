@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "alloc/engine.h"
+#include "alloc/txn.h"
 #include "base/hlc.h"
 
 struct slot_key {
@@ -202,8 +203,16 @@ void history_gives_way(struct heap *h)
 {
     struct heap_header *hd = header_edit(h);
     hd->safepoint = hd->clock > hd->safepoint ? hd->clock : hd->safepoint;
-    hd->last_order = next_order(h); /* of the change that isn't recorded */
-    hd->history_from = hd->last_order;
+    history_skips(h);
+}
+
+void history_skips(struct heap *h)
+{
+    if (history_is_kept(h)) {
+        struct heap_header *hd = header_edit(h);
+        hd->last_order = next_order(h); /* of the change that isn't recorded */
+        hd->history_from = hd->last_order;
+    }
 }
 
 void undo_turn_into_free(struct heap *h, uint64_t place)
@@ -259,6 +268,7 @@ static uint64_t reclaim_oldest(struct heap *h)
     }
     hd->undo_count--;
     hd->undo_bytes -= undo_bytes(&r);
+    hd->history_from = r.order > hd->history_from ? r.order : hd->history_from;
     uint64_t cost = 1 + r.chunks;
     for (uint32_t i = 0; i < r.chunks; i++) {
         uint64_t at = block_address(h, place) + undo_chunks_at(r.len) + i * 8u;
@@ -294,10 +304,35 @@ static uint64_t clock_before(uint64_t clock, uint64_t ms)
     return clock > span ? clock - span : 0;
 }
 
+/* What is kept begins now: without history any change may have been the last that is known. */
+static void history_begins(struct heap *h)
+{
+    struct heap_header *hd = header_edit(h);
+    hd->safepoint = hd->clock > hd->safepoint ? hd->clock : hd->safepoint;
+    hd->history_from = hd->last_order;
+}
+
+/* Readers at a time are gone, as far as is known. */
+static void keep_ends(struct heap *h)
+{
+    struct heap_header *hd = header_edit(h);
+    if (hd->keep_until != 0 && hd->clock >= hd->keep_until) {
+        hd->keep_until = 0;
+        if (hd->retention_ms == 0) {
+            history_begins(h);
+        }
+    }
+}
+
 void heap_reclaim(struct heap *heap, uint64_t safepoint, uint32_t records, uint64_t *left)
 {
     struct heap_header *hd = header_edit(heap);
-    uint64_t most = clock_before(hd->clock, hd->retention_ms);
+    keep_ends(heap);
+    uint64_t kept_ms = hd->retention_ms;
+    if (hd->keep_until != 0 && kept_ms < TX_KEEP_MS) {
+        kept_ms = TX_KEEP_MS;
+    }
+    uint64_t most = clock_before(hd->clock, kept_ms);
     safepoint = safepoint < most ? safepoint : most;
     if (safepoint > hd->safepoint) {
         hd->safepoint = safepoint;
@@ -328,7 +363,7 @@ static uint64_t reserved_bytes(enum pool pool)
 bool undo_needs_class(const struct heap *h, enum pool pool, uint32_t class_number)
 {
     uint64_t bytes = reserved_bytes(pool);
-    return header(h)->retention_ms != 0 && bytes != 0 && class_of(bytes) == class_number;
+    return history_is_kept(h) && bytes != 0 && class_of(bytes) == class_number;
 }
 
 int undo_open(struct heap *h)
@@ -357,12 +392,29 @@ int heap_set_retention(struct heap *heap, uint64_t retention_ms)
             return rv;
         }
     }
-    struct heap_header *hd = header_edit(heap);
-    /* Without history every change may be the last that is known: what is kept from now on begins
-     * now. */
-    if (hd->retention_ms == 0 || retention_ms == 0) {
-        hd->safepoint = hd->clock > hd->safepoint ? hd->clock : hd->safepoint;
+    bool kept = history_is_kept(heap);
+    header_edit(heap)->retention_ms = retention_ms;
+    if (!kept || !history_is_kept(heap)) {
+        history_begins(heap);
     }
-    hd->retention_ms = retention_ms;
+    return 0;
+}
+
+int heap_close_at(struct heap *heap, uint64_t at, uint64_t limit, uint32_t keep_ms)
+{
+    if (at > limit || limit > UINT64_MAX / 4) {
+        return ERR_INVAL;
+    }
+    int rv = history_is_kept(heap) ? 0 : undo_open(heap);
+    if (rv != 0) {
+        return rv;
+    }
+    heap_clock_advance(heap, at);
+    if (!history_is_kept(heap)) {
+        history_begins(heap);
+    }
+    struct heap_header *hd = header_edit(heap);
+    uint64_t until = at + hlc_from_ms(keep_ms);
+    hd->keep_until = until > hd->keep_until ? until : hd->keep_until;
     return 0;
 }

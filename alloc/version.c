@@ -8,7 +8,7 @@
 uint64_t heap_safepoint(const struct heap *heap)
 {
     const struct heap_header *hd = header(heap);
-    return hd->retention_ms == 0 ? hd->clock : hd->safepoint;
+    return history_is_kept(heap) ? hd->safepoint : hd->clock;
 }
 
 uint64_t heap_retention_ms(const struct heap *heap)

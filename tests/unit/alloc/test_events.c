@@ -1,0 +1,265 @@
+/* Following changes, and history that is kept for a while because somebody reads at a time. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+#include <stdlib.h>
+
+#include "alloc/command.h"
+#include "alloc/engine.h"
+#include "base/hlc.h"
+#include "txn_part.h"
+
+#define TEXT(text) slice_of(text, sizeof(text) - 1)
+
+struct fixture {
+    struct heap *heap;
+    uint64_t index;
+};
+
+static void next_entry(struct fixture *f, uint64_t ms)
+{
+    heap_begin(f->heap, ++f->index, 1, hlc_from_ms(ms));
+}
+
+static void done(struct fixture *f)
+{
+    struct err_text e = {""};
+    heap_end(f->heap);
+    if (heap_check(f->heap, &e) != 0) {
+        fail_msg("%s", e.text);
+    }
+}
+
+static void open_heap(struct fixture *f, uint64_t retention_ms)
+{
+    struct heap_opts opts = {
+        .uid = 7, .shard = 5, .bytes_max = 16 << 20, .retention_ms = retention_ms};
+    memset(f, 0, sizeof *f);
+    assert_int_equal(heap_create(&opts, &f->heap), 0);
+}
+
+static struct heap_outcome apply(struct fixture *f, uint64_t ms, struct heap_command c)
+{
+    struct heap_outcome out;
+    next_entry(f, ms);
+    assert_int_equal(heap_apply(f->heap, heap_next_version(f->heap), &c, &out), 0);
+    done(f);
+    return out;
+}
+
+static uint64_t alloc(struct fixture *f, uint64_t ms, struct slice data)
+{
+    return apply(f, ms,
+                 (struct heap_command){
+                     .kind = HEAP_COMMAND_ALLOC, .size = data.len, .type = 4, .data = data})
+        .value;
+}
+
+static void changes_come_in_log_order(void **state)
+{
+    (void)state;
+    struct fixture f;
+    struct heap_event e[8];
+    size_t count = 9;
+    open_heap(&f, 1000);
+    uint64_t start = heap_order(f.heap);
+    assert_int_equal(heap_events(f.heap, start, e, 8, &count), 0);
+    assert_int_equal(count, 0);
+    uint64_t ptr = alloc(&f, 1000, TEXT("hello"));
+    uint64_t born = heap_clock(f.heap);
+    struct heap_command c = {
+        .kind = HEAP_COMMAND_WRITE, .ptr = ptr, .offset = 1, .data = TEXT("EL")};
+    (void)apply(&f, 1000, c);
+    c = (struct heap_command){.kind = HEAP_COMMAND_REALLOC, .ptr = ptr, .size = 2};
+    (void)apply(&f, 1000, c);
+    c = (struct heap_command){.kind = HEAP_COMMAND_FREE, .ptr = ptr};
+    (void)apply(&f, 1000, c);
+    assert_int_equal(heap_events(f.heap, start, e, 8, &count), 0);
+    assert_int_equal(count, 4);
+    static const struct {
+        uint32_t kind, size, offset, len;
+    } want[] = {
+        {UNDO_BIRTH, 5, 0, 0}, {UNDO_WRITE, 5, 1, 2}, {UNDO_RESIZE, 2, 2, 3}, {UNDO_FREE, 0, 0, 0}};
+    for (size_t i = 0; i < 4; i++) {
+        assert_int_equal(e[i].kind, want[i].kind);
+        assert_int_equal(e[i].size, want[i].size);
+        assert_int_equal(e[i].offset, want[i].offset);
+        assert_int_equal(e[i].len, want[i].len);
+        assert_int_equal(e[i].ptr, ptr);
+        assert_int_equal(e[i].type, 4);
+        assert_int_equal(e[i].version, born + i);
+        assert_int_equal(e[i].before, i == 0 ? 0 : born + i - 1);
+        assert_int_equal(e[i].order >> ORDER_INDEX_SHIFT, i + 1);
+    }
+    assert_int_equal(e[3].order, heap_order(f.heap));
+    /* Piece by piece. */
+    assert_int_equal(heap_events(f.heap, start, e, 1, &count), 0);
+    assert_int_equal(count, 1);
+    assert_int_equal(heap_events(f.heap, e[0].order, e, 8, &count), 0);
+    assert_int_equal(count, 3);
+    assert_int_equal(e[0].kind, UNDO_WRITE);
+    /* What is reclaimed can't be followed, what is left can. */
+    uint64_t second = e[0].order;
+    next_entry(&f, 3000);
+    (void)heap_next_version(f.heap);
+    uint64_t left = 0;
+    heap_reclaim(f.heap, UINT64_MAX, 2, &left);
+    done(&f);
+    assert_int_equal(heap_events(f.heap, start, e, 8, &count), ERR_SNAPSHOT_TOO_OLD);
+    assert_int_equal(heap_events(f.heap, second, e, 8, &count), 0);
+    assert_int_equal(count, 2);
+    assert_int_equal(e[0].kind, UNDO_RESIZE);
+    heap_free(f.heap);
+}
+
+static void without_history_nothing_can_be_followed(void **state)
+{
+    (void)state;
+    struct fixture f;
+    struct heap_event e;
+    size_t count = 0;
+    open_heap(&f, 0);
+    assert_int_equal(heap_events(f.heap, heap_order(f.heap), &e, 1, &count), ERR_UNSUPPORTED);
+    uint64_t ptr = alloc(&f, 1000, TEXT("hello"));
+    struct heap_command c = {.kind = HEAP_COMMAND_SET_RETENTION, .size = 1000};
+    (void)apply(&f, 1000, c);
+    uint64_t start = heap_order(f.heap);
+    c = (struct heap_command){.kind = HEAP_COMMAND_WRITE, .ptr = ptr, .data = TEXT("x")};
+    (void)apply(&f, 1000, c);
+    assert_int_equal(heap_events(f.heap, start, &e, 1, &count), 0);
+    assert_int_equal(count, 1);
+    /* A pause in the history is a gap for all who stood before it. */
+    c = (struct heap_command){.kind = HEAP_COMMAND_SET_RETENTION, .size = 0};
+    (void)apply(&f, 1000, c);
+    c = (struct heap_command){.kind = HEAP_COMMAND_WRITE, .ptr = ptr, .data = TEXT("y")};
+    (void)apply(&f, 1000, c);
+    c = (struct heap_command){.kind = HEAP_COMMAND_SET_RETENTION, .size = 1000};
+    (void)apply(&f, 1000, c);
+    assert_int_equal(heap_events(f.heap, start, &e, 1, &count), ERR_SNAPSHOT_TOO_OLD);
+    heap_free(f.heap);
+}
+
+/* A commit that is older than all that can be read leaves no record: who follows must know. */
+static void an_unrecorded_change_is_a_gap(void **state)
+{
+    (void)state;
+    struct fixture f;
+    struct heap_event e;
+    struct part p;
+    struct txn_result r;
+    size_t count = 0;
+    const uint64_t uid = 7;
+    open_heap(&f, 100);
+    uint64_t ptr = alloc(&f, 1000, TEXT("hello"));
+    part_begin(&p, 0);
+    part_write(&p, ptr, 0, TEXT("HE"));
+    struct txn_prepare prepare = {.name = {1, 2, 3},
+                                  .deadline = hlc_from_ms(2000),
+                                  .participants = slice_of(&uid, sizeof uid),
+                                  .part = part_slice(&p)};
+    next_entry(&f, 1000);
+    assert_int_equal(txn_apply_prepare(f.heap, heap_next_version(f.heap), &prepare, 0, &r), 0);
+    done(&f);
+    uint64_t at = r.version;
+    uint64_t left = 0;
+    next_entry(&f, 5000);
+    (void)heap_next_version(f.heap);
+    heap_reclaim(f.heap, UINT64_MAX, 100, &left);
+    done(&f);
+    uint64_t start = heap_order(f.heap);
+    next_entry(&f, 5000);
+    bool committed = false;
+    assert_int_equal(
+        txn_apply_commit(f.heap, &prepare.name, 0, slice_of(&at, sizeof at), &committed, &r), 0);
+    done(&f);
+    assert_true(committed);
+    assert_int_equal(heap_events(f.heap, start, &e, 1, &count), ERR_SNAPSHOT_TOO_OLD);
+    assert_int_equal(heap_events(f.heap, heap_order(f.heap), &e, 1, &count), 0);
+    heap_free(f.heap);
+}
+
+/* ---- history on demand ---- */
+
+static void a_time_that_is_closed_can_be_read_for_a_while(void **state)
+{
+    (void)state;
+    struct fixture f;
+    char bytes[5];
+    open_heap(&f, 0);
+    uint64_t ptr = alloc(&f, 1000, TEXT("hello"));
+    uint64_t at = hlc_from_ms(1500);
+    struct heap_command close = {.kind = HEAP_COMMAND_CLOSE, .if_version = at, .count = TX_KEEP_MS};
+    /* Nobody moves the clock far. */
+    close.if_version = hlc_from_ms(2500);
+    assert_int_equal(apply(&f, 1000, close).code, ERR_INVAL);
+    close.if_version = at;
+    assert_int_equal(apply(&f, 1000, close).code, 0);
+    assert_int_equal(heap_clock(f.heap), at);
+    struct heap_command c = {.kind = HEAP_COMMAND_WRITE, .ptr = ptr, .data = TEXT("HELLO")};
+    (void)apply(&f, 1000, c);
+    assert_true(heap_clock(f.heap) > at);
+    assert_int_equal(heap_read_at(f.heap, at, ptr, 0, bytes, 5), 0);
+    assert_memory_equal(bytes, "hello", 5);
+    assert_int_equal(heap_read_at(f.heap, at - 1, ptr, 0, bytes, 5), ERR_SNAPSHOT_TOO_OLD);
+    /* Reclaiming leaves it alone, and switching the heap's own history on and off does, too. */
+    c = (struct heap_command){.kind = HEAP_COMMAND_RECLAIM, .if_version = UINT64_MAX, .count = 100};
+    (void)apply(&f, 9000, c);
+    struct heap_command set = {.kind = HEAP_COMMAND_SET_RETENTION, .size = 5};
+    (void)apply(&f, 9000, set);
+    (void)apply(&f, 9000, c);
+    set.size = 0;
+    (void)apply(&f, 9000, set);
+    assert_int_equal(heap_read_at(f.heap, at, ptr, 0, bytes, 5), 0);
+    assert_memory_equal(bytes, "hello", 5);
+    /* A later reader keeps it for longer. */
+    close.if_version = hlc_from_ms(9000);
+    assert_int_equal(apply(&f, 9000, close).code, 0);
+    (void)apply(&f, 13000, c);
+    assert_int_equal(heap_read_at(f.heap, hlc_from_ms(9000), ptr, 0, bytes, 5), 0);
+    /* Then it ends: nothing is kept, and writes leave no records. */
+    (void)apply(&f, 19001, c);
+    assert_int_equal(header(f.heap)->undo_count, 0);
+    assert_int_equal(header(f.heap)->keep_until, 0);
+    c = (struct heap_command){.kind = HEAP_COMMAND_WRITE, .ptr = ptr, .data = TEXT("x")};
+    (void)apply(&f, 19002, c);
+    assert_int_equal(header(f.heap)->undo_count, 0);
+    assert_int_equal(heap_read_at(f.heap, hlc_from_ms(9000), ptr, 0, bytes, 5),
+                     ERR_SNAPSHOT_TOO_OLD);
+    heap_free(f.heap);
+}
+
+static void leases_of_a_session_go_back_together(void **state)
+{
+    (void)state;
+    struct fixture f;
+    open_heap(&f, 0);
+    struct heap_command c = {.kind = HEAP_COMMAND_LEASE, .count = 5};
+    for (uint64_t session = 1; session <= 3; session++) {
+        c.session = session;
+        (void)apply(&f, 1000, c);
+        (void)apply(&f, 1000, c);
+    }
+    assert_int_equal(header(f.heap)->leased_count, 30);
+    c = (struct heap_command){.kind = HEAP_COMMAND_LEASE_RETURN, .session = 2};
+    assert_int_equal(apply(&f, 1000, c).code, 0);
+    assert_int_equal(header(f.heap)->leased_count, 20);
+    c.session = 9;
+    assert_int_equal(apply(&f, 1000, c).code, 0);
+    assert_int_equal(header(f.heap)->leased_count, 20);
+    heap_free(f.heap);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(changes_come_in_log_order),
+        cmocka_unit_test(without_history_nothing_can_be_followed),
+        cmocka_unit_test(an_unrecorded_change_is_a_gap),
+        cmocka_unit_test(a_time_that_is_closed_can_be_read_for_a_while),
+        cmocka_unit_test(leases_of_a_session_go_back_together),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
