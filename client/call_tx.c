@@ -1,4 +1,6 @@
 /* Requests of transactions are checked and encoded here, on the caller's thread. */
+#include <string.h>
+
 #include "client/internal.h"
 
 int core_prepare_lease(struct core_call *call, struct core_heap *heap, uint32_t shard,
@@ -47,14 +49,14 @@ int core_prepare_tx_commit_one(struct core_call *call, struct core_heap *heap, u
 }
 
 int core_prepare_tx_commit(struct core_call *call, struct core_heap *heap, uint32_t shard,
-                           struct slice parts)
+                           uint64_t deadline, struct slice parts)
 {
     int rv = core__aim_shard(call, heap, shard);
     if (rv == 0) {
         rv = check_bytes(call, parts);
     }
     if (rv == 0) {
-        struct msg_tx_commit m = {.uid = call->shard->uid, .parts = parts};
+        struct msg_tx_commit m = {.uid = call->shard->uid, .deadline = deadline, .parts = parts};
         CORE_PREPARE(call, TX_COMMIT, tx_commit, &m, rv);
     }
     return rv;
@@ -70,6 +72,20 @@ int core_prepare_tx_validate(struct core_call *call, struct core_heap *heap, uin
     if (rv == 0) {
         struct msg_tx_validate m = {.uid = call->shard->uid, .clock = clock, .part = part};
         CORE_PREPARE(call, TX_VALIDATE, tx_validate, &m, rv);
+    }
+    return rv;
+}
+
+int core_prepare_tx_reserve(struct core_call *call, struct core_heap *heap, uint32_t shard)
+{
+    int rv = core__aim_shard(call, heap, shard);
+    if (rv == 0) {
+        struct buf body;
+        rv = core__op_encode(call, KIND_TX_COMMIT, COMMAND_PREFIX_BYTES + sizeof(uint64_t), &body);
+    }
+    if (rv == 0) {
+        memset(call->op->body, 0, call->op->len); /* it is never sent */
+        call->op->reserves = true;
     }
     return rv;
 }

@@ -199,6 +199,17 @@ void core_call(struct core *core, struct core_call *call)
     }
     struct core_shard *shard = call->shard;
     op->shard = shard;
+    if (call->reserved != NULL) {
+        if (!core__session_adopt(call->reserved, op)) {
+            core__call_finish(call, ERR_TX_ABORTED,
+                              "the session that the transaction's number is "
+                              "of has ended before it was sent");
+            return;
+        }
+        list_push_back(&shard->ready, &op->link);
+        core__shard_pump(shard);
+        return;
+    }
     list_push_back(core__op_is_command(op) ? &shard->waiting : &shard->ready, &op->link);
     if (call->kind == KIND_READ) {
         call->read.next = op->piece_len;
@@ -573,6 +584,7 @@ static void purge(struct core *core)
         ops_purge(&core->shards[i]->ready);
         ops_purge(&core->shards[i]->waiting);
         ops_purge(&core->shards[i]->parked);
+        ops_purge(&core->shards[i]->reserved);
     }
 }
 

@@ -106,8 +106,9 @@ struct core_call {
     struct core *core;
     struct core_heap *heap;
     struct core_shard *shard;
-    uint64_t target; /* STAT: the pointer */
-    uint64_t uid;    /* TX_SETTLE: of the shard, which isn't looked up yet */
+    uint64_t target;          /* STAT: the pointer */
+    struct core_op *reserved; /* TX_COMMIT, TX_COMMIT_ONE: whose number it gets; taken */
+    uint64_t uid;             /* TX_SETTLE: of the shard, which isn't looked up yet */
     uint16_t kind;
     union core_request request; /* of a plain call */
     struct {                    /* READ */
@@ -119,7 +120,7 @@ struct core_call {
     } read;
     struct list link;     /* by deadline, or among the finished */
     struct list ops;      /* its requests */
-    struct core_op *op;   /* the prepared one, until core_call() */
+    struct core_op *op;   /* the prepared one, until core_call(); the reserved one, given */
     uint64_t deadline_ns; /* 0: not submitted */
     bool finished;
 
@@ -185,7 +186,7 @@ int core_prepare_root_list(struct core_call *call, struct core_heap *heap, uint3
 int core_prepare_root_list_at(struct core_call *call, struct core_heap *heap, uint32_t shard,
                               uint64_t at, struct slice after, uint32_t max);
 /* Transactions (ADR 0007 §9). Parts as alloc/txn.h describes them; parts: as in TX_COMMIT, the
- * first one is the shard's own. The deadline is set when the command gets its number. */
+ * first one is the shard's own. Deadline 0: set when the command gets its number. */
 int core_prepare_lease(struct core_call *call, struct core_heap *heap, uint32_t shard,
                        uint32_t slots);
 int core_prepare_lease_get(struct core_call *call, struct core_heap *heap, uint32_t shard,
@@ -193,13 +194,17 @@ int core_prepare_lease_get(struct core_call *call, struct core_heap *heap, uint3
 int core_prepare_tx_commit_one(struct core_call *call, struct core_heap *heap, uint32_t shard,
                                struct slice part);
 int core_prepare_tx_commit(struct core_call *call, struct core_heap *heap, uint32_t shard,
-                           struct slice parts);
+                           uint64_t deadline, struct slice parts);
 /* err CONFLICT: it doesn't hold (any more). */
 int core_prepare_tx_validate(struct core_call *call, struct core_heap *heap, uint32_t shard,
                              uint64_t clock, struct slice part);
 /* Of a transaction whose home is the shard `uid`, which any heap may have. */
 int core_prepare_tx_settle(struct core_call *call, struct core *core, uint64_t uid,
                            uint64_t session, uint64_t seq);
+/* Draws the number of a commit to come: call->session, seq, value: its deadline, and op, which is
+ * given: it goes into `reserved` of the commit's call, or to core_tx_release(). */
+int core_prepare_tx_reserve(struct core_call *call, struct core_heap *heap, uint32_t shard);
+void core_tx_release(struct core_op *reserved);
 /* Is the shard served? A linearizable read that needs no object; err 0 once it is. */
 int core_prepare_probe(struct core_call *call, struct core_heap *heap, uint32_t shard);
 /* Only the catalogue's entry: probe the shards to know that they serve. */

@@ -36,6 +36,8 @@ struct core_op {
     uint32_t piece_len;
     uint16_t kind;
     bool numbered; /* a command under a session's number, once it has one */
+    bool named;    /* its number is known outside, and no other will do */
+    bool reserves; /* has a number for a commit to come, and is never sent */
     uint64_t seq;
     size_t len;
     uint8_t body[];
@@ -59,9 +61,10 @@ struct core_node {
 struct core_shard {
     struct core *core;
     uint64_t uid;
-    struct list ready;   /* ops that may be sent: reads, numbered commands, SESSION_* */
-    struct list waiting; /* commands without a number: no session yet, or its window is full */
-    struct list parked;  /* commands that met an undecided transaction, until park_timer */
+    struct list ready;    /* ops that may be sent: reads, numbered commands, SESSION_* */
+    struct list waiting;  /* commands without a number: no session yet, or its window is full */
+    struct list reserved; /* ops that only have a number */
+    struct list parked;   /* commands that met an undecided transaction, until park_timer */
     struct env_timer park_timer;
     _Atomic uint64_t session_id;       /* of the opened session, 0: none. thread: any */
     _Atomic(struct lease_pool *) pool; /* lease.c's; NULL: no slots were leased yet. thread: any */
@@ -202,6 +205,9 @@ void core__shard_free(struct core_shard *shard);
 int core__session_start(struct core_shard *shard);
 bool core__session_room(const struct core_session *session);
 void core__session_number(struct core_session *session, struct core_op *op);
+/* op gets the number of `reserved`, which goes. False: the session is gone, and with it the number.
+ */
+bool core__session_adopt(struct core_op *reserved, struct core_op *op);
 /* The number of op will not be sent again: it counts as answered. */
 void core__session_settle(struct core_op *op);
 void core__session_died(struct core_session *session);

@@ -95,10 +95,19 @@ static void command_expired(struct core_op *op, bool result)
     core__session_died(session);
     op->unsettled--;
     bool unknown = result && op->kind == KIND_TX_COMMIT;
+    if (result && op->kind == KIND_TX_SETTLE && op->call != NULL) {
+        /* Of the transaction's session, or of ours: who asks again has a new one. */
+        command_done(op, ERR_SESSION_EXPIRED, err_text_of(ERR_SESSION_EXPIRED));
+        return;
+    }
     if (op->unsettled > 0 || op->call == NULL || unknown) {
         command_done(op, ERR_INDOUBT,
                      "the session ended while the answer was outstanding: the call may or may not "
                      "have taken effect; read to find out");
+        return;
+    }
+    if (op->named) {
+        command_done(op, ERR_TX_ABORTED, "the session ended before the transaction was proposed");
         return;
     }
     renumber(op); /* this was the only time it was sent */
@@ -106,12 +115,11 @@ static void command_expired(struct core_op *op, bool result)
     core__shard_pump(shard);
 }
 
-/* Is it a command that an undecided transaction has kept from doing anything? (The others of that
- * answer ask for what is decided.) */
+/* Is it a plain command that an undecided transaction has kept from doing anything? */
 static bool met_undecided(const struct core_op *op, int code)
 {
-    return code == ERR_TX_UNDECIDED && op->kind != KIND_TX_SETTLE && op->kind != KIND_TX_CLOSE &&
-           op->call != NULL;
+    return code == ERR_TX_UNDECIDED && op->call != NULL &&
+           (op->kind < KIND_TX_COMMIT_ONE || op->kind > KIND_TX_FORGET);
 }
 
 static void command_result(struct core_op *op, struct core_node *node, struct slice body)

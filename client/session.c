@@ -75,6 +75,19 @@ int core__session_start(struct core_shard *shard)
     return 0;
 }
 
+/* How long who hasn't prepared may still do so. A number that is drawn in advance waits for its
+ * commit, until the call's deadline at most. */
+static uint32_t deadline_ms(const struct core_op *op)
+{
+    if (!op->reserves || op->call == NULL) {
+        return TX_DEADLINE_MS;
+    }
+    uint64_t now = env_now_ns(op->shard->core->env);
+    uint64_t left = op->call->deadline_ns > now ? (op->call->deadline_ns - now) / NS_PER_MS : 0;
+    uint32_t limit = TX_DEADLINE_MS_MAX - 2 * TX_DEADLINE_MS; /* what clocks may be apart */
+    return left + TX_DEADLINE_MS < limit ? (uint32_t)left + TX_DEADLINE_MS : limit;
+}
+
 bool core__session_room(const struct core_session *session)
 {
     return session->state == SESSION_OPENED &&
@@ -95,12 +108,41 @@ void core__session_number(struct core_session *session, struct core_op *op)
     patch(session, op);
     if (op->kind == KIND_TX_COMMIT && load_u64(op->body + COMMAND_PREFIX_BYTES) == 0) {
         store_u64(op->body + COMMAND_PREFIX_BYTES,
-                  core__clock_after(session->shard->core, TX_DEADLINE_MS));
+                  core__clock_after(session->shard->core, deadline_ms(op)));
     }
     if (op->call != NULL) {
         op->call->session = session->id;
         op->call->seq = op->seq;
     }
+}
+
+bool core__session_adopt(struct core_op *reserved, struct core_op *op)
+{
+    struct core_session *session = reserved->session;
+    assert(reserved->numbered);
+    if (session->state != SESSION_OPENED) {
+        core_tx_release(reserved);
+        return false;
+    }
+    session->ring[reserved->seq % session->shard->core->opts.inflight_max] = op;
+    op->seq = reserved->seq;
+    op->session = session;
+    op->numbered = op->named = true;
+    session->live++;
+    reserved->numbered = false;
+    core__op_free(reserved);
+    patch(session, op);
+    op->call->session = session->id;
+    op->call->seq = op->seq;
+    return true;
+}
+
+void core_tx_release(struct core_op *reserved)
+{
+    struct core_shard *shard = reserved->shard;
+    core__session_settle(reserved);
+    core__op_free(reserved);
+    core__shard_pump(shard);
 }
 
 void core__session_settle(struct core_op *op)

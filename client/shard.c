@@ -107,6 +107,19 @@ static bool send_one(struct core_shard *shard, struct core_node *node, struct co
     return false;
 }
 
+/* The number is all that was wanted; it stays in flight until the commit that gets it. */
+static void reserved(struct core_op *op)
+{
+    struct core_call *call = op->call;
+    list_remove(&op->link);
+    list_remove(&op->call_link);
+    list_push_back(&op->shard->reserved, &op->link);
+    op->call = NULL;
+    call->op = op;
+    call->value = load_u64(op->body + COMMAND_PREFIX_BYTES);
+    core__call_finish(call, 0, "%s", "");
+}
+
 void core__shard_pump(struct core_shard *shard)
 {
     struct core *core = shard->core;
@@ -146,6 +159,10 @@ void core__shard_pump(struct core_shard *shard)
     while (!list_empty(&shard->waiting) && core__session_room(session)) {
         struct core_op *op = list_entry(shard->waiting.next, struct core_op, link);
         core__session_number(session, op);
+        if (op->reserves) {
+            reserved(op);
+            continue;
+        }
         if (!send_one(shard, node, op)) {
             /* It has its number and waits with the others that do. */
             list_remove(&op->link);
@@ -314,6 +331,7 @@ static struct core_shard *shard_new(struct core *core, uint64_t uid)
     list_init(&shard->ready);
     list_init(&shard->waiting);
     list_init(&shard->parked);
+    list_init(&shard->reserved);
     shard->park_timer.cb = on_park_timer;
     core->shards[core->shard_count++] = shard;
     return shard;
@@ -342,6 +360,7 @@ void core__shard_free(struct core_shard *shard)
     assert(list_empty(&shard->ready));
     assert(list_empty(&shard->waiting));
     assert(list_empty(&shard->parked));
+    assert(list_empty(&shard->reserved));
     sdk__lease_pool_free(shard->pool);
     env_timer_stop(shard->core->env, &shard->park_timer);
     env_timer_stop(shard->core->env, &shard->timer);

@@ -40,7 +40,7 @@ static int opts_take(cairn_tx_opts *out, const cairn_tx_opts *opts)
     return 0;
 }
 
-static uint64_t now_ns(void)
+uint64_t sdk__now_ns(void)
 {
     struct timespec at = {0};
     (void)clock_gettime(CLOCK_MONOTONIC, &at);
@@ -49,7 +49,7 @@ static uint64_t now_ns(void)
 
 uint32_t sdk__tx_left_ms(const struct tx_set *set)
 {
-    uint64_t now = now_ns();
+    uint64_t now = sdk__now_ns();
     uint64_t left = set->deadline_ns > now ? (set->deadline_ns - now + 999999) / 1000000u : 0;
     return left > UINT32_MAX ? UINT32_MAX : (uint32_t)left;
 }
@@ -85,7 +85,7 @@ int cairn_tx_begin(cairn_heap *heap, const cairn_tx_opts *opts, cairn_tx **out)
     set->opts = taken;
     set->at = taken.read_at;
     uint32_t ms = taken.deadline_ms != 0 ? taken.deadline_ms : heap->client->timeout_ms;
-    set->deadline_ns = now_ns() + ms * UINT64_C(1000000);
+    set->deadline_ns = sdk__now_ns() + ms * UINT64_C(1000000);
     *out = tx;
     return 0;
 }

@@ -21,7 +21,7 @@ cairn_ptr cairn_tx_conflict(void)
 /* What it takes to ask what became of it. */
 struct commit {
     uint64_t version;
-    uint64_t home, session, seq;
+    cairn_tx_id id; /* number 0: it was never sent */
 };
 
 static int conflict_fail(const struct tx_parts *parts, uint64_t what, uint64_t version)
@@ -31,17 +31,26 @@ static int conflict_fail(const struct tx_parts *parts, uint64_t what, uint64_t v
     return sdk__fail(CAIRN_E_CONFLICT, "%s", text);
 }
 
-static int prepare(struct core_call *call, struct tx_parts *parts, struct buf *joined)
+static int prepare(const struct tx_set *set, struct core_call *call, struct tx_parts *parts,
+                   struct buf *joined)
 {
+    int rv = 0;
+    if (set->home != NULL) {
+        rv = sdk__tx_parts_home(parts, set->home_heap, set->home);
+    } else {
+        sdk__tx_parts_order(parts);
+    }
     const struct tx_part *home = &parts->parts[0];
     uint32_t shard = sdk__tx_shard_index(home->heap, home->shard);
-    if (parts->count == 1) {
+    if (rv == 0 && parts->count == 1) {
         return core_prepare_tx_commit_one(call, home->heap->core, shard,
                                           slice_of(home->bytes.data, home->bytes.len));
     }
-    int rv = sdk__tx_parts_join(parts, joined);
+    if (rv == 0) {
+        rv = sdk__tx_parts_join(parts, joined);
+    }
     return rv != 0 ? rv
-                   : core_prepare_tx_commit(call, home->heap->core, shard,
+                   : core_prepare_tx_commit(call, home->heap->core, shard, set->id.words[3],
                                             slice_of(joined->data, joined->len));
 }
 
@@ -67,13 +76,12 @@ static int send(struct cairn_tx *tx, struct tx_parts *parts, struct commit *out)
     if (f.call.timeout_ms == 0) {
         return sdk__fail(CAIRN_E_TIMEOUT, "the transaction's deadline has passed");
     }
-    sdk__tx_parts_order(parts);
-    int rv = sdk__future_run(&f, prepare(&f.call, parts, &joined));
+    int rv = prepare(tx->set, &f.call, parts, &joined);
+    f.call.reserved = rv == 0 ? sdk__tx_take_number(tx->set) : NULL;
+    rv = sdk__future_run(&f, rv);
     buf_close(&joined);
     out->version = rv == 0 ? f.call.version : 0;
-    out->home = parts->parts[0].shard->uid;
-    out->session = f.call.session;
-    out->seq = f.call.seq;
+    out->id = (cairn_tx_id){{parts->parts[0].shard->uid, f.call.session, f.call.seq, 0}};
     if (rv == CAIRN_E_CONFLICT) {
         return conflict_fail(parts, f.call.value, f.call.version);
     }
@@ -151,8 +159,8 @@ int cairn_tx_commit_async(cairn_tx *tx, cairn_future **future)
     } else {
         if (rv == 0) {
             f->call.timeout_ms = left;
-            sdk__tx_parts_order(parts);
-            rv = prepare(&f->call, parts, &joined);
+            rv = prepare(tx->set, &f->call, parts, &joined);
+            f->call.reserved = rv == 0 ? sdk__tx_take_number(tx->set) : NULL;
         }
         if (rv != 0 && f != NULL && f->call.text[0] == '\0') {
             (void)snprintf(f->call.text, sizeof f->call.text, "%.200s", cairn_errormsg());
@@ -176,9 +184,8 @@ int cairn_tx_commit_async(cairn_tx *tx, cairn_future **future)
 #define BACKOFF_FIRST_US  1000u
 #define BACKOFF_DOUBLINGS 6u /* up to 64 ms */
 #define CONFLICTS_PATIENT 4u /* later ones wait less and less, so that nobody starves */
-#define SETTLE_PAUSE_US   5000u
 
-static void pause_us(uint64_t us)
+void sdk__pause_us(uint64_t us)
 {
     struct timespec t = {.tv_sec = (time_t)(us / 1000000u),
                          .tv_nsec = (long)(us % 1000000u) * 1000};
@@ -219,20 +226,14 @@ static uint64_t backoff_us(uint32_t tries)
 static int settle(struct cairn_client *client, const struct tx_set *set, struct commit *c)
 {
     uint32_t left;
-    while (c->seq != 0 && client->embedded == NULL && (left = sdk__tx_left_ms(set)) > 0) {
-        struct cairn_future f;
-        sdk__future_init(&f, client);
-        f.call.timeout_ms = left;
-        int rv = sdk__future_run(
-            &f, core_prepare_tx_settle(&f.call, client->core, c->home, c->session, c->seq));
-        c->version = f.call.version;
+    int rv = CAIRN_E_TX_UNDECIDED;
+    while (client->embedded == NULL && c->id.words[2] != 0 && rv == CAIRN_E_TX_UNDECIDED &&
+           (left = sdk__tx_left_ms(set)) > 0) {
+        rv = sdk__tx_settle(client, &c->id, left, &c->version);
         if (rv == 0 || rv == CAIRN_E_TX_ABORTED) {
             return rv;
         }
-        if (rv != CAIRN_E_TX_UNDECIDED) {
-            break;
-        }
-        pause_us(SETTLE_PAUSE_US);
+        sdk__pause_us(SDK_TX_SETTLE_PAUSE_US);
     }
     return sdk__fail(CAIRN_E_INDOUBT, "whether the transaction was committed is not known");
 }
@@ -283,7 +284,7 @@ int cairn_tx_run_opts(cairn_heap *heap, const cairn_tx_opts *opts, cairn_tx_fn f
         if (!is_for_another_try(rv) || wait_us >= left_us) {
             break;
         }
-        pause_us(wait_us);
+        sdk__pause_us(wait_us);
     }
     sdk__tx_set_free(probe->set);
     return rv;

@@ -240,6 +240,23 @@ int sdk__tx_parts_encode(const struct tx_set *set, struct tx_parts *out)
     return rv;
 }
 
+static void home_is(struct tx_parts *parts, uint32_t home)
+{
+    struct tx_part first = parts->parts[0];
+    parts->parts[0] = parts->parts[home];
+    parts->parts[home] = first;
+}
+
+int sdk__tx_parts_home(struct tx_parts *parts, struct cairn_heap *heap, struct core_shard *shard)
+{
+    struct tx_part *part = NULL;
+    int rv = part_of(parts, heap, shard, &part);
+    if (rv == 0) {
+        home_is(parts, (uint32_t)(part - parts->parts));
+    }
+    return rv;
+}
+
 void sdk__tx_parts_order(struct tx_parts *parts)
 {
     uint32_t home = 0;
@@ -250,9 +267,7 @@ void sdk__tx_parts_order(struct tx_parts *parts)
             home = i;
         }
     }
-    struct tx_part first = parts->parts[0];
-    parts->parts[0] = parts->parts[home];
-    parts->parts[home] = first;
+    home_is(parts, home);
 }
 
 int sdk__tx_parts_join(const struct tx_parts *parts, struct buf *out)

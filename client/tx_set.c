@@ -30,6 +30,7 @@ static void ranges_free(struct list *ranges)
 
 void sdk__tx_set_free(struct tx_set *set)
 {
+    sdk__tx_release(set);
     list_for_each_safe (it, next, &set->objects) {
         struct tx_object *object = list_entry(it, struct tx_object, link);
         ranges_free(&object->writes);
@@ -331,8 +332,8 @@ void sdk__tx_drop_writes(struct tx_set *set, struct tx_object *object)
 
 /* ---- compares ---- */
 
-static int compare_later(struct tx_set *set, struct tx_object *object, uint64_t offset,
-                         struct slice expected)
+int sdk__tx_compare_later(struct tx_set *set, struct tx_object *object, uint64_t offset,
+                          struct slice expected)
 {
     if (expected.len == 0) {
         return 0;
@@ -369,13 +370,13 @@ int sdk__tx_compare_bytes(struct tx_set *set, struct tx_object *object, uint64_t
                    to - from) != 0) {
             return sdk__fail(CAIRN_E_CONFLICT, "the transaction itself has written other bytes");
         }
-        int rv = compare_later(set, object, at,
-                               slice_of(expected.data + (at - offset), (size_t)(from - at)));
+        int rv = sdk__tx_compare_later(
+            set, object, at, slice_of(expected.data + (at - offset), (size_t)(from - at)));
         if (rv != 0) {
             return rv;
         }
         at = to;
     }
-    return compare_later(set, object, at,
-                         slice_of(expected.data + (at - offset), (size_t)(end - at)));
+    return sdk__tx_compare_later(set, object, at,
+                                 slice_of(expected.data + (at - offset), (size_t)(end - at)));
 }

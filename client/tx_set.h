@@ -89,6 +89,11 @@ struct tx_set {
     bool allocated;       /* ever */
     struct list objects, roots, directories;
     struct list parts; /* struct cairn_tx, joined ones too */
+    /* Once the commit has its id: the number that it will be sent under, and where to. */
+    struct tx_reserved *reserved;
+    struct cairn_heap *home_heap;
+    struct core_shard *home; /* NULL: not fixed yet */
+    cairn_tx_id id;
     struct tx_object *buckets[TX_BUCKETS];
 };
 
@@ -126,6 +131,8 @@ int sdk__tx_write_bytes(struct tx_set *set, struct tx_object *object, uint64_t o
 /* Against own writes at once (CONFLICT), the rest of the range at the commit. */
 int sdk__tx_compare_bytes(struct tx_set *set, struct tx_object *object, uint64_t offset,
                           struct slice expected);
+int sdk__tx_compare_later(struct tx_set *set, struct tx_object *object, uint64_t offset,
+                          struct slice expected);
 void sdk__tx_drop_writes(struct tx_set *set, struct tx_object *object);
 
 /* tx_part.c: one shard's. */
@@ -144,8 +151,10 @@ struct tx_parts {
 /* Zeroed before. LIMIT, TOOBIG, NOMEM, CONFLICT (leases of two sessions), said already;
  * sdk__tx_parts_free() in any case. */
 int sdk__tx_parts_encode(const struct tx_set *set, struct tx_parts *out);
-/* The home shard comes first, whatever it is: the one with most items, then the smallest uid. */
+/* The home shard comes first: the one with most items, then the smallest uid. */
 void sdk__tx_parts_order(struct tx_parts *parts);
+/* That one comes first, with a part of its own even if there is nothing to do. LIMIT, NOMEM. */
+int sdk__tx_parts_home(struct tx_parts *parts, struct cairn_heap *heap, struct core_shard *shard);
 /* {uid, length, part} each, as TX_COMMIT wants them. */
 int sdk__tx_parts_join(const struct tx_parts *parts, struct buf *out);
 void sdk__tx_parts_free(struct tx_parts *parts);
@@ -156,6 +165,7 @@ uint64_t sdk__tx_conflict_say(const struct tx_parts *parts, uint64_t what, uint6
                               char *text, size_t size);
 
 /* tx.c */
+uint64_t sdk__now_ns(void);
 uint32_t sdk__tx_left_ms(const struct tx_set *set); /* until its deadline; 0: it has passed */
 uint32_t sdk__tx_shard_index(const struct cairn_heap *heap, const struct core_shard *shard);
 /* The shard of a pointer; INVAL, said already. */
@@ -170,6 +180,17 @@ int sdk__tx_root_of(struct cairn_tx *tx, const char *name, struct tx_root **out)
 /* Asks the shards whether the checks hold. CONFLICT with what is in the way. */
 int sdk__tx_validate(struct cairn_tx *tx, struct tx_parts *parts, uint64_t *what,
                      uint64_t *version);
+
+void sdk__pause_us(uint64_t us);
+#define SDK_TX_SETTLE_PAUSE_US 5000u
+
+/* tx_id.c */
+void sdk__tx_release(struct tx_set *set); /* the number won't be used; if it has one */
+struct core_op *sdk__tx_take_number(struct tx_set *set); /* for the commit; NULL: it has none */
+/* 0: committed; TX_ABORTED, TX_UNDECIDED, SESSION_EXPIRED (nobody knows, or our session is gone).
+ */
+int sdk__tx_settle(struct cairn_client *client, const cairn_tx_id *id, uint32_t left_ms,
+                   uint64_t *version);
 
 /* lease.c: a pointer that is promised to *session of the shard. */
 int sdk__lease_take(struct cairn_heap *heap, uint32_t shard, uint32_t timeout_ms, uint64_t *ptr,
