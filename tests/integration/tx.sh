@@ -5,5 +5,7 @@ build=$1
 source "$(dirname "$0")/lib.sh"
 it_cluster test_embed_tx
 
+step "transactions over three shards"
+expect 0 env TX_SHARDS=3 test_embed_tx cluster
 step "transactions on one shard"
 expect 0 env TX_SHARDS=1 test_embed_tx cluster

@@ -45,7 +45,7 @@ static int begin(void **state)
     cairn_heap_opts opts;
     dir_open(&dir);
     must(open_client(&client));
-    (void)snprintf(name, sizeof name, "tx%d", number++);
+    (void)snprintf(name, sizeof name, "tx%d-%ld", number++, (long)getpid());
     cairn_heap_opts_init(&opts, sizeof opts);
     opts.bytes_max = 64u << 20;
     const char *shards = getenv("TX_SHARDS");
@@ -661,6 +661,154 @@ static void objects_are_born_linked(void **state)
     assert_int_equal(n.value, 5);
 }
 
+/* ---- ids, and going on elsewhere ---- */
+
+static void ids_are_text_and_back(void **state)
+{
+    (void)state;
+    cairn_tx_id id = {{1, UINT64_MAX, 0x0123456789abcdefu, 42}};
+    cairn_tx_id back;
+    char text[CAIRN_TX_ID_TEXT_BYTES];
+    cairn_tx_id_format(&id, text, sizeof text);
+    assert_int_equal(strlen(text), 67);
+    must(cairn_tx_id_parse(text, &back));
+    assert_memory_equal(&back, &id, sizeof id);
+    assert_int_equal(cairn_tx_id_parse("1.2.3.4", &back), CAIRN_E_INVAL);
+    assert_int_equal(cairn_tx_id_parse(NULL, &back), CAIRN_E_INVAL);
+    text[20] = 'x';
+    assert_int_equal(cairn_tx_id_parse(text, &back), CAIRN_E_INVAL);
+}
+
+static uint32_t outcome(const cairn_tx_id *id, uint64_t *version)
+{
+    uint32_t tx_state = 99;
+    must(cairn_tx_outcome(client, id, &tx_state, version));
+    return tx_state;
+}
+
+static void what_became_of_a_commit_can_be_asked(void **state)
+{
+    (void)state;
+    cairn_ptr a = object(1);
+    cairn_ptr b = object(1);
+    cairn_tx_id id;
+    cairn_tx_id again;
+    uint64_t version = 0;
+    uint64_t found = 0;
+    uint32_t tx_state;
+    cairn_tx *tx = start();
+    if (!on_cluster()) {
+        assert_int_equal(cairn_tx_id_of(tx, &id), CAIRN_E_UNSUPPORTED);
+        assert_int_equal(cairn_tx_outcome(client, &id, &tx_state, &found), CAIRN_E_UNSUPPORTED);
+        cairn_tx_abort(tx);
+        return;
+    }
+    set(tx, a, 2);
+    must(cairn_tx_id_of(tx, &id));
+    set(tx, b, 2); /* its home stays what it was */
+    must(cairn_tx_id_of(tx, &again));
+    assert_memory_equal(&again, &id, sizeof id);
+    must(cairn_tx_commit(tx, &version));
+    assert_int_equal(value_of(a) + value_of(b), 4);
+    assert_int_equal(outcome(&id, &found), CAIRN_TX_COMMITTED);
+    assert_int_equal(found, version);
+    tx = start(); /* its home has no part of its own */
+    must(cairn_tx_id_of(tx, &id));
+    set(tx, a, 3);
+    set(tx, b, 3);
+    must(cairn_tx_commit(tx, NULL));
+    assert_int_equal(value_of(a) + value_of(b), 6);
+    tx = start(); /* who asks first makes sure that it never will be */
+    set(tx, a, 4);
+    set(tx, b, 4);
+    must(cairn_tx_id_of(tx, &id));
+    assert_int_equal(outcome(&id, &found), CAIRN_TX_ABORTED);
+    assert_int_equal(cairn_tx_commit(tx, NULL), CAIRN_E_TX_ABORTED);
+    assert_int_equal(value_of(a) + value_of(b), 6);
+    tx = start();
+    set(tx, a, 5);
+    must(cairn_tx_id_of(tx, &id));
+    cairn_tx_abort(tx);
+    assert_int_not_equal(outcome(&id, &found), CAIRN_TX_COMMITTED);
+    id.words[1]++; /* nobody's session */
+    assert_int_equal(outcome(&id, &found), CAIRN_TX_UNKNOWN);
+}
+
+static void it_goes_on_where_it_was_saved(void **state)
+{
+    (void)state;
+    cairn_ptr a = object(1);
+    cairn_ptr b = object(1);
+    cairn_ptr c = object(1);
+    cairn_ptr found;
+    uint64_t one = 1;
+    char *text = NULL;
+    size_t len = 0;
+    cairn_tx *tx = start();
+    cairn_tx *other = NULL;
+    assert_int_equal(get(tx, a), 1);
+    set(tx, b, 2);
+    must(cairn_tx_write(tx, b, 16, "later", 5));
+    must(cairn_tx_compare(tx, c, 0, &one, sizeof one));
+    must(cairn_tx_root_set(tx, "saved", b));
+    assert_int_equal(cairn_tx_root_get(tx, "none", &found), CAIRN_E_NOTFOUND);
+    must(cairn_tx_save(tx, &text, &len));
+    assert_int_equal(strlen(text), len);
+    cairn_tx_abort(tx);
+    must(cairn_tx_load(heap, text, len, &tx));
+    must(cairn_tx_load(heap, text, len, &other));
+    assert_int_equal(get(tx, b), 2);
+    must(cairn_tx_commit(tx, NULL));
+    assert_int_equal(value_of(b), 2);
+    must(cairn_root_get(heap, "saved", &found));
+    assert_true(cairn_ptr_equals(found, b));
+    must(cairn_write(heap, a, 0, &(uint64_t){9}, sizeof one));
+    assert_int_equal(cairn_tx_commit(other, NULL), CAIRN_E_CONFLICT); /* the read of a counts */
+    for (size_t cut = 0; cut < len; cut += 2) { /* nothing that is damaged is taken */
+        assert_int_equal(cairn_tx_load(heap, text, cut, &tx), CAIRN_E_INVAL);
+    }
+    text[1] = 'x';
+    assert_int_equal(cairn_tx_load(heap, text, len, &tx), CAIRN_E_INVAL);
+    cairn_json_free(text);
+    tx = start();
+    must(cairn_tx_alloc(tx, 8, 0, &found));
+    assert_int_equal(cairn_tx_save(tx, &text, &len), CAIRN_E_UNSUPPORTED);
+    cairn_tx_abort(tx);
+}
+
+static void two_heaps_change_together(void **state)
+{
+    (void)state;
+    cairn_tx *part = NULL;
+    cairn_heap *second = NULL;
+    cairn_heap_opts opts;
+    char name[32];
+    cairn_tx *tx = start();
+    if (!on_cluster()) {
+        assert_int_equal(cairn_tx_join(tx, heap, &part), CAIRN_E_UNSUPPORTED);
+        cairn_tx_abort(tx);
+        return;
+    }
+    (void)snprintf(name, sizeof name, "second-%ld", (long)getpid());
+    cairn_heap_opts_init(&opts, sizeof opts);
+    opts.shards = 1;
+    opts.bytes_max = 16u << 20;
+    must(cairn_heap_create(client, name, &opts));
+    must(cairn_heap_open(client, name, &second));
+    cairn_ptr a = object(1);
+    cairn_ptr b;
+    uint64_t value = 1;
+    must(cairn_alloc_init(second, 8, 0, &value, sizeof value, &b));
+    must(cairn_tx_join(tx, second, &part));
+    set(tx, a, get(part, b) + 1);
+    set(part, b, 7);
+    must(cairn_tx_commit(tx, NULL));
+    assert_int_equal(value_of(a), 2);
+    must(cairn_read(second, b, 0, &value, sizeof value, NULL));
+    assert_int_equal(value, 7);
+    cairn_heap_close(second);
+}
+
 int main(int argc, char **argv)
 {
     if (argc > 1) {
@@ -687,6 +835,10 @@ int main(int argc, char **argv)
         cmocka_unit_test_setup_teardown(pointers_change_in_one_step, begin, end),
         cmocka_unit_test_setup_teardown(nodes_move_between_lists, begin, end),
         cmocka_unit_test_setup_teardown(objects_are_born_linked, begin, end),
+        cmocka_unit_test(ids_are_text_and_back),
+        cmocka_unit_test_setup_teardown(what_became_of_a_commit_can_be_asked, begin, end),
+        cmocka_unit_test_setup_teardown(it_goes_on_where_it_was_saved, begin, end),
+        cmocka_unit_test_setup_teardown(two_heaps_change_together, begin, end),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
