@@ -352,6 +352,7 @@ int heap_alloc_leased(struct heap *heap, uint64_t version, uint64_t session, uin
 int heap_free_object(struct heap *heap, uint64_t version, uint64_t ptr)
 {
     uint64_t place = 0;
+    slot_prefetch(heap, ptr_slot(ptr));
     int rv = object_find(heap, ptr, false, &place);
     if (rv != 0) {
         return rv;

@@ -39,6 +39,10 @@ static uint64_t *word_edit(struct heap *h, uint64_t granule, uint32_t word)
     return (uint64_t *)arena_write_line(&h->arena, at);
 }
 
+/* So many slabs of a list are compared when its first one is full, if the next has so much free. */
+#define LIST_LOOKS 16u
+#define LIST_SHARE 64u /* of its blocks */
+
 /* ---- the list of slabs with a free block ---- */
 
 static void list_append(struct heap *h, struct slab_list *list, uint64_t granule)
@@ -78,6 +82,30 @@ static void list_take(struct heap *h, struct slab_list *list, uint64_t granule)
     list_relink(h, list, s, s->next, s->prev);
     s->next = s->prev = 0;
     list->partial--;
+}
+
+/* The first slab goes to the end if it is the highest of the first LIST_LOOKS: blocks are taken
+ * from the others, so that it becomes empty, and the data can end below it. Not when the next one
+ * is almost full: else a class with little to give would change slabs with each block. */
+static void list_settle(struct heap *h, struct slab_list *list)
+{
+    uint32_t head = list->head;
+    if (head == list->tail) {
+        return;
+    }
+    uint32_t link = slab_get(h, head - 1)->next;
+    const struct slab *next = slab_get(h, link - 1);
+    if ((uint32_t)next->blocks - next->used < next->blocks / LIST_SHARE) {
+        return;
+    }
+    for (uint32_t looks = 1; link != 0 && looks < LIST_LOOKS; looks++) {
+        if (link > head) {
+            return;
+        }
+        link = slab_get(h, link - 1)->next;
+    }
+    list_take(h, list, head - 1);
+    list_append(h, list, head - 1);
 }
 
 void slab_moved(struct heap *h, uint64_t granule, uint64_t to)
@@ -142,7 +170,9 @@ static uint64_t block_take(struct heap *h, uint64_t granule)
     s->used++;
     h->room.blocks[s->pool][s->class]--;
     if (s->used == s->blocks) {
-        list_take(h, header_slabs_edit(h, (enum pool)s->pool, s->class), granule);
+        struct slab_list *list = header_slabs_edit(h, (enum pool)s->pool, s->class);
+        list_take(h, list, granule);
+        list_settle(h, list);
     }
     return slab_place(h, granule, s, block);
 }

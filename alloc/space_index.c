@@ -4,7 +4,10 @@
  * A node also has a bit for each kind of size among the runs that begin in it: so the lowest run of
  * a kind is found by descending where the bit is set.
  *
- * The nodes of a level are an array, made for the largest the data can become: memory that the
+ * What a node says lies in two places, each packed for sixteen nodes: a change reads all of the
+ * sixteen, and in a large heap none of it is in a cache.
+ *
+ * The nodes of a level are arrays, made for the largest the data can become: memory that the
  * system gives when it is first touched. So growing the data never asks for any (ERR_NOMEM), and a
  * heap that can become a terabyte starts with a few pages. */
 #include "alloc/space_index.h"
@@ -17,24 +20,56 @@
 #define FAN        (1u << FAN_SHIFT)
 #define LEVELS     7 /* 2^32 granules */
 
-/* Kinds of size: each length below 32, then 8 per doubling; the last has all from 480 on. */
-#define KIND_EXACT  32u
-#define KIND_LAST   63u
+/* Kinds of size: each length below 64, then 16 per doubling; the last has all from 480 on. */
+#define KIND_EXACT  64u
+#define KIND_LAST   110u
 #define KIND_LONG   480u /* where it begins */
 #define LOOK_LEAVES 2u   /* a shorter run ends in one of so many leaves behind its own */
 
-struct node {
+#define CACHE_LINE 64u
+
+struct kinds {
+    uint64_t words[2]; /* bit k: a run of kind k begins here */
+};
+
+struct spans {
     uint32_t prefix, suffix, longest; /* free granules */
-    uint32_t reserved;
-    uint64_t kinds; /* bit k: a run of kind k begins here */
+};
+struct leaf_spans { /* the same, of at most 256 */
+    uint16_t prefix, suffix, longest, reserved;
+};
+/* Of sixteen nodes: a search looks at one word of each. */
+struct kinds_group {
+    uint64_t words[2][FAN];
+};
+
+struct node {
+    struct spans spans;
+    struct kinds kinds;
 };
 
 struct space {
-    struct node *levels[LEVELS];
+    struct leaf_spans *leaves;
+    struct spans *inner[LEVELS]; /* none at level 0 */
+    struct kinds_group *kinds[LEVELS];
     uint64_t counts[LEVELS]; /* nodes, for the data as it is */
     uint32_t top;            /* the level that has one node */
-    struct node nodes[];
+    uint8_t memory[];
 };
+
+static inline struct spans spans_at(const struct space *s, uint32_t level, uint64_t i)
+{
+    if (level != 0) {
+        return s->inner[level][i];
+    }
+    const struct leaf_spans *l = &s->leaves[i];
+    return (struct spans){.prefix = l->prefix, .suffix = l->suffix, .longest = l->longest};
+}
+
+static inline uint64_t kinds_word(const struct space *s, uint32_t level, uint64_t i, uint32_t word)
+{
+    return s->kinds[level][i >> FAN_SHIFT].words[word][i & (FAN - 1)];
+}
 
 static uint64_t level_count(uint64_t granules, uint32_t level)
 {
@@ -51,7 +86,20 @@ static inline uint32_t kind_of(uint64_t granules)
         return KIND_LAST;
     }
     uint32_t log = 31 - (uint32_t)__builtin_clz((uint32_t)granules);
-    return KIND_EXACT + (log - 5) * 8 + ((uint32_t)granules >> (log - 3) & 7);
+    return KIND_EXACT + (log - 6) * 16 + ((uint32_t)granules >> (log - 4) & 15);
+}
+
+/* The first kind from `from` on; KIND_LAST + 1: none. */
+static inline uint32_t kind_next(const struct kinds *kinds, uint32_t from)
+{
+    uint64_t bits = kinds->words[from / 64] & ~(uint64_t)0 << (from & 63);
+    if (bits != 0) {
+        return (from & 64) + (uint32_t)__builtin_ctzll(bits);
+    }
+    if (from < 64 && kinds->words[1] != 0) {
+        return 64 + (uint32_t)__builtin_ctzll(kinds->words[1]);
+    }
+    return KIND_LAST + 1;
 }
 
 /* ---- leaves ---- */
@@ -84,9 +132,9 @@ static inline uint64_t runs_of(uint64_t bits, uint32_t count)
     return bits;
 }
 
-static struct node leaf_of(const struct heap *h, uint64_t leaf, uint64_t end)
+static struct spans leaf_spans_of(const struct heap *h, uint64_t leaf, uint64_t end)
 {
-    struct node n = {0};
+    struct spans n = {0};
     uint32_t words = words_of_leaf(leaf, end);
     uint32_t run = 0;
     bool whole = true;
@@ -201,8 +249,8 @@ static bool runs_next(const struct heap *h, struct runs *r, uint64_t *at, uint64
     }
     const struct space *s = h->space;
     for (uint64_t i = r->leaf + 1; i <= r->leaf + LOOK_LEAVES && i < s->counts[0]; i++) {
-        run += s->levels[0][i].prefix;
-        if (s->levels[0][i].prefix != 1u << LEAF_SHIFT) {
+        run += s->leaves[i].prefix;
+        if (s->leaves[i].prefix != 1u << LEAF_SHIFT) {
             break;
         }
     }
@@ -210,37 +258,37 @@ static bool runs_next(const struct heap *h, struct runs *r, uint64_t *at, uint64
     return true;
 }
 
-static uint64_t kinds_of(const struct heap *h, uint64_t leaf, uint64_t end)
+static struct kinds leaf_kinds_of(const struct heap *h, uint64_t leaf, uint64_t end)
 {
-    uint64_t kinds = 0;
+    struct kinds kinds = {{0, 0}};
     uint64_t at = 0;
     uint64_t len = 0;
     struct runs r;
     runs_open(h, leaf, end, &r);
     while (runs_next(h, &r, &at, &len)) {
-        kinds |= (uint64_t)1 << kind_of(len);
+        uint32_t kind = kind_of(len);
+        kinds.words[kind / 64] |= (uint64_t)1 << (kind & 63);
     }
     return kinds;
 }
 
 /* ---- inner nodes ---- */
 
-static struct node inner_of(const struct space *s, uint32_t level, uint64_t i)
+static inline struct spans inner_spans_of(const struct space *s, uint32_t level, uint64_t i)
 {
-    const struct node *children = s->levels[level - 1] + (i << FAN_SHIFT);
-    uint64_t count = s->counts[level - 1] - (i << FAN_SHIFT);
+    uint64_t first = i << FAN_SHIFT;
+    uint64_t count = s->counts[level - 1] - first;
     count = count < FAN ? count : FAN;
     uint64_t all = (uint64_t)1 << (LEAF_SHIFT + FAN_SHIFT * (level - 1));
-    struct node n = {0};
+    struct spans n = {0};
     uint32_t run = 0;
     bool whole = true;
-    for (uint64_t c = 0; c < count; c++) {
-        const struct node *child = &children[c];
-        n.kinds |= child->kinds;
-        uint32_t joined = run + child->prefix;
+    for (uint64_t c = first; c < first + count; c++) {
+        struct spans child = spans_at(s, level - 1, c);
+        uint32_t joined = run + child.prefix;
         n.longest = joined > n.longest ? joined : n.longest;
-        n.longest = child->longest > n.longest ? child->longest : n.longest;
-        if (child->prefix == all) {
+        n.longest = child.longest > n.longest ? child.longest : n.longest;
+        if (child.prefix == all) {
             run = joined;
             continue;
         }
@@ -248,7 +296,7 @@ static struct node inner_of(const struct space *s, uint32_t level, uint64_t i)
             n.prefix = joined;
             whole = false;
         }
-        run = child->suffix;
+        run = child.suffix;
     }
     if (whole) {
         n.prefix = run;
@@ -257,13 +305,41 @@ static struct node inner_of(const struct space *s, uint32_t level, uint64_t i)
     return n;
 }
 
-static bool node_set(struct node *at, struct node n)
+static struct node inner_of(const struct space *s, uint32_t level, uint64_t i)
 {
-    if (at->prefix == n.prefix && at->suffix == n.suffix && at->longest == n.longest &&
-        at->kinds == n.kinds) {
+    struct node n = {.kinds = {{0, 0}}};
+    n.spans = level == 1 ? inner_spans_of(s, 1, i) : inner_spans_of(s, level, i);
+    uint64_t count = s->counts[level - 1] - (i << FAN_SHIFT);
+    count = count < FAN ? count : FAN;
+    const struct kinds_group *children = &s->kinds[level - 1][i];
+    for (uint64_t c = 0; c < count; c++) {
+        n.kinds.words[0] |= children->words[0][c];
+        n.kinds.words[1] |= children->words[1][c];
+    }
+    return n;
+}
+
+/* Has it changed? */
+static bool node_set(struct space *s, uint32_t level, uint64_t i, const struct node *n)
+{
+    struct spans was = spans_at(s, level, i);
+    struct kinds_group *group = &s->kinds[level][i >> FAN_SHIFT];
+    uint64_t *low = &group->words[0][i & (FAN - 1)];
+    uint64_t *high = &group->words[1][i & (FAN - 1)];
+    if (was.prefix == n->spans.prefix && was.suffix == n->spans.suffix &&
+        was.longest == n->spans.longest && *low == n->kinds.words[0] &&
+        *high == n->kinds.words[1]) {
         return false;
     }
-    *at = n;
+    *low = n->kinds.words[0];
+    *high = n->kinds.words[1];
+    if (level != 0) {
+        s->inner[level][i] = n->spans;
+    } else {
+        s->leaves[i] = (struct leaf_spans){.prefix = (uint16_t)n->spans.prefix,
+                                           .suffix = (uint16_t)n->spans.suffix,
+                                           .longest = (uint16_t)n->spans.longest};
+    }
     return true;
 }
 
@@ -275,9 +351,8 @@ static void update(struct heap *h, uint64_t first, uint64_t last, bool all_the_w
     bool changed = all_the_way;
     /* Backwards: how long a run is follows from the leaves behind the one that it begins in. */
     for (uint64_t i = last + 1; i-- > first;) {
-        struct node n = leaf_of(h, i, end);
-        n.kinds = kinds_of(h, i, end);
-        if (node_set(&s->levels[0][i], n)) {
+        struct node n = {leaf_spans_of(h, i, end), leaf_kinds_of(h, i, end)};
+        if (node_set(s, 0, i, &n)) {
             changed = true;
         }
     }
@@ -286,7 +361,8 @@ static void update(struct heap *h, uint64_t first, uint64_t last, bool all_the_w
         last >>= FAN_SHIFT;
         changed = all_the_way;
         for (uint64_t i = first; i <= last; i++) {
-            if (node_set(&s->levels[level][i], inner_of(s, level, i))) {
+            struct node n = inner_of(s, level, i);
+            if (node_set(s, level, i, &n)) {
                 changed = true;
             }
         }
@@ -321,9 +397,29 @@ void index_update(struct heap *h, uint64_t from, uint64_t end)
     last = last < s->counts[0] ? last : s->counts[0] - 1;
     /* So may one that ends where the range begins. */
     if (from > 0 && first > 0 && is_free_before(h, from)) {
-        first -= first > 1 && s->levels[0][first - 1].prefix == 1u << LEAF_SHIFT ? 2 : 1;
+        first -= first > 1 && s->leaves[first - 1].prefix == 1u << LEAF_SHIFT ? 2 : 1;
     }
     update(h, first, last, false);
+}
+
+static inline void prefetch_lines(const void *from, size_t bytes)
+{
+    for (size_t at = 0; at < bytes; at += CACHE_LINE) {
+        __builtin_prefetch((const uint8_t *)from + at);
+    }
+}
+
+void index_prefetch(const struct heap *h, uint64_t granule)
+{
+    const struct space *s = h->space;
+    uint64_t group = granule >> (LEAF_SHIFT + FAN_SHIFT);
+    prefetch_lines(&s->leaves[group << FAN_SHIFT], FAN * sizeof(struct leaf_spans));
+    prefetch_lines(&s->kinds[0][group], sizeof(struct kinds_group));
+    if (s->top > 2) { /* else that is near */
+        group >>= FAN_SHIFT;
+        prefetch_lines(&s->inner[1][group << FAN_SHIFT], FAN * sizeof(struct spans));
+        prefetch_lines(&s->kinds[1][group], sizeof(struct kinds_group));
+    }
 }
 
 void index_resize(struct heap *h, uint64_t before)
@@ -350,7 +446,7 @@ void index_resize(struct heap *h, uint64_t before)
 uint64_t index_longest(const struct heap *h)
 {
     const struct space *s = h->space;
-    return s->counts[0] == 0 ? 0 : s->levels[s->top][0].longest;
+    return s->counts[0] == 0 ? 0 : spans_at(s, s->top, 0).longest;
 }
 
 static uint64_t leaf_tail(const struct heap *h, uint64_t leaf, uint64_t end)
@@ -381,11 +477,11 @@ uint64_t index_tail(const struct heap *h)
     /* All parts but the last one of a level have their full size. */
     for (uint32_t level = 0; level < s->top; level++) {
         for (; (i & (FAN - 1)) != 0; i--) {
-            const struct node *n = &s->levels[level][i - 1];
-            if (n->prefix != (uint64_t)1 << (LEAF_SHIFT + FAN_SHIFT * level)) {
-                return run + n->suffix;
+            struct spans n = spans_at(s, level, i - 1);
+            if (n.prefix != (uint64_t)1 << (LEAF_SHIFT + FAN_SHIFT * level)) {
+                return run + n.suffix;
             }
-            run += n->prefix;
+            run += n.prefix;
         }
         i >>= FAN_SHIFT;
     }
@@ -393,14 +489,15 @@ uint64_t index_tail(const struct heap *h)
 }
 
 /* The kinds of the runs that begin in the first `leaves` leaves. */
-static uint64_t kinds_before(const struct space *s, uint64_t leaves)
+static struct kinds kinds_before(const struct space *s, uint64_t leaves)
 {
-    uint64_t kinds = 0;
+    struct kinds kinds = {{0, 0}};
     uint64_t at = 0;
     for (uint32_t level = s->top;; level--) {
         uint64_t stop = leaves >> (FAN_SHIFT * level);
         for (; at < stop && at < s->counts[level]; at++) {
-            kinds |= s->levels[level][at].kinds;
+            kinds.words[0] |= kinds_word(s, level, at, 0);
+            kinds.words[1] |= kinds_word(s, level, at, 1);
         }
         if (level == 0 || at >= s->counts[level]) {
             return kinds;
@@ -412,14 +509,15 @@ static uint64_t kinds_before(const struct space *s, uint64_t leaves)
 /* The first leaf from `from` on in which a run of the kind begins; INDEX_NONE. */
 static uint64_t leaf_with(const struct space *s, uint32_t kind, uint64_t from)
 {
-    uint64_t bit = (uint64_t)1 << kind;
+    uint32_t word = kind / 64;
+    uint64_t bit = (uint64_t)1 << (kind & 63);
     uint64_t at = from;
     uint32_t level = 0;
     /* Up to where a node behind `from` has it, then down. */
     for (;; level++, at = (at >> FAN_SHIFT)) {
         uint64_t stop = level == s->top ? s->counts[level] : (at | (FAN - 1)) + 1;
         stop = stop < s->counts[level] ? stop : s->counts[level];
-        while (at < stop && (s->levels[level][at].kinds & bit) == 0) {
+        while (at < stop && (kinds_word(s, level, at, word) & bit) == 0) {
             at++;
         }
         if (at < stop) {
@@ -432,7 +530,7 @@ static uint64_t leaf_with(const struct space *s, uint32_t kind, uint64_t from)
     while (level > 0) {
         level--;
         at <<= FAN_SHIFT;
-        while ((s->levels[level][at].kinds & bit) == 0) {
+        while ((kinds_word(s, level, at, word) & bit) == 0) {
             at++;
         }
     }
@@ -453,6 +551,7 @@ static uint64_t kind_find(const struct heap *h, uint32_t kind, uint64_t count, u
         uint64_t at = 0;
         uint64_t len = 0;
         struct runs r;
+        index_prefetch(h, leaf << LEAF_SHIFT); /* it is likely to be this one */
         runs_open(h, leaf, end, &r);
         while (runs_next(h, &r, &at, &len)) {
             if (kind_of(len) != kind) {
@@ -481,18 +580,15 @@ uint64_t index_find_best(const struct heap *h, uint64_t count, uint64_t below)
     if (kind == KIND_LAST) {
         return index_find(h, count);
     }
-    uint64_t kinds = kinds_before(s, leaves) >> kind;
-    if ((kinds & 1) != 0) {
+    struct kinds kinds = kinds_before(s, leaves);
+    if ((kinds.words[kind / 64] >> (kind & 63) & 1) != 0) {
         uint64_t at = kind_find(h, kind, count, leaves, INDEX_LOOKS);
         if (at != INDEX_NONE) {
             return at;
         }
     }
-    kinds &= ~(uint64_t)1;
-    if (kinds != 0) {
-        return kind_find(h, kind + (uint32_t)__builtin_ctzll(kinds), count, leaves, 1);
-    }
-    return index_find(h, count);
+    kind = kind_next(&kinds, kind + 1);
+    return kind <= KIND_LAST ? kind_find(h, kind, count, leaves, 1) : index_find(h, count);
 }
 
 uint64_t index_find(const struct heap *h, uint64_t count)
@@ -508,15 +604,15 @@ uint64_t index_find(const struct heap *h, uint64_t count)
         at <<= FAN_SHIFT;
         for (;; at++) {
             assert(at < s->counts[level - 1]);
-            const struct node *n = &s->levels[level - 1][at];
+            struct spans n = spans_at(s, level - 1, at);
             /* A run that ends in this part began before all that lie wholly inside. */
-            if (run + n->prefix >= count) {
+            if (run + n.prefix >= count) {
                 return (at << shift) - run;
             }
-            if (n->longest >= count) {
+            if (n.longest >= count) {
                 break;
             }
-            run = n->prefix == (uint64_t)1 << shift ? run + n->prefix : n->suffix;
+            run = n.prefix == (uint64_t)1 << shift ? run + n.prefix : n.suffix;
         }
     }
     uint64_t found = leaf_find(h, at, count, space_granules(h));
@@ -524,31 +620,54 @@ uint64_t index_find(const struct heap *h, uint64_t count)
     return found;
 }
 
+static uint64_t groups_of(uint64_t nodes)
+{
+    return (nodes + FAN - 1) >> FAN_SHIFT;
+}
+
 uint64_t space_index_bytes(const struct heap *h)
 {
-    uint64_t nodes = 0;
-    for (uint32_t level = 0; level <= h->space->top; level++) {
-        nodes += h->space->counts[level];
+    const struct space *s = h->space;
+    uint64_t bytes = s->counts[0] * sizeof *s->leaves;
+    for (uint32_t level = 0; level <= s->top; level++) {
+        bytes += level == 0 ? 0 : s->counts[level] * sizeof *s->inner[0];
+        bytes += groups_of(s->counts[level]) * sizeof *s->kinds[0];
     }
-    return nodes * sizeof(struct node);
+    return bytes;
 }
 
 /* ---- life ---- */
 
+/* Room for `count` things in whole cache lines. */
+static uint64_t lines_bytes(uint64_t count, size_t size)
+{
+    return (count * size + CACHE_LINE - 1) & ~(uint64_t)(CACHE_LINE - 1);
+}
+
 int space_open(struct heap *h)
 {
-    uint64_t nodes = 0;
+    uint64_t granules = h->regions.granules_max;
+    uint64_t bytes = CACHE_LINE + lines_bytes(level_count(granules, 0), sizeof(struct leaf_spans));
     for (uint32_t level = 0; level < LEVELS; level++) {
-        nodes += level_count(h->regions.granules_max, level);
+        uint64_t nodes = level_count(granules, level);
+        bytes += lines_bytes(groups_of(nodes), sizeof(struct kinds_group));
+        bytes += level == 0 ? 0 : lines_bytes(nodes, sizeof(struct spans));
     }
-    struct space *s = mem_zalloc(sizeof *s + (size_t)nodes * sizeof(struct node));
+    struct space *s = mem_zalloc(sizeof *s + (size_t)bytes);
     if (s == NULL) {
         return ERR_NOMEM;
     }
-    struct node *at = s->nodes;
+    uint8_t *at = s->memory + (-(uintptr_t)s->memory & (CACHE_LINE - 1));
+    s->leaves = (struct leaf_spans *)(void *)at;
+    at += lines_bytes(level_count(granules, 0), sizeof(struct leaf_spans));
     for (uint32_t level = 0; level < LEVELS; level++) {
-        s->levels[level] = at;
-        at += level_count(h->regions.granules_max, level);
+        uint64_t nodes = level_count(granules, level);
+        s->kinds[level] = (struct kinds_group *)(void *)at;
+        at += lines_bytes(groups_of(nodes), sizeof(struct kinds_group));
+        if (level != 0) {
+            s->inner[level] = (struct spans *)(void *)at;
+            at += lines_bytes(nodes, sizeof(struct spans));
+        }
     }
     h->space = s;
     index_resize(h, 0);

@@ -10,7 +10,7 @@
 
 /* First granule of the lowest free run of at least `count`; INDEX_NONE. */
 uint64_t index_find(const struct heap *h, uint64_t count);
-/* First granule of a run that leaves little over. Sizes have kinds: every length below 32, then 8
+/* First granule of a run that leaves little over. Sizes have kinds: every length below 64, then 16
  * per doubling, then all from 480 on. Among the runs that begin before granule `below`, rounded
  * down to 256, + 256: the lowest one of the same kind that is long enough, among the first
  * INDEX_LOOKS of the kind; else the lowest one of the next longer kind that there is. Otherwise,
@@ -23,6 +23,8 @@ uint64_t index_tail(const struct heap *h);
 /* Granules [from, end) of the maps have changed. from < end. */
 void index_update(struct heap *h, uint64_t from, uint64_t end);
 /* The data had `before` granules; the header says how many there are now. */
+/* An update is near that begins at this granule: asks for what it will read. */
+void index_prefetch(const struct heap *h, uint64_t granule);
 void index_resize(struct heap *h, uint64_t before);
 
 #endif

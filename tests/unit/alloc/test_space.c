@@ -73,13 +73,14 @@ static uint64_t lowest(const struct space_model *m, uint64_t count)
 }
 
 /* Kinds of size, told off one by one. */
+#define KIND_LAST 109u
 static uint64_t kind(uint64_t count)
 {
     uint64_t k = 0;
     uint64_t step = 1;
-    for (uint64_t from = 1; from + step <= count && k < 62; k++) {
+    for (uint64_t from = 1; from + step <= count && k < KIND_LAST; k++) {
         from += step;
-        step = from >= 32 ? ((uint64_t)1 << (63 - __builtin_clzll(from))) / 8 : 1;
+        step = from >= 64 ? ((uint64_t)1 << (63 - __builtin_clzll(from))) / 16 : 1;
     }
     return k;
 }
@@ -89,7 +90,7 @@ static uint64_t place(const struct space_model *m, uint64_t count)
 {
     const struct heap *heap = m->heap;
     uint64_t used = header(heap)->used_granules;
-    uint64_t below = (used + used / 32) / 256 * 256 + 256;
+    uint64_t below = (used + used / 40) / 256 * 256 + 256;
     uint64_t best = UINT64_MAX;
     uint64_t best_kind = UINT64_MAX;
     uint64_t looks = 0;
@@ -108,7 +109,7 @@ static uint64_t place(const struct space_model *m, uint64_t count)
             best_kind = k;
         }
     }
-    return best != UINT64_MAX && kind(count) != 62 ? best : lowest(m, count);
+    return best != UINT64_MAX && kind(count) != KIND_LAST ? best : lowest(m, count);
 }
 
 static uint64_t tail_start(const struct space_model *m)
@@ -451,7 +452,7 @@ static void a_heap_can_be_filled_to_its_limit(void **state)
     }
 }
 
-/* A step is a 1024th, at least 64 KiB; of a longer tail one stays. Trimming takes the maps' pages
+/* A step is a 4096th, at least 64 KiB; of a longer tail one stays. Trimming takes the maps' pages
  * along. */
 static void data_grows_in_steps_and_shrinks(void **state)
 {
@@ -464,8 +465,8 @@ static void data_grows_in_steps_and_shrinks(void **state)
     assert_int_equal(at, 1);
     uint64_t data = header(heap)->data_bytes;
     assert_int_equal(data, ((uint64_t)1 << 30) + PAGE_BYTES);
-    assert_int_equal(extent_alloc(heap, true, (uint64_t)1 << 19, &at), 0);
-    uint64_t step = ((uint64_t)1 << 20) + PAGE_BYTES;
+    assert_int_equal(extent_alloc(heap, true, (uint64_t)1 << 17, &at), 0);
+    uint64_t step = ((uint64_t)1 << 18) + PAGE_BYTES;
     assert_int_equal(header(heap)->data_bytes, data + step);
     uint64_t full = space_bytes(heap);
     extent_free(heap, at);
