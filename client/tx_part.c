@@ -134,7 +134,7 @@ static int put_all_checks(const struct tx_set *set, struct tx_parts *parts)
     }
     list_for_each (it, &set->directories) {
         const struct tx_directory *directory = list_entry(it, struct tx_directory, link);
-        if (rv == 0 && set->at == 0 && set->opts.isolation == CAIRN_SERIALIZABLE) {
+        if (rv == 0 && directory->checked) {
             struct item item = {.kind = TX_CHECK_DIRECTORY, .value = directory->version};
             rv = put(parts, directory->heap, directory->shard, &item);
         }

@@ -116,9 +116,16 @@ static void put_set(struct writer *w, const struct cairn_tx *tx)
     list_for_each (it, &set->roots) {
         put_root(w, list_entry(it, struct tx_root, link));
     }
-    put_u32(w, length_of(&set->directories));
+    uint32_t checked = 0;
+    list_for_each (it, &set->directories) {
+        checked += list_entry(it, struct tx_directory, link)->checked;
+    }
+    put_u32(w, checked);
     list_for_each (it, &set->directories) {
         const struct tx_directory *directory = list_entry(it, struct tx_directory, link);
+        if (!directory->checked) {
+            continue;
+        }
         put_u32(w, sdk__tx_shard_index(tx->heap, directory->shard));
         put_u64(w, directory->version);
     }

@@ -197,14 +197,18 @@ int sdk__tx_set_saw_root(struct tx_set *set, struct tx_root *root, uint64_t vers
 int sdk__tx_set_saw_directory(struct tx_set *set, struct tx_directory *directory, uint64_t version)
 {
     saw(set, version);
-    if (directory->version != 0) {
+    if (!counts(set)) {
+        return 0;
+    }
+    if (directory->checked) { /* version 0, too: no name ever came or went */
         return directory->version == version
                    ? 0
                    : sdk__fail(CAIRN_E_CONFLICT, "the set of roots has changed since it was read");
     }
-    int rv = counts(set) ? sdk__tx_set_charge(set, 1, 0) : 0;
+    int rv = sdk__tx_set_charge(set, 1, 0);
     if (rv == 0) {
         directory->version = version;
+        directory->checked = true;
     }
     return rv;
 }

@@ -73,6 +73,7 @@ struct tx_directory {
     struct cairn_heap *heap;
     struct core_shard *shard;
     uint64_t version;
+    bool checked;
 };
 
 #define TX_BUCKETS 64u
