@@ -23,8 +23,7 @@ typedef struct cairn_tx cairn_tx;
 enum cairn_isolation {
     /* As if transactions ran one after another, in an order that agrees with real time. */
     CAIRN_SERIALIZABLE = 0,
-    /* Reads are of one time, when it began; of two that write the same object the second gets
-     * CONFLICT. Write skew is possible, and the time may lie before a commit that was answered. */
+    /* Not supported yet: cairn_tx_begin() answers UNSUPPORTED. */
     CAIRN_SNAPSHOT = 1,
     /* Each read sees what is committed; nothing is validated but cairn_tx_compare(). */
     CAIRN_READ_COMMITTED = 2
@@ -35,22 +34,24 @@ typedef struct cairn_tx_opts {
     uint32_t isolation;   /* enum cairn_isolation; default CAIRN_SERIALIZABLE */
     uint32_t deadline_ms; /* of the whole transaction, cairn_tx_run()'s retries included; default:
                              the client's timeout_ms. TIMEOUT */
-    uint64_t read_at;     /* a version: read-only, as of then; default 0. SNAPSHOT_TOO_OLD */
+    uint64_t read_at;     /* a version: read-only, as of then; default 0. SNAPSHOT_TOO_OLD; roots:
+                             UNSUPPORTED */
     uint32_t read_only;   /* non-zero: writes are INVAL, and nothing is prepared anywhere */
     uint32_t items_max;   /* checks and operations, 1..1024; default 1024 */
     uint32_t bytes_max;   /* encoded, 1..512 KiB; default 512 KiB */
 } cairn_tx_opts;
 CAIRN_API void cairn_tx_opts_init(cairn_tx_opts *opts, size_t struct_size);
 
-/* No round trip, except for CAIRN_SNAPSHOT, which asks every shard for its time. opts NULL:
- * defaults. *tx is given (ends with cairn_tx_commit, cairn_tx_abort or a future of the former). */
+/* No round trip. opts NULL: defaults. *tx is given (ends with cairn_tx_commit, cairn_tx_abort or a
+ * future of the former). */
 CAIRN_API int cairn_tx_begin(cairn_heap *heap, const cairn_tx_opts *opts, cairn_tx **tx);
 /* Another heap of the same client in the same transaction: *part is for calls on it, and ends with
  * tx. Not with a directory of this machine: UNSUPPORTED. */
 CAIRN_API int cairn_tx_join(cairn_tx *tx, cairn_heap *heap, cairn_tx **part);
 
 /* The pointer is final at once, and may be stored in other objects of the transaction; after an
- * abort it is STALE for ever. A round trip only when the shard's lease of slots has run out. */
+ * abort it is soon STALE, for ever. A round trip only when the shard's lease of slots has run out.
+ */
 CAIRN_API int cairn_tx_alloc(cairn_tx *tx, uint64_t bytes, uint32_t type, cairn_ptr *ptr);
 /* The same on the shard of `near`, so that the transaction has fewer shards. */
 CAIRN_API int cairn_tx_alloc_near(cairn_tx *tx, cairn_ptr near_to, uint64_t bytes, uint32_t type,
@@ -82,7 +83,7 @@ CAIRN_API int cairn_tx_root_list(cairn_tx *tx, cairn_root_cb cb, void *arg);
  * TX_TOO_LATE, TOOBIG, LIMIT, NOSPACE, STALE, RANGE, DENIED: nothing happened. tx ends in any case.
  */
 CAIRN_API int cairn_tx_commit(cairn_tx *tx, uint64_t *version);
-/* cairn_future_get_u64(): the version. */
+/* cairn_future_get_u64(): the version. One that only read is sent like one that writes. */
 CAIRN_API int cairn_tx_commit_async(cairn_tx *tx, cairn_future **future);
 CAIRN_API void cairn_tx_abort(cairn_tx *tx); /* no round trip; NULL is allowed */
 
@@ -99,11 +100,13 @@ CAIRN_API int cairn_tx_run(cairn_heap *heap, cairn_tx_fn fn, void *arg);
 CAIRN_API int cairn_tx_run_opts(cairn_heap *heap, const cairn_tx_opts *opts, cairn_tx_fn fn,
                                 void *arg);
 
-/* Names a commit, for settling what became of it: fixed by cairn_tx_id(), which draws the number,
- * so that it can be stored before cairn_tx_commit() is called. */
+/* Names a commit, for settling what became of it: fixed by cairn_tx_id_of(), which draws the
+ * number, so that it can be stored before cairn_tx_commit() is called. */
 typedef struct cairn_tx_id {
     uint64_t words[4]; /* home shard's uid, session, number, deadline */
 } cairn_tx_id;
+/* Ids and outcomes are a cluster's: UNSUPPORTED in a directory of this machine, where
+ * cairn_tx_commit() tells. */
 #define CAIRN_TX_ID_TEXT_BYTES 72
 CAIRN_API int cairn_tx_id_of(cairn_tx *tx, cairn_tx_id *id);
 CAIRN_API void cairn_tx_id_format(const cairn_tx_id *id, char *text, size_t size);

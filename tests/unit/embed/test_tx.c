@@ -261,7 +261,13 @@ static void absence_is_something_that_was_read(void **state)
     (void)state;
     cairn_ptr a = object(1);
     cairn_ptr found;
+    struct names none = {{0}};
     cairn_tx *tx = start();
+    must(cairn_tx_root_list(tx, on_root, &none)); /* of a heap that never had one */
+    must(cairn_root_set(heap, "w", a));
+    assert_int_equal(cairn_tx_root_list(tx, on_root, &none), CAIRN_E_CONFLICT);
+    cairn_tx_abort(tx);
+    tx = start();
     assert_int_equal(cairn_tx_root_get(tx, "x", &found), CAIRN_E_NOTFOUND);
     set(tx, a, 2);
     must(cairn_root_set(heap, "x", a));
@@ -273,6 +279,7 @@ static void absence_is_something_that_was_read(void **state)
     must(cairn_tx_root_list(tx, on_root, &names));
     set(tx, a, 3);
     must(cairn_root_set(heap, "y", a)); /* a phantom */
+    assert_int_equal(cairn_tx_root_list(tx, on_root, &names), CAIRN_E_CONFLICT);
     assert_int_equal(cairn_tx_commit(tx, NULL), CAIRN_E_CONFLICT);
     assert_int_equal(value_of(a), 1);
 }
@@ -776,6 +783,29 @@ static void it_goes_on_where_it_was_saved(void **state)
     cairn_tx_abort(tx);
 }
 
+static void one_can_read_as_of_a_version(void **state)
+{
+    (void)state;
+    must(cairn_heap_set_retention(heap, 60000));
+    cairn_ptr a = object(1);
+    cairn_object before;
+    cairn_tx_opts opts;
+    cairn_tx *tx = NULL;
+    uint64_t two = 2;
+    must(cairn_stat(heap, a, &before));
+    must(cairn_write(heap, a, 0, &two, sizeof two));
+    cairn_tx_opts_init(&opts, sizeof opts);
+    opts.read_at = before.version;
+    must(cairn_tx_begin(heap, &opts, &tx));
+    assert_int_equal(get(tx, a), 1);
+    assert_int_equal(cairn_tx_write(tx, a, 0, &two, sizeof two), CAIRN_E_INVAL);
+    assert_int_equal(cairn_tx_root_get(tx, "r", &a), CAIRN_E_UNSUPPORTED);
+    must(cairn_tx_commit(tx, NULL));
+    cairn_tx_opts_init(&opts, sizeof opts);
+    opts.isolation = CAIRN_SNAPSHOT;
+    assert_int_equal(cairn_tx_begin(heap, &opts, &tx), CAIRN_E_UNSUPPORTED);
+}
+
 static void two_heaps_change_together(void **state)
 {
     (void)state;
@@ -838,6 +868,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(ids_are_text_and_back),
         cmocka_unit_test_setup_teardown(what_became_of_a_commit_can_be_asked, begin, end),
         cmocka_unit_test_setup_teardown(it_goes_on_where_it_was_saved, begin, end),
+        cmocka_unit_test_setup_teardown(one_can_read_as_of_a_version, begin, end),
         cmocka_unit_test_setup_teardown(two_heaps_change_together, begin, end),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
