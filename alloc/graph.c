@@ -256,6 +256,35 @@ static int read_bytes(const struct walk *w, uint64_t ptr, uint8_t *out, uint64_t
                              : heap_read_at(w->heap, w->at, ptr, 0, out, len);
 }
 
+static uint8_t *put_object(struct walk *w, struct reached r, const struct heap_object *o,
+                           uint64_t len)
+{
+    uint8_t *at = buf_extend(w->objects, GRAPH_HEAD_BYTES + (size_t)len);
+    if (at == NULL) {
+        return NULL;
+    }
+    store_u64(at, r.ptr);
+    store_u64(at + 8, o->version);
+    store_u64(at + 16, o->size);
+    store_u32(at + 24, o->type);
+    store_u32(at + 28, r.depth);
+    store_u32(at + 32, (uint32_t)len);
+    w->bytes += (uint32_t)len;
+    w->object_count++;
+    w->pointers--;
+    return at + GRAPH_HEAD_BYTES;
+}
+
+/* A transaction that saw that it isn't there yet has to say so (rules X12). */
+static int take_missing(struct walk *w, struct reached r)
+{
+    static const struct heap_object unborn = {.version = 0};
+    if (w->query->at != 0 || !heap_ptr_is_unborn(w->heap, r.ptr)) {
+        return 0; /* dangling, or not there then */
+    }
+    return put_object(w, r, &unborn, 0) == NULL ? ERR_NOMEM : 0;
+}
+
 /* Puts it into the answer; w->full: it found no room there. */
 static int take(struct walk *w, struct reached r)
 {
@@ -263,7 +292,7 @@ static int take(struct walk *w, struct reached r)
     int rv =
         w->query->at == 0 ? heap_stat(w->heap, r.ptr, &o) : heap_stat_at(w->heap, w->at, r.ptr, &o);
     if (rv == ERR_STALE || rv == ERR_NOTFOUND || rv == ERR_INVAL) {
-        return 0; /* dangling, or not born (then) */
+        return take_missing(w, r);
     }
     if (rv != 0) {
         return rv;
@@ -275,23 +304,14 @@ static int take(struct walk *w, struct reached r)
         w->full = true; /* the next answer has more room */
         return 0;
     }
-    uint8_t *at = buf_extend(w->objects, GRAPH_HEAD_BYTES + (size_t)len);
+    uint8_t *at = put_object(w, r, &o, len);
     if (at == NULL) {
         return ERR_NOMEM;
     }
-    store_u64(at, r.ptr);
-    store_u64(at + 8, o.version);
-    store_u64(at + 16, o.size);
-    store_u32(at + 24, o.type);
-    store_u32(at + 28, r.depth);
-    store_u32(at + 32, (uint32_t)len);
-    rv = read_bytes(w, r.ptr, at + GRAPH_HEAD_BYTES, len);
+    rv = read_bytes(w, r.ptr, at, len);
     if (rv == 0 && type != NULL) {
-        rv = follow(w, type, r, at + GRAPH_HEAD_BYTES, len);
+        rv = follow(w, type, r, at, len);
     }
-    w->bytes += (uint32_t)len;
-    w->object_count++;
-    w->pointers--;
     return rv;
 }
 

@@ -19,8 +19,9 @@ struct graph_query {
 };
 
 /* Objects in order of depth, each once, by the fewest edges; those that don't exist (then) are left
- * out. What is on other shards, or found no room in the answer, is in the frontier. The first
- * object may be cut off (length < size); nothing behind the cut is followed.
+ * out, but (newest) what is promised and not allocated yet comes with version 0. What is on other
+ * shards, or found no room in the answer, is in the frontier. The first object may be cut off
+ * (length < size); nothing behind the cut is followed.
  *
  * objects, frontier: appended, as in FETCH_RESULT. *at: the version of all of it.
  *

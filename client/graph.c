@@ -1,7 +1,7 @@
 /* Graphs: which shard is asked next, and what has come so far. Each shard walks as far as it can by
  * itself (alloc/graph.h); what leads elsewhere comes back and is asked there.
  *
- *   a pointer:   WAITING --asked--> ASKED --answered--> HERE (a node of the graph) or GONE
+ *   a pointer:   WAITING --asked--> ASKED --answered--> HERE (a node of the graph), UNBORN or GONE
  *                   ^                 |
  *                   `---the answer was full
  *
@@ -15,6 +15,7 @@
 #include "base/mem.h"
 #include "cairn/graph.h"
 #include "client/sdk.h"
+#include "client/tx_set.h"
 
 #define ENTRY_BYTES        12u /* pointer u64, depth u32 */
 #define HEAD_BYTES         36u /* of an object, in front of its bytes */
@@ -22,7 +23,7 @@
 #define BYTES_DEFAULT      (UINT64_C(64) << 20)
 #define POINTER_SHARD_BITS 52
 
-enum place_state { WAITING, ASKED, HERE, GONE };
+enum place_state { WAITING, ASKED, HERE, UNBORN, GONE };
 
 /* A pointer that was seen. ptr 0: a free place of the table. */
 struct place {
@@ -54,6 +55,7 @@ struct cairn_graph {
 
 struct walk {
     struct cairn_heap *heap;
+    struct cairn_tx *tx; /* NULL: none */
     const struct cairn_fetch_opts *opts;
     struct cairn_graph *graph;
     uint32_t shard; /* that is asked */
@@ -180,6 +182,10 @@ static int take_object(struct walk *w, struct cursor *c)
     if (place->state == HERE || place->depth < node.depth) {
         return 0; /* known, but there was no room to say so; or it waits, and is nearer */
     }
+    if (node.object.version == 0) {
+        place->state = UNBORN; /* promised to somebody, not allocated yet */
+        return 0;
+    }
     node.data = keep_bytes(g, bytes.data, bytes.len);
     if (place->node != 0) { /* again, by fewer edges */
         g->nodes[place->node - 1] = node;
@@ -300,6 +306,13 @@ static int ask(struct walk *w)
     query.path = slice_of(path, strlen(path));
     struct cairn_future f;
     sdk__future_init(&f, w->heap->client);
+    if (w->tx != NULL) {
+        w->tx->set->reads++;
+        f.call.timeout_ms = sdk__tx_left_ms(w->tx->set);
+        if (f.call.timeout_ms == 0) {
+            return sdk__fail(CAIRN_E_TIMEOUT, "the transaction's deadline has passed");
+        }
+    }
     int rv = sdk__future_run(&f, core_prepare_fetch(&f.call, w->heap->core, w->shard, &query));
     if (rv == 0) {
         rv = hear(w, slice_of(f.call.bytes.data, f.call.bytes.len), f.call.value);
@@ -332,6 +345,9 @@ static int walk(struct walk *w, cairn_ptr start)
     if (rv == 0 && place_of(g, start.word)->state == GONE) {
         rv = sdk__fail(CAIRN_E_STALE, "the start of the graph is freed, or was never allocated");
     }
+    if (rv == 0 && place_of(g, start.word)->state == UNBORN) {
+        rv = sdk__fail(CAIRN_E_NOT_YET, "the start of the graph is not allocated yet");
+    }
     if (rv != 0) {
         return rv;
     }
@@ -342,38 +358,90 @@ static int walk(struct walk *w, cairn_ptr start)
     return 0;
 }
 
+/* What was seen counts at the transaction's commit. */
+static int remember(struct walk *w)
+{
+    const struct cairn_graph *g = w->graph;
+    int rv = 0;
+    for (uint64_t i = 0; rv == 0 && i < g->place_capacity; i++) {
+        const struct place *p = &g->places[i];
+        struct core_shard *shard = NULL;
+        if (p->ptr == 0 || (p->state != HERE && p->state != UNBORN)) {
+            continue;
+        }
+        rv = sdk__tx_aim(w->heap, p->ptr, &shard);
+        struct tx_object *object =
+            rv == 0 ? sdk__tx_set_object(w->tx->set, w->heap, shard, p->ptr) : NULL;
+        if (rv == 0 && object == NULL) {
+            rv = sdk__fail(CAIRN_E_NOMEM, "out of memory for a transaction");
+        }
+        if (rv == 0 && !object->born) {
+            rv = sdk__tx_set_saw_object(w->tx->set, object,
+                                        p->state == HERE ? g->nodes[p->node].object.version : 0);
+        }
+    }
+    return rv;
+}
+
+static int fetch(struct walk *w, cairn_ptr start, cairn_graph **graph)
+{
+    if (cairn_ptr_is_null(start) ||
+        start.word >> POINTER_SHARD_BITS >= core_heap_shards(w->heap->core)) {
+        return sdk__fail(CAIRN_E_INVAL, "the start of the graph is no pointer of this heap");
+    }
+    if (w->opts->bytes_max == 0) {
+        return sdk__fail(CAIRN_E_INVAL, "bytes_max of a graph is 0");
+    }
+    w->graph = mem_zalloc(sizeof *w->graph);
+    if (w->graph == NULL) {
+        return sdk__fail(CAIRN_E_NOMEM, "%s", "");
+    }
+    int rv = walk(w, start);
+    buf_close(&w->starts);
+    buf_close(&w->known);
+    if (rv == 0 && w->tx != NULL) {
+        rv = remember(w);
+    }
+    if (rv != 0) {
+        cairn_graph_free(w->graph);
+        return rv;
+    }
+    *graph = w->graph;
+    return 0;
+}
+
+static void take_opts(const cairn_fetch_opts *opts, cairn_fetch_opts *taken)
+{
+    cairn_fetch_opts_init(taken, sizeof *taken);
+    if (opts != NULL) {
+        memcpy(taken, opts, opts->struct_size < sizeof *taken ? opts->struct_size : sizeof *taken);
+    }
+}
+
 int cairn_fetch(cairn_heap *heap, cairn_ptr start, const cairn_fetch_opts *opts,
                 cairn_graph **graph)
 {
     cairn_fetch_opts taken;
-    cairn_fetch_opts_init(&taken, sizeof taken);
+    take_opts(opts, &taken);
     *graph = NULL;
     if (heap == NULL) {
         return sdk__fail(CAIRN_E_INVAL, "the heap is NULL");
     }
-    if (opts != NULL) {
-        memcpy(&taken, opts, opts->struct_size < sizeof taken ? opts->struct_size : sizeof taken);
+    struct walk w = {.heap = heap, .opts = &taken};
+    return fetch(&w, start, graph);
+}
+
+int cairn_tx_fetch(cairn_tx *tx, cairn_ptr start, const cairn_fetch_opts *opts, cairn_graph **graph)
+{
+    cairn_fetch_opts taken;
+    take_opts(opts, &taken);
+    *graph = NULL;
+    if (taken.at != 0) {
+        return sdk__fail(CAIRN_E_INVAL, "a transaction has its own time: opts.at must be 0");
     }
-    if (cairn_ptr_is_null(start) ||
-        start.word >> POINTER_SHARD_BITS >= core_heap_shards(heap->core)) {
-        return sdk__fail(CAIRN_E_INVAL, "the start of the graph is no pointer of this heap");
-    }
-    if (taken.bytes_max == 0) {
-        return sdk__fail(CAIRN_E_INVAL, "bytes_max of a graph is 0");
-    }
-    struct walk w = {.heap = heap, .opts = &taken, .graph = mem_zalloc(sizeof **graph)};
-    if (w.graph == NULL) {
-        return sdk__fail(CAIRN_E_NOMEM, "%s", "");
-    }
-    int rv = walk(&w, start);
-    buf_close(&w.starts);
-    buf_close(&w.known);
-    if (rv != 0) {
-        cairn_graph_free(w.graph);
-        return rv;
-    }
-    *graph = w.graph;
-    return 0;
+    taken.at = tx->set->at;
+    struct walk w = {.heap = tx->heap, .tx = tx, .opts = &taken};
+    return fetch(&w, start, graph);
 }
 
 /* ---- looking ---- */

@@ -11,6 +11,7 @@
 
 #include <cairn/cairn.h>
 #include <cairn/graph.h>
+#include <cairn/tx.h>
 
 #define HEAP     "graph"
 #define FAR      UINT32_MAX
@@ -252,6 +253,33 @@ static void compare_older(uint32_t *depths)
     compare(victim, FAR, NULL, depths);
 }
 
+/* Between the fetch and the commit an object of the graph changes, or none does. */
+static void fetch_in_transaction(bool disturbed)
+{
+    cairn_tx *tx = NULL;
+    cairn_graph *graph = NULL;
+    cairn_fetch_opts opts;
+    cairn_node last;
+    cairn_ptr mark;
+    uint64_t number = 7;
+    cairn_fetch_opts_init(&opts, sizeof opts);
+    opts.depth = 2;
+    must(cairn_alloc(heap, 8, 0, &mark), "alloc");
+    must(cairn_tx_begin(heap, NULL, &tx), "begin");
+    opts.at = 1;
+    CHECK(cairn_tx_fetch(tx, objects[0], &opts, &graph) == CAIRN_E_INVAL, "another time");
+    opts.at = 0;
+    must(cairn_tx_fetch(tx, objects[0], &opts, &graph), "fetch in a transaction");
+    must(cairn_graph_get(graph, cairn_graph_count(graph) - 1, &last), "get");
+    if (disturbed) {
+        must(cairn_write(heap, last.object.ptr, 0, last.data, 8), "write");
+    }
+    must(cairn_tx_write(tx, mark, 0, &number, sizeof number), "write in a transaction");
+    int rv = cairn_tx_commit(tx, NULL);
+    CHECK(rv == (disturbed ? CAIRN_E_CONFLICT : 0), "commit: %d %s", rv, cairn_errormsg());
+    cairn_graph_free(graph);
+}
+
 static void refuse(void)
 {
     cairn_ptr freed;
@@ -306,6 +334,8 @@ int main(int argc, char **argv)
         compare(start, FAR, NULL, depths);
         compare_partial(start, depths);
     }
+    fetch_in_transaction(false);
+    fetch_in_transaction(true);
     compare_older(depths);
     refuse();
     must(cairn_root_set(heap, "start", objects[0]), "root");

@@ -3,7 +3,7 @@
 #ifndef CAIRN_GRAPH_H
 #define CAIRN_GRAPH_H
 
-#include <cairn/cairn.h>
+#include <cairn/tx.h>
 
 #ifdef __cplusplus
 extern "C" {
@@ -22,10 +22,16 @@ typedef struct cairn_fetch_opts {
 CAIRN_API void cairn_fetch_opts_init(cairn_fetch_opts *opts, size_t struct_size);
 
 /* Breadth first from `start` along the pointer fields of registered types, each object once. *graph
- * is given (free with cairn_graph_free). STALE: the start. SNAPSHOT_TOO_OLD. Dangling pointers are
- * left out; of an object of more than 2 MiB the first 2 MiB come, and the graph is partial. */
+ * is given (free with cairn_graph_free). STALE, NOT_YET: the start. SNAPSHOT_TOO_OLD. Dangling
+ * pointers are left out; of an object of more than 2 MiB the first 2 MiB come, and the graph is
+ * partial. */
 CAIRN_API int cairn_fetch(cairn_heap *heap, cairn_ptr start, const cairn_fetch_opts *opts,
                           cairn_graph **graph);
+/* The same in a transaction: as of its time, or each object counts as read at its commit (CONFLICT
+ * when it has changed since; LIMIT: more than the transaction may remember). What the transaction
+ * itself has written isn't in it. NOT_YET: the start is promised, and not allocated yet. */
+CAIRN_API int cairn_tx_fetch(cairn_tx *tx, cairn_ptr start, const cairn_fetch_opts *opts,
+                             cairn_graph **graph);
 CAIRN_API uint64_t cairn_graph_count(const cairn_graph *graph);
 CAIRN_API int cairn_graph_is_partial(const cairn_graph *graph);
 typedef struct cairn_node {

@@ -220,6 +220,20 @@ static void dangling_pointers_are_left_out(void **state)
     assert_int_equal(count(), 0);
 }
 
+static void what_is_promised_has_no_version(void **state)
+{
+    (void)state;
+    uint64_t lease = 0;
+    uint64_t ptrs[4];
+    assert_int_equal(heap_lease(heap, 77, 4, &lease, ptrs), 0);
+    uint64_t a = put_node(1, ptrs[2], 0);
+    assert_int_equal(fetch(a, UINT32_MAX, ""), 0);
+    assert_int_equal(count(), 2);
+    assert_int_equal(object(1).ptr, ptrs[2]);
+    assert_int_equal(object(1).version, 0);
+    assert_int_equal(object(1).size, 0);
+}
+
 static void a_version_shows_the_graph_of_then(void **state)
 {
     (void)state;
@@ -344,6 +358,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(a_flexible_array_leads_to_all_of_its_items, setup,
                                         teardown),
         cmocka_unit_test_setup_teardown(dangling_pointers_are_left_out, setup, teardown),
+        cmocka_unit_test_setup_teardown(what_is_promised_has_no_version, setup, teardown),
         cmocka_unit_test_setup_teardown(a_version_shows_the_graph_of_then, setup, teardown),
         cmocka_unit_test_setup_teardown(what_has_no_room_is_in_the_frontier, setup, teardown),
         cmocka_unit_test_setup_teardown(what_is_known_is_not_fetched_unless_it_is_nearer, setup,
