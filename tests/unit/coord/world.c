@@ -274,7 +274,7 @@ static uint64_t open_session(struct world *w, uint64_t uid)
     struct msg_session_open m = {.uid = uid,
                                  .nonce = uid + 1,
                                  .owner = hash64(0, w->identity.name, strlen(w->identity.name)),
-                                 .window = 16,
+                                 .window = 256,
                                  .lease_ms = 60000};
     struct buf body = {0};
     int rv = message_encode_session_open(&m, &body);
