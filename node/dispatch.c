@@ -142,6 +142,11 @@ static void answer_scratch(struct client *client, uint64_t request_id, uint16_t 
     }
 }
 
+void dispatch__end(struct request *request)
+{
+    request_free(request);
+}
+
 void dispatch__answer(struct request *request, uint16_t kind)
 {
     answer_scratch(request->client, request->request_id, kind);
@@ -177,27 +182,31 @@ static void command_done(struct shard_command *command, const struct command_res
     dispatch__command_done(container_of(command, struct request, command), result);
 }
 
+struct request *dispatch__begin(struct client *client, const struct frame_header *header,
+                                uint64_t uid, struct shard **shard)
+{
+    *shard = replica_shard(client->node->replica, uid);
+    if (*shard == NULL) {
+        refuse(client, header->request_id, ERR_NOSHARD, uid, NULL);
+        return NULL;
+    }
+    struct request *request = request_new(client, header, uid);
+    if (request == NULL) {
+        refuse(client, header->request_id, ERR_BUSY, uid, NULL);
+    }
+    return request;
+}
+
 struct request *dispatch__begin_command(struct client *client, const struct frame_header *header,
                                         struct slice body, struct shard **shard)
 {
-    struct node *node = client->node;
     struct command_prefix prefix;
     if (message_command_prefix(body, &prefix) != 0) {
         refuse(client, header->request_id, ERR_PROTOCOL, 0, NULL);
         return NULL;
     }
-    *shard = replica_shard(node->replica, prefix.uid);
-    if (*shard == NULL) {
-        refuse(client, header->request_id, ERR_NOSHARD, prefix.uid, NULL);
-        return NULL;
-    }
-    struct request *request = request_new(client, header, prefix.uid);
-    if (request == NULL) {
-        refuse(client, header->request_id, ERR_BUSY, prefix.uid, NULL);
-        return NULL;
-    }
-    node->commands++;
-    return request;
+    client->node->commands++;
+    return dispatch__begin(client, header, prefix.uid, shard);
 }
 
 void dispatch__refuse(struct request *request, int err)
@@ -889,8 +898,9 @@ static void client_frame(struct client *client, const struct frame_header *heade
     case KIND_TX_COMMIT:
         tx__commit(client, header, body);
         return;
-    case KIND_TX_CLOSE:
     case KIND_TX_HOLD:
+        tx__hold(client, header, body);
+        return;
     case KIND_WATCH:
         refuse(client, header->request_id, ERR_UNSUPPORTED, 0, NULL);
         return;

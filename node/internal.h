@@ -157,11 +157,16 @@ void dispatch__answer_later(struct request *request, int err, const json_t *answ
 
 /* A command's outcome for whoever sent it. */
 void dispatch__command_done(struct request *request, const struct command_result *result);
-/* A request of its own for something that is proposed; NULL: refused, and told. */
+/* A request of its own for a shard that is here; NULL: refused, and told. */
+struct request *dispatch__begin(struct client *client, const struct frame_header *header,
+                                uint64_t uid, struct shard **shard);
+/* The same for a command. */
 struct request *dispatch__begin_command(struct client *client, const struct frame_header *header,
                                         struct slice body, struct shard **shard);
-/* It wasn't taken: tells why, and ends it. */
+/* Tells why not, and ends it. */
 void dispatch__refuse(struct request *request, int err);
+/* It has been answered. */
+void dispatch__end(struct request *request);
 /* The answer's body is in node->scratch. */
 void dispatch__answer(struct request *request, uint16_t kind);
 
@@ -172,6 +177,8 @@ int tx__validate(struct request *request, const struct heap *heap);
  * name: of a root; ptr 0 and no name: the directory. */
 int tx__check_intent(struct request *request, const struct heap *heap, uint64_t ptr,
                      struct slice name, uint64_t at);
+/* TX_HOLD. */
+void tx__hold(struct client *client, const struct frame_header *header, struct slice body);
 /* TX_COMMIT of a client. */
 void tx__commit(struct client *client, const struct frame_header *header, struct slice body);
 /* TX_PREPARE, TX_DECIDE, TX_REFUSE, TX_FORGET of another node. */

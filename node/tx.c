@@ -37,6 +37,75 @@ int tx__validate(struct request *request, const struct heap *heap)
     return rv;
 }
 
+/* ---- readers of one version on many shards ---- */
+
+/* All that had been prepared is decided. request->by.seq: the hold, 0 none. */
+static void hold_decided(struct coord_wait *wait, int err)
+{
+    struct request *request = container_of(wait, struct request, wait);
+    struct node *node = request->node;
+    struct shard *shard = node->replica == NULL ? NULL : replica_shard(node->replica, request->uid);
+    if (err != 0 || shard == NULL) {
+        dispatch__refuse(request, err != 0 ? err : ERR_NOSHARD);
+        return;
+    }
+    struct msg_tx_held out = {.clock = heap_clock(shard_heap(shard)), .hold = request->by.seq};
+    buf_clear(&node->scratch);
+    if (request->client != NULL && message_encode_tx_held(&out, &node->scratch) == 0) {
+        dispatch__answer(request, KIND_TX_HELD);
+    }
+    dispatch__end(request);
+}
+
+static void hold_wait(struct request *request, int err)
+{
+    struct node *node = request->node;
+    struct shard *shard = node->replica == NULL ? NULL : replica_shard(node->replica, request->uid);
+    if (err != 0 || shard == NULL) {
+        dispatch__refuse(request, err != 0 ? err : ERR_NOSHARD);
+        return;
+    }
+    request->wait.cb = hold_decided;
+    coord_wait_all(node->coord, shard, &request->wait);
+}
+
+static void hold_confirmed(struct shard_read *read, int err)
+{
+    hold_wait(container_of(read, struct request, read), err);
+}
+
+static void hold_reached(struct shard_command *command, const struct command_result *result)
+{
+    hold_wait(container_of(command, struct request, command), result->err);
+}
+
+/* With a hold everything that was accepted before it must be applied, not only committed: it may
+ * get a version above those that other shards give meanwhile. */
+void tx__hold(struct client *client, const struct frame_header *header, struct slice body)
+{
+    struct msg_tx_hold m = {0};
+    struct shard *shard = NULL;
+    int rv = message_decode_tx_hold(body, &m);
+    struct request *request = dispatch__begin(client, header, m.uid, &shard);
+    if (request == NULL) {
+        return;
+    }
+    if (rv == 0 && m.hold_ms > TX_HOLD_MS_MAX) {
+        rv = ERR_INVAL;
+    }
+    if (rv == 0 && m.hold_ms == 0) {
+        request->read.cb = hold_confirmed;
+        rv = shard_read_index(shard, &request->read);
+    } else if (rv == 0) {
+        request->command.cb = hold_reached;
+        request->by.seq = shard_hold(shard, m.hold_ms);
+        rv = request->by.seq != 0 ? shard_barrier(shard, &request->command) : ERR_BUSY;
+    }
+    if (rv != 0) {
+        dispatch__refuse(request, rv);
+    }
+}
+
 /* ---- several shards ---- */
 
 static void commit_done(struct shard_command *command, const struct command_result *result)

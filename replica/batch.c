@@ -194,7 +194,16 @@ int shard_propose(struct shard *shard, uint16_t kind, struct slice body, uint64_
         return ERR_TOOBIG;
     }
     struct command_prefix prefix;
+    struct msg_tx_close close = {0};
     rv = fsm_validate(shard->uid, kind, body, &prefix);
+    if (rv != 0) {
+        return rv;
+    }
+    if (kind != KIND_TX_CLOSE) {
+        rv = hold_is_on(shard) ? ERR_BUSY : 0;
+    } else if (message_decode_tx_close(body, &close) == 0 && close.hold != 0) {
+        rv = shard_holds(shard, close.hold) ? 0 : ERR_TX_UNDECIDED;
+    }
     if (rv != 0) {
         return rv;
     }
@@ -209,7 +218,26 @@ int shard_propose(struct shard *shard, uint16_t kind, struct slice body, uint64_
     } else if (kind != KIND_NODE_JOIN) {
         rv = ERR_DENIED; /* TICK, SESSION_BURY and RECLAIM are the leader's own */
     }
-    return rv != 0 ? rv : batch_append(shard, kind, body, command);
+    if (rv == 0) {
+        rv = batch_append(shard, kind, body, command);
+    }
+    if (rv == 0 && close.hold != 0) {
+        hold_end(shard, close.hold);
+    }
+    return rv;
+}
+
+int shard_barrier(struct shard *shard, struct shard_command *command)
+{
+    struct msg_tick m = {.uid = shard->uid};
+    struct buf *scratch = &shard->r->scratch;
+    buf_clear(scratch);
+    int rv = check_open(shard);
+    if (rv == 0) {
+        rv = message_encode_tick(&m, scratch);
+    }
+    return rv != 0 ? rv
+                   : batch_append(shard, KIND_TICK, slice_of(scratch->data, scratch->len), command);
 }
 
 int shard_check_commit(const struct shard *shard, const struct command_prefix *prefix,
@@ -228,6 +256,9 @@ int shard_propose_tx(struct shard *shard, uint16_t kind, struct slice body,
     struct command_prefix prefix;
     if (kind == KIND_TX_PREPARE) {
         int rv = check_open(shard);
+        if (rv == 0 && hold_is_on(shard)) {
+            rv = ERR_BUSY;
+        }
         if (rv != 0) {
             return rv;
         }

@@ -268,6 +268,7 @@ static enum command_class class_of(uint16_t kind)
     case KIND_ALLOC_LEASED:
     case KIND_TX_COMMIT_ONE:
     case KIND_TX_SETTLE:
+    case KIND_TX_CLOSE:
         return CLASS_OBJECT;
     case KIND_TX_PREPARE:
     case KIND_TX_DECIDE:
@@ -376,6 +377,8 @@ static int apply_sequenced(struct heap *heap, uint16_t kind, struct slice body,
         return apply_lease(heap, body, version, result);
     case KIND_TX_COMMIT_ONE:
         return tx_commit_one(heap, body, version, &ticket->record, result);
+    case KIND_TX_CLOSE:
+        return tx_close(heap, body, now, result);
     case KIND_TX_SETTLE:
         return tx_settle(heap, body, now, &ticket->record, result);
     case KIND_HEAP_CREATE:
@@ -478,8 +481,9 @@ static int apply_command(struct heap *heap, uint64_t uid, uint16_t kind, struct 
     if (fatal != 0 || is_fatal(rv)) {
         return fatal != 0 ? fatal : rv;
     }
-    uint64_t found = result->version; /* TX_SETTLE tells of another command's */
-    settle(result, rv, kind == KIND_TX_SETTLE ? found : now.version);
+    /* TX_SETTLE tells of another command's version, TX_CLOSE of the clock. */
+    bool own = kind != KIND_TX_SETTLE && kind != KIND_TX_CLOSE;
+    settle(result, rv, own ? now.version : result->version);
     return session_leave(heap, &ticket, result);
 }
 

@@ -128,6 +128,16 @@ struct install {
     uint64_t sent_ms;
 };
 
+/* ---- holds
+ * ---------------------------------------------------------------------------------------------------------
+ */
+
+#define HOLDS_MAX 16u /* of a shard at a time */
+struct hold {
+    uint64_t term, until_ms;
+    uint32_t number;
+};
+
 /* ---- a shard
  * -------------------------------------------------------------------------------------------------------
  */
@@ -184,6 +194,9 @@ struct shard {
     struct list batch_pool;
     uint32_t batch_pool_count;
     size_t batch_bytes; /* of the last ones: how much to allocate first */
+
+    struct hold holds[HOLDS_MAX];
+    uint32_t hold_last;
 
     struct list reads;      /* not yet in a round */
     struct list reads_done; /* confirmed, wait for apply */
@@ -344,6 +357,13 @@ void shard__apply(struct shard *s);
 /* HLC of an entry submitted now. */
 uint64_t shard__stamp(struct shard *s);
 
+/* ---- hold.c
+ * ---------------------------------------------------------------------------------------------------------
+ */
+
+bool hold_is_on(const struct shard *s);
+void hold_end(struct shard *s, uint64_t name);
+
 /* ---- fsm.c
  * ---------------------------------------------------------------------------------------------------------
  */
@@ -441,6 +461,8 @@ int tx_apply(struct heap *heap, uint64_t uid, uint16_t kind, struct slice body,
 /* Sequenced: a result or a fatal error. session: the one whose command it is. */
 int tx_commit_one(struct heap *heap, struct slice body, uint64_t version,
                   const struct session_record *session, struct command_result *result);
+int tx_close(struct heap *heap, struct slice body, const struct fsm_now *now,
+             struct command_result *result);
 int tx_settle(struct heap *heap, struct slice body, const struct fsm_now *now,
               const struct session_record *session, struct command_result *result);
 /* As fsm_work(). */

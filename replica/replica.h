@@ -152,9 +152,11 @@ uint64_t shard_now(struct shard *shard);
 /* Would a sequenced command with this prefix be accepted? As shard_propose(). */
 int shard_check_commit(const struct shard *shard, const struct command_prefix *prefix,
                        uint64_t owner);
+/* cb comes when all that was accepted before is applied. As shard_propose(). */
+int shard_barrier(struct shard *shard, struct shard_command *command);
 /* From now on shard_propose() and TX_PREPARE are BUSY, for hold_ms (<= TX_HOLD_MS_MAX) or until
- * TX_CLOSE with this hold is applied; holds overlap. Returns its name (term and number), 0 when
- * this node doesn't lead. */
+ * TX_CLOSE with this hold is proposed: what comes later has later versions. Holds overlap. Returns
+ * its name (term and number), 0 when this node doesn't lead or too many are held. */
 uint64_t shard_hold(struct shard *shard, uint32_t hold_ms);
 /* Is it still held, in the same term? */
 bool shard_holds(const struct shard *shard, uint64_t hold);

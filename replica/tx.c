@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "alloc/txn.h"
+#include "base/hlc.h"
 #include "replica/internal.h"
 
 #define SWEEP_MAX        8u /* refusals past their time that a command takes away */
@@ -330,6 +331,26 @@ int tx_apply(struct heap *heap, uint64_t uid, uint16_t kind, struct slice body,
         rv = txn_sweep_refused(heap, SWEEP_MAX);
     }
     assert(rv == 0 || is_fatal(rv));
+    return rv;
+}
+
+/* ---- readers at one version ---- */
+
+int tx_close(struct heap *heap, struct slice body, const struct fsm_now *now,
+             struct command_result *result)
+{
+    struct msg_tx_close m;
+    int rv = message_decode_tx_close(body, &m);
+    if (rv == 0 && m.keep_ms > TX_KEEP_MS) {
+        rv = ERR_INVAL;
+    }
+    if (rv == 0) {
+        rv = heap_close_at(heap, m.at, now->version + hlc_from_ms(READ_AHEAD_MS), m.keep_ms);
+    }
+    if (rv == 0 && m.at < heap_safepoint(heap)) {
+        rv = ERR_SNAPSHOT_TOO_OLD; /* from now on it is kept: the next version will do */
+    }
+    result->version = heap_clock(heap);
     return rv;
 }
 

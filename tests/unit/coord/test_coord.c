@@ -274,6 +274,136 @@ static void a_read_waits_for_what_is_being_decided(void **state)
     world_close(&w);
 }
 
+static struct answer *hold(struct world *w, uint32_t shard, uint32_t hold_ms)
+{
+    struct msg_tx_hold m = {.uid = w->uids[shard], .hold_ms = hold_ms};
+    struct buf body = {0};
+    assert_int_equal(message_encode_tx_hold(&m, &body), 0);
+    struct answer *a =
+        world_send(w, world_leader(w, w->uids[shard]), KIND_TX_HOLD, slice_of(body.data, body.len));
+    buf_close(&body);
+    return a;
+}
+
+static struct msg_tx_held held(struct world *w, struct answer *a)
+{
+    struct msg_tx_held m;
+    assert_true(world_wait(w, a, 5000));
+    assert_int_equal(a->kind, KIND_TX_HELD);
+    assert_int_equal(message_decode_tx_held(slice_of(a->body.data, a->body.len), &m), 0);
+    world_answer_free(a);
+    return m;
+}
+
+/* One attempt: 0 with *clock, or why not. */
+static int close_at(struct world *w, uint32_t shard, uint64_t at, uint64_t name, uint64_t *clock)
+{
+    struct msg_tx_close m = {.uid = w->uids[shard],
+                             .session = w->sessions[shard],
+                             .seq = ++w->seqs[shard],
+                             .at = at,
+                             .hold = name,
+                             .keep_ms = 10000};
+    struct buf body = {0};
+    struct msg_error error;
+    struct msg_result result;
+    assert_int_equal(message_encode_tx_close(&m, &body), 0);
+    struct answer *a = world_send(w, world_leader(w, w->uids[shard]), KIND_TX_CLOSE,
+                                  slice_of(body.data, body.len));
+    assert_true(world_wait(w, a, 5000));
+    struct slice bytes = slice_of(a->body.data, a->body.len);
+    int err;
+    if (a->kind == KIND_ERROR) {
+        assert_int_equal(message_decode_error(bytes, &error), 0);
+        err = -(int)error.code;
+    } else {
+        assert_int_equal(message_decode_result(bytes, &result), 0);
+        err = -(int)result.code;
+        *clock = result.version;
+    }
+    buf_close(&body);
+    world_answer_free(a);
+    return err;
+}
+
+static int write_once(struct world *w, uint32_t shard, uint64_t ptr, uint64_t *version)
+{
+    struct msg_write m = {.uid = w->uids[shard],
+                          .session = w->sessions[shard],
+                          .seq = ++w->seqs[shard],
+                          .ptr = ptr,
+                          .data = slice_of("later...", 8)};
+    struct buf body = {0};
+    struct msg_error error;
+    struct msg_result result;
+    assert_int_equal(message_encode_write(&m, &body), 0);
+    struct answer *a =
+        world_send(w, world_leader(w, w->uids[shard]), KIND_WRITE, slice_of(body.data, body.len));
+    assert_true(world_wait(w, a, 5000));
+    struct slice bytes = slice_of(a->body.data, a->body.len);
+    int err;
+    if (a->kind == KIND_ERROR) {
+        assert_int_equal(message_decode_error(bytes, &error), 0);
+        err = -(int)error.code;
+    } else {
+        assert_int_equal(message_decode_result(bytes, &result), 0);
+        err = -(int)result.code;
+        *version = result.version;
+    }
+    buf_close(&body);
+    world_answer_free(a);
+    return err;
+}
+
+/* A heap without retention keeps what readers at a closed version need. */
+static void a_hold_stops_writes_until_it_is_closed(void **state)
+{
+    (void)state;
+    static struct world w;
+    uint64_t clock = 0;
+    uint64_t version = 0;
+    world_open(&w, 21);
+    uint64_t ptr = world_alloc(&w, 0, 1);
+    struct msg_tx_held h = held(&w, hold(&w, 0, 50));
+    struct msg_tx_held h1 = held(&w, hold(&w, 1, 50));
+    assert_true(h.hold != 0);
+    assert_int_equal(write_once(&w, 0, ptr, &version), ERR_BUSY);
+    uint64_t at = h.clock > h1.clock ? h.clock : h1.clock;
+    assert_int_equal(close_at(&w, 0, at, h.hold + 1, &clock), ERR_TX_UNDECIDED);
+    /* History begins with the first reader, who comes again. */
+    assert_int_equal(close_at(&w, 0, at, h.hold, &clock), ERR_SNAPSHOT_TOO_OLD);
+    assert_int_equal(close_at(&w, 0, at, h.hold, &clock), ERR_TX_UNDECIDED);
+    h = held(&w, hold(&w, 0, 50));
+    h1 = held(&w, hold(&w, 1, 50));
+    at = h.clock > h1.clock ? h.clock : h1.clock;
+    assert_int_equal(close_at(&w, 0, at, h.hold, &clock), 0);
+    assert_true(clock >= at);
+    assert_int_equal(write_once(&w, 0, ptr, &version), 0);
+    assert_true(version > at);
+    /* The object as it was. */
+    struct msg_read m = {.uid = w.uids[0], .ptr = ptr, .len = 8, .at = at};
+    struct msg_read_result result;
+    struct buf body = {0};
+    int err;
+    assert_int_equal(message_encode_read(&m, &body), 0);
+    struct buf out = world_read(&w, w.uids[0], KIND_READ, &body, &err);
+    assert_int_equal(err, 0);
+    assert_int_equal(message_decode_read_result(slice_of(out.data, out.len), &result), 0);
+    assert_int_equal(load_u64(result.data.data), 1);
+    buf_close(&out);
+    /* A hold ends by itself; then it can't be closed any more. */
+    h = held(&w, hold(&w, 0, 50));
+    world_run_ms(&w, 60);
+    assert_int_equal(write_once(&w, 0, ptr, &version), 0);
+    assert_int_equal(close_at(&w, 0, h.clock, h.hold, &clock), ERR_TX_UNDECIDED);
+    /* Without a hold it only asks for the clock. */
+    h = held(&w, hold(&w, 0, 0));
+    assert_int_equal(h.hold, 0);
+    assert_int_equal(write_once(&w, 0, ptr, &version), 0);
+    assert_int_equal(close_at(&w, 0, h.clock + hlc_from_ms(5000), 0, &clock), ERR_INVAL);
+    world_close(&w);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -281,6 +411,7 @@ int main(void)
         cmocka_unit_test(a_conflict_on_one_shard_leaves_all_as_they_were),
         cmocka_unit_test(a_retry_gets_the_same_answer_and_settling_tells_it),
         cmocka_unit_test(a_coordinator_may_die_at_any_moment),
+        cmocka_unit_test(a_hold_stops_writes_until_it_is_closed),
         cmocka_unit_test(a_read_waits_for_what_is_being_decided),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,0 +1,64 @@
+/* Holds: a leader takes no new writes for a few milliseconds, so that a reader finds one version
+ * above all that was answered before it began, on many shards (rules X13). Volatile, and of one
+ * term: a hold that was lost is found out by TX_CLOSE. */
+#include "replica/internal.h"
+
+static uint64_t name_of(const struct shard *s, uint32_t number)
+{
+    return s->lead_term << 32 | number;
+}
+
+bool hold_is_on(const struct shard *s)
+{
+    uint64_t now_ms = env_now_ms(s->r->env);
+    for (uint32_t i = 0; i < HOLDS_MAX; i++) {
+        if (s->holds[i].until_ms > now_ms && s->holds[i].term == s->lead_term) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static const struct hold *find(const struct shard *s, uint64_t name)
+{
+    uint64_t now_ms = env_now_ms(s->r->env);
+    for (uint32_t i = 0; i < HOLDS_MAX; i++) {
+        const struct hold *h = &s->holds[i];
+        if (h->until_ms > now_ms && h->term == s->lead_term && name_of(s, h->number) == name) {
+            return h;
+        }
+    }
+    return NULL;
+}
+
+uint64_t shard_hold(struct shard *shard, uint32_t hold_ms)
+{
+    uint64_t now_ms = env_now_ms(shard->r->env);
+    assert(hold_ms <= TX_HOLD_MS_MAX);
+    if (!shard__leads(shard)) {
+        return 0;
+    }
+    for (uint32_t i = 0; i < HOLDS_MAX; i++) {
+        struct hold *h = &shard->holds[i];
+        if (h->until_ms <= now_ms || h->term != shard->lead_term) {
+            h->term = shard->lead_term;
+            h->number = ++shard->hold_last;
+            h->until_ms = now_ms + hold_ms;
+            return name_of(shard, h->number);
+        }
+    }
+    return 0;
+}
+
+bool shard_holds(const struct shard *shard, uint64_t hold)
+{
+    return shard__leads(shard) && find(shard, hold) != NULL;
+}
+
+void hold_end(struct shard *s, uint64_t name)
+{
+    struct hold *h = (struct hold *)find(s, name);
+    if (h != NULL) {
+        h->until_ms = 0;
+    }
+}
