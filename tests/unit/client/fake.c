@@ -141,6 +141,10 @@ static struct msg_result apply(struct fake *f, uint16_t kind, struct slice body)
     }
     assert_true(p.seq > s->acked); /* the client never sends what it has acknowledged ... */
     assert_true(p.seq < FAKE_SEQS);
+    if (f->undecided > 0 && !s->applied[p.seq]) {
+        f->undecided--;
+        return (struct msg_result){.code = (uint32_t)-ERR_TX_UNDECIDED};
+    }
     if (!s->applied[p.seq]) {
         s->applied[p.seq] = true;
         s->result[p.seq] = (*counter(f, p.uid))++;

@@ -66,6 +66,7 @@ struct fake {
     int refuse;                /* commands get this ERROR */
     uint32_t refuse_times;
     uint32_t retry_after_ms;
+    uint32_t undecided;    /* so many commands find an undecided transaction in their way */
     bool garbage;          /* answers are of the wrong kind */
     bool late_notleader;   /* a command is applied, and NOTLEADER answered once */
     uint32_t read_changes; /* the version moves with so many of the next reads */

@@ -429,6 +429,96 @@ static void a_command_sent_twice_when_its_session_expires_is_in_doubt(void **sta
     fake_close(&f);
 }
 
+static const struct fake_seen *last_seen(void)
+{
+    return &f.seen[f.seen_count - 1];
+}
+
+static void a_command_that_meets_a_transaction_comes_again_under_another_number(void **state)
+{
+    (void)state;
+    struct core_opts opts = {.timeout_ms = 500};
+    begin(&opts);
+    struct fake_call c;
+    f.undecided = 3;
+    fake_add(&f, &c, 0);
+    assert_int_equal(fake_wait(&f, &c), 0);
+    assert_int_equal(f.counters[0], 1);
+    assert_int_equal(last_seen()->seq, 4);
+    assert_int_equal(last_seen()->acked, 3);
+    struct fake_call late;
+    f.undecided = UINT32_MAX;
+    fake_add(&f, &late, 0);
+    int rv = fake_wait(&f, &late); /* nothing has happened, and that is said */
+    assert_true(rv == ERR_TIMEOUT || rv == ERR_INDOUBT);
+    assert_int_equal(f.counters[0], 1);
+    fake_close(&f);
+}
+
+static struct core_op *draw(struct fake_call *c)
+{
+    memset(c, 0, sizeof *c);
+    assert_int_equal(core_prepare_tx_reserve(&c->call, f.heap, 0), 0);
+    fake_submit(&f, c);
+    assert_int_equal(fake_wait(&f, c), 0);
+    assert_non_null(c->call.op);
+    return c->call.op;
+}
+
+static int commit_with(struct fake_call *c, struct core_op *number)
+{
+    memset(c, 0, sizeof *c);
+    assert_int_equal(core_prepare_tx_commit_one(&c->call, f.heap, 0, slice_of("part", 4)), 0);
+    c->call.reserved = number;
+    fake_submit(&f, c);
+    return fake_wait(&f, c);
+}
+
+static void a_number_can_be_drawn_before_its_commit(void **state)
+{
+    (void)state;
+    begin(NULL);
+    struct fake_call c;
+    struct fake_call drawn;
+    struct core_op *number = draw(&drawn);
+    assert_int_equal(drawn.call.seq, 1);
+    assert_true(drawn.call.value > drawn.call.session); /* its deadline lies ahead */
+    fake_add(&f, &c, 0); /* overtakes it, and acknowledges nothing beyond it */
+    assert_int_equal(fake_wait(&f, &c), 0);
+    assert_int_equal(last_seen()->seq, 2);
+    assert_int_equal(last_seen()->acked, 0);
+    assert_int_equal(commit_with(&c, number), 0);
+    assert_int_equal(last_seen()->kind, KIND_TX_COMMIT_ONE);
+    assert_int_equal(last_seen()->seq, 1);
+    assert_int_equal(c.call.seq, 1);
+    number = draw(&drawn);
+    core_tx_release(number); /* never used: the next ones go past it */
+    fake_add(&f, &c, 0);
+    assert_int_equal(fake_wait(&f, &c), 0);
+    assert_int_equal(last_seen()->acked, 3);
+    (void)draw(&drawn); /* one that nobody gives back goes with the core */
+    fake_close(&f);
+}
+
+static void a_drawn_number_never_becomes_another(void **state)
+{
+    (void)state;
+    begin(NULL);
+    struct fake_call c;
+    struct fake_call drawn;
+    struct core_op *number = draw(&drawn);
+    fake_expire_sessions(&f);
+    assert_int_equal(commit_with(&c, number), ERR_TX_ABORTED);
+    assert_int_equal(f.counters[0], 0);
+    number = draw(&drawn);
+    fake_expire_sessions(&f);
+    fake_add(&f, &c, 0); /* this one finds out, and gets a new session */
+    assert_int_equal(fake_wait(&f, &c), 0);
+    assert_int_equal(commit_with(&c, number), ERR_TX_ABORTED);
+    assert_int_equal(f.counters[0], 1);
+    fake_close(&f);
+}
+
 static void sessions_are_kept_alive_only_while_results_are_unacknowledged(void **state)
 {
     (void)state;
@@ -693,6 +783,9 @@ int main(void)
         cmocka_unit_test(a_command_surely_refused_until_the_deadline_is_not_in_doubt),
         cmocka_unit_test(final_errors_end_the_call_and_free_its_number),
         cmocka_unit_test(an_expired_session_is_replaced_unseen),
+        cmocka_unit_test(a_command_that_meets_a_transaction_comes_again_under_another_number),
+        cmocka_unit_test(a_number_can_be_drawn_before_its_commit),
+        cmocka_unit_test(a_drawn_number_never_becomes_another),
         cmocka_unit_test(a_command_sent_twice_when_its_session_expires_is_in_doubt),
         cmocka_unit_test(sessions_are_kept_alive_only_while_results_are_unacknowledged),
         cmocka_unit_test(closing_ends_the_sessions_and_cancels_what_is_pending),
