@@ -1,4 +1,5 @@
 /* Simulated nodes: each runs the real node core over its environment. */
+#include "alloc/txn.h"
 #include "sim/cluster/cluster.h"
 
 #include <inttypes.h>
@@ -303,6 +304,7 @@ void cluster_open(struct cluster *c, uint64_t seed, enum fault_mode mode, bool v
 {
     memset(c, 0, sizeof *c);
     c->sim = sim_new(seed);
+    c->transactions = transactions_new();
     c->seed = seed;
     c->mode = mode;
     c->verbose = verbose;
@@ -356,6 +358,7 @@ void cluster_close(struct cluster *c)
     log_set_clock(NULL, NULL);
     sim_free(c->sim);
     history_close(&c->history);
+    transactions_free(c);
 }
 
 /* ---- replicas compared ---- */
@@ -462,6 +465,13 @@ bool cluster_settled(struct cluster *c, uint64_t lag, char *why, size_t why_byte
             (void)snprintf(why, why_bytes,
                            "shard %" PRIu64 " has %u members, %u of them voters, not %u", v.uids[s],
                            members, voters, wanted);
+            return false;
+        }
+        struct txn_counts undecided = {0};
+        txn_count(shard_heap(shard_on(&c->nodes[leader.leader_node - 1], v.uids[s])), &undecided);
+        if (undecided.prepared > 0) {
+            (void)snprintf(why, why_bytes, "shard %" PRIu64 " has %u undecided transactions",
+                           v.uids[s], undecided.prepared);
             return false;
         }
     }

@@ -5,6 +5,7 @@
 #include "client/core.h"
 #include "node/node.h"
 #include "replica/replica.h"
+#include "sim/cluster/transactions.h"
 #include "sim/history.h"
 #include "sim/sim.h"
 
@@ -108,13 +109,14 @@ struct client_host {
     bool ready, quiet, closed;
     struct slot slots[SLOTS_PER_CLIENT];
     struct own own[OWN_OBJECTS];
+    struct tx_slot tx;
     struct core_call setup;
     bool setup_running;
     uint64_t next_value;
 };
 
 struct cluster_counts {
-    uint64_t ok, failed, unknown, conflicts;
+    uint64_t ok, failed, unknown, conflicts, transactions;
     uint64_t crashes, power_losses, pauses, restarts, wipes, stops;
     uint64_t cuts, net_faults, disk_faults, full_windows, clock_jumps, bit_flips;
     uint64_t fatal, refused, snapshots, shards_failed, elections;
@@ -129,7 +131,7 @@ struct cluster {
     struct cluster_node nodes[CLUSTER_NODES_MAX];
     struct client_host clients[CLUSTER_CLIENTS_MAX];
     struct node_config config;
-    uint64_t registers[REGISTERS], counters[COUNTERS], root_values[ROOTS];
+    uint64_t registers[REGISTERS], counters[COUNTERS], root_values[ROOTS], lists[LISTS];
     bool faults; /* they go on */
     uint64_t faults_end_ns, nemesis_at_ns;
     uint32_t nemesis_step;
@@ -137,6 +139,7 @@ struct cluster {
     bool calm; /* calm: faults are over, operations must succeed again */
     uint32_t think_us;
     struct history history;
+    struct txn_history *transactions;
     struct cluster_counts counts;
     bool bad;
     char why[768];

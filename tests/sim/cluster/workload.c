@@ -130,6 +130,10 @@ static uint64_t *object_place(struct cluster *c, uint32_t n)
         return &c->counters[n];
     }
     n -= COUNTERS;
+    if (n < LISTS) {
+        return &c->lists[n];
+    }
+    n -= LISTS;
     return n < ROOTS ? &c->root_values[n] : NULL;
 }
 
@@ -151,12 +155,15 @@ static void object_make(void *arg)
 {
     struct client_host *client = arg;
     struct core_call *call = &client->setup;
-    if (object_place(client->cluster, (uint32_t)client->next_value) == NULL) {
+    uint64_t *place = object_place(client->cluster, (uint32_t)client->next_value);
+    if (place == NULL) {
         return;
     }
+    bool list = place >= client->cluster->lists && place < client->cluster->lists + LISTS;
     memset(call, 0, sizeof *call);
     client->setup_running = true;
-    submit(client, call, core_prepare_alloc(call, client->heap, 64, 7, (struct slice){0}),
+    submit(client, call,
+           core_prepare_alloc(call, client->heap, list ? LIST_BYTES : 64, 7, (struct slice){0}),
            object_made);
 }
 
@@ -570,6 +577,7 @@ static void client_go(void *arg)
         client->slots[i].reader = i == 0;
         slot_next(&client->slots[i]);
     }
+    transactions_go(client);
 }
 
 void clients_go(struct cluster *c)
@@ -595,7 +603,7 @@ bool clients_idle(const struct cluster *c)
                 return false;
             }
         }
-        if (client->setup_running) {
+        if (client->setup_running || !transactions_idle(client)) {
             return false;
         }
     }
@@ -685,6 +693,9 @@ static void client_final(void *arg)
     struct client_host *client = arg;
     client->slots[0].offset = 0;
     final_next(&client->slots[0]);
+    if (client->index == 0) {
+        transactions_final(client);
+    }
 }
 
 void clients_final_reads(struct cluster *c)
@@ -712,6 +723,9 @@ void clients_check(struct cluster *c)
             cluster_fail(c, "%s: %s", v == HISTORY_GAVE_UP ? "undecided" : "not linearizable", why);
         }
     }
+    if (!c->bad) {
+        transactions_check(c);
+    }
 }
 
 /* ---- the end of the clients ---- */
@@ -729,6 +743,7 @@ static void client_close(void *arg)
     for (int i = 0; i < SLOTS_PER_CLIENT; i++) {
         env_timer_stop(client->env, &client->slots[i].think);
     }
+    transactions_stop(client);
     if (client->heap != NULL) {
         core_heap_close(client->heap);
         client->heap = NULL;
