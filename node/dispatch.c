@@ -650,6 +650,9 @@ static void wait_done(struct coord_wait *wait, int err)
 static void read_done(struct shard_read *read, int err)
 {
     struct request *request = container_of(read, struct request, read);
+    if (err == ERR_INVAL && request->kind == KIND_TX_VALIDATE) {
+        err = ERR_BUSY; /* it was read on a shard whose clock is far ahead: this one comes after */
+    }
     if (request->client != NULL && err == ERR_INVAL) {
         /* The one thing about a read that its shard finds wrong. */
         refuse_with(request->client, request->request_id, err,

@@ -60,7 +60,10 @@ void transactions_free(struct cluster *c)
 static void excuse(struct tx_slot *slot, int err)
 {
     struct cluster *c = slot->client->cluster;
-    bool expected = err == ERR_CONFLICT;
+    /* Of shards whose clocks jumped more than a minute apart one takes no deadline of the other's.
+     */
+    bool jumped = c->mode == MODE_CLOCK || c->mode == MODE_MIXED;
+    bool expected = err == ERR_CONFLICT || (err == ERR_INVAL && jumped);
     bool weather = err == ERR_INDOUBT || err == ERR_TIMEOUT || err == ERR_UNAVAILABLE ||
                    err == ERR_BUSY || err == ERR_NOTLEADER || err == ERR_NOCONN ||
                    err == ERR_SHUTDOWN || err == ERR_LIMIT || err == ERR_SESSION_EXPIRED ||
