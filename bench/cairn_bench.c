@@ -1,14 +1,15 @@
 /* cairn-bench: load on a heap through the SDK, each client a cairn_client of its own.
  *
- * put overwrites `bytes` of one of the client's own objects; get reads one (linearizable).
- * --target: endpoints. */
+ * put overwrites `bytes` of one of the client's own objects; get reads one (linearizable). txn
+ * compares eight bytes of an object and writes it and another one of the same shard, all or
+ * nothing; txn2 writes two objects of different shards. --target: endpoints. */
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
-#include <cairn/cairn.h>
+#include <cairn/tx.h>
 
 #include "bench/harness.h"
 
@@ -23,12 +24,15 @@ struct bench_client {
     cairn_client *client;
     cairn_heap *heap;
     cairn_ptr *objects;
+    unsigned
+        *partners; /* txn, txn2: the other object of a transaction, by the first one's number */
     uint8_t *payload;
     struct slot *slots;
     unsigned running;
 };
 
 static struct bench_opts opts;
+static enum { PUT, GET, TXN, TXN2 } operation;
 
 static void die(const char *what)
 {
@@ -50,6 +54,38 @@ static void ready(cairn_future *future, void *arg)
     next(slot);
 }
 
+static int transaction(struct bench_client *c, unsigned object, cairn_future **future)
+{
+    cairn_ptr first = c->objects[object];
+    cairn_ptr second = c->objects[c->partners[object]];
+    cairn_tx *tx = NULL;
+    int rv = cairn_tx_begin(c->heap, NULL, &tx);
+    if (rv == 0 && operation == TXN) {
+        rv = cairn_tx_compare(tx, first, 0, c->payload, opts.bytes < 8 ? opts.bytes : 8);
+    }
+    rv = rv != 0 ? rv : cairn_tx_write(tx, first, 0, c->payload, opts.bytes);
+    rv = rv != 0 ? rv : cairn_tx_write(tx, second, 0, c->payload, opts.bytes);
+    if (rv != 0) {
+        cairn_tx_abort(tx);
+        return rv;
+    }
+    return cairn_tx_commit_async(tx, future);
+}
+
+static int start(struct bench_client *c, unsigned object, cairn_future **future)
+{
+    switch (operation) {
+    case PUT:
+        return cairn_write_async(c->heap, c->objects[object], 0, c->payload, opts.bytes, future);
+    case GET:
+        return cairn_read_async(c->heap, c->objects[object], 0, opts.bytes, future);
+    case TXN:
+    case TXN2:
+        return transaction(c, object, future);
+    }
+    return CAIRN_E_INVAL;
+}
+
 static void next(struct slot *slot)
 {
     struct bench_client *c = slot->client;
@@ -59,13 +95,30 @@ static void next(struct slot *slot)
     }
     slot->object = (slot->object + opts.inflight) % opts.keys;
     slot->started = bench_now_ns();
-    int rv = opts.operation[0] == 'p'
-                 ? cairn_write_async(c->heap, c->objects[slot->object], 0, c->payload, opts.bytes,
-                                     &future)
-                 : cairn_read_async(c->heap, c->objects[slot->object], 0, opts.bytes, &future);
+    int rv = start(c, slot->object, &future);
     rv = rv != 0 ? rv : cairn_future_on_ready(future, ready, slot);
     if (rv != 0) {
         bench_failed(c->id, cairn_strerror(rv));
+    }
+}
+
+/* Which two objects a transaction is about: of one shard, or (txn2) of two. */
+static void find_partners(struct bench_client *c)
+{
+    c->partners = calloc(opts.keys, sizeof *c->partners);
+    for (unsigned i = 0; i < opts.keys; i++) {
+        unsigned k = (i + 1) % opts.keys;
+        while (k != i &&
+               (c->objects[i].word >> 52 == c->objects[k].word >> 52) != (operation == TXN)) {
+            k = (k + 1) % opts.keys;
+        }
+        if (k == i) {
+            fprintf(stderr,
+                    "cairn-bench: object %u of client %u has no partner: give more --keys\n", i,
+                    c->id);
+            exit(1);
+        }
+        c->partners[i] = k;
     }
 }
 
@@ -91,12 +144,20 @@ static void *set_up(void *arg)
             die("alloc");
         }
     }
+    if (operation == TXN || operation == TXN2) {
+        find_partners(c);
+    }
     return NULL;
 }
 
 int main(int argc, char **argv)
 {
     bench_parse(argc, argv, &opts);
+    static const char *const names[] = {
+        [PUT] = "put", [GET] = "get", [TXN] = "txn", [TXN2] = "txn2"};
+    while (strcmp(names[operation], opts.operation) != 0) {
+        operation++;
+    }
     struct bench_client *clients = calloc(opts.clients, sizeof *clients);
     pthread_t *threads = calloc(opts.clients, sizeof *threads);
     for (unsigned i = 0; i < opts.clients; i++) {

@@ -22,9 +22,10 @@ static atomic_flag complained = ATOMIC_FLAG_INIT;
 
 static void usage(void)
 {
-    fprintf(stderr, "usage: put|get --target T --ca F --cert F --key F [--clients N] [--inflight "
-                    "K] [--bytes B] [--keys N]\n"
-                    "       [--seconds S] [--warmup S] [--pids A,B,...] [--heap H]\n");
+    fprintf(stderr,
+            "usage: put|get|txn|txn2 --target T --ca F --cert F --key F [--clients N] [--inflight "
+            "K] [--bytes B] [--keys N]\n"
+            "       [--seconds S] [--warmup S] [--pids A,B,...] [--heap H]\n");
     exit(2);
 }
 
@@ -37,7 +38,12 @@ void bench_parse(int argc, char **argv, struct bench_opts *out)
                                .warmup_s = 1,
                                .seconds = 5,
                                .heap = "bench"};
-    if (argc < 2 || (strcmp(argv[1], "put") != 0 && strcmp(argv[1], "get") != 0)) {
+    static const char *const operations[] = {"put", "get", "txn", "txn2"};
+    bool known = false;
+    for (size_t i = 0; i < sizeof operations / sizeof operations[0]; i++) {
+        known = known || (argc > 1 && strcmp(argv[1], operations[i]) == 0);
+    }
+    if (!known) {
         usage();
     }
     out->operation = argv[1];

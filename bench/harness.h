@@ -15,7 +15,7 @@
 #define BENCH_CLIENTS_MAX 512
 
 struct bench_opts {
-    const char *operation; /* "put" or "get" */
+    const char *operation; /* "put", "get", "txn" or "txn2"; a driver may refuse one */
     unsigned clients, inflight, bytes;
     unsigned keys; /* per client */
     double warmup_s, seconds;
@@ -26,7 +26,8 @@ struct bench_opts {
     const char *heap;
 };
 
-/* Parses "put|get --clients N --inflight K --bytes B --keys N --seconds S --warmup S --pids A,B
+/* Parses "put|get|txn|txn2 --clients N --inflight K --bytes B --keys N --seconds S --warmup S
+ * --pids A,B
  * --target T --ca F --cert F
  * --key F --heap H"; ends the process on nonsense. */
 void bench_parse(int argc, char **argv, struct bench_opts *out);
