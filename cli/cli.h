@@ -89,6 +89,9 @@ int cli_object(struct cli *cli, const char *text, cairn_heap **heap, cairn_ptr *
 /* --data, --hex or --file: *bytes is given (free). *len 0 and *bytes NULL when none was given. Exit
  * code, said already. */
 int cli_payload(struct cli *cli, void **bytes, size_t *len);
+/* Prints bytes of an object, from --off on: as a dump, or in hex. obj.c. */
+void cli_answer_bytes(struct cli *cli, cairn_ptr ptr, uint64_t version, const uint8_t *bytes,
+                      size_t len);
 bool cli_confirm(struct cli *cli, const char *question);
 /* --at: a version in decimal, or @time (@2026-03-02T09:14:42Z, @09:14:42.050 of today in UTC,
  * @now); 0 when it wasn't given. Exit code, said already. */
@@ -138,7 +141,16 @@ int verb_obj_show(struct cli *cli);
 int verb_obj_history(struct cli *cli);
 int verb_obj_realloc(struct cli *cli);
 int verb_graph_fetch(struct cli *cli);
+int verb_obj_rollback(struct cli *cli);
 int verb_ptr_decode(struct cli *cli);
+int verb_ptr_swap(struct cli *cli);
+int verb_tx_begin(struct cli *cli);
+int verb_tx_read(struct cli *cli);
+int verb_tx_write(struct cli *cli);
+int verb_tx_root_set(struct cli *cli);
+int verb_tx_commit(struct cli *cli);
+int verb_tx_outcome(struct cli *cli);
+int verb_tx_abort(struct cli *cli);
 int verb_log_dump(struct cli *cli);
 int verb_version(struct cli *cli);
 int verb_completion(struct cli *cli);

@@ -55,11 +55,24 @@ const struct cli_verb cli_verbs[] = {
      "size, type and version of an object"},
     {"obj", "realloc", verb_obj_realloc, "HEAP/ROOT|HEAP/POINTER BYTES",
      "change the size; the pointer stays"},
+    {"obj", "rollback", verb_obj_rollback, "HEAP/ROOT|HEAP/POINTER --at VERSION|@TIME",
+     "give an object the bytes back that it had"},
     {"graph", "fetch", verb_graph_fetch,
      "HEAP/ROOT|HEAP/POINTER [--depth N] [--path FIELD.FIELD] [--size BYTES] [--at VERSION|@TIME] "
      "[-o json|dot]",
      "an object and what its pointers lead to"},
     {"ptr", "decode", verb_ptr_decode, "POINTER|WORD", "take a pointer apart"},
+    {"ptr", "swap", verb_ptr_swap, "HEAP ROOT|POINTER:OFFSET ROOT|POINTER:OFFSET",
+     "exchange two pointers in one step"},
+    {"tx", "begin", verb_tx_begin, "HEAP FILE", "a transaction, kept in a file until it commits"},
+    {"tx", "read", verb_tx_read, "FILE ROOT|POINTER [--off N] [--len N]", "read in a transaction"},
+    {"tx", "write", verb_tx_write, "FILE ROOT|POINTER [--off N] --data TEXT|--hex HEX|--file PATH",
+     "write in a transaction"},
+    {"tx", "root-set", verb_tx_root_set, "FILE NAME POINTER",
+     "set a name in a transaction; pointer 0 deletes it"},
+    {"tx", "commit", verb_tx_commit, "FILE", "all of it, or nothing"},
+    {"tx", "outcome", verb_tx_outcome, "ID", "what became of one; from then on it is known"},
+    {"tx", "abort", verb_tx_abort, "FILE", "nothing of it"},
     {"checkpoint", "now", verb_checkpoint_now, "[HEAP]", "bring every replica's image up to date"},
     {"log", "dump", verb_log_dump, "--offline DATA_DIR [--shard UID] [--from INDEX] [--to INDEX]",
      "every record of a stopped node's log"},
@@ -168,7 +181,7 @@ static const struct argp_option option_table[] = {
     {"wait", KEY_WAIT, "STATE", 0, "wait for this state (healthy)", 1},
     {"shards", KEY_SHARDS, "N", 0, "shards of a new heap; default 4", 1},
     {"replicas", KEY_REPLICAS, "N", 0, "replicas of each shard; default 3", 1},
-    {"size", KEY_SIZE, "BYTES", 0, "K, M and G are understood", 1},
+    {"size", KEY_SIZE, "BYTES", 0, "K, M, G and MiB are understood", 1},
     {"type", KEY_TYPE, "N", 0, "type number of an object", 1},
     {"data", KEY_DATA, "TEXT", 0, "bytes, as text", 1},
     {"hex", KEY_HEX, "HEX", 0, "bytes, in hex", 1},
@@ -217,7 +230,7 @@ static uint64_t number(struct argp_state *state, const char *text, const char *n
         const char *units = "KMGT";
         const char *unit = strchr(units, toupper((unsigned char)*end));
         shift = unit == NULL ? 0 : 10 * (unsigned)(unit - units + 1);
-        end += unit == NULL ? 0 : 1;
+        end += unit == NULL ? 0 : strncmp(end + 1, "iB", 2) == 0 ? 3 : 1;
     }
     if (!isdigit((unsigned char)text[0]) || *end != 0 || errno != 0 || value > max >> shift) {
         problem(state, "--%s: \"%s\" must be a whole number of at most %llu", name, text,

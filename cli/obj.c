@@ -86,6 +86,28 @@ static void print_dump(const uint8_t *bytes, size_t len, uint64_t offset)
     }
 }
 
+void cli_answer_bytes(struct cli *cli, cairn_ptr ptr, uint64_t version, const uint8_t *bytes,
+                      size_t len)
+{
+    if (cli->format == FORMAT_TABLE) {
+        print_dump(bytes, len, cli->offset);
+        return;
+    }
+    char *hex = malloc(len * 2 + 1);
+    for (size_t i = 0; hex != NULL && i < len; i++) {
+        snprintf(hex + i * 2, 3, "%02x", bytes[i]);
+    }
+    if (hex != NULL) {
+        hex[len * 2] = 0;
+    }
+    cli_answer(cli,
+               json_pack("{s:o,s:I,s:I,s:o,s:s}", "pointer", text_ptr(ptr), "offset",
+                         (json_int_t)cli->offset, "length", (json_int_t)len, "version",
+                         text_u64(version), "hex", hex == NULL ? "" : hex),
+               NULL, NULL, 0, NULL);
+    free(hex);
+}
+
 int verb_obj_read(struct cli *cli)
 {
     cairn_heap *heap;
@@ -149,24 +171,7 @@ int verb_obj_read(struct cli *cli)
         }
         return EXIT_OK;
     }
-    if (cli->format == FORMAT_TABLE) {
-        print_dump(bytes, len, cli->offset);
-        free(bytes);
-        return EXIT_OK;
-    }
-    char *hex = malloc(len * 2 + 1);
-    for (size_t i = 0; hex != NULL && i < len; i++) {
-        snprintf(hex + i * 2, 3, "%02x", bytes[i]);
-    }
-    if (hex != NULL) {
-        hex[len * 2] = 0;
-    }
-    cli_answer(cli,
-               json_pack("{s:o,s:I,s:I,s:o,s:s}", "pointer", text_ptr(ptr), "offset",
-                         (json_int_t)cli->offset, "length", (json_int_t)len, "version",
-                         text_u64(version), "hex", hex == NULL ? "" : hex),
-               NULL, NULL, 0, NULL);
-    free(hex);
+    cli_answer_bytes(cli, ptr, version, bytes, len);
     free(bytes);
     return EXIT_OK;
 }

@@ -1,0 +1,114 @@
+#!/usr/bin/env bash
+# Transactions over shards of three nodes: the bank's total stays while nodes are killed, the tree stays a tree, and
+# cairnctl's transactions happen as a whole or not at all. Afterwards all replicas are equal.
+build=$1
+# shellcheck source=tests/integration/lib.sh
+source "$(dirname "$0")/lib.sh"
+it_cluster ex9_bank ex10_tree
+
+step "the tree: four threads, every insertion a transaction"
+expect 0 ex10_tree 200 4
+has "$out" '^200 keys added, 200 in order$'
+expect 0 ex10_tree 250 4
+has "$out" '^50 keys added, 250 in order$'
+
+step "the bank, undisturbed"
+expect 0 ex9_bank 2 4
+has "$out" ' transfers in .* audits: total 32000 each time$'
+
+step "the bank, while one node after the other is killed"
+ex9_bank 15 6 >"$dir/bank" 2>&1 &
+bank=$!
+for n in 1 2 3; do
+    sleep 2
+    cluster_kill $n
+    sleep 1
+    cluster_start $n
+    cluster_wait 60
+done
+wait $bank || fail "the bank failed: $(cat "$dir/bank")"
+has "$(cat "$dir/bank")" '^[1-9][0-9]* transfers in .* [1-9][0-9]* audits: total 32000 each time$'
+
+step "the bank, after all nodes were killed in the middle of it"
+ex9_bank 6 6 >"$dir/bank" 2>&1 &
+bank=$!
+sleep 2
+for n in 1 2 3; do cluster_kill $n; done
+cluster_start
+cluster_wait 60
+wait $bank || fail "the bank failed: $(cat "$dir/bank")"
+expect 0 ex9_bank 2 4
+has "$out" ' transfers in .* audits: total 32000 each time$'
+
+step "by hand: read and write over two shards, then commit"
+expect 0 cairnctl heap create hand --shards 4 --size 64M --retention 10m
+cluster_wait 60
+for name in a b c d; do
+    expect 0 cairnctl obj alloc hand --data "$name-0"
+    expect 0 cairnctl root set hand "$name" "$out"
+done
+tx=$dir/tx.json
+expect 0 cairnctl tx begin hand "$tx"
+expect 2 cairnctl tx begin hand
+expect 4 cairnctl tx begin hand "$tx"
+[ "$(stat -c %a "$tx")" = 600 ] || fail "others may read $tx"
+expect 0 cairnctl tx read "$tx" a -o json
+has "$out" '"hex": "612d30"'
+for name in a b c d; do expect 0 cairnctl tx write "$tx" "$name" --data "$name-1"; done
+expect 0 cairnctl tx read "$tx" b -o json
+has "$out" '"hex": "622d31"'
+expect 0 cairnctl obj read hand/b -o json
+has "$out" '"hex": "622d30"'
+expect 0 cairnctl tx commit "$tx"
+has "$out" '^committed, version [0-9]+$'
+[ ! -e "$tx" ] || fail "$tx is still there"
+for name in a b c d; do
+    expect 0 cairnctl obj read "hand/$name" --file -
+    [ "$out" = "$name-1" ] || fail "$name holds $out"
+done
+
+step "by hand: what was read has changed"
+expect 0 cairnctl tx begin hand "$tx"
+expect 0 cairnctl tx read "$tx" a
+expect 0 cairnctl tx write "$tx" b --data 'b-2'
+expect 0 cairnctl obj write hand/a --data 'a-9'
+expect 4 cairnctl tx commit "$tx"
+has "$err" 'CAIRN_E_CONFLICT'
+expect 0 cairnctl obj read hand/b --file -
+[ "$out" = b-1 ] || fail "b holds $out"
+expect 0 cairnctl tx abort "$tx"
+expect 3 cairnctl tx abort "$tx"
+echo '{"format": 1}' >"$tx"
+expect 2 cairnctl tx commit "$tx"
+has "$err" 'is not a transaction'
+
+step "swap and rollback"
+expect 0 cairnctl root get hand a -o json
+a=$(jq -r .data.pointer <<<"$out")
+expect 0 cairnctl root get hand b -o json
+b=$(jq -r .data.pointer <<<"$out")
+word() { expect 0 cairnctl ptr decode "$1" -o json && jq -r .data.word <<<"$out"; }
+bytes() { le 8 "$1" | od -An -v -tx1 | tr -d ' \n'; }
+for name in left right; do
+    [ $name = left ] && points=$a || points=$b
+    expect 0 cairnctl obj alloc hand --hex "$(bytes "$(word "$points")")"
+    expect 0 cairnctl root set hand $name "$out"
+done
+expect 0 cairnctl ptr swap hand left:0 right:0
+expect 0 cairnctl obj read hand/left -o json
+has "$out" "\"hex\": \"$(bytes "$(word "$b")")\""
+expect 0 cairnctl obj read hand/right -o json
+has "$out" "\"hex\": \"$(bytes "$(word "$a")")\""
+expect 2 cairnctl ptr swap hand left right:0
+expect 3 cairnctl ptr swap hand nosuch:0 right:0
+expect 0 cairnctl obj stat hand/c -o json
+version=$(jq -r .data.version <<<"$out")
+expect 0 cairnctl obj write hand/c --data 'xxx'
+expect 0 cairnctl obj rollback hand/c --at "$version"
+expect 0 cairnctl obj read hand/c --file -
+[ "$out" = c-1 ] || fail "c holds $out"
+
+step "all replicas are equal, and sound"
+expect 0 cairnctl replica check --timeout 60
+expect 0 cairnctl heap check bank
+expect 0 cairnctl heap check hand
