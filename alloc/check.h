@@ -150,6 +150,8 @@ void check_txns(struct check *c); /* behind all of them: the sums */
 void check_undo_queue(struct check *c);
 /* The record of HEAP_MAP_UNDO of one slot, and the chain behind it. */
 void check_undo_chain(struct check *c, uint64_t slot, uint64_t newest);
+/* The record 'h' of HEAP_MAP_TX of one name, and the chain behind it. */
+void check_undo_root_chain(struct check *c, struct slice name, uint64_t newest);
 bool check_undo_has_chunk(const struct check *c, uint64_t keeper, uint64_t slot, uint64_t place);
 void check_lost_undo(struct check *c);
 

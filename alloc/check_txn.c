@@ -363,6 +363,16 @@ static void intent(struct check *c, struct slice key, struct slice value)
     }
 }
 
+static void root_history(struct check *c, struct slice key, struct slice value)
+{
+    struct slice name = slice_of(key.data + 1, key.len - 1);
+    if (value.len != sizeof(uint64_t) || !heap_root_name_is_valid(name)) {
+        check_damage(c, "undo-map", "a root's history of %zu and %zu bytes", key.len, value.len);
+        return;
+    }
+    check_undo_root_chain(c, name, load_u64(value.data));
+}
+
 void check_txn_record(struct check *c, struct slice key, struct slice value)
 {
     switch (key.data[0]) {
@@ -376,6 +386,9 @@ void check_txn_record(struct check *c, struct slice key, struct slice value)
     case 'o':
     case 'r':
         intent(c, key, value);
+        break;
+    case 'h':
+        root_history(c, key, value);
         break;
     default:
         check_damage(c, "tx-record", "an unknown record of transactions");

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "alloc/check.h"
+#include "alloc/command.h"
 
 /* The record at a place, if its numbers fit each other and its block. */
 static const struct undo_record *record_at(const struct check *c, uint64_t place)
@@ -15,8 +16,8 @@ static const struct undo_record *record_at(const struct check *c, uint64_t place
         return NULL;
     }
     const struct undo_record *r = check_data(c, b.address, sizeof *r);
-    if (r == NULL || r->magic != BLOCK_MAGIC_UNDO || r->kind < UNDO_WRITE || r->kind > UNDO_FREE ||
-        r->size > OBJECT_BYTES_MAX || r->offset > OBJECT_BYTES_MAX ||
+    if (r == NULL || r->magic != BLOCK_MAGIC_UNDO || r->kind < UNDO_WRITE || r->kind > UNDO_ROOT ||
+        (r->kind != UNDO_ROOT && (r->size > OBJECT_BYTES_MAX || r->offset > OBJECT_BYTES_MAX)) ||
         r->chunks > object_chunks(OBJECT_BYTES_MAX)) {
         return NULL;
     }
@@ -60,9 +61,26 @@ static bool kept_is_sound(const struct undo_record *r)
     }
 }
 
+/* A record of a name, which map tx has: check_undo_root_chain(). */
+static void check_root(struct check *c, uint64_t place, const struct undo_record *r)
+{
+    if (r->slot != 0 || r->chunks != 0 || !heap_root_name_is_valid(undo_root_name(r)) ||
+        (r->size == 0) != (r->before == 0) || r->before > r->at || r->at > c->hd->clock ||
+        (r->size | r->offset) == 0) {
+        fault(c, "undo-record", place, "what it says of a root contradicts itself");
+    }
+    if (!older_comes_first(c, r)) {
+        fault(c, "undo-queue", place, "an older one of its name isn't before it in the queue");
+    }
+}
+
 static void check_record(struct check *c, uint64_t place, const struct undo_record *r)
 {
     struct checked_object o;
+    if (r->kind == UNDO_ROOT) {
+        check_root(c, place, r);
+        return;
+    }
     bool there = check_object_get(c, r->slot, &o);
     if (!there || (o.flags & OBJECT_HISTORY) == 0 || r->at > o.version) {
         fault(c, "undo-record", place, "it belongs to no object; that object's past is lost");
@@ -148,8 +166,8 @@ void check_undo_chain(struct check *c, uint64_t slot, uint64_t newest)
     uint64_t size = o.size;
     for (uint64_t place = newest; place != 0 || newer == 0;) {
         const struct undo_record *r = record_at(c, place);
-        if (r == NULL || r->slot != slot || r->newer != newer || r->at > at ||
-            ++c->chained > c->blocks[POOL_UNDO]) {
+        if (r == NULL || r->kind == UNDO_ROOT || r->slot != slot || r->newer != newer ||
+            r->at > at || ++c->chained > c->blocks[POOL_UNDO]) {
             fault(c, "undo-chain", place, "broken chain; the object's older versions are lost");
             return;
         }
@@ -165,6 +183,37 @@ void check_undo_chain(struct check *c, uint64_t slot, uint64_t newest)
             return;
         }
         size = r->size;
+        at = r->at;
+        newer = place;
+        place = r->older;
+    }
+}
+
+void check_undo_root_chain(struct check *c, struct slice name, uint64_t newest)
+{
+    struct map_record found;
+    struct root_record now = {0, 0};
+    if (check_map_find(c, HEAP_MAP_ROOTS, name, &found) && found.value.len == sizeof now) {
+        memcpy(&now, found.value.data, sizeof now);
+    }
+    uint64_t newer = 0;
+    uint64_t at = UINT64_MAX;
+    uint64_t ptr = now.ptr;
+    for (uint64_t place = newest; place != 0 || newer == 0;) {
+        const struct undo_record *r = record_at(c, place);
+        if (r == NULL || r->kind != UNDO_ROOT || r->newer != newer || r->at > at ||
+            r->len != name.len || memcmp(r + 1, name.data, name.len) != 0 ||
+            ++c->chained > c->blocks[POOL_UNDO]) {
+            fault(c, "undo-chain", place, "broken chain; what a root led to before is lost");
+            return;
+        }
+        /* Where a root leads now is the user's: only whether it leads anywhere is compared. */
+        bool fits = newer == 0 ? (r->offset == 0) == (ptr == 0) : r->offset == ptr;
+        if (history_is_kept(c->h) && r->at > c->hd->safepoint && !fits) {
+            fault(c, "undo-record", place, "what it says of a root doesn't fit what came later");
+            return;
+        }
+        ptr = r->size;
         at = r->at;
         newer = place;
         place = r->older;

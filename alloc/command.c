@@ -121,7 +121,7 @@ static int apply_root_set(struct heap *h, uint64_t version, const struct heap_co
         return ERR_INVAL;
     }
     int rv = root_is_open(h, c->name, c->ptr);
-    return rv == 0 ? root_change(h, version, c->name, c->ptr) : rv;
+    return rv == 0 ? root_change(h, version, c->name, c->ptr, false) : rv;
 }
 
 static int apply_root_compare_and_set(struct heap *h, uint64_t version,
@@ -141,7 +141,7 @@ static int apply_root_compare_and_set(struct heap *h, uint64_t version,
         out->value = now.ptr;
         return ERR_CONFLICT;
     }
-    return root_change(h, version, c->name, c->ptr);
+    return root_change(h, version, c->name, c->ptr, false);
 }
 
 static int apply_root_delete(struct heap *h, uint64_t version, const struct heap_command *c,
@@ -157,7 +157,7 @@ static int apply_root_delete(struct heap *h, uint64_t version, const struct heap
         return rv;
     }
     out->value = now.ptr;
-    return root_change(h, version, c->name, 0);
+    return root_change(h, version, c->name, 0, false);
 }
 
 /* ---- transactions ---- */

@@ -467,6 +467,15 @@ void history_skips(struct heap *h);
 /* Behind history_gives_way(): the newest record of an object becomes that of its free, in place. */
 void undo_turn_into_free(struct heap *h, uint64_t place);
 
+/* The same for a name, which led to the first pointer (of a version) and will lead to the other. */
+int undo_push_root(struct heap *h, uint64_t version, struct slice name, uint64_t before_version,
+                   uint64_t before, uint64_t after);
+/* Place of the newest record of a name, 0 none; and the name of a record. */
+uint64_t undo_newest_root(const struct heap *h, struct slice name);
+static inline struct slice undo_root_name(const struct undo_record *r)
+{
+    return slice_of(r + 1, r->len);
+}
 /* The same for a change of the size: keeps the bytes, and takes over the chunks, that are cut off.
  */
 int undo_push_resize(struct heap *h, uint64_t version, uint64_t place, uint64_t size);
@@ -491,9 +500,11 @@ uint64_t undo_chunk_address(const struct heap *h, uint64_t place, uint64_t numbe
 /* A placeholder for a name that doesn't exist. ERR_NOSPACE, ERR_NOMEM. */
 int root_reserve(struct heap *h, struct slice name);
 void root_release(struct heap *h, struct slice name);
-/* The name leads to ptr from `version` on; 0: it goes. Of a name that exists or has a placeholder
- * this doesn't fail. ERR_NOSPACE, ERR_NOMEM. */
-int root_change(struct heap *h, uint64_t version, struct slice name, uint64_t ptr);
+/* The name leads to ptr from `version` on; 0: it goes. ERR_NOSPACE, ERR_NOMEM. must: history gives
+ * way, and of a name that exists or has a placeholder this doesn't fail. */
+int root_change(struct heap *h, uint64_t version, struct slice name, uint64_t ptr, bool must);
+/* Version of the newest change of the name that is known of, 0 none: also of its deletion. */
+uint64_t root_changed_at(const struct heap *h, struct slice name);
 
 /* ---- map.c ----------------------------------------------------------------------------------- */
 

@@ -22,19 +22,24 @@ static uint64_t size_after(const struct heap *h, const struct undo_record *r,
 
 static void describe(const struct heap *h, const struct undo_record *r, struct heap_event *out)
 {
-    struct object_view o;
-    uint64_t word = slot_get(h, r->slot);
-    object_decode(h, slot_word_place(word), &o);
     memset(out, 0, sizeof *out);
     out->order = r->order;
     out->version = r->at;
     out->before = r->before;
+    out->kind = r->kind;
+    if (r->kind == UNDO_ROOT) {
+        out->ptr = r->offset;
+        out->name = undo_root_name(r);
+        return;
+    }
+    struct object_view o;
+    uint64_t word = slot_get(h, r->slot);
+    object_decode(h, slot_word_place(word), &o);
     out->ptr = ptr_make(header(h)->shard, slot_word_generation(word), r->slot);
     out->offset = r->offset;
     out->size = size_after(h, r, &o);
     out->len = r->kind == UNDO_RESIZE ? (uint32_t)(r->size - r->offset) : r->len;
     out->type = o.type;
-    out->kind = r->kind;
 }
 
 int heap_events(const struct heap *heap, uint64_t order, struct heap_event *out, size_t max,

@@ -177,6 +177,7 @@ enum undo_kind {
     UNDO_RESIZE, /* size before; with the bytes and chunks that were cut off (offset: new size) */
     UNDO_BIRTH,  /* before this the object didn't exist */
     UNDO_FREE,   /* the object was freed: its block and slot go when this is reclaimed */
+    UNDO_ROOT,   /* a root: slot 0; size, offset: where it led before and after; its name follows */
 };
 /* In a block of POOL_UNDO; `len` bytes follow, then, at the next multiple of 8, u64 places of the
  * `chunks` chunks that a table lost. They belong to the record until it is reclaimed: the table of

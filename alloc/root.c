@@ -28,26 +28,79 @@ int heap_root_get(const struct heap *heap, struct slice name, struct root_record
 int heap_root_get_at(const struct heap *heap, uint64_t at, struct slice name,
                      struct root_record *out)
 {
-    return at == 0 ? heap_root_get(heap, name, out) : ERR_UNSUPPORTED;
+    int rv = heap_root_get(heap, name, out);
+    if (at == 0) {
+        return rv;
+    }
+    if (at < heap_safepoint(heap)) {
+        return ERR_SNAPSHOT_TOO_OLD;
+    }
+    for (uint64_t place = undo_newest_root(heap, name); place != 0;) {
+        const struct undo_record *r = undo_get(heap, place);
+        if (r->at <= at) {
+            break;
+        }
+        out->ptr = r->size;
+        out->version = r->before;
+        place = r->older;
+    }
+    return out->ptr != 0 ? 0 : ERR_NOTFOUND;
+}
+
+uint64_t root_changed_at(const struct heap *h, struct slice name)
+{
+    uint64_t place = undo_newest_root(h, name);
+    return place != 0 ? undo_get(h, place)->at : 0;
+}
+
+static int name_order(struct slice a, struct slice b)
+{
+    int order = memcmp(a.data, b.data, a.len < b.len ? a.len : b.len);
+    return order != 0 ? order : (a.len > b.len) - (a.len < b.len);
+}
+
+/* The next name that is there, or (past) that a record of history has. */
+static bool next_name(const struct heap *h, bool past, struct slice after, struct slice *name)
+{
+    uint8_t key[1 + ROOT_NAME_BYTES_MAX];
+    struct slice found;
+    struct slice value;
+    bool any = heap_map_next(h, HEAP_MAP_ROOTS, after, name, &value) == 0;
+    if (!past) {
+        return any;
+    }
+    key[0] = 'h';
+    if (after.len > 0) {
+        memcpy(key + 1, after.data, after.len);
+    }
+    if (heap_map_next(h, HEAP_MAP_TX, slice_of(key, 1 + after.len), &found, &value) != 0 ||
+        found.data[0] != 'h') {
+        return any;
+    }
+    found = slice_of(found.data + 1, found.len - 1);
+    if (!any || name_order(found, *name) < 0) {
+        *name = found;
+    }
+    return true;
 }
 
 int heap_root_next_at(const struct heap *heap, uint64_t at, struct slice after, struct slice *name,
                       struct root_record *out)
 {
-    struct slice value;
     memset(out, 0, sizeof *out);
-    if (at != 0) {
-        return ERR_UNSUPPORTED;
+    if (after.len > ROOT_NAME_BYTES_MAX) {
+        return ERR_INVAL;
     }
-    int rv = heap_map_next(heap, HEAP_MAP_ROOTS, after, name, &value);
-    while (rv == 0) {
-        memcpy(out, value.data, sizeof *out);
-        if (out->ptr != 0) {
+    if (at != 0 && at < heap_safepoint(heap)) {
+        return ERR_SNAPSHOT_TOO_OLD;
+    }
+    while (next_name(heap, at != 0, after, name)) {
+        if (heap_root_get_at(heap, at, *name, out) == 0) {
             return 0;
         }
-        rv = heap_map_next(heap, HEAP_MAP_ROOTS, *name, name, &value);
+        after = *name;
     }
-    return rv;
+    return ERR_NOTFOUND;
 }
 
 uint64_t heap_directory_version(const struct heap *heap)
@@ -84,20 +137,45 @@ void root_release(struct heap *h, struct slice name)
     header_edit(h)->roots_reserved--;
 }
 
-int root_change(struct heap *h, uint64_t version, struct slice name, uint64_t ptr)
+/* History has what the name led to. */
+static int record_change(struct heap *h, uint64_t version, struct slice name,
+                         const struct root_record *now, uint64_t ptr, bool must)
+{
+    if (!undo_is_kept(h, version)) {
+        history_skips(h);
+        return 0;
+    }
+    int rv = undo_push_root(h, version, name, now->version, now->ptr, ptr);
+    if (rv == ERR_NOSPACE && must) {
+        history_gives_way(h);
+        rv = 0;
+    }
+    return rv;
+}
+
+int root_change(struct heap *h, uint64_t version, struct slice name, uint64_t ptr, bool must)
 {
     struct root_record now;
-    bool exists = heap_root_get(h, name, &now) == 0;
     struct slice value;
+    bool exists = heap_root_get(h, name, &now) == 0;
     bool reserved = !exists && heap_map_get(h, HEAP_MAP_ROOTS, name, &value) == 0;
     if (ptr == 0 && !exists) {
         return 0;
     }
-    int rv = ptr != 0 ? root_put(h, name, ptr, version) : heap_map_delete(h, HEAP_MAP_ROOTS, name);
+    int rv = !exists && !reserved ? root_reserve(h, name) : 0;
     if (rv != 0) {
         return rv;
     }
-    header_edit(h)->roots_reserved -= reserved;
+    rv = record_change(h, version, name, &now, ptr, must);
+    if (rv != 0) {
+        if (!exists && !reserved) {
+            root_release(h, name);
+        }
+        return rv;
+    }
+    rv = ptr != 0 ? root_put(h, name, ptr, version) : heap_map_delete(h, HEAP_MAP_ROOTS, name);
+    assert(rv == 0); /* in place */
+    header_edit(h)->roots_reserved -= !exists;
     if (exists != (ptr != 0)) {
         directory_moved(h, version);
     }

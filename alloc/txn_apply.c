@@ -191,7 +191,9 @@ static int check_holds(const struct validation *v, const struct txn_item *item,
         }
         return version_check(item, t->version);
     case TXN_CHECK_ROOT:
-        return version_check(item, t->version);
+        return version_check(item, item->mode == TXN_NOT_NEWER && t->before == TARGET_ABSENT
+                                       ? root_changed_at(v->h, t->name)
+                                       : t->version);
     case TXN_CHECK_BYTES:
         rv = there(t, t->before);
         return rv == 0 ? bytes_check(v->h, item, bytes) : rv;
@@ -396,7 +398,7 @@ int txn_plan_execute(struct heap *h, uint64_t version, const struct txn_plan *pl
     for (uint32_t i = 0; rv == 0 && i < plan->count; i++) {
         const struct txn_target *t = &plan->targets[i];
         if (t->ptr == 0 && t->changes) {
-            rv = root_change(h, version, t->name, t->root);
+            rv = root_change(h, version, t->name, t->root, true);
         }
     }
     return rv;

@@ -51,6 +51,29 @@ static uint8_t *newest_edit(struct heap *h, uint64_t slot)
     return value;
 }
 
+struct root_key {
+    uint8_t bytes[1 + ROOT_NAME_BYTES_MAX];
+};
+
+static struct slice root_key_of(struct slice name, struct root_key *key)
+{
+    assert(name.len <= ROOT_NAME_BYTES_MAX);
+    key->bytes[0] = 'h';
+    memcpy(key->bytes + 1, name.data, name.len);
+    return slice_of(key->bytes, 1 + name.len);
+}
+
+uint64_t undo_newest_root(const struct heap *h, struct slice name)
+{
+    struct root_key key;
+    struct slice value;
+    if (heap_map_count(h, HEAP_MAP_TX) == 0 ||
+        heap_map_get(h, HEAP_MAP_TX, root_key_of(name, &key), &value) != 0) {
+        return 0;
+    }
+    return load_u64(value.data);
+}
+
 /* ---- a new record ---- */
 
 /* Makes the record the newest of its object. */
@@ -188,6 +211,10 @@ void undo_moved(struct heap *h, uint64_t from, uint64_t to)
     }
     if (r->newer != 0) {
         undo_edit(h, r->newer)->older = to;
+    } else if (r->kind == UNDO_ROOT) {
+        struct root_key key;
+        struct slice k = root_key_of(undo_root_name(r), &key);
+        store_u64(heap_map_edit(h, HEAP_MAP_TX, k, 0, sizeof to), to);
     } else {
         store_u64(newest_edit(h, r->slot), to);
     }
@@ -195,6 +222,40 @@ void undo_moved(struct heap *h, uint64_t from, uint64_t to)
         uint64_t at = block_address(h, to) + undo_chunks_at(r->len) + i * 8;
         chunk_set_keeper(h, load_u64(arena_at(&h->arena, at)), to);
     }
+}
+
+int undo_push_root(struct heap *h, uint64_t version, struct slice name, uint64_t before_version,
+                   uint64_t before, uint64_t after)
+{
+    struct undo_record r = {.magic = BLOCK_MAGIC_UNDO,
+                            .kind = UNDO_ROOT,
+                            .at = version,
+                            .before = before_version,
+                            .size = before,
+                            .offset = after,
+                            .len = (uint32_t)name.len,
+                            .order = next_order(h)};
+    struct root_key key;
+    uint64_t place = 0;
+    int rv = block_alloc(h, POOL_UNDO, undo_bytes(&r), &place);
+    if (rv != 0) {
+        return rv;
+    }
+    r.older = undo_newest_root(h, name);
+    rv = heap_map_put(h, HEAP_MAP_TX, root_key_of(name, &key), slice_of(&place, sizeof place));
+    if (rv != 0) {
+        block_free(h, POOL_UNDO, place);
+        return rv;
+    }
+    if (r.older != 0) {
+        undo_edit(h, r.older)->newer = place;
+    }
+    header_edit(h)->last_order = r.order;
+    queue_push(h, place, &r);
+    uint8_t *to = arena_write(&h->arena, block_address(h, place), undo_bytes(&r));
+    memcpy(to, &r, sizeof r);
+    memcpy(to + sizeof r, name.data, name.len);
+    return 0;
 }
 
 /* ---- without room ---- */
@@ -276,6 +337,10 @@ static uint64_t reclaim_oldest(struct heap *h)
     }
     if (r.newer != 0) {
         undo_edit(h, r.newer)->older = 0;
+    } else if (r.kind == UNDO_ROOT) {
+        struct root_key key;
+        (void)heap_map_delete(h, HEAP_MAP_TX,
+                              root_key_of(undo_root_name(undo_get(h, place)), &key));
     } else {
         struct slot_key key;
         int rv = heap_map_delete(h, HEAP_MAP_UNDO, key_of(r.slot, &key));

@@ -181,6 +181,77 @@ static void an_unrecorded_change_is_a_gap(void **state)
     heap_free(f.heap);
 }
 
+static void roots_have_a_past(void **state)
+{
+    (void)state;
+    struct fixture f;
+    struct heap_event e[8];
+    struct root_record r;
+    struct slice name;
+    size_t count = 0;
+    open_heap(&f, 1000);
+    uint64_t a = alloc(&f, 1000, TEXT("a"));
+    uint64_t b = alloc(&f, 1000, TEXT("b"));
+    uint64_t start = heap_order(f.heap);
+    uint64_t before = heap_clock(f.heap);
+    struct heap_command c = {.kind = HEAP_COMMAND_ROOT_SET, .name = TEXT("root"), .ptr = a};
+    (void)apply(&f, 1000, c);
+    c.ptr = b;
+    (void)apply(&f, 1000, c);
+    c = (struct heap_command){.kind = HEAP_COMMAND_ROOT_DELETE, .name = TEXT("root")};
+    (void)apply(&f, 1000, c);
+    c = (struct heap_command){.kind = HEAP_COMMAND_ROOT_SET, .name = TEXT("other"), .ptr = a};
+    (void)apply(&f, 1000, c);
+    assert_int_equal(heap_root_get_at(f.heap, before, TEXT("root"), &r), ERR_NOTFOUND);
+    assert_int_equal(heap_root_get_at(f.heap, before + 1, TEXT("root"), &r), 0);
+    assert_int_equal(r.ptr, a);
+    assert_int_equal(r.version, before + 1);
+    assert_int_equal(heap_root_get_at(f.heap, before + 2, TEXT("root"), &r), 0);
+    assert_int_equal(r.ptr, b);
+    assert_int_equal(heap_root_get_at(f.heap, before + 3, TEXT("root"), &r), ERR_NOTFOUND);
+    assert_int_equal(heap_root_next_at(f.heap, before, slice_of(NULL, 0), &name, &r), ERR_NOTFOUND);
+    assert_int_equal(heap_root_next_at(f.heap, before + 2, slice_of(NULL, 0), &name, &r), 0);
+    assert_int_equal(name.len, 4);
+    assert_int_equal(r.ptr, b);
+    assert_int_equal(heap_root_next_at(f.heap, before + 2, name, &name, &r), ERR_NOTFOUND);
+    assert_int_equal(heap_root_next_at(f.heap, 0, slice_of(NULL, 0), &name, &r), 0);
+    assert_int_equal(name.len, 5);
+    /* First committer wins: the name was deleted behind that time. */
+    struct part p;
+    part_begin(&p, 0);
+    part_check_root(&p, TEXT("root"), before + 2, TXN_NOT_NEWER);
+    c = (struct heap_command){.kind = HEAP_COMMAND_TRANSACT, .data = part_slice(&p)};
+    assert_int_equal(apply(&f, 1000, c).code, ERR_CONFLICT);
+    part_begin(&p, 0);
+    part_check_root(&p, TEXT("root"), before + 3, TXN_NOT_NEWER);
+    c.data = part_slice(&p);
+    assert_int_equal(apply(&f, 1000, c).code, 0);
+    assert_int_equal(heap_events(f.heap, start, e, 8, &count), 0);
+    assert_int_equal(count, 4);
+    const uint64_t after[] = {a, b, 0, a};
+    for (size_t i = 0; i < 4; i++) {
+        assert_int_equal(e[i].kind, UNDO_ROOT);
+        assert_int_equal(e[i].ptr, after[i]);
+        assert_int_equal(e[i].name.len, i < 3 ? 4 : 5);
+    }
+    assert_int_equal(e[2].before, before + 2);
+    /* Records move and go. */
+    next_entry(&f, 1000);
+    struct heap_defrag d = {.left = true};
+    while (d.left) {
+        assert_int_equal(heap_defrag(f.heap, 1 << 20, &d), 0);
+    }
+    done(&f);
+    for (uint32_t i = 0; i < 6; i++) {
+        c = (struct heap_command){
+            .kind = HEAP_COMMAND_RECLAIM, .if_version = UINT64_MAX, .count = 1};
+        (void)apply(&f, 9000, c);
+    }
+    assert_int_equal(header(f.heap)->undo_count, 0);
+    assert_int_equal(heap_map_count(f.heap, HEAP_MAP_TX), 0);
+    heap_free(f.heap);
+}
+
 /* ---- history on demand ---- */
 
 static void a_time_that_is_closed_can_be_read_for_a_while(void **state)
@@ -258,6 +329,7 @@ int main(void)
         cmocka_unit_test(changes_come_in_log_order),
         cmocka_unit_test(without_history_nothing_can_be_followed),
         cmocka_unit_test(an_unrecorded_change_is_a_gap),
+        cmocka_unit_test(roots_have_a_past),
         cmocka_unit_test(a_time_that_is_closed_can_be_read_for_a_while),
         cmocka_unit_test(leases_of_a_session_go_back_together),
     };
