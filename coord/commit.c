@@ -313,6 +313,9 @@ void coord__tx_answered(struct coord_send *send, int err, uint32_t leader,
     if (err != 0) {
         bool hinted = err == ERR_NOTLEADER && leader != 0 && leader != send->node;
         coord__route_failed(&leg->route, err == ERR_NOTLEADER ? leader : 0);
+        if (err == ERR_BUSY) {
+            leg->since_ms = now_ms; /* no silence: it is there, and will take it in a moment */
+        }
         if (leg->retry_ms == 0 && leg->in_flight == 0) {
             retry_later(leg, now_ms);
             leg->retry_ms = hinted && leg->tries < 3 ? now_ms + 1 : leg->retry_ms;

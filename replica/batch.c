@@ -128,7 +128,10 @@ static int batch_append(struct shard *s, uint16_t kind, struct slice body,
                         struct shard_command *command)
 {
     struct batch *b = s->open;
-    if (b != NULL && (b->len >= BATCH_BYTES_CLOSE || b->work >= BATCH_WORK_CLOSE)) {
+    bool full = b != NULL &&
+                (b->len >= BATCH_BYTES_CLOSE || b->work >= BATCH_WORK_CLOSE ||
+                 b->len + ENTRY_COMMAND_HEADER_BYTES + body.len > wal_entry_bytes_max(s->r->wal));
+    if (full && b->count > 0) {
         if (s->ready_count >= BATCHES_READY_MAX) {
             return ERR_BUSY;
         }

@@ -369,6 +369,11 @@ void wal_stats(const struct wal *wal, struct wal_stats *out)
     out->cached_bytes = wal->cached_bytes;
 }
 
+uint64_t wal_entry_bytes_max(const struct wal *wal)
+{
+    return wal->record_bytes_max - wal__record_bytes(0);
+}
+
 uint64_t wal_room_bytes(const struct wal *wal)
 {
     return 2 * wal->segment_bytes + WAL_ROOM_RESERVE_BYTES;

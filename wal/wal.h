@@ -89,6 +89,8 @@ void wal_stats(const struct wal *wal, struct wal_stats *out);
  * reached: the leader answers BUSY instead of proposing. Re-evaluated every second. */
 bool wal_has_room(const struct wal *wal);
 uint64_t wal_room_bytes(const struct wal *wal); /* that free disk space */
+/* Of an entry's data, at most: TOOBIG beyond. By the size of the segments. */
+uint64_t wal_entry_bytes_max(const struct wal *wal);
 
 /* ---- one shard's log
  * ---------------------------------------------------------------------------------------------- */

@@ -94,6 +94,13 @@ static int transfer(cairn_tx *tx, void *arg)
     return rv != 0 ? rv : cairn_tx_write(tx, t->to, 0, &to, sizeof to);
 }
 
+/* 0 .. limit - 1; good enough to choose accounts by. */
+static int draw(struct teller *teller, int limit)
+{
+    teller->seed = teller->seed * 1103515245u + 12345u;
+    return (int)((teller->seed >> 16) % (unsigned)limit);
+}
+
 static void note(struct teller *teller, int rv)
 {
     teller->outcome = rv;
@@ -104,12 +111,12 @@ static void *work(void *arg)
 {
     struct teller *teller = arg;
     while (time(NULL) < teller->end) {
-        int from = rand_r(&teller->seed) % ACCOUNTS;
-        int to = (from + 1 + rand_r(&teller->seed) % (ACCOUNTS - 1)) % ACCOUNTS;
+        int from = draw(teller, ACCOUNTS);
+        int to = (from + 1 + draw(teller, ACCOUNTS - 1)) % ACCOUNTS;
         struct transfer t = {.teller = teller,
                              .from = teller->bank->accounts[from],
                              .to = teller->bank->accounts[to],
-                             .amount = 1 + rand_r(&teller->seed) % 100};
+                             .amount = 1 + draw(teller, 100)};
         int rv = cairn_tx_run(teller->bank->heap, transfer, &t);
         if (rv != 0) {
             note(teller, rv);
@@ -165,12 +172,12 @@ static void *watch(void *arg)
 
 int main(int argc, char **argv)
 {
-    int seconds = argc > 1 ? atoi(argv[1]) : 5;
-    int threads = argc > 2 ? atoi(argv[2]) : 8;
+    long seconds = argc > 1 ? strtol(argv[1], NULL, 10) : 5;
+    long threads = argc > 2 ? strtol(argv[2], NULL, 10) : 8;
     static struct teller tellers[THREADS_MAX + 1];
     cairn_client *client = NULL;
     struct bank bank = {.heap = NULL};
-    if (seconds < 1 || threads < 1 || threads > THREADS_MAX) {
+    if (seconds < 1 || seconds > 86400 || threads < 1 || threads > THREADS_MAX) {
         fprintf(stderr, "usage: ex9_bank [SECONDS [THREADS (1..%d) [TARGET]]]\n", THREADS_MAX);
         return 2;
     }
@@ -182,7 +189,7 @@ int main(int argc, char **argv)
     must(cairn_heap_open(client, "bank", &bank.heap), "open the heap");
     must(cairn_tx_run(bank.heap, found, &bank), "found the bank");
 
-    for (int i = 0; i <= threads; i++) {
+    for (long i = 0; i <= threads; i++) {
         tellers[i] = (struct teller){.bank = &bank,
                                      .end = time(NULL) + seconds,
                                      .seed = (unsigned)time(NULL) * 31u + (unsigned)i};
@@ -195,10 +202,10 @@ int main(int argc, char **argv)
     unsigned long done = 0;
     unsigned long runs = 0;
     int failed = 0;
-    for (int i = 0; i <= threads; i++) {
+    for (long i = 0; i <= threads; i++) {
         pthread_join(tellers[i].thread, NULL);
         if (tellers[i].outcome != 0) {
-            fprintf(stderr, "%s %d: %s\n", i < threads ? "teller" : "auditor", i, tellers[i].why);
+            fprintf(stderr, "%s %ld: %s\n", i < threads ? "teller" : "auditor", i, tellers[i].why);
             failed = 1;
         }
         done += i < threads ? tellers[i].done : 0;

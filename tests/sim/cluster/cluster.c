@@ -1,6 +1,6 @@
 /* Simulated nodes: each runs the real node core over its environment. */
-#include "alloc/txn.h"
 #include "sim/cluster/cluster.h"
+#include "alloc/txn.h"
 
 #include <inttypes.h>
 #include <stdarg.h>
