@@ -180,12 +180,6 @@ static int refuse_new(struct heap *h, const struct txn_name *name, const struct 
     return rv;
 }
 
-/* A deadline that nobody gives: what came of it would stay for too long. */
-static bool is_far(const struct heap *h, uint64_t deadline)
-{
-    return deadline > header(h)->clock + hlc_from_ms(TX_DEADLINE_MS_MAX);
-}
-
 int txn_apply_refuse(struct heap *heap, const struct txn_name *name, uint64_t digest,
                      uint64_t deadline, int code, struct txn_result *out)
 {
@@ -193,8 +187,8 @@ int txn_apply_refuse(struct heap *heap, const struct txn_name *name, uint64_t di
     const struct txn_record *r = record_get(heap, name, &value);
     struct txn_conditions c = {.late = is_late(heap, deadline)};
     memset(out, 0, sizeof *out);
-    if ((r != NULL && r->digest != digest) || (r == NULL && is_far(heap, deadline))) {
-        out->code = r != NULL ? ERR_PROTOCOL : ERR_INVAL;
+    if (r != NULL && r->digest != digest) {
+        out->code = ERR_PROTOCOL;
         return 0;
     }
     struct txn_move m =
@@ -402,6 +396,14 @@ static bool is_fatal(int rv)
     return rv == ERR_NOMEM || rv == ERR_CORRUPT || rv == ERR_IO;
 }
 
+/* Further than a coordinator lets a client go by its own shard's clock: clocks have jumped apart.
+ * It is refused and not prepared; and that is recorded like any refusal, or it stayed undecided
+ * until this clock comes after. */
+static bool is_far(const struct heap *h, uint64_t deadline)
+{
+    return deadline > header(h)->clock + hlc_from_ms(TX_DEADLINE_MS_MAX);
+}
+
 int txn_apply_prepare(struct heap *heap, uint64_t version, const struct txn_prepare *prepare,
                       int refuse, struct txn_result *out)
 {
@@ -409,15 +411,17 @@ int txn_apply_prepare(struct heap *heap, uint64_t version, const struct txn_prep
     const struct txn_record *r = record_get(heap, &prepare->name, &value);
     struct txn_conditions c = {.late = is_late(heap, prepare->deadline)};
     memset(out, 0, sizeof *out);
-    if ((r != NULL && r->digest != prepare->digest) ||
-        (r == NULL && is_far(heap, prepare->deadline))) {
-        out->code = r != NULL ? ERR_PROTOCOL : ERR_INVAL;
+    if (r != NULL && r->digest != prepare->digest) {
+        out->code = ERR_PROTOCOL;
         return 0;
     }
     if (r != NULL) {
         out->answer = txn_step((enum txn_state)r->state, TXN_ON_PREPARE, &c).answer;
         answer_by(r, out);
         return 0;
+    }
+    if (refuse == 0 && is_far(heap, prepare->deadline)) {
+        refuse = ERR_TX_ABORTED;
     }
     if (!c.late) {
         int rv = prepare_new(heap, version, prepare, refuse, &out->conflict);
@@ -593,10 +597,6 @@ int txn_apply_abort(struct heap *heap, const struct txn_name *name, uint64_t dig
     if (r != NULL && r->digest != digest) {
         out->answer = TXN_WRONG;
         out->code = ERR_PROTOCOL;
-        return 0;
-    }
-    if (r == NULL && is_far(heap, deadline)) {
-        out->code = ERR_INVAL;
         return 0;
     }
     struct txn_conditions c = {.late = is_late(heap, r != NULL ? r->deadline : deadline)};

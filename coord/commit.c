@@ -131,6 +131,15 @@ static void retry_later(struct coord_leg *leg, uint64_t now_ms)
     leg->retry_ms = now_ms + (ms < COORD_RESEND_MS ? ms : COORD_RESEND_MS);
 }
 
+/* A leader that takes nothing for the moment, as while its leadership moves or its disk is full, is
+ * no silence: it is asked again until the deadline has passed. */
+static void heard(struct coord_leg *leg, int err, uint64_t now_ms)
+{
+    if (err == ERR_BUSY || err == ERR_DISKFULL) {
+        leg->since_ms = now_ms;
+    }
+}
+
 static void send_to(struct coord_tx *tx, uint32_t part, uint16_t kind)
 {
     struct coord *coord = tx->coord;
@@ -161,6 +170,7 @@ static void send_to(struct coord_tx *tx, uint32_t part, uint16_t kind)
             coord__send_free(send);
         }
         coord__route_failed(&leg->route, 0);
+        heard(leg, rv, now_ms);
         retry_later(leg, now_ms);
         return;
     }
@@ -313,9 +323,7 @@ void coord__tx_answered(struct coord_send *send, int err, uint32_t leader,
     if (err != 0) {
         bool hinted = err == ERR_NOTLEADER && leader != 0 && leader != send->node;
         coord__route_failed(&leg->route, err == ERR_NOTLEADER ? leader : 0);
-        if (err == ERR_BUSY) {
-            leg->since_ms = now_ms; /* no silence: it is there, and will take it in a moment */
-        }
+        heard(leg, err, now_ms);
         if (leg->retry_ms == 0 && leg->in_flight == 0) {
             retry_later(leg, now_ms);
             leg->retry_ms = hinted && leg->tries < 3 ? now_ms + 1 : leg->retry_ms;
@@ -487,7 +495,7 @@ static int begin_commit(struct coord *coord, struct shard *shard, struct slice b
         rv = split_parts(tx, m.parts, &count);
     }
     if (rv == 0 && hlc_to_ms(m.deadline) > hlc_to_ms(shard_now(shard)) + TX_DEADLINE_MS_MAX) {
-        rv = ERR_INVAL; /* no shard would vote, not even no */
+        rv = ERR_TX_ABORTED; /* clocks have jumped apart, or somebody makes deadlines up */
     }
     if (rv == 0) {
         rv = check_places(coord, tx, count);

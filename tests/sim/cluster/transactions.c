@@ -60,10 +60,12 @@ void transactions_free(struct cluster *c)
 static void excuse(struct tx_slot *slot, int err)
 {
     struct cluster *c = slot->client->cluster;
-    /* Of shards whose clocks jumped more than a minute apart one takes no deadline of the other's.
-     */
+    /* Of shards whose clocks jumped far apart one takes no deadline of the other's, and can't say
+     * that it is as late as what was read there. */
     bool jumped = c->mode == MODE_CLOCK || c->mode == MODE_MIXED;
-    bool expected = err == ERR_CONFLICT || (err == ERR_INVAL && jumped);
+    bool expected =
+        err == ERR_CONFLICT ||
+        (jumped && (err == ERR_TX_ABORTED || (slot->step == TX_VALIDATING && err == ERR_TIMEOUT)));
     bool weather = err == ERR_INDOUBT || err == ERR_TIMEOUT || err == ERR_UNAVAILABLE ||
                    err == ERR_BUSY || err == ERR_NOTLEADER || err == ERR_NOCONN ||
                    err == ERR_SHUTDOWN || err == ERR_LIMIT || err == ERR_SESSION_EXPIRED ||
