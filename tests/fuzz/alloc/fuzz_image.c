@@ -83,20 +83,21 @@ static void setup(enum image_mode mode)
     must(heap_create(&heap_opts, &heap) == 0);
     heap_begin(heap, 5, 1, 10);
     for (uint64_t i = 0; i < 60; i++) {
-        must(heap_alloc(heap, i + 1, 1 + i * 131 % 700 + (i % 9 == 0) * 6000, 1, slice_of("abc", 1),
-                        &ptrs[i]) == 0);
+        must(heap_alloc(heap, heap_next_version(heap), 1 + i * 131 % 700 + (i % 9 == 0) * 6000, 1,
+                        slice_of("abc", 1), &ptrs[i]) == 0);
         char name[16];
-        struct root_record root = {.ptr = ptrs[i], .version = i + 1};
+        struct heap_outcome outcome;
         size_t len = (size_t)snprintf(name, sizeof name, "root-%u", (unsigned)i);
-        must(heap_map_put(heap, HEAP_MAP_ROOTS, slice_of(name, len),
-                          slice_of(&root, sizeof root)) == 0);
+        struct heap_command set = {
+            .kind = HEAP_COMMAND_ROOT_SET, .ptr = ptrs[i], .name = slice_of(name, len)};
+        must(heap_apply(heap, heap_next_version(heap), &set, &outcome) == 0 && outcome.code == 0);
         must(heap_map_put(heap, HEAP_MAP_SESSIONS, slice_of(&i, 8), slice_of(&ptrs[i], 8)) == 0);
     }
     heap_end(heap);
     save(&d, image, heap, mode);
     heap_begin(heap, 6, 2, 11);
     for (uint64_t i = 0; i < 60; i += 9) {
-        must(heap_free_object(heap, 200, ptrs[i]) == 0);
+        must(heap_free_object(heap, heap_next_version(heap), ptrs[i]) == 0);
     }
     heap_end(heap);
     save(&d, image, heap, mode);
