@@ -7,12 +7,6 @@
 #include "alloc/intent.h"
 #include "base/hlc.h"
 
-/* What no command's result may be: the replica is broken, or out of memory, and must stop (I2). */
-static bool is_fatal(int rv)
-{
-    return rv == ERR_NOMEM || rv == ERR_CORRUPT || rv == ERR_IO;
-}
-
 /* ---- objects ---- */
 
 static int apply_alloc(struct heap *h, uint64_t version, const struct heap_command *c,
@@ -268,7 +262,7 @@ int heap_apply(struct heap *heap, uint64_t version, const struct heap_command *c
     if (rv == ERR_TX_UNDECIDED) {
         out->value = changes_object(command->kind) ? command->ptr : 0;
     }
-    if (is_fatal(rv)) {
+    if (err_stops_replica(rv)) {
         return rv;
     }
     out->code = rv;

@@ -391,11 +391,6 @@ static int prepare_new(struct heap *h, uint64_t version, const struct txn_prepar
     return rv;
 }
 
-static bool is_fatal(int rv)
-{
-    return rv == ERR_NOMEM || rv == ERR_CORRUPT || rv == ERR_IO;
-}
-
 /* Further than a coordinator lets a client go by its own shard's clock: clocks have jumped apart.
  * It is refused and not prepared; and that is recorded like any refusal, or it stayed undecided
  * until this clock comes after. */
@@ -425,7 +420,7 @@ int txn_apply_prepare(struct heap *heap, uint64_t version, const struct txn_prep
     }
     if (!c.late) {
         int rv = prepare_new(heap, version, prepare, refuse, &out->conflict);
-        if (is_fatal(rv)) {
+        if (err_stops_replica(rv)) {
             return rv;
         }
         out->code = rv;

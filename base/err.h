@@ -90,6 +90,13 @@ struct err_text {
 int err_set(struct err_text *e, int err, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 
+/* What no command's result may be: this copy of the heap is broken, or out of memory, and stops
+ * (I2); every other code is an answer, and the same on every replica. thread: any */
+static inline bool err_stops_replica(int err)
+{
+    return err == ERR_NOMEM || err == ERR_CORRUPT || err == ERR_IO;
+}
+
 /* The ERR_* code for an errno value: ENOSPC and EDQUOT -> DISKFULL, ENOMEM -> NOMEM, ENOENT ->
  * NOTFOUND, EEXIST -> EXISTS, EACCES and EPERM -> DENIED, everything else -> IO. thread: any */
 int err_from_errno(int errnum);

@@ -11,11 +11,6 @@
 #include "base/mem.h"
 #include "embed/internal.h"
 
-static bool is_fatal(int rv)
-{
-    return rv == ERR_NOMEM || rv == ERR_CORRUPT || rv == ERR_IO;
-}
-
 /* ---- apply ---- */
 
 static int create_apply(struct heap *heap, uint64_t version, const struct heap_command *c)
@@ -41,7 +36,7 @@ int embed__catalog_apply(struct heap *heap, uint64_t version, const struct recor
     int rv = record->kind == RECORD_HEAP_CREATE
                  ? create_apply(heap, version, &record->command)
                  : heap_map_delete(heap, HEAP_MAP_CATALOG, record->command.name);
-    if (is_fatal(rv)) {
+    if (err_stops_replica(rv)) {
         return rv;
     }
     out->code = rv;

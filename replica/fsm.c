@@ -6,12 +6,6 @@
 #include "alloc/command.h"
 #include "replica/internal.h"
 
-/* What no command's result may be: the replica is broken, or out of memory, and must stop (I2). */
-static bool is_fatal(int rv)
-{
-    return rv == ERR_NOMEM || rv == ERR_CORRUPT || rv == ERR_IO;
-}
-
 void fsm_header_get(const struct heap *heap, struct fsm_header *out)
 {
     memcpy(out, heap_fsm(heap), sizeof *out);
@@ -463,7 +457,7 @@ static int apply_command(struct heap *heap, uint64_t uid, uint16_t kind, struct 
     if (class == CLASS_SESSION || class == CLASS_FREE) {
         rv = apply_unsequenced(heap, uid, kind, body, &prefix, &now, result, &fatal);
         settle(result, rv, now.version);
-        return fatal != 0 ? fatal : is_fatal(rv) ? rv : 0;
+        return fatal != 0 ? fatal : err_stops_replica(rv) ? rv : 0;
     }
     if (class == CLASS_TX) {
         return tx_apply(heap, uid, kind, body, &now, result);
@@ -472,13 +466,13 @@ static int apply_command(struct heap *heap, uint64_t uid, uint16_t kind, struct 
     rv = session_enter(heap, &prefix, body, kind, &now, &ticket, result);
     if (rv != 0) {
         settle(result, rv, now.version);
-        return is_fatal(rv) ? rv : 0;
+        return err_stops_replica(rv) ? rv : 0;
     }
     if (ticket.found) {
         return 0;
     }
     rv = apply_sequenced(heap, kind, body, &now, &ticket, result, &fatal);
-    if (fatal != 0 || is_fatal(rv)) {
+    if (fatal != 0 || err_stops_replica(rv)) {
         return fatal != 0 ? fatal : rv;
     }
     /* TX_SETTLE tells of another command's version, TX_CLOSE of the clock. */

@@ -12,11 +12,6 @@
 #define FORGET_NAMES_MAX 64u
 #define NAME_BYTES       24u
 
-static bool is_fatal(int rv)
-{
-    return rv == ERR_NOMEM || rv == ERR_CORRUPT || rv == ERR_IO;
-}
-
 /* ---- one shard ---- */
 
 /* Whose slots a part may use. */
@@ -330,7 +325,7 @@ int tx_apply(struct heap *heap, uint64_t uid, uint16_t kind, struct slice body,
     if (rv == 0) {
         rv = txn_sweep_refused(heap, SWEEP_MAX);
     }
-    assert(rv == 0 || is_fatal(rv));
+    assert(rv == 0 || err_stops_replica(rv));
     return rv;
 }
 
