@@ -1,5 +1,6 @@
 #include "cli/cli.h"
 
+#include <inttypes.h>
 #include <libsmartcols/libsmartcols.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -52,6 +53,32 @@ int cli_exit_of(int code)
     default:
         return EXIT_UNEXPECTED;
     }
+}
+
+int cli_range(struct cli *cli, uint64_t size, uint64_t *len)
+{
+    uint64_t rest = cli->offset < size ? size - cli->offset : 0;
+    *len = cli->len_given ? cli->len : rest;
+    if (cli->offset <= size && *len <= rest) {
+        return 0;
+    }
+    return cli_error(cli, CAIRN_E_RANGE,
+                     "the object has %" PRIu64 " bytes; asked for %" PRIu64 " from %" PRIu64, size,
+                     *len, cli->offset);
+}
+
+json_t *cli_u64(uint64_t value)
+{
+    char text[24];
+    snprintf(text, sizeof text, "%" PRIu64, value);
+    return json_string(text);
+}
+
+json_t *cli_ptr(cairn_ptr ptr)
+{
+    char text[CAIRN_PTR_TEXT_BYTES];
+    cairn_ptr_format(ptr, text, sizeof text);
+    return json_string(text);
 }
 
 json_t *cli_text(const char *text)
@@ -266,6 +293,51 @@ int cli_ask_all(struct cli *cli, const char *verb, json_t *args, json_t **out)
     }
     json_decref(args);
     return rv;
+}
+
+int cli_collect(struct cli *cli, const char *verb, json_t *args, const char *key, json_t **rows,
+                size_t *unreachable)
+{
+    json_t *nodes = NULL;
+    json_t *node;
+    json_t *row;
+    size_t i;
+    size_t k;
+    int rv = cli_connect(cli);
+    if (rv != 0) {
+        json_decref(args);
+        return cli_exit_of(rv);
+    }
+    rv = cli_ask_all(cli, verb, args, &nodes);
+    if (rv != 0) {
+        return cli_fail(cli, rv, verb);
+    }
+    *rows = json_array();
+    *unreachable = 0;
+    json_array_foreach(nodes, i, node)
+    {
+        if (!json_is_true(json_object_get(node, "reachable"))) {
+            if (json_integer_value(json_object_get(node, "code")) == CAIRN_E_NOTFOUND) {
+                json_decref(*rows);
+                int code = cli_error(cli, CAIRN_E_NOTFOUND, "%s",
+                                     json_string_value(json_object_get(node, "error")));
+                json_decref(nodes);
+                return code;
+            }
+            (*unreachable)++;
+            cli_warn(cli, "node %s can't be reached: %s",
+                     json_string_value(json_object_get(node, "node")),
+                     json_string_value(json_object_get(node, "error")));
+            continue;
+        }
+        json_array_foreach(json_object_get(json_object_get(node, "answer"), key), k, row)
+        {
+            json_object_set(row, "node", json_object_get(node, "node"));
+            json_array_append(*rows, row);
+        }
+    }
+    json_decref(nodes);
+    return 0;
 }
 
 int cli_object(struct cli *cli, const char *text, cairn_heap **heap, cairn_ptr *ptr)

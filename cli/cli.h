@@ -34,7 +34,7 @@ struct cli {
     uint32_t timeout_ms;
     bool timeout_given;
     const char *offline;
-    bool yes, dry_run;
+    bool yes, dry_run, in_doubt;
     /* options of verbs; NULL or 0: not given */
     const char *wait, *data, *hex, *file, *by, *at, *retention;
     uint64_t size, offset, len, from, to, uid;
@@ -66,6 +66,9 @@ void cli_warn(struct cli *cli, const char *format, ...) __attribute__((format(pr
 /* A JSON string of bytes that needn't be UTF-8, as names are: then "\\xff" stands for what isn't.
  */
 json_t *cli_text(const char *text);
+/* Versions, ids and pointers are strings: a JSON number keeps 53 bits in many a reader. */
+json_t *cli_u64(uint64_t value);
+json_t *cli_ptr(cairn_ptr ptr);
 
 /* One column of a table: a title, and the key of the row's object that it shows. */
 struct cli_column {
@@ -81,6 +84,11 @@ int cli_ask(struct cli *cli, const char *node, const char *verb, json_t *args, j
 /* A row per configured node: {"node", "reachable", "answer": {...} or "error"}. Takes args; *out is
  * given. */
 int cli_ask_all(struct cli *cli, const char *verb, json_t *args, json_t **out);
+/* Asks all nodes; *rows (given): the elements of the array `key` of their answers, each with
+ * "node". *unreachable: how many didn't answer, said as warnings. Takes args. Exit code, said
+ * already. */
+int cli_collect(struct cli *cli, const char *verb, json_t *args, const char *key, json_t **rows,
+                size_t *unreachable);
 /* "12.5 MiB" */
 void cli_bytes(uint64_t bytes, char out[32]);
 /* HEAP/ROOT or HEAP/POINTER: opens the heap, finds the pointer. Exit code; failure is said already.
@@ -89,6 +97,9 @@ int cli_object(struct cli *cli, const char *text, cairn_heap **heap, cairn_ptr *
 /* --data, --hex or --file: *bytes is given (free). *len 0 and *bytes NULL when none was given. Exit
  * code, said already. */
 int cli_payload(struct cli *cli, void **bytes, size_t *len);
+/* --off and --len of an object of `size` bytes; without --len up to its end. Exit code, said
+ * already. */
+int cli_range(struct cli *cli, uint64_t size, uint64_t *len);
 /* Prints bytes of an object, from --off on: as a dump, or in hex. obj.c. */
 void cli_answer_bytes(struct cli *cli, cairn_ptr ptr, uint64_t version, const uint8_t *bytes,
                       size_t len);
@@ -150,6 +161,8 @@ int verb_tx_write(struct cli *cli);
 int verb_tx_root_set(struct cli *cli);
 int verb_tx_commit(struct cli *cli);
 int verb_tx_outcome(struct cli *cli);
+int verb_tx_ls(struct cli *cli);
+int verb_tx_stats(struct cli *cli);
 int verb_tx_abort(struct cli *cli);
 int verb_log_dump(struct cli *cli);
 int verb_version(struct cli *cli);

@@ -237,48 +237,10 @@ static json_t *shard_args(struct cli *cli, bool digest)
     return args;
 }
 
-/* One row per replica; the answer of each node is taken apart. Exit code, said already. */
+/* One row per replica. Exit code, said already. */
 static int collect_shards(struct cli *cli, bool digest, json_t **rows, size_t *unreachable)
 {
-    json_t *nodes = NULL;
-    json_t *node;
-    json_t *shard;
-    size_t i;
-    size_t k;
-    int rv = cli_connect(cli);
-    if (rv != 0) {
-        return cli_exit_of(rv);
-    }
-    rv = cli_ask_all(cli, "shards", shard_args(cli, digest), &nodes);
-    if (rv != 0) {
-        return cli_fail(cli, rv, "shards");
-    }
-    *rows = json_array();
-    *unreachable = 0;
-    json_array_foreach(nodes, i, node)
-    {
-        if (!json_is_true(json_object_get(node, "reachable"))) {
-            if (number(node, "code") == CAIRN_E_NOTFOUND) {
-                json_decref(*rows);
-                int code = cli_error(cli, CAIRN_E_NOTFOUND, "%s",
-                                     json_string_value(json_object_get(node, "error")));
-                json_decref(nodes);
-                return code;
-            }
-            (*unreachable)++;
-            cli_warn(cli, "node %s can't be reached: %s",
-                     json_string_value(json_object_get(node, "node")),
-                     json_string_value(json_object_get(node, "error")));
-            continue;
-        }
-        json_array_foreach(json_object_get(json_object_get(node, "answer"), "shards"), k, shard)
-        {
-            json_object_set(shard, "node", json_object_get(node, "node"));
-            json_array_append(*rows, shard);
-        }
-    }
-    json_decref(nodes);
-    return 0;
+    return cli_collect(cli, "shards", shard_args(cli, digest), "shards", rows, unreachable);
 }
 
 int verb_shard_ls(struct cli *cli)

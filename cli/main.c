@@ -72,6 +72,9 @@ const struct cli_verb cli_verbs[] = {
      "set a name in a transaction; pointer 0 deletes it"},
     {"tx", "commit", verb_tx_commit, "FILE", "all of it, or nothing"},
     {"tx", "outcome", verb_tx_outcome, "ID", "what became of one; from then on it is known"},
+    {"tx", "ls", verb_tx_ls, "[--in-doubt]",
+     "what the shards remember of transactions over several"},
+    {"tx", "stats", verb_tx_stats, "", "what every node has coordinated"},
     {"tx", "abort", verb_tx_abort, "FILE", "nothing of it"},
     {"checkpoint", "now", verb_checkpoint_now, "[HEAP]", "bring every replica's image up to date"},
     {"log", "dump", verb_log_dump, "--offline DATA_DIR [--shard UID] [--from INDEX] [--to INDEX]",
@@ -153,6 +156,7 @@ enum {
     KEY_LEN,
     KEY_YES,
     KEY_DRY_RUN,
+    KEY_IN_DOUBT,
     KEY_TIMEOUT,
     KEY_FROM,
     KEY_TO,
@@ -178,6 +182,7 @@ static const struct argp_option option_table[] = {
     {"help", 'h', NULL, 0, "this text", 0},
     {"yes", KEY_YES, NULL, 0, "don't ask", 1},
     {"dry-run", KEY_DRY_RUN, NULL, 0, "say what would be done", 1},
+    {"in-doubt", KEY_IN_DOUBT, NULL, 0, "only transactions that aren't decided", 1},
     {"wait", KEY_WAIT, "STATE", 0, "wait for this state (healthy)", 1},
     {"shards", KEY_SHARDS, "N", 0, "shards of a new heap; default 4", 1},
     {"replicas", KEY_REPLICAS, "N", 0, "replicas of each shard; default 3", 1},
@@ -282,6 +287,9 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
         return 0;
     case KEY_DRY_RUN:
         cli->dry_run = true;
+        return 0;
+    case KEY_IN_DOUBT:
+        cli->in_doubt = true;
         return 0;
     case KEY_WAIT:
         cli->wait = arg;

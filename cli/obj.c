@@ -10,20 +10,6 @@
 
 #include "cli/cli.h"
 
-static json_t *text_u64(uint64_t value)
-{
-    char text[24];
-    snprintf(text, sizeof text, "%" PRIu64, value);
-    return json_string(text);
-}
-
-static json_t *text_ptr(cairn_ptr ptr)
-{
-    char text[CAIRN_PTR_TEXT_BYTES];
-    cairn_ptr_format(ptr, text, sizeof text);
-    return json_string(text);
-}
-
 int verb_obj_alloc(struct cli *cli)
 {
     cairn_heap *heap = NULL;
@@ -61,8 +47,8 @@ int verb_obj_alloc(struct cli *cli)
     char text[CAIRN_PTR_TEXT_BYTES];
     cairn_ptr_format(ptr, text, sizeof text);
     cli_answer(cli,
-               json_pack("{s:o,s:I,s:I}", "pointer", text_ptr(ptr), "size", (json_int_t)size,
-                         "type", (json_int_t)cli->type),
+               json_pack("{s:o,s:I,s:I}", "pointer", cli_ptr(ptr), "size", (json_int_t)size, "type",
+                         (json_int_t)cli->type),
                NULL, NULL, 0, text);
     return EXIT_OK;
 }
@@ -101,9 +87,9 @@ void cli_answer_bytes(struct cli *cli, cairn_ptr ptr, uint64_t version, const ui
         hex[len * 2] = 0;
     }
     cli_answer(cli,
-               json_pack("{s:o,s:I,s:I,s:o,s:s}", "pointer", text_ptr(ptr), "offset",
+               json_pack("{s:o,s:I,s:I,s:o,s:s}", "pointer", cli_ptr(ptr), "offset",
                          (json_int_t)cli->offset, "length", (json_int_t)len, "version",
-                         text_u64(version), "hex", hex == NULL ? "" : hex),
+                         cli_u64(version), "hex", hex == NULL ? "" : hex),
                NULL, NULL, 0, NULL);
     free(hex);
 }
@@ -132,13 +118,11 @@ int verb_obj_read(struct cli *cli)
         return code;
     }
     int rv = cairn_stat_at(heap, ptr, at, &object);
-    uint64_t len = rv != 0 || cli->offset >= object.size ? 0 : object.size - cli->offset;
-    len = cli->len_given ? cli->len : len;
-    if (rv == 0 && (cli->offset > object.size || len > object.size - cli->offset)) {
+    uint64_t len = 0;
+    code = rv == 0 ? cli_range(cli, object.size, &len) : 0;
+    if (code != 0) {
         cairn_heap_close(heap);
-        return cli_error(cli, CAIRN_E_RANGE,
-                         "the object has %" PRIu64 " bytes; asked for %" PRIu64 " from %" PRIu64,
-                         object.size, len, cli->offset);
+        return code;
     }
     uint8_t *bytes = rv == 0 ? malloc(len + 1) : NULL;
     if (rv == 0 && bytes == NULL) {
@@ -164,9 +148,9 @@ int verb_obj_read(struct cli *cli)
         }
         if (cli->format == FORMAT_JSON) {
             cli_answer(cli,
-                       json_pack("{s:o,s:I,s:I,s:o,s:o}", "pointer", text_ptr(ptr), "offset",
+                       json_pack("{s:o,s:I,s:I,s:o,s:o}", "pointer", cli_ptr(ptr), "offset",
                                  (json_int_t)cli->offset, "length", (json_int_t)len, "version",
-                                 text_u64(version), "file", cli_text(cli->file)),
+                                 cli_u64(version), "file", cli_text(cli->file)),
                        NULL, NULL, 0, NULL);
         }
         return EXIT_OK;
@@ -211,7 +195,7 @@ int verb_obj_write(struct cli *cli)
     char line[64];
     snprintf(line, sizeof line, "%zu bytes written", len);
     cli_answer(cli,
-               json_pack("{s:o,s:I,s:I}", "pointer", text_ptr(ptr), "offset",
+               json_pack("{s:o,s:I,s:I}", "pointer", cli_ptr(ptr), "offset",
                          (json_int_t)cli->offset, "length", (json_int_t)len),
                NULL, NULL, 0, line);
     return EXIT_OK;
@@ -242,7 +226,7 @@ int verb_obj_free(struct cli *cli)
         return rv == CAIRN_E_CANCELED ? cli_error(cli, rv, "not freed")
                                       : cli_fail(cli, rv, cli->argv[0]);
     }
-    cli_answer(cli, json_pack("{s:o,s:b}", "pointer", text_ptr(ptr), "freed", !cli->dry_run), NULL,
+    cli_answer(cli, json_pack("{s:o,s:b}", "pointer", cli_ptr(ptr), "freed", !cli->dry_run), NULL,
                NULL, 0, cli->dry_run ? "would be freed" : "freed");
     return EXIT_OK;
 }
@@ -275,7 +259,7 @@ int verb_obj_stat(struct cli *cli)
              object.size, object.type, object.version);
     cli_answer(cli,
                json_pack("{s:s,s:I,s:I,s:o}", "pointer", text, "size", (json_int_t)object.size,
-                         "type", (json_int_t)object.type, "version", text_u64(object.version)),
+                         "type", (json_int_t)object.type, "version", cli_u64(object.version)),
                NULL, NULL, 0, line);
     return EXIT_OK;
 }
@@ -303,8 +287,8 @@ int verb_obj_realloc(struct cli *cli)
         return cli_fail(cli, rv, cli->argv[0]);
     }
     snprintf(line, sizeof line, "%" PRIu64 " bytes; the pointer is the same", size);
-    cli_answer(cli, json_pack("{s:o,s:I}", "pointer", text_ptr(ptr), "size", (json_int_t)size),
-               NULL, NULL, 0, line);
+    cli_answer(cli, json_pack("{s:o,s:I}", "pointer", cli_ptr(ptr), "size", (json_int_t)size), NULL,
+               NULL, 0, line);
     return EXIT_OK;
 }
 
@@ -333,8 +317,8 @@ static int add_change(void *arg, const cairn_change *change)
         arg,
         json_pack("{s:s,s:o,s:o,s:o,s:I,s:I,s:I,s:s}", "kind",
                   change->kind < sizeof kinds / sizeof kinds[0] ? kinds[change->kind] : "?",
-                  "version", text_u64(change->version), "time", text_time(change->version),
-                  "before", text_u64(change->before), "size", (json_int_t)change->size, "offset",
+                  "version", cli_u64(change->version), "time", text_time(change->version), "before",
+                  cli_u64(change->before), "size", (json_int_t)change->size, "offset",
                   (json_int_t)change->offset, "length", (json_int_t)change->len, "what", what));
     return 0;
 }
@@ -362,8 +346,8 @@ int verb_obj_history(struct cli *cli)
         json_decref(rows);
         return cli_fail(cli, rv, cli->argv[0]);
     }
-    cli_answer(cli, json_pack("{s:o,s:o}", "pointer", text_ptr(ptr), "changes", rows), rows,
-               columns, sizeof columns / sizeof columns[0], NULL);
+    cli_answer(cli, json_pack("{s:o,s:o}", "pointer", cli_ptr(ptr), "changes", rows), rows, columns,
+               sizeof columns / sizeof columns[0], NULL);
     return EXIT_OK;
 }
 
@@ -393,8 +377,8 @@ int verb_ptr_decode(struct cli *cli)
              "pointer %s   word 0x%016" PRIx64 "   shard %u   generation %u   slot %" PRIu64 "%s",
              text, ptr.word, shard, generation, slot, cairn_ptr_is_null(ptr) ? "   (null)" : "");
     cli_answer(cli,
-               json_pack("{s:s,s:o,s:i,s:i,s:o,s:b}", "pointer", text, "word", text_u64(ptr.word),
-                         "shard", (int)shard, "generation", (int)generation, "slot", text_u64(slot),
+               json_pack("{s:s,s:o,s:i,s:i,s:o,s:b}", "pointer", text, "word", cli_u64(ptr.word),
+                         "shard", (int)shard, "generation", (int)generation, "slot", cli_u64(slot),
                          "null", cairn_ptr_is_null(ptr)),
                NULL, NULL, 0, line);
     return EXIT_OK;

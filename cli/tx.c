@@ -124,20 +124,6 @@ static int find(struct tx_file *f, const char *text, cairn_ptr *ptr)
     return cairn_ptr_parse(text, ptr) == 0 ? 0 : cairn_tx_root_get(f->tx, text, ptr);
 }
 
-static json_t *text_ptr(cairn_ptr ptr)
-{
-    char text[CAIRN_PTR_TEXT_BYTES];
-    cairn_ptr_format(ptr, text, sizeof text);
-    return json_string(text);
-}
-
-static json_t *text_u64(uint64_t value)
-{
-    char text[24];
-    snprintf(text, sizeof text, "%" PRIu64, value);
-    return json_string(text);
-}
-
 /* ---- verbs ---- */
 
 int verb_tx_begin(struct cli *cli)
@@ -188,13 +174,11 @@ int verb_tx_read(struct cli *cli)
     }
     int rv = find(&f, cli->argv[1], &ptr);
     rv = rv != 0 ? rv : cairn_tx_stat(f.tx, ptr, &object);
-    uint64_t len = rv != 0 || cli->offset >= object.size ? 0 : object.size - cli->offset;
-    len = cli->len_given ? cli->len : len;
-    if (rv == 0 && (cli->offset > object.size || len > object.size - cli->offset)) {
+    uint64_t len = 0;
+    code = rv == 0 ? cli_range(cli, object.size, &len) : 0;
+    if (code != 0) {
         file_close(&f);
-        return cli_error(cli, CAIRN_E_RANGE,
-                         "the object has %" PRIu64 " bytes; asked for %" PRIu64 " from %" PRIu64,
-                         object.size, len, cli->offset);
+        return code;
     }
     uint8_t *bytes = rv == 0 ? malloc(len + 1) : NULL;
     if (rv == 0 && bytes == NULL) {
@@ -238,7 +222,7 @@ int verb_tx_write(struct cli *cli)
         char line[64];
         snprintf(line, sizeof line, "%zu bytes, when it commits", len);
         cli_answer(cli,
-                   json_pack("{s:o,s:I,s:I}", "pointer", text_ptr(ptr), "offset",
+                   json_pack("{s:o,s:I,s:I}", "pointer", cli_ptr(ptr), "offset",
                              (json_int_t)cli->offset, "length", (json_int_t)len),
                    NULL, NULL, 0, line);
     }
@@ -265,7 +249,7 @@ int verb_tx_root_set(struct cli *cli)
     code = rv != 0 ? cli_fail(cli, rv, cli->argv[1]) : file_write(cli, &f);
     if (code == 0) {
         cli_answer(cli,
-                   json_pack("{s:o,s:o}", "name", cli_text(cli->argv[1]), "pointer", text_ptr(ptr)),
+                   json_pack("{s:o,s:o}", "name", cli_text(cli->argv[1]), "pointer", cli_ptr(ptr)),
                    NULL, NULL, 0, "set, when it commits");
     }
     file_close(&f);
@@ -302,8 +286,8 @@ int verb_tx_commit(struct cli *cli)
     } else {
         unlink(f.path);
         snprintf(line, sizeof line, "committed, version %" PRIu64, version);
-        cli_answer(cli, json_pack("{s:o,s:s}", "version", text_u64(version), "id", text), NULL,
-                   NULL, 0, line);
+        cli_answer(cli, json_pack("{s:o,s:s}", "version", cli_u64(version), "id", text), NULL, NULL,
+                   0, line);
     }
     file_close(&f);
     return code;
@@ -336,7 +320,7 @@ int verb_tx_outcome(struct cli *cli)
     } else {
         snprintf(line, sizeof line, "%s", word);
     }
-    cli_answer(cli, json_pack("{s:s,s:o}", "state", word, "version", text_u64(version)), NULL, NULL,
+    cli_answer(cli, json_pack("{s:s,s:o}", "state", word, "version", cli_u64(version)), NULL, NULL,
                0, line);
     return state == CAIRN_TX_UNKNOWN ? EXIT_FINDINGS : EXIT_OK;
 }
@@ -405,8 +389,8 @@ int verb_ptr_swap(struct cli *cli)
     if (rv != 0) {
         return cli_fail(cli, rv, "ptr swap");
     }
-    cli_answer(cli, json_pack("{s:[o,o]}", "owners", text_ptr(ptr[0]), text_ptr(ptr[1])), NULL,
-               NULL, 0, "swapped");
+    cli_answer(cli, json_pack("{s:[o,o]}", "owners", cli_ptr(ptr[0]), cli_ptr(ptr[1])), NULL, NULL,
+               0, "swapped");
     return EXIT_OK;
 }
 
@@ -470,7 +454,7 @@ int verb_obj_rollback(struct cli *cli)
     snprintf(line, sizeof line, "%" PRIu64 " bytes as they were at version %" PRIu64, r.bytes,
              r.to);
     cli_answer(cli,
-               json_pack("{s:o,s:o,s:I}", "pointer", text_ptr(r.ptr), "to", text_u64(r.to), "bytes",
+               json_pack("{s:o,s:o,s:I}", "pointer", cli_ptr(r.ptr), "to", cli_u64(r.to), "bytes",
                          (json_int_t)r.bytes),
                NULL, NULL, 0, line);
     return EXIT_OK;

@@ -30,7 +30,6 @@ static struct coord_tx *tx_new(struct coord *coord, const struct txn_name *name)
     }
     tx->coord = coord;
     tx->name = *name;
-    tx->started_ms = env_now_ms(coord->env);
     list_init(&tx->sends);
     list_init(&tx->waiters);
     list_push_back(&coord->txs[coord__bucket(name)], &tx->bucket);
@@ -580,18 +579,4 @@ void coord__adopt(struct coord *coord, struct shard *shard, const struct txn_nam
     coord_machine_init(&tx->machine, record.participants, purpose,
                        purpose == COORD_FINISH ? times : NULL, &actions);
     act(tx, &actions);
-}
-
-void coord_each(const struct coord *coord, void (*cb)(void *arg, const struct coord_view *view),
-                void *arg)
-{
-    list_for_each (it, &coord->running) {
-        const struct coord_tx *tx = list_entry(it, struct coord_tx, link);
-        struct coord_view view = {.name = tx->name,
-                                  .machine = tx->machine,
-                                  .started_ms = tx->started_ms,
-                                  .decided_ms = tx->decided_ms};
-        memcpy(view.participants, tx->uids, sizeof view.participants);
-        cb(arg, &view);
-    }
 }

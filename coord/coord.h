@@ -77,14 +77,5 @@ struct coord_stats {
     uint32_t running, waiting;
 };
 void coord_get_stats(const struct coord *coord, struct coord_stats *out);
-/* Machines at work here, for `tx ls` and `tx trace`. */
-struct coord_view {
-    struct txn_name name;
-    struct coord_machine machine;
-    uint64_t started_ms, decided_ms, done_ms; /* monotonic; 0: not yet */
-    uint64_t participants[TX_PARTICIPANTS_MAX];
-};
-void coord_each(const struct coord *coord, void (*cb)(void *arg, const struct coord_view *view),
-                void *arg);
 
 #endif

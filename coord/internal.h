@@ -37,7 +37,7 @@ struct coord_tx {
     struct list waiters; /* shard_command.link: clients */
     struct txn_name name;
     uint64_t deadline, owner, digest, acked;
-    uint64_t started_ms, decided_ms;
+    uint64_t decided_ms; /* 0: not yet */
     struct coord_machine machine;
     uint64_t uids[TX_PARTICIPANTS_MAX];
     struct coord_leg legs[TX_PARTICIPANTS_MAX];

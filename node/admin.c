@@ -361,13 +361,17 @@ static json_t *transfer(struct node *node, json_t *args, struct answer_error *e)
     return NULL;
 }
 
+static json_t *transactions(struct node *node, json_t *args, struct answer_error *e)
+{
+    (void)e; /* out of memory, as it begins */
+    return admin__transactions(node, args);
+}
+
 static const struct {
     const char *verb;
     json_t *(*answer)(struct node *node, json_t *args, struct answer_error *e);
 } verbs[] = {
-    {"status", status},
-    {"heaps", heaps},
-    {"shards", shards},
+    {"status", status},     {"heaps", heaps}, {"shards", shards}, {"transactions", transactions},
     {"transfer", transfer},
 };
 
@@ -430,6 +434,6 @@ int admin__answer(struct node *node, struct slice verb, struct slice args, struc
     }
     return err_set(e, ERR_UNSUPPORTED,
                    "unknown verb \"%.*s\"; this node answers status, heaps, shards, checkpoint, "
-                   "inspect, transfer",
+                   "inspect, transactions, transfer",
                    (int)(verb.len < 63 ? verb.len : 63), verb.data);
 }

@@ -59,8 +59,19 @@ expect 0 cairnctl tx read "$tx" b -o json
 has "$out" '"hex": "622d31"'
 expect 0 cairnctl obj read hand/b -o json
 has "$out" '"hex": "622d30"'
-expect 0 cairnctl tx commit "$tx"
-has "$out" '^committed, version [0-9]+$'
+expect 0 cairnctl tx commit "$tx" -o json
+id=$(jq -r .data.id <<<"$out")
+[ "$(jq -r .data.version <<<"$out")" -gt 0 ] || fail "no version: $out"
+# Its answer had arrived, and its session ended with the call: nobody keeps it, and nobody makes an answer up.
+expect 5 cairnctl tx outcome "$id"
+has "$out" '^unknown$'
+expect 2 cairnctl tx outcome 'no id'
+expect 0 cairnctl tx ls -o json
+jq -e '[.data.transactions[] | select(.state == "committed")] | length > 0' <<<"$out" >/dev/null || fail "no commit: $out"
+expect 0 cairnctl tx stats -o json
+[ "$(jq '[.data.nodes[].committed] | add' <<<"$out")" -gt 0 ] || fail "nobody has committed anything: $out"
+nothing_in_doubt() { [ "$(cairnctl tx ls --in-doubt -o json | jq '.data.transactions | length')" = 0 ]; }
+eventually 10 nothing_in_doubt
 [ ! -e "$tx" ] || fail "$tx is still there"
 for name in a b c d; do
     expect 0 cairnctl obj read "hand/$name" --file -
