@@ -791,13 +791,24 @@ static void one_can_read_as_of_a_version(void **state)
     cairn_object before;
     cairn_tx_opts opts;
     cairn_tx *tx = NULL;
+    uint64_t one = 1;
     uint64_t two = 2;
+    /* A root, the object, the root again: on shards of their own, so with time in between. */
+    cairn_ptr b = object(7);
+    cairn_ptr was;
+    must(cairn_root_set(heap, "past", a));
+    (void)usleep(20000);
+    must(cairn_write(heap, a, 0, &one, sizeof one));
     must(cairn_stat(heap, a, &before));
+    (void)usleep(20000);
+    must(cairn_root_set(heap, "past", b));
     must(cairn_write(heap, a, 0, &two, sizeof two));
     cairn_tx_opts_init(&opts, sizeof opts);
     opts.read_at = before.version;
     must(cairn_tx_begin(heap, &opts, &tx));
     assert_int_equal(get(tx, a), 1);
+    must(cairn_tx_root_get(tx, "past", &was));
+    assert_true(cairn_ptr_equals(was, a));
     assert_int_equal(cairn_tx_write(tx, a, 0, &two, sizeof two), CAIRN_E_INVAL);
     assert_int_equal(cairn_tx_root_get(tx, "not yet there", &a), CAIRN_E_NOTFOUND);
     must(cairn_tx_commit(tx, NULL));
