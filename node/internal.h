@@ -170,7 +170,13 @@ void dispatch__end(struct request *request);
 /* The answer's body is in node->scratch. */
 void dispatch__answer(struct request *request, uint16_t kind);
 
-/* tx.c: reads that transactions make, and reads that they disturb. As the others of dispatch.c: 0
+/* reads.c: 0 when it has answered, or why not. */
+int reads__answer(struct request *request, const struct heap *heap);
+/* The version that a read wants the shard at, 0: none. A malformed body is told when it is served.
+ */
+uint64_t reads__wanted_version(uint16_t kind, struct slice body);
+
+/* tx.c: reads that transactions make, and reads that they disturb. As the others of reads.c: 0
  * when it has answered, or why not. */
 int tx__validate(struct request *request, const struct heap *heap);
 /* 0, or ERR_TX_UNDECIDED with request->by: what was found at `at` (0: now) is about to change.
@@ -185,7 +191,7 @@ void tx__commit(struct client *client, const struct frame_header *header, struct
 void tx__peer_command(struct client *client, const struct frame_header *header, uint16_t kind,
                       struct slice body);
 
-/* fetch.c: answers FETCH; as the others of dispatch.c. */
+/* fetch.c: answers FETCH; as the others of reads.c. */
 int fetch__answer(struct request *request, const struct heap *heap);
 
 /* inspect.c: begins a question that takes a while. 0: dispatch__answer_later(request) follows,
