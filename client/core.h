@@ -185,7 +185,7 @@ int core_prepare_root_list(struct core_call *call, struct core_heap *heap, uint3
                            struct slice after, uint32_t max);
 int core_prepare_root_list_at(struct core_call *call, struct core_heap *heap, uint32_t shard,
                               uint64_t at, struct slice after, uint32_t max);
-/* Transactions (ADR 0007 §9). Parts as alloc/txn.h describes them; parts: as in TX_COMMIT, the
+/* Transactions (ADR 0007 §9). Parts as base/txn_part.h describes them; parts: as in TX_COMMIT, the
  * first one is the shard's own. Deadline 0: set when the command gets its number. */
 int core_prepare_lease(struct core_call *call, struct core_heap *heap, uint32_t shard,
                        uint32_t slots);

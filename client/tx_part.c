@@ -15,8 +15,8 @@ static int no_memory(void)
 /* ---- items ---- */
 
 struct item {
-    enum tx_item_kind kind;
-    enum tx_check_mode mode;
+    enum txn_item_kind kind;
+    enum txn_check_mode mode;
     uint64_t ptr, value;
     uint32_t type;
     struct slice name, bytes;
@@ -36,11 +36,11 @@ static int part_of(struct tx_parts *parts, struct cairn_heap *heap, struct core_
                          TX_PARTICIPANTS_MAX);
     }
     struct tx_part *part = &parts->parts[parts->count];
-    uint8_t *header = buf_extend(&part->bytes, TX_PART_HEADER_BYTES);
+    uint8_t *header = buf_extend(&part->bytes, sizeof(struct txn_part_header));
     if (header == NULL) {
         return no_memory();
     }
-    memset(header, 0, TX_PART_HEADER_BYTES);
+    memset(header, 0, sizeof(struct txn_part_header));
     part->heap = heap;
     part->shard = shard;
     parts->count++;
@@ -56,11 +56,12 @@ static int put(struct tx_parts *parts, struct cairn_heap *heap, struct core_shar
     if (rv != 0) {
         return rv;
     }
-    uint8_t *at = buf_extend(&part->bytes, TX_ITEM_BYTES + item->name.len + item->bytes.len);
+    uint8_t *at =
+        buf_extend(&part->bytes, sizeof(struct txn_item) + item->name.len + item->bytes.len);
     if (at == NULL) {
         return no_memory();
     }
-    memset(at, 0, TX_ITEM_BYTES);
+    memset(at, 0, sizeof(struct txn_item));
     at[0] = (uint8_t)item->kind;
     at[1] = (uint8_t)item->mode;
     store_u16(at + 2, (uint16_t)item->name.len);
@@ -69,13 +70,13 @@ static int put(struct tx_parts *parts, struct cairn_heap *heap, struct core_shar
     store_u64(at + 16, item->value);
     store_u32(at + 24, item->type);
     if (item->name.len > 0) {
-        memcpy(at + TX_ITEM_BYTES, item->name.data, item->name.len);
+        memcpy(at + sizeof(struct txn_item), item->name.data, item->name.len);
     }
     if (item->bytes.len > 0) {
-        memcpy(at + TX_ITEM_BYTES + item->name.len, item->bytes.data, item->bytes.len);
+        memcpy(at + sizeof(struct txn_item) + item->name.len, item->bytes.data, item->bytes.len);
     }
     part->items++;
-    part->writes = part->writes || item->kind >= TX_ALLOC;
+    part->writes = part->writes || item->kind >= TXN_ALLOC;
     store_u64(part->bytes.data, part->session);
     store_u32(part->bytes.data + 8, part->items);
     return 0;
@@ -100,16 +101,16 @@ static int put_checks(struct tx_parts *parts, const struct tx_object *object)
     int rv = 0;
     if (object->checked) {
         rv = put_object(parts, object,
-                        (struct item){.kind = TX_CHECK_OBJECT, .value = object->version});
+                        (struct item){.kind = TXN_CHECK_OBJECT, .value = object->version});
     }
     if (rv == 0 && object->live && !object->born) {
-        rv = put_object(parts, object, (struct item){.kind = TX_CHECK_LIVE});
+        rv = put_object(parts, object, (struct item){.kind = TXN_CHECK_LIVE});
     }
     list_for_each (it, &object->compares) {
         const struct tx_range *range = list_entry(it, struct tx_range, link);
         if (rv == 0) {
             rv = put_object(parts, object,
-                            (struct item){.kind = TX_CHECK_BYTES,
+                            (struct item){.kind = TXN_CHECK_BYTES,
                                           .value = range->offset,
                                           .bytes = slice_of(range->bytes.data, range->bytes.len)});
         }
@@ -128,14 +129,14 @@ static int put_all_checks(const struct tx_set *set, struct tx_parts *parts)
     list_for_each (it, &set->roots) {
         const struct tx_root *root = list_entry(it, struct tx_root, link);
         if (rv == 0 && root->checked) {
-            rv =
-                put_root(parts, root, (struct item){.kind = TX_CHECK_ROOT, .value = root->version});
+            rv = put_root(parts, root,
+                          (struct item){.kind = TXN_CHECK_ROOT, .value = root->version});
         }
     }
     list_for_each (it, &set->directories) {
         const struct tx_directory *directory = list_entry(it, struct tx_directory, link);
         if (rv == 0 && directory->checked) {
-            struct item item = {.kind = TX_CHECK_DIRECTORY, .value = directory->version};
+            struct item item = {.kind = TXN_CHECK_DIRECTORY, .value = directory->version};
             rv = put(parts, directory->heap, directory->shard, &item);
         }
     }
@@ -159,14 +160,14 @@ static int put_alloc(struct tx_parts *parts, const struct tx_object *object, str
     return put_object(
         parts, object,
         (struct item){
-            .kind = TX_ALLOC, .value = object->size, .type = object->type, .bytes = init});
+            .kind = TXN_ALLOC, .value = object->size, .type = object->type, .bytes = init});
 }
 
 /* What was born and freed was never there. */
 static int put_operations(struct tx_parts *parts, const struct tx_object *object)
 {
     if (object->freed) {
-        return object->born ? 0 : put_object(parts, object, (struct item){.kind = TX_FREE});
+        return object->born ? 0 : put_object(parts, object, (struct item){.kind = TXN_FREE});
     }
     struct list *at = object->writes.next;
     int rv = 0;
@@ -182,7 +183,7 @@ static int put_operations(struct tx_parts *parts, const struct tx_object *object
     for (; rv == 0 && at != &object->writes; at = at->next) {
         const struct tx_range *range = list_entry(at, struct tx_range, link);
         rv = put_object(parts, object,
-                        (struct item){.kind = TX_WRITE,
+                        (struct item){.kind = TXN_WRITE,
                                       .value = range->offset,
                                       .bytes = slice_of(range->bytes.data, range->bytes.len)});
     }
@@ -200,7 +201,7 @@ static int put_all_operations(const struct tx_set *set, struct tx_parts *parts)
     list_for_each (it, &set->roots) {
         const struct tx_root *root = list_entry(it, struct tx_root, link);
         if (rv == 0 && root->written) {
-            struct item item = {.kind = root->desired == 0 ? TX_ROOT_DELETE : TX_ROOT_SET,
+            struct item item = {.kind = root->desired == 0 ? TXN_ROOT_DELETE : TXN_ROOT_SET,
                                 .ptr = root->desired};
             rv = put_root(parts, root, item);
         }
@@ -216,7 +217,7 @@ int sdk__tx_parts_burn(struct tx_parts *parts, const struct tx_object *object)
                               .session = object->session,
                               .size = 1};
     int rv = put_alloc(parts, &empty, slice_of(NULL, 0));
-    return rv != 0 ? rv : put_object(parts, &empty, (struct item){.kind = TX_FREE});
+    return rv != 0 ? rv : put_object(parts, &empty, (struct item){.kind = TXN_FREE});
 }
 
 int sdk__tx_parts_encode(const struct tx_set *set, struct tx_parts *out)
@@ -298,9 +299,9 @@ void sdk__tx_parts_free(struct tx_parts *parts)
 static bool name_in(const struct tx_part *part, uint64_t number, struct slice *name)
 {
     struct cursor c = cursor_of(slice_of(part->bytes.data, part->bytes.len));
-    (void)cursor_bytes(&c, TX_PART_HEADER_BYTES);
+    (void)cursor_bytes(&c, sizeof(struct txn_part_header));
     for (uint64_t i = 0; i < part->items; i++) {
-        struct slice item = cursor_bytes(&c, TX_ITEM_BYTES);
+        struct slice item = cursor_bytes(&c, sizeof(struct txn_item));
         assert(!c.failed);
         *name = cursor_bytes(&c, load_u16(item.data + 2));
         (void)cursor_bytes(&c, load_u32(item.data + 4));
@@ -314,7 +315,7 @@ static bool name_in(const struct tx_part *part, uint64_t number, struct slice *n
 uint64_t sdk__tx_conflict_say(const struct tx_parts *parts, uint64_t what, uint64_t version,
                               char *text, size_t size)
 {
-    if ((what & TX_CONFLICT_NAMED) == 0) {
+    if ((what & TXN_CONFLICT_NAMED) == 0) {
         char ptr[CAIRN_PTR_TEXT_BYTES];
         cairn_ptr_format((cairn_ptr){what}, ptr, sizeof ptr);
         (void)snprintf(text, size,
@@ -327,7 +328,7 @@ uint64_t sdk__tx_conflict_say(const struct tx_parts *parts, uint64_t what, uint6
     uint32_t candidates = 0;
     struct slice found = {0};
     for (uint32_t i = 0; i < parts->count; i++) {
-        if (name_in(&parts->parts[i], what & ~TX_CONFLICT_NAMED, &found)) {
+        if (name_in(&parts->parts[i], what & ~TXN_CONFLICT_NAMED, &found)) {
             name = found;
             candidates++;
         }

@@ -121,7 +121,7 @@ struct tx_directory *sdk__tx_set_directory(struct tx_set *set, struct cairn_heap
 
 int sdk__tx_set_charge(struct tx_set *set, uint32_t items, size_t bytes)
 {
-    size_t more = items * TX_ITEM_BYTES + bytes;
+    size_t more = items * sizeof(struct txn_item) + bytes;
     if (items > set->opts.items_max - set->items) {
         return sdk__fail(CAIRN_E_LIMIT, "the transaction has %u checks and operations already",
                          set->items);
@@ -138,9 +138,9 @@ int sdk__tx_set_charge(struct tx_set *set, uint32_t items, size_t bytes)
 void sdk__tx_set_refund(struct tx_set *set, uint32_t items, size_t bytes)
 {
     assert(set->items >= items);
-    assert(set->bytes >= items * TX_ITEM_BYTES + bytes);
+    assert(set->bytes >= items * sizeof(struct txn_item) + bytes);
     set->items -= items;
-    set->bytes -= items * TX_ITEM_BYTES + bytes;
+    set->bytes -= items * sizeof(struct txn_item) + bytes;
 }
 
 /* ---- what was read ---- */

@@ -4,29 +4,10 @@
 #define CAIRN_CLIENT_TX_SET_H
 
 #include "base/list.h"
+#include "base/txn_part.h"
 #include "cairn/tx.h"
 #include "client/internal.h"
 #include "client/sdk.h"
-
-/* ---- parts as they travel: alloc/txn.h has the contract, tests/unit/client compares the two ----
- */
-
-enum tx_item_kind {
-    TX_CHECK_OBJECT = 1,
-    TX_CHECK_ROOT,
-    TX_CHECK_DIRECTORY,
-    TX_CHECK_BYTES,
-    TX_CHECK_LIVE,
-    TX_ALLOC = 16,
-    TX_FREE,
-    TX_WRITE,
-    TX_ROOT_SET,
-    TX_ROOT_DELETE,
-};
-enum tx_check_mode { TX_EQUAL, TX_NOT_NEWER };
-#define TX_PART_HEADER_BYTES 16u
-#define TX_ITEM_BYTES        32u
-#define TX_CONFLICT_NAMED    ((uint64_t)1 << 63)
 
 /* ---- the set ---- */
 

@@ -1,6 +1,7 @@
 /* Transactions of the simulated clients: each reads one to three lists, appends to some of them,
  * and commits; what it saw and did goes into a history that must be strictly serializable. Parts
- * are encoded here, from the contract in alloc/txn.h, and not by the SDK: two hands on one format.
+ * are encoded here, from the contract in base/txn_part.h, and not by the SDK: two hands on one
+ * format.
  */
 #include "sim/cluster/transactions.h"
 
@@ -8,6 +9,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/txn_part.h"
 #include "history/check.h"
 #include "history/history.h"
 #include "sim/cluster/cluster.h"
@@ -16,10 +18,6 @@
 #include "client/internal.h"
 
 #define SHARD_SHIFT    52
-#define ITEM_BYTES     32u
-#define HEADER_BYTES   16u
-#define CHECK_OBJECT   1u
-#define WRITE          18u
 #define SETTLES_MAX    40u
 #define SETTLE_WAIT_US 300000u
 
@@ -192,13 +190,13 @@ static uint8_t *room(struct buf *b, size_t bytes)
 static void item(struct buf *b, uint8_t kind, uint64_t ptr, uint64_t value, const void *bytes,
                  uint32_t len)
 {
-    uint8_t *at = room(b, ITEM_BYTES + len);
+    uint8_t *at = room(b, sizeof(struct txn_item) + len);
     at[0] = kind;
     store_u32(at + 4, len);
     store_u64(at + 8, ptr);
     store_u64(at + 16, value);
     if (len > 0) {
-        memcpy(at + ITEM_BYTES, bytes, len);
+        memcpy(at + sizeof(struct txn_item), bytes, len);
     }
 }
 
@@ -212,11 +210,11 @@ static uint32_t part(struct tx_slot *slot, uint32_t shard, bool checks_only, str
 {
     size_t header = out->len;
     uint32_t items = 0;
-    (void)room(out, HEADER_BYTES);
+    (void)room(out, sizeof(struct txn_part_header));
     for (uint32_t k = 0; k < slot->count; k++) {
         uint64_t ptr = slot->client->cluster->lists[slot->list[k]];
         if (shard_of(slot, k) == shard) {
-            item(out, CHECK_OBJECT, ptr, slot->version[k], NULL, 0);
+            item(out, TXN_CHECK_OBJECT, ptr, slot->version[k], NULL, 0);
             items++;
         }
     }
@@ -224,8 +222,8 @@ static uint32_t part(struct tx_slot *slot, uint32_t shard, bool checks_only, str
         uint64_t ptr = slot->client->cluster->lists[slot->list[k]];
         if (shard_of(slot, k) == shard && slot->append[k]) {
             uint64_t count = slot->words[k][0] + 1;
-            item(out, WRITE, ptr, 0, &count, 8);
-            item(out, WRITE, ptr, 8 * count, &slot->value[k], 8);
+            item(out, TXN_WRITE, ptr, 0, &count, 8);
+            item(out, TXN_WRITE, ptr, 8 * count, &slot->value[k], 8);
             items += 2;
         }
     }

@@ -4,22 +4,6 @@
 #include "client/tx_set.h"
 #include "support/test.h"
 
-static_assert((int)TX_CHECK_OBJECT == (int)TXN_CHECK_OBJECT, "on the wire");
-static_assert((int)TX_CHECK_ROOT == (int)TXN_CHECK_ROOT, "on the wire");
-static_assert((int)TX_CHECK_DIRECTORY == (int)TXN_CHECK_DIRECTORY, "on the wire");
-static_assert((int)TX_CHECK_BYTES == (int)TXN_CHECK_BYTES, "on the wire");
-static_assert((int)TX_CHECK_LIVE == (int)TXN_CHECK_LIVE, "on the wire");
-static_assert((int)TX_ALLOC == (int)TXN_ALLOC, "on the wire");
-static_assert((int)TX_FREE == (int)TXN_FREE, "on the wire");
-static_assert((int)TX_WRITE == (int)TXN_WRITE, "on the wire");
-static_assert((int)TX_ROOT_SET == (int)TXN_ROOT_SET, "on the wire");
-static_assert((int)TX_ROOT_DELETE == (int)TXN_ROOT_DELETE, "on the wire");
-static_assert((int)TX_EQUAL == (int)TXN_EQUAL, "on the wire");
-static_assert((int)TX_NOT_NEWER == (int)TXN_NOT_NEWER, "on the wire");
-static_assert(TX_PART_HEADER_BYTES == sizeof(struct txn_part_header), "on the wire");
-static_assert(TX_ITEM_BYTES == sizeof(struct txn_item), "on the wire");
-static_assert(TX_CONFLICT_NAMED == TXN_CONFLICT_NAMED, "on the wire");
-
 static struct core_shard shards[20];
 static struct cairn_heap heap;
 
@@ -159,7 +143,7 @@ static void ranges_are_what_an_array_would_be(void **state)
         }
         assert_int_equal(bytes, expected);
         assert_int_equal(set->items, ranges);
-        assert_int_equal(set->bytes, bytes + ranges * TX_ITEM_BYTES);
+        assert_int_equal(set->bytes, bytes + ranges * sizeof(struct txn_item));
         sdk__tx_drop_writes(set, object);
         assert_int_equal(set->bytes, 0);
         sdk__tx_set_free(set);
