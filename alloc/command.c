@@ -239,8 +239,6 @@ static int apply(struct heap *h, uint64_t version, const struct heap_command *c,
         return apply_transact(h, version, c, out);
     case HEAP_COMMAND_CLOSE:
         return apply_close(h, c);
-    case HEAP_COMMAND_LEASE_RETURN:
-        return heap_lease_return_session(h, c->session);
     case HEAP_COMMAND_KINDS:
     default:
         return ERR_PROTOCOL;

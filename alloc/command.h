@@ -25,7 +25,6 @@ enum heap_command_kind {
     HEAP_COMMAND_TRIM,                 /* size: bytes */
     HEAP_COMMAND_TRANSACT,             /* data: a part (alloc/txn.h) */
     HEAP_COMMAND_CLOSE,                /* if_version: time; count: milliseconds to keep it */
-    HEAP_COMMAND_LEASE_RETURN,         /* session: all its leases */
     HEAP_COMMAND_KINDS
 };
 

@@ -169,20 +169,3 @@ int heap_lease_return(struct heap *heap, uint64_t lease)
     struct lease_key key;
     return heap_map_delete(heap, HEAP_MAP_LEASES, key_of(lease, &key));
 }
-
-int heap_lease_return_session(struct heap *heap, uint64_t session)
-{
-    struct lease_key key;
-    struct slice after = key_of(0, &key);
-    struct slice found;
-    struct slice value;
-    int rv = 0;
-    while (rv == 0 && heap_map_next(heap, HEAP_MAP_LEASES, after, &found, &value) == 0) {
-        struct lease_record record;
-        memcpy(&record, value.data, sizeof record);
-        uint64_t lease = __builtin_bswap64(load_u64(found.data));
-        after = key_of(lease, &key);
-        rv = record.session == session ? heap_lease_return(heap, lease) : 0;
-    }
-    return rv;
-}

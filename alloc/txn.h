@@ -158,8 +158,6 @@ int txn_sweep_refused(struct heap *heap, uint32_t max);
 int heap_close_at(struct heap *heap, uint64_t at, uint64_t limit, uint32_t keep_ms);
 /* clock = max(clock, at) */
 void heap_clock_advance(struct heap *heap, uint64_t at);
-/* Leases of a session that nobody will use go back, for the embedded mode. */
-int heap_lease_return_session(struct heap *heap, uint64_t session);
 
 /* ---- looking ----------------------------------------------------------------------------------
  */

@@ -302,27 +302,6 @@ static void a_time_that_is_closed_can_be_read_for_a_while(void **state)
     heap_free(f.heap);
 }
 
-static void leases_of_a_session_go_back_together(void **state)
-{
-    (void)state;
-    struct fixture f;
-    open_heap(&f, 0);
-    struct heap_command c = {.kind = HEAP_COMMAND_LEASE, .count = 5};
-    for (uint64_t session = 1; session <= 3; session++) {
-        c.session = session;
-        (void)apply(&f, 1000, c);
-        (void)apply(&f, 1000, c);
-    }
-    assert_int_equal(header(f.heap)->leased_count, 30);
-    c = (struct heap_command){.kind = HEAP_COMMAND_LEASE_RETURN, .session = 2};
-    assert_int_equal(apply(&f, 1000, c).code, 0);
-    assert_int_equal(header(f.heap)->leased_count, 20);
-    c.session = 9;
-    assert_int_equal(apply(&f, 1000, c).code, 0);
-    assert_int_equal(header(f.heap)->leased_count, 20);
-    heap_free(f.heap);
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -331,7 +310,6 @@ int main(void)
         cmocka_unit_test(an_unrecorded_change_is_a_gap),
         cmocka_unit_test(roots_have_a_past),
         cmocka_unit_test(a_time_that_is_closed_can_be_read_for_a_while),
-        cmocka_unit_test(leases_of_a_session_go_back_together),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
