@@ -302,6 +302,10 @@ struct heap_stats {
 };
 /* Looks at every slab and at all of the granule maps: for when somebody asks. */
 void heap_get_stats(const struct heap *heap, struct heap_stats *out);
+/* The numbers of *s (not the safepoint, which is a version) under the names that answers have for
+ * them. */
+typedef void (*heap_stat_cb)(void *arg, const char *name, uint64_t value);
+void heap_stats_each(const struct heap_stats *s, heap_stat_cb cb, void *arg);
 /* The few of them that upkeep looks at again and again. */
 struct heap_counts {
     uint64_t dirty_pages, present_pages;

@@ -122,3 +122,39 @@ void heap_get_counts(const struct heap *heap, struct heap_counts *out)
     out->present_pages = heap->arena.present_count;
     out->undo_count = header(heap)->undo_count;
 }
+
+void heap_stats_each(const struct heap_stats *s, heap_stat_cb cb, void *arg)
+{
+    const struct {
+        const char *name;
+        uint64_t value;
+    } numbers[] = {
+        {"arena_bytes", s->arena_bytes},
+        {"arena_bytes_max", s->arena_bytes_max},
+        {"objects", s->object_count},
+        {"object_bytes", s->object_bytes},
+        {"allocated_bytes", s->allocated_bytes},
+        {"object_block_bytes", s->object_block_bytes},
+        {"free_bytes", s->free_bytes},
+        {"largest_free_bytes", s->largest_free_bytes},
+        {"metadata_bytes", s->metadata_space_bytes + s->metadata_object_bytes},
+        {"metadata_space_bytes", s->metadata_space_bytes},
+        {"metadata_object_bytes", s->metadata_object_bytes},
+        {"roots", s->root_count},
+        {"types", s->type_count},
+        {"dead_objects", s->dead_count},
+        {"dead_bytes", s->dead_bytes},
+        {"undo_records", s->undo_count},
+        {"undo_bytes", s->undo_bytes},
+        {"retention_ms", s->retention_ms},
+        {"leased_slots", s->leased_slots},
+        {"retired_slots", s->retired_slots},
+        {"moved_blocks", s->moved_blocks},
+        {"moved_bytes", s->moved_bytes},
+        {"dirty_pages", s->dirty_pages},
+        {"present_pages", s->present_pages},
+    };
+    for (size_t i = 0; i < sizeof numbers / sizeof numbers[0]; i++) {
+        cb(arg, numbers[i].name, numbers[i].value);
+    }
+}

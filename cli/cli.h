@@ -110,8 +110,8 @@ int cli_version(struct cli *cli, uint64_t *version);
 /* "0", "500ms", "30s", "10m", "1h", "7d". */
 bool cli_duration(const char *text, uint64_t *ms);
 
-/* ---- space.c: answers that online and offline verbs share; rows as a node's `inspect` has them,
- * each with "node" ---- */
+/* ---- stats.c, check.c: answers that online and offline verbs share; rows as a node's `inspect`
+ * has them, each with "node" ---- */
 
 int cli_answer_stats(struct cli *cli, const char *heap, json_t *rows);
 int cli_answer_check(struct cli *cli, const char *heap, json_t *rows, size_t unchecked);

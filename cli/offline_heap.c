@@ -282,35 +282,17 @@ int offline_heap_check(struct cli *cli)
 
 /* ---- stats ---- */
 
+static void add_stat(void *arg, const char *name, uint64_t value)
+{
+    json_object_set_new(arg, name, json_integer((json_int_t)value));
+}
+
 static void look_stats(struct walk *walk, json_t *row, struct heap *heap)
 {
     struct heap_stats s;
     (void)walk;
     heap_get_stats(heap, &s);
-    const struct {
-        const char *key;
-        uint64_t value;
-    } numbers[] = {
-        {"objects", s.object_count},
-        {"object_bytes", s.object_bytes},
-        {"allocated_bytes", s.allocated_bytes},
-        {"object_block_bytes", s.object_block_bytes},
-        {"free_bytes", s.free_bytes},
-        {"largest_free_bytes", s.largest_free_bytes},
-        {"metadata_bytes", s.metadata_space_bytes + s.metadata_object_bytes},
-        {"metadata_object_bytes", s.metadata_object_bytes},
-        {"dead_bytes", s.dead_bytes},
-        {"undo_bytes", s.undo_bytes},
-        {"arena_bytes", s.arena_bytes},
-        {"arena_bytes_max", s.arena_bytes_max},
-        {"roots", s.root_count},
-        {"types", s.type_count},
-        {"retention_ms", s.retention_ms},
-        {"present_pages", s.present_pages},
-    };
-    for (size_t i = 0; i < sizeof numbers / sizeof numbers[0]; i++) {
-        json_object_set_new(row, numbers[i].key, json_integer((json_int_t)numbers[i].value));
-    }
+    heap_stats_each(&s, add_stat, row);
 }
 
 static json_t *name_text(struct slice name)

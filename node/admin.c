@@ -190,43 +190,17 @@ static json_t *heaps(struct node *node, json_t *args, struct answer_error *e)
 
 /* ---- shards ---- */
 
+static void add_stat(void *arg, const char *name, uint64_t value)
+{
+    json_object_set_new(arg, name, number(value));
+}
+
 static json_t *heap_stats_json(const struct heap *heap)
 {
     struct heap_stats s;
-    heap_get_stats(heap, &s);
-    const struct {
-        const char *key;
-        uint64_t value;
-    } numbers[] = {
-        {"arena_bytes", s.arena_bytes},
-        {"arena_bytes_max", s.arena_bytes_max},
-        {"objects", s.object_count},
-        {"object_bytes", s.object_bytes},
-        {"allocated_bytes", s.allocated_bytes},
-        {"object_block_bytes", s.object_block_bytes},
-        {"free_bytes", s.free_bytes},
-        {"largest_free_bytes", s.largest_free_bytes},
-        {"metadata_bytes", s.metadata_space_bytes + s.metadata_object_bytes},
-        {"metadata_space_bytes", s.metadata_space_bytes},
-        {"metadata_object_bytes", s.metadata_object_bytes},
-        {"roots", s.root_count},
-        {"types", s.type_count},
-        {"dead_objects", s.dead_count},
-        {"dead_bytes", s.dead_bytes},
-        {"undo_records", s.undo_count},
-        {"undo_bytes", s.undo_bytes},
-        {"retention_ms", s.retention_ms},
-        {"leased_slots", s.leased_slots},
-        {"retired_slots", s.retired_slots},
-        {"moved_blocks", s.moved_blocks},
-        {"moved_bytes", s.moved_bytes},
-        {"dirty_pages", s.dirty_pages},
-        {"present_pages", s.present_pages},
-    };
     json_t *out = json_object();
-    for (size_t i = 0; i < sizeof numbers / sizeof numbers[0]; i++) {
-        json_object_set_new(out, numbers[i].key, number(numbers[i].value));
-    }
+    heap_get_stats(heap, &s);
+    heap_stats_each(&s, add_stat, out);
     json_object_set_new(out, "safepoint", text_u64(s.safepoint));
     json_object_set_new(out, "clock", text_u64(heap_clock(heap)));
     return out;
