@@ -152,12 +152,9 @@ static void *set_up(void *arg)
 
 int main(int argc, char **argv)
 {
-    bench_parse(argc, argv, &opts);
     static const char *const names[] = {
-        [PUT] = "put", [GET] = "get", [TXN] = "txn", [TXN2] = "txn2"};
-    while (strcmp(names[operation], opts.operation) != 0) {
-        operation++;
-    }
+        [PUT] = "put", [GET] = "get", [TXN] = "txn", [TXN2] = "txn2", NULL};
+    operation = bench_parse(argc, argv, names, &opts);
     struct bench_client *clients = calloc(opts.clients, sizeof *clients);
     pthread_t *threads = calloc(opts.clients, sizeof *threads);
     for (unsigned i = 0; i < opts.clients; i++) {

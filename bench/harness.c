@@ -1,5 +1,6 @@
 #include "bench/harness.h"
 
+#include <dirent.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -11,7 +12,7 @@
 #define STEPS 32u
 struct per_client {
     _Alignas(64) uint64_t done;
-    uint64_t failed;
+    uint64_t failed, retried;
     uint32_t histogram[64 * STEPS];
 };
 
@@ -20,16 +21,31 @@ static unsigned client_count;
 static atomic_int phase; /* 0 warm-up, 1 window, 2 stopping */
 static atomic_flag complained = ATOMIC_FLAG_INIT;
 
-static void usage(void)
+static void usage(const char *const *operations)
 {
-    fprintf(stderr,
-            "usage: put|get|txn|txn2 --target T --ca F --cert F --key F [--clients N] [--inflight "
-            "K] [--bytes B] [--keys N]\n"
-            "       [--seconds S] [--warmup S] [--pids A,B,...] [--heap H]\n");
+    fputs("usage: ", stderr);
+    for (size_t i = 0; operations[i] != NULL; i++) {
+        fprintf(stderr, "%s%s", i > 0 ? "|" : "", operations[i]);
+    }
+    fprintf(stderr, " --target T --ca F --cert F --key F [--clients N] [--inflight K] [--bytes B] "
+                    "[--keys N] [--theta X]\n"
+                    "       [--seconds S] [--warmup S] [--pids A,B,...] [--heap H]\n");
     exit(2);
 }
 
-void bench_parse(int argc, char **argv, struct bench_opts *out)
+static unsigned operation_of(const char *name, const char *const *operations)
+{
+    unsigned i = 0;
+    while (operations[i] != NULL && strcmp(operations[i], name) != 0) {
+        i++;
+    }
+    if (operations[i] == NULL) {
+        usage(operations);
+    }
+    return i;
+}
+
+unsigned bench_parse(int argc, char **argv, const char *const *operations, struct bench_opts *out)
 {
     *out = (struct bench_opts){.clients = 1,
                                .inflight = 1,
@@ -38,15 +54,8 @@ void bench_parse(int argc, char **argv, struct bench_opts *out)
                                .warmup_s = 1,
                                .seconds = 5,
                                .heap = "bench"};
-    static const char *const operations[] = {"put", "get", "txn", "txn2"};
-    bool known = false;
-    for (size_t i = 0; i < sizeof operations / sizeof operations[0]; i++) {
-        known = known || (argc > 1 && strcmp(argv[1], operations[i]) == 0);
-    }
-    if (!known) {
-        usage();
-    }
-    out->operation = argv[1];
+    unsigned operation = operation_of(argc > 1 ? argv[1] : "", operations);
+    out->operation = operations[operation];
     for (int i = 2; i + 1 < argc; i += 2) {
         const char *value = argv[i + 1];
         const char *name = argv[i];
@@ -58,6 +67,8 @@ void bench_parse(int argc, char **argv, struct bench_opts *out)
             out->bytes = (unsigned)atoi(value);
         } else if (strcmp(name, "--keys") == 0) {
             out->keys = (unsigned)atoi(value);
+        } else if (strcmp(name, "--theta") == 0) {
+            out->theta = atof(value);
         } else if (strcmp(name, "--seconds") == 0) {
             out->seconds = atof(value);
         } else if (strcmp(name, "--warmup") == 0) {
@@ -81,12 +92,12 @@ void bench_parse(int argc, char **argv, struct bench_opts *out)
             }
             free(copy);
         } else {
-            usage();
+            usage(operations);
         }
     }
     if (argc % 2 != 0 || out->clients < 1 || out->clients > BENCH_CLIENTS_MAX ||
         out->inflight < 1 || out->bytes < 8 || out->keys < 1 || out->target == NULL) {
-        usage();
+        usage(operations);
     }
     client_count = out->clients;
     clients = aligned_alloc(64, client_count * sizeof *clients);
@@ -94,6 +105,7 @@ void bench_parse(int argc, char **argv, struct bench_opts *out)
         exit(1);
     }
     memset(clients, 0, client_count * sizeof *clients);
+    return operation;
 }
 
 uint64_t bench_now_ns(void)
@@ -139,30 +151,69 @@ void bench_failed(unsigned client, const char *why)
     }
 }
 
+void bench_retried(unsigned client, unsigned times)
+{
+    if (atomic_load_explicit(&phase, memory_order_relaxed) == 1) {
+        clients[client].retried += times;
+    }
+}
+
 bool bench_stopping(void)
 {
     return atomic_load_explicit(&phase, memory_order_relaxed) == 2;
 }
 
-/* User + system time of a process, microseconds. */
-static double cpu_us(long pid)
+struct process {
+    long parent;
+    unsigned long ticks;  /* user + system, its own */
+    unsigned long reaped; /* of its children that have ended */
+};
+
+static bool process_read(const char *pid, struct process *out)
 {
     char path[64];
     char text[1024];
-    unsigned long user = 0;
-    unsigned long system = 0;
-    snprintf(path, sizeof path, "/proc/%ld/stat", pid);
+    unsigned long t[4] = {0};
+    snprintf(path, sizeof path, "/proc/%.20s/stat", pid);
     FILE *file = fopen(path, "r");
-    if (file != NULL) {
-        size_t n = fread(text, 1, sizeof text - 1, file);
-        text[n] = 0;
-        const char *at = strrchr(text, ')');
-        if (at != NULL) {
-            sscanf(at + 2, "%*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %lu %lu", &user, &system);
-        }
-        fclose(file);
+    if (file == NULL) {
+        return false;
     }
-    return (double)(user + system) * 1e6 / (double)sysconf(_SC_CLK_TCK);
+    size_t n = fread(text, 1, sizeof text - 1, file);
+    fclose(file);
+    text[n] = 0;
+    const char *at = strrchr(text, ')');
+    if (at == NULL || sscanf(at + 2, "%*c %ld %*d %*d %*d %*d %*u %*u %*u %*u %*u %lu %lu %lu %lu",
+                             &out->parent, &t[0], &t[1], &t[2], &t[3]) != 5) {
+        return false;
+    }
+    out->ticks = t[0] + t[1];
+    out->reaped = t[2] + t[3];
+    return true;
+}
+
+/* User + system time of the servers and their children, those that have ended included,
+ * microseconds. */
+static double cpu_us(const struct bench_opts *opts)
+{
+    unsigned long ticks = 0;
+    DIR *dir = opts->pid_count > 0 ? opendir("/proc") : NULL;
+    const struct dirent *entry;
+    while (dir != NULL && (entry = readdir(dir)) != NULL) {
+        struct process p;
+        long pid = atol(entry->d_name);
+        if (pid <= 0 || !process_read(entry->d_name, &p)) {
+            continue;
+        }
+        for (unsigned i = 0; i < opts->pid_count; i++) {
+            ticks += opts->pids[i] == pid ? p.ticks + p.reaped : 0;
+            ticks += opts->pids[i] == p.parent ? p.ticks : 0;
+        }
+    }
+    if (dir != NULL) {
+        closedir(dir);
+    }
+    return (double)ticks * 1e6 / (double)sysconf(_SC_CLK_TCK);
 }
 
 static double rss_mib(long pid)
@@ -203,26 +254,27 @@ int bench_window(const struct bench_opts *opts, const char *system)
     static uint64_t sum[64 * STEPS];
     uint64_t done = 0;
     uint64_t failed = 0;
-    double cpu = 0;
+    uint64_t retried = 0;
+    uint64_t least = UINT64_MAX;
     double rss = 0;
 
     sleep_s(opts->warmup_s);
-    for (unsigned i = 0; i < opts->pid_count; i++) {
-        cpu -= cpu_us(opts->pids[i]);
-    }
+    double cpu = -cpu_us(opts);
     uint64_t from = bench_now_ns();
     atomic_store(&phase, 1);
     sleep_s(opts->seconds);
     atomic_store(&phase, 2);
     double elapsed = (double)(bench_now_ns() - from) / 1e9;
+    cpu += cpu_us(opts);
     for (unsigned i = 0; i < opts->pid_count; i++) {
-        cpu += cpu_us(opts->pids[i]);
         rss += rss_mib(opts->pids[i]);
     }
     sleep_s(0.1);
     for (unsigned c = 0; c < client_count; c++) {
         done += clients[c].done;
         failed += clients[c].failed;
+        retried += clients[c].retried;
+        least = clients[c].done < least ? clients[c].done : least;
         for (unsigned b = 0; b < 64 * STEPS; b++) {
             sum[b] += clients[c].histogram[b];
         }
@@ -230,11 +282,14 @@ int bench_window(const struct bench_opts *opts, const char *system)
     printf("{\"system\":\"%s\",\"operation\":\"%s\",\"clients\":%u,\"inflight\":%u,\"bytes\":%u,"
            "\"seconds\":%.3f,"
            "\"operations\":%llu,\"failed\":%llu,\"ops_per_s\":%.1f,\"p50_us\":%.1f,\"p99_us\":%.1f,"
-           "\"server_cpu_us_per_op\":%.3f,\"rss_mib\":%.1f}\n",
+           "\"server_cpu_us_per_op\":%.3f,\"rss_mib\":%.1f,\"retries_per_op\":%.3f,\"worst_share\":"
+           "%.3f}\n",
            system, opts->operation, opts->clients, opts->inflight, opts->bytes, elapsed,
            (unsigned long long)done, (unsigned long long)failed, (double)done / elapsed,
            percentile_us(sum, done, 0.5), percentile_us(sum, done, 0.99),
-           done == 0 ? 0.0 : cpu / (double)done, rss);
+           done == 0 ? 0.0 : cpu / (double)done, rss,
+           done == 0 ? 0.0 : (double)retried / (double)done,
+           done == 0 ? 0.0 : (double)least * client_count / (double)done);
     fflush(stdout);
     return failed > 0 || done == 0 ? 1 : 0;
 }
