@@ -1,6 +1,5 @@
 /* Simulated nodes: each runs the real node core over its environment. */
 #include "sim/cluster/cluster.h"
-#include "alloc/txn.h"
 
 #include <inttypes.h>
 #include <stdarg.h>
@@ -8,6 +7,7 @@
 #include <string.h>
 
 #include "alloc/heap.h"
+#include "alloc/txn.h"
 #include "base/log.h"
 #include "sim/internal.h"
 
@@ -305,6 +305,7 @@ void cluster_open(struct cluster *c, uint64_t seed, enum fault_mode mode, bool v
     memset(c, 0, sizeof *c);
     c->sim = sim_new(seed);
     c->transactions = transactions_new();
+    bank_init(&c->bank, ACCOUNTS, ACCOUNTS_TOTAL);
     c->seed = seed;
     c->mode = mode;
     c->verbose = verbose;
@@ -345,6 +346,7 @@ void cluster_open(struct cluster *c, uint64_t seed, enum fault_mode mode, bool v
         node_start(&c->nodes[i]);
     }
     supervise(c);
+    in_doubt_start(c);
 }
 
 void cluster_close(struct cluster *c)
@@ -363,46 +365,34 @@ void cluster_close(struct cluster *c)
 
 /* ---- replicas compared ---- */
 
-struct shard_view {
-    struct cluster *c;
-    uint64_t uid;
-    uint32_t node;
-    uint64_t expected; /* replicas that the configuration says exist here */
-    uint32_t replicas, leaders, ready;
-    uint64_t applied_low, applied_high, last_high;
-    bool failed, installing;
-    uint64_t uids[64];
-    uint32_t uid_count;
-};
-
 static void note_shard(void *arg, struct shard *shard)
 {
-    struct shard_view *v = arg;
+    struct shard_uids *out = arg;
     struct shard_info info;
     shard_get_info(shard, &info);
-    for (uint32_t i = 0; i < v->uid_count; i++) {
-        if (v->uids[i] == info.uid) {
+    for (uint32_t i = 0; i < out->count; i++) {
+        if (out->uids[i] == info.uid) {
             return;
         }
     }
-    if (v->uid_count < 64) {
-        v->uids[v->uid_count++] = info.uid;
+    if (out->count < sizeof out->uids / sizeof out->uids[0]) {
+        out->uids[out->count++] = info.uid;
     }
 }
 
-static struct shard *shard_on(const struct cluster_node *n, uint64_t uid)
+struct shard *cluster_shard_on(const struct cluster_node *n, uint64_t uid)
 {
     struct replica *r = n->node == NULL ? NULL : node_replica(n->node);
     return r == NULL ? NULL : replica_shard(r, uid);
 }
 
-/* All uids that any node has. */
-static void list_shards(struct cluster *c, struct shard_view *v)
+void cluster_shards(struct cluster *c, struct shard_uids *out)
 {
+    out->count = 0;
     for (uint32_t i = 0; i < c->node_count; i++) {
         struct cluster_node *n = &c->nodes[i];
         if (n->node != NULL && node_replica(n->node) != NULL) {
-            replica_each_shard(node_replica(n->node), note_shard, v);
+            replica_each_shard(node_replica(n->node), note_shard, out);
         }
     }
 }
@@ -411,17 +401,17 @@ static void list_shards(struct cluster *c, struct shard_view *v)
  * last `lag` entries. */
 bool cluster_settled(struct cluster *c, uint64_t lag, char *why, size_t why_bytes)
 {
-    struct shard_view v = {.c = c};
-    list_shards(c, &v);
-    if (v.uid_count < 1 + c->shard_count) {
-        (void)snprintf(why, why_bytes, "only %u shards are anywhere", v.uid_count);
+    struct shard_uids v;
+    cluster_shards(c, &v);
+    if (v.count < 1 + c->shard_count) {
+        (void)snprintf(why, why_bytes, "only %u shards are anywhere", v.count);
         return false;
     }
-    for (uint32_t s = 0; s < v.uid_count; s++) {
+    for (uint32_t s = 0; s < v.count; s++) {
         struct shard_info leader = {0};
         uint32_t leaders = 0;
         for (uint32_t i = 0; i < c->node_count; i++) {
-            struct shard *shard = shard_on(&c->nodes[i], v.uids[s]);
+            struct shard *shard = cluster_shard_on(&c->nodes[i], v.uids[s]);
             struct shard_info info;
             if (shard != NULL) {
                 shard_get_info(shard, &info);
@@ -441,7 +431,7 @@ bool cluster_settled(struct cluster *c, uint64_t lag, char *why, size_t why_byte
             const struct consensus_server *server = &leader.config.servers[m];
             uint32_t node = replica_id_node(server->id);
             struct shard *shard = node >= 1 && node <= c->node_count
-                                      ? shard_on(&c->nodes[node - 1], v.uids[s])
+                                      ? cluster_shard_on(&c->nodes[node - 1], v.uids[s])
                                       : NULL;
             struct shard_info info = {0};
             if (shard != NULL) {
@@ -468,7 +458,8 @@ bool cluster_settled(struct cluster *c, uint64_t lag, char *why, size_t why_byte
             return false;
         }
         struct txn_counts undecided = {0};
-        txn_count(shard_heap(shard_on(&c->nodes[leader.leader_node - 1], v.uids[s])), &undecided);
+        txn_count(shard_heap(cluster_shard_on(&c->nodes[leader.leader_node - 1], v.uids[s])),
+                  &undecided);
         if (undecided.prepared > 0) {
             (void)snprintf(why, why_bytes, "shard %" PRIu64 " has %u undecided transactions",
                            v.uids[s], undecided.prepared);
@@ -521,13 +512,13 @@ void cluster_dump(struct cluster *c)
 
 void cluster_check_replicas(struct cluster *c)
 {
-    struct shard_view v = {.c = c};
-    list_shards(c, &v);
-    for (uint32_t s = 0; s < v.uid_count; s++) {
+    struct shard_uids v;
+    cluster_shards(c, &v);
+    for (uint32_t s = 0; s < v.count; s++) {
         uint64_t digest = 0, index = 0;
         uint32_t first = 0;
         for (uint32_t i = 0; i < c->node_count; i++) {
-            struct shard *shard = shard_on(&c->nodes[i], v.uids[s]);
+            struct shard *shard = cluster_shard_on(&c->nodes[i], v.uids[s]);
             if (shard == NULL) {
                 continue;
             }

@@ -3,8 +3,11 @@
 #define CAIRN_TESTS_SIM_CLUSTER_H
 
 #include "client/core.h"
+#include "history/bank.h"
 #include "node/node.h"
 #include "replica/replica.h"
+#include "sim/cluster/accounts.h"
+#include "sim/cluster/in_doubt.h"
 #include "sim/cluster/transactions.h"
 #include "sim/history.h"
 #include "sim/sim.h"
@@ -110,13 +113,14 @@ struct client_host {
     struct slot slots[SLOTS_PER_CLIENT];
     struct own own[OWN_OBJECTS];
     struct tx_slot tx;
+    struct account_slot bank;
     struct core_call setup;
     bool setup_running;
     uint64_t next_value;
 };
 
 struct cluster_counts {
-    uint64_t ok, failed, unknown, conflicts, transactions;
+    uint64_t ok, failed, unknown, conflicts, transactions, past_audits;
     uint64_t crashes, power_losses, pauses, restarts, wipes, stops;
     uint64_t cuts, net_faults, disk_faults, full_windows, clock_jumps, bit_flips;
     uint64_t fatal, refused, snapshots, shards_failed, elections;
@@ -132,6 +136,7 @@ struct cluster {
     struct client_host clients[CLUSTER_CLIENTS_MAX];
     struct node_config config;
     uint64_t registers[REGISTERS], counters[COUNTERS], root_values[ROOTS], lists[LISTS];
+    uint64_t accounts[ACCOUNTS];
     bool faults; /* they go on */
     uint64_t faults_end_ns, nemesis_at_ns;
     uint32_t nemesis_step;
@@ -140,6 +145,8 @@ struct cluster {
     uint32_t think_us;
     struct history history;
     struct txn_history *transactions;
+    struct bank bank;
+    struct in_doubt in_doubt;
     struct cluster_counts counts;
     bool bad;
     char why[768];
@@ -148,6 +155,14 @@ struct cluster {
 /* The first reason why a run failed is kept. */
 void cluster_fail(struct cluster *c, const char *format, ...) __attribute__((format(printf, 2, 3)));
 void cluster_say(struct cluster *c, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
+/* What an operation may fail with while faults go on. */
+static inline bool cluster_weather(int err)
+{
+    return err == ERR_INDOUBT || err == ERR_TIMEOUT || err == ERR_UNAVAILABLE || err == ERR_BUSY ||
+           err == ERR_NOTLEADER || err == ERR_NOCONN || err == ERR_SHUTDOWN || err == ERR_LIMIT ||
+           err == ERR_SESSION_EXPIRED || err == ERR_DISKFULL || err == ERR_NOSHARD || err == ERR_IO;
+}
 
 /* cluster.c */
 void cluster_open(struct cluster *c, uint64_t seed, enum fault_mode mode, bool verbose);
@@ -159,6 +174,14 @@ void cluster_end(struct cluster *c);
 uint32_t cluster_up(const struct cluster *c);
 bool cluster_settled(struct cluster *c, uint64_t lag, char *why, size_t why_bytes);
 void cluster_dump(struct cluster *c); /* all that can be seen, on standard error */
+/* All shards that any node has, each once. */
+struct shard_uids {
+    uint64_t uids[64];
+    uint32_t count;
+};
+void cluster_shards(struct cluster *c, struct shard_uids *out);
+/* NULL: the node is down, or has none. */
+struct shard *cluster_shard_on(const struct cluster_node *n, uint64_t uid);
 /* Every replica of every shard is equal, and sound inside. */
 void cluster_check_replicas(struct cluster *c);
 

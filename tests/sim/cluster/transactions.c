@@ -1,28 +1,20 @@
 /* Transactions of the simulated clients: each reads one to three lists, appends to some of them,
- * and commits; what it saw and did goes into a history that must be strictly serializable. Parts
- * are encoded here, from the contract in base/txn_part.h, and not by the SDK: two hands on one
- * format.
- */
+ * and commits; what it saw and did goes into a history that must be strictly serializable. */
 #include "sim/cluster/transactions.h"
 
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
 
-#include "base/txn_part.h"
 #include "history/check.h"
 #include "history/history.h"
 #include "sim/cluster/cluster.h"
 #include "sim/internal.h"
 
-#include "client/internal.h"
-
-#define SHARD_SHIFT    52
 #define SETTLES_MAX    40u
 #define SETTLE_WAIT_US 300000u
 
 static void tx_next(struct tx_slot *slot, uint64_t us);
-static void tx_commit(struct tx_slot *slot);
 
 static uint64_t below(const struct tx_slot *slot, uint64_t limit)
 {
@@ -46,7 +38,9 @@ struct txn_history *transactions_new(void)
 void transactions_free(struct cluster *c)
 {
     for (uint32_t i = 0; i < c->client_count; i++) {
-        buf_close(&c->clients[i].tx.body);
+        for (uint32_t k = 0; k < TX_KEYS_MAX; k++) {
+            part_close(&c->clients[i].tx.parts[k]);
+        }
     }
     txn_history_close(c->transactions);
     mem_free(c->transactions);
@@ -64,11 +58,8 @@ static void excuse(struct tx_slot *slot, int err)
     bool expected =
         err == ERR_CONFLICT ||
         (jumped && (err == ERR_TX_ABORTED || (slot->step == TX_VALIDATING && err == ERR_TIMEOUT)));
-    bool weather = err == ERR_INDOUBT || err == ERR_TIMEOUT || err == ERR_UNAVAILABLE ||
-                   err == ERR_BUSY || err == ERR_NOTLEADER || err == ERR_NOCONN ||
-                   err == ERR_SHUTDOWN || err == ERR_LIMIT || err == ERR_SESSION_EXPIRED ||
-                   err == ERR_DISKFULL || err == ERR_NOSHARD || err == ERR_IO ||
-                   err == ERR_TX_ABORTED || err == ERR_TX_UNDECIDED || err == ERR_TX_TOO_LATE;
+    bool weather = cluster_weather(err) || err == ERR_TX_ABORTED || err == ERR_TX_UNDECIDED ||
+                   err == ERR_TX_TOO_LATE;
     if (err == ERR_CONFLICT) {
         c->counts.conflicts++;
     } else if (err == ERR_INDOUBT) {
@@ -179,56 +170,29 @@ static void committed(struct core_call *call)
 
 /* ---- parts ---- */
 
-static uint8_t *room(struct buf *b, size_t bytes)
-{
-    uint8_t *at = buf_extend(b, bytes);
-    assert(at != NULL);
-    memset(at, 0, bytes);
-    return at;
-}
-
-static void item(struct buf *b, uint8_t kind, uint64_t ptr, uint64_t value, const void *bytes,
-                 uint32_t len)
-{
-    uint8_t *at = room(b, sizeof(struct txn_item) + len);
-    at[0] = kind;
-    store_u32(at + 4, len);
-    store_u64(at + 8, ptr);
-    store_u64(at + 16, value);
-    if (len > 0) {
-        memcpy(at + sizeof(struct txn_item), bytes, len);
-    }
-}
-
 static uint32_t shard_of(const struct tx_slot *slot, uint32_t key)
 {
-    return (uint32_t)(slot->client->cluster->lists[slot->list[key]] >> SHARD_SHIFT);
+    return parts_shard_of(slot->client->cluster->lists[slot->list[key]]);
 }
 
-/* What the transaction wants of one shard; the number of items. */
-static uint32_t part(struct tx_slot *slot, uint32_t shard, bool checks_only, struct buf *out)
+/* What the transaction wants of one shard. */
+static void part(struct tx_slot *slot, uint32_t shard, bool checks_only, struct tx_part *out)
 {
-    size_t header = out->len;
-    uint32_t items = 0;
-    (void)room(out, sizeof(struct txn_part_header));
+    part_begin(out, shard);
     for (uint32_t k = 0; k < slot->count; k++) {
         uint64_t ptr = slot->client->cluster->lists[slot->list[k]];
         if (shard_of(slot, k) == shard) {
-            item(out, TXN_CHECK_OBJECT, ptr, slot->version[k], NULL, 0);
-            items++;
+            part_item(out, TXN_CHECK_OBJECT, ptr, slot->version[k], NULL, 0);
         }
     }
     for (uint32_t k = 0; k < slot->count && !checks_only; k++) {
         uint64_t ptr = slot->client->cluster->lists[slot->list[k]];
         if (shard_of(slot, k) == shard && slot->append[k]) {
             uint64_t count = slot->words[k][0] + 1;
-            item(out, TXN_WRITE, ptr, 0, &count, 8);
-            item(out, TXN_WRITE, ptr, 8 * count, &slot->value[k], 8);
-            items += 2;
+            part_item(out, TXN_WRITE, ptr, 0, &count, 8);
+            part_item(out, TXN_WRITE, ptr, 8 * count, &slot->value[k], 8);
         }
     }
-    store_u32(out->data + header + 8, items);
-    return items;
 }
 
 /* Shards of the transaction, each once. */
@@ -276,52 +240,27 @@ static void validate(struct tx_slot *slot)
     }
     slot->step = TX_VALIDATING;
     memset(&slot->call, 0, sizeof slot->call);
-    buf_clear(&slot->body);
-    (void)part(slot, of[slot->at], true, &slot->body);
+    part(slot, of[slot->at], true, &slot->parts[0]);
     submit(slot,
            core_prepare_tx_validate(&slot->call, slot->client->heap, of[slot->at], clock,
-                                    slice_of(slot->body.data, slot->body.len)),
+                                    slice_of(slot->parts[0].bytes.data, slot->parts[0].bytes.len)),
            validated);
 }
 
 static void tx_commit(struct tx_slot *slot)
 {
-    struct core_heap *heap = slot->client->heap;
     uint32_t of[TX_KEYS_MAX];
-    uint32_t items[TX_KEYS_MAX];
     uint32_t count = shards(slot, of);
-    struct buf parts[TX_KEYS_MAX] = {{0}};
-    uint32_t home = 0;
     slot->step = TX_COMMITTING;
     slot->called_ns = now_ns(slot);
     memset(&slot->call, 0, sizeof slot->call);
     for (uint32_t i = 0; i < count; i++) {
-        items[i] = part(slot, of[i], false, &parts[i]);
-        uint64_t uid = heap->shards[of[i]]->uid;
-        if (items[i] > items[home] ||
-            (items[i] == items[home] && uid < heap->shards[of[home]]->uid)) {
-            home = i;
-        }
+        part(slot, of[i], false, &slot->parts[i]);
     }
-    slot->home_uid = heap->shards[of[home]]->uid;
-    buf_clear(&slot->body);
-    for (uint32_t n = 0; n < count; n++) {
-        uint32_t i = n == 0 ? home : n <= home ? n - 1 : n; /* home first */
-        if (count > 1) {
-            uint8_t *at = room(&slot->body, 12);
-            store_u64(at, heap->shards[of[i]]->uid);
-            store_u32(at + 8, (uint32_t)parts[i].len);
-        }
-        memcpy(room(&slot->body, parts[i].len), parts[i].data, parts[i].len);
-    }
-    for (uint32_t i = 0; i < count; i++) {
-        buf_close(&parts[i]);
-    }
-    struct slice body = slice_of(slot->body.data, slot->body.len);
-    submit(slot,
-           count == 1 ? core_prepare_tx_commit_one(&slot->call, heap, of[home], body)
-                      : core_prepare_tx_commit(&slot->call, heap, of[home], 0, body),
-           committed);
+    submit(
+        slot,
+        parts_prepare_commit(&slot->call, slot->client->heap, slot->parts, count, &slot->home_uid),
+        committed);
 }
 
 /* ---- reading ---- */

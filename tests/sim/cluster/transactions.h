@@ -4,6 +4,7 @@
 #define CAIRN_TESTS_SIM_TRANSACTIONS_H
 
 #include "client/core.h"
+#include "sim/cluster/parts.h"
 
 #define LISTS           6
 #define LIST_VALUES_MAX 500u
@@ -27,8 +28,7 @@ struct tx_slot {
     uint64_t version[TX_KEYS_MAX];
     uint64_t words[TX_KEYS_MAX][LIST_VALUES_MAX + 1];
     uint64_t value[TX_KEYS_MAX]; /* appended */
-    uint32_t shards;             /* parts */
-    struct buf body;
+    struct tx_part parts[TX_KEYS_MAX];
     uint64_t tx_session, tx_seq, home_uid;
     uint32_t id; /* in the history */
     uint32_t settles;

@@ -134,6 +134,10 @@ static uint64_t *object_place(struct cluster *c, uint32_t n)
         return &c->lists[n];
     }
     n -= LISTS;
+    if (n < ACCOUNTS) {
+        return &c->accounts[n];
+    }
+    n -= ACCOUNTS;
     return n < ROOTS ? &c->root_values[n] : NULL;
 }
 
@@ -159,11 +163,15 @@ static void object_make(void *arg)
     if (place == NULL) {
         return;
     }
-    bool list = place >= client->cluster->lists && place < client->cluster->lists + LISTS;
+    struct cluster *c = client->cluster;
+    bool list = place >= c->lists && place < c->lists + LISTS;
+    bool account = place >= c->accounts && place < c->accounts + ACCOUNTS;
+    int64_t balance = ACCOUNT_START;
     memset(call, 0, sizeof *call);
     client->setup_running = true;
     submit(client, call,
-           core_prepare_alloc(call, client->heap, list ? LIST_BYTES : 64, 7, (struct slice){0}),
+           core_prepare_alloc(call, client->heap, list ? LIST_BYTES : ACCOUNT_BYTES, 7,
+                              slice_of(&balance, account ? sizeof balance : 0)),
            object_made);
 }
 
@@ -225,10 +233,7 @@ static void count(struct slot *slot, int err)
         (err == ERR_NOSPACE && (slot->job == JOB_OWN_ALLOC || slot->job == JOB_OWN_WRITE ||
                                 slot->job == JOB_OWN_RESIZE)) ||
         (slot->job == JOB_OWN_OLD && err == ERR_SNAPSHOT_TOO_OLD);
-    bool weather = err == ERR_INDOUBT || err == ERR_TIMEOUT || err == ERR_UNAVAILABLE ||
-                   err == ERR_BUSY || err == ERR_NOTLEADER || err == ERR_NOCONN ||
-                   err == ERR_SHUTDOWN || err == ERR_LIMIT || err == ERR_SESSION_EXPIRED ||
-                   err == ERR_DISKFULL || err == ERR_NOSHARD || err == ERR_IO;
+    bool weather = cluster_weather(err);
     if (!expected && (!weather || c->tame || c->calm)) {
         cluster_fail(c, "client %u: job %d %s after %" PRIu64 " ms: %s%s", slot->client->index,
                      slot->job, err_name(err), (sim_now_ns(c->sim) - slot->called_ns) / SIM_MS,
@@ -578,6 +583,7 @@ static void client_go(void *arg)
         slot_next(&client->slots[i]);
     }
     transactions_go(client);
+    accounts_go(client);
 }
 
 void clients_go(struct cluster *c)
@@ -603,7 +609,7 @@ bool clients_idle(const struct cluster *c)
                 return false;
             }
         }
-        if (client->setup_running || !transactions_idle(client)) {
+        if (client->setup_running || !transactions_idle(client) || !accounts_idle(client)) {
             return false;
         }
     }
@@ -695,6 +701,7 @@ static void client_final(void *arg)
     final_next(&client->slots[0]);
     if (client->index == 0) {
         transactions_final(client);
+        accounts_final(client);
     }
 }
 
@@ -725,6 +732,7 @@ void clients_check(struct cluster *c)
     }
     if (!c->bad) {
         transactions_check(c);
+        accounts_check(c);
     }
 }
 
@@ -744,6 +752,7 @@ static void client_close(void *arg)
         env_timer_stop(client->env, &client->slots[i].think);
     }
     transactions_stop(client);
+    accounts_stop(client);
     if (client->heap != NULL) {
         core_heap_close(client->heap);
         client->heap = NULL;
@@ -776,6 +785,7 @@ void clients_free(struct cluster *c)
 {
     for (uint32_t i = 0; i < c->client_count; i++) {
         struct client_host *client = &c->clients[i];
+        accounts_free(client);
         if (client->env == NULL) {
             continue;
         }
