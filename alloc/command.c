@@ -175,7 +175,8 @@ static int apply_close(struct heap *h, const struct heap_command *c)
 {
     uint64_t now = h->entry_time > heap_clock(h) ? h->entry_time : heap_clock(h);
     uint32_t keep_ms = c->count < TX_KEEP_MS ? c->count : TX_KEEP_MS;
-    return heap_close_at(h, c->if_version, now + hlc_from_ms(CLOSE_AHEAD_MS), keep_ms);
+    int rv = heap_close_at(h, c->if_version, now + hlc_from_ms(CLOSE_AHEAD_MS), keep_ms);
+    return rv == 0 && c->if_version < heap_safepoint(h) ? ERR_SNAPSHOT_TOO_OLD : rv;
 }
 
 /* ---- upkeep ---- */

@@ -24,7 +24,8 @@ enum heap_command_kind {
     HEAP_COMMAND_DEFRAG,               /* count: bytes */
     HEAP_COMMAND_TRIM,                 /* size: bytes */
     HEAP_COMMAND_TRANSACT,             /* data: a part (alloc/txn.h) */
-    HEAP_COMMAND_CLOSE,                /* if_version: time; count: milliseconds to keep it */
+    HEAP_COMMAND_CLOSE, /* if_version: time; count: milliseconds to keep it. SNAPSHOT_TOO_OLD: it
+                           is kept from a later time on */
     HEAP_COMMAND_KINDS
 };
 

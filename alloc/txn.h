@@ -159,6 +159,11 @@ int heap_close_at(struct heap *heap, uint64_t at, uint64_t limit, uint32_t keep_
 /* clock = max(clock, at) */
 void heap_clock_advance(struct heap *heap, uint64_t at);
 
+/* Is something PREPARED, not later than `until`, with a participant that isn't one of the `shards`
+ * shards from `first_uid` on? */
+bool txn_prepared_outside(const struct heap *heap, uint64_t first_uid, uint32_t shards,
+                          uint64_t until);
+
 /* ---- looking ----------------------------------------------------------------------------------
  */
 

@@ -634,6 +634,33 @@ int txn_apply_forget(struct heap *heap, const struct txn_name *name, bool forget
 
 /* ---- looking ---- */
 
+static bool is_outside(const struct txn_record *r, uint64_t first_uid, uint32_t shards)
+{
+    for (uint32_t i = 0; i < r->participants; i++) {
+        if (uids_of(r)[i] - first_uid >= shards) {
+            return true;
+        }
+    }
+    return false;
+}
+
+bool txn_prepared_outside(const struct heap *heap, uint64_t first_uid, uint32_t shards,
+                          uint64_t until)
+{
+    struct slice key = slice_of("p", 1);
+    struct slice value;
+    while (header(heap)->tx_prepared > 0 &&
+           heap_map_next(heap, HEAP_MAP_TX, key, &key, &value) == 0 && key.data[0] == 'p' &&
+           __builtin_bswap64(load_u64(key.data + 1)) <= until) {
+        struct txn_name name;
+        name_of(key.data + 9, &name);
+        if (is_outside(record_get(heap, &name, &value), first_uid, shards)) {
+            return true;
+        }
+    }
+    return false;
+}
+
 bool txn_find(const struct heap *heap, const struct txn_name *name, struct txn_record *out,
               const uint64_t **participants, const uint64_t **times)
 {

@@ -36,6 +36,7 @@ enum embedded_op {
     EMBEDDED_DEFRAG,
     EMBEDDED_TRIM,
     EMBEDDED_TRANSACT, /* data: a part (alloc/txn.h) */
+    EMBEDDED_CLOSE,    /* if_version: readers at this one are kept for `count` milliseconds */
     /* Reads of what is durable. */
     EMBEDDED_READ = 64, /* ptr, offset, out: size bytes; if_version: as of then, 0: newest */
     EMBEDDED_STAT,      /* ptr; if_version: as of then, 0: newest */
@@ -52,6 +53,7 @@ enum embedded_op {
      * starts; expected: known. bytes: objects, then the frontier; value: length of the objects;
      * version: of all of it (alloc/graph.h). */
     EMBEDDED_FETCH = 73,
+    EMBEDDED_CLOCK, /* version: the newest one */
 };
 
 /* What is asked for: op and what it needs, the rest 0. */

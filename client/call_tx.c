@@ -76,6 +76,29 @@ int core_prepare_tx_validate(struct core_call *call, struct core_heap *heap, uin
     return rv;
 }
 
+int core_prepare_tx_hold(struct core_call *call, struct core_heap *heap, uint32_t shard,
+                         uint32_t hold_ms)
+{
+    int rv = core__aim_shard(call, heap, shard);
+    if (rv == 0) {
+        struct msg_tx_hold m = {.uid = call->shard->uid, .hold_ms = hold_ms};
+        CORE_PREPARE(call, TX_HOLD, tx_hold, &m, rv);
+    }
+    return rv;
+}
+
+int core_prepare_tx_close(struct core_call *call, struct core_heap *heap, uint32_t shard,
+                          uint64_t at, uint64_t hold, uint32_t keep_ms)
+{
+    int rv = core__aim_shard(call, heap, shard);
+    if (rv == 0) {
+        struct msg_tx_close m = {
+            .uid = call->shard->uid, .at = at, .hold = hold, .keep_ms = keep_ms};
+        CORE_PREPARE(call, TX_CLOSE, tx_close, &m, rv);
+    }
+    return rv;
+}
+
 int core_prepare_tx_reserve(struct core_call *call, struct core_heap *heap, uint32_t shard)
 {
     int rv = core__aim_shard(call, heap, shard);

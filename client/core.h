@@ -75,6 +75,8 @@ union core_request {
     struct msg_tx_commit tx_commit;
     struct msg_tx_validate tx_validate;
     struct msg_tx_settle tx_settle;
+    struct msg_tx_hold tx_hold;
+    struct msg_tx_close tx_close;
     struct msg_heap_create heap_create;
     struct msg_heap_drop heap_drop;
     struct msg_heap_open heap_open;
@@ -88,12 +90,14 @@ struct core_call {
     uint32_t timeout_ms; /* 0: the core's */
     bool plain;          /* core_prepare_*() fills in request instead of encoding it */
 
-    int err;          /* outcome: 0 or negative */
-    uint64_t value;   /* ALLOC, ROOT_GET: pointer; ADD_U64: the value before;
-                         OBJECT_LIST: slot to go on at; DEFRAG, TRIM: as in RESULT; LEASE: its
-                         number; LEASE_GET: whose session's; TX_*: what conflicts */
-    uint64_t version; /* READ, STAT, ROOT_GET; commands: of the change; ROOT_LIST: of the set of
-                         names; TX_VALIDATE, CONFLICT: of what conflicts */
+    int err;        /* outcome: 0 or negative */
+    uint64_t value; /* ALLOC, ROOT_GET: pointer; ADD_U64: the value before;
+                       OBJECT_LIST: slot to go on at; DEFRAG, TRIM: as in RESULT; LEASE: its
+                       number; LEASE_GET: whose session's; TX_HOLD: the hold;
+                       else TX_*: what conflicts */
+    uint64_t
+        version; /* READ, STAT, ROOT_GET; commands: of the change; ROOT_LIST: of the set of
+                    names; TX_VALIDATE, CONFLICT: of what conflicts; TX_HOLD, TX_CLOSE: the clock */
     uint64_t session, seq; /* commands: their number, once they have one */
     uint64_t size;         /* STAT */
     uint32_t type, flags;  /* STAT */
@@ -198,6 +202,14 @@ int core_prepare_tx_commit(struct core_call *call, struct core_heap *heap, uint3
 /* err CONFLICT: it doesn't hold (any more). */
 int core_prepare_tx_validate(struct core_call *call, struct core_heap *heap, uint32_t shard,
                              uint64_t clock, struct slice part);
+/* version: the shard's clock, once all that was prepared is decided; value: names the hold, that
+ * keeps new writes waiting for hold_ms at most. hold_ms 0: there is none, and value is 0. */
+int core_prepare_tx_hold(struct core_call *call, struct core_heap *heap, uint32_t shard,
+                         uint32_t hold_ms);
+/* Ends the hold, and keeps what readers at version `at` need for keep_ms. err TX_UNDECIDED: the
+ * hold was over; SNAPSHOT_TOO_OLD: history begins behind `at`; INVAL: `at` is too far ahead. */
+int core_prepare_tx_close(struct core_call *call, struct core_heap *heap, uint32_t shard,
+                          uint64_t at, uint64_t hold, uint32_t keep_ms);
 /* Of a transaction whose home is the shard `uid`, which any heap may have. */
 int core_prepare_tx_settle(struct core_call *call, struct core *core, uint64_t uid,
                            uint64_t session, uint64_t seq);

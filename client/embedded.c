@@ -369,6 +369,20 @@ static void take_tx_validate(const union core_request *r, struct embedded_reques
     c->data = m->part;
 }
 
+static void take_tx_hold(const union core_request *r, struct embedded_request *c)
+{
+    (void)r;
+    c->op = EMBEDDED_CLOCK;
+}
+
+static void take_tx_close(const union core_request *r, struct embedded_request *c)
+{
+    const struct msg_tx_close *m = &r->tx_close;
+    c->op = EMBEDDED_CLOSE;
+    c->if_version = m->at;
+    c->count = m->keep_ms;
+}
+
 static bool take(const struct core_call *call, struct embedded_request *c)
 {
     static void (*const table[KIND_LIMIT])(const union core_request *r,
@@ -398,6 +412,8 @@ static bool take(const struct core_call *call, struct embedded_request *c)
         [KIND_LEASE_GET] = take_lease_get,
         [KIND_TX_COMMIT_ONE] = take_tx_commit_one,
         [KIND_TX_VALIDATE] = take_tx_validate,
+        [KIND_TX_HOLD] = take_tx_hold,
+        [KIND_TX_CLOSE] = take_tx_close,
     };
     memset(c, 0, sizeof *c);
     if (call->kind == KIND_READ) { /* in one piece: nothing has to travel */

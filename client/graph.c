@@ -439,6 +439,10 @@ int cairn_tx_fetch(cairn_tx *tx, cairn_ptr start, const cairn_fetch_opts *opts, 
     if (taken.at != 0) {
         return sdk__fail(CAIRN_E_INVAL, "a transaction has its own time: opts.at must be 0");
     }
+    int rv = sdk__tx_find_time(tx);
+    if (rv != 0) {
+        return rv;
+    }
     taken.at = tx->set->at;
     struct walk w = {.heap = tx->heap, .tx = tx, .opts = &taken};
     return fetch(&w, start, graph);

@@ -328,6 +328,13 @@ static void other_answer(struct core_op *op, struct slice body)
         }
         break;
     }
+    case KIND_TX_HOLD: {
+        struct msg_tx_held m;
+        rv = message_decode_tx_held(body, &m);
+        call->version = m.clock;
+        call->value = m.hold;
+        break;
+    }
     case KIND_FETCH: {
         struct msg_fetch_result m;
         rv = message_decode_fetch_result(body, &m);

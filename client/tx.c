@@ -73,9 +73,6 @@ int cairn_tx_begin(cairn_heap *heap, const cairn_tx_opts *opts, cairn_tx **out)
     if (rv != 0) {
         return rv;
     }
-    if (taken.isolation == CAIRN_SNAPSHOT && taken.read_at == 0) {
-        return sdk__fail(CAIRN_E_UNSUPPORTED, "the snapshot level is not supported yet");
-    }
     struct tx_set *set = sdk__tx_set_new();
     struct cairn_tx *tx = set == NULL ? NULL : part_new(set, heap);
     if (tx == NULL) {
@@ -98,6 +95,13 @@ int cairn_tx_join(cairn_tx *tx, cairn_heap *heap, cairn_tx **part)
     }
     if (heap->client->embedded != NULL) {
         return sdk__fail(CAIRN_E_UNSUPPORTED, "in a directory a transaction has one heap");
+    }
+    if (sdk__tx_sees_one_time(tx->set) && tx->set->at != 0) {
+        int rv = sdk__tx_only_reads(tx->set);
+        return rv != 0 ? rv
+                       : sdk__fail(CAIRN_E_INVAL,
+                                   "the first read has fixed the version of the heaps that "
+                                   "the transaction had then: join before it");
     }
     *part = part_new(tx->set, heap);
     return *part != NULL ? 0 : sdk__fail(CAIRN_E_NOMEM, "out of memory for a transaction");
@@ -142,7 +146,7 @@ int sdk__tx_aim(const struct cairn_heap *heap, uint64_t ptr, struct core_shard *
 
 static int may_write(const struct cairn_tx *tx)
 {
-    return tx->set->opts.read_only == 0 ? 0
+    return tx->set->opts.read_only == 0 ? sdk__tx_only_reads(tx->set)
                                         : sdk__fail(CAIRN_E_INVAL, "the transaction only reads");
 }
 
@@ -251,7 +255,10 @@ int cairn_tx_write(cairn_tx *tx, cairn_ptr ptr, uint64_t offset, const void *dat
 int cairn_tx_compare(cairn_tx *tx, cairn_ptr ptr, uint64_t offset, const void *expected, size_t len)
 {
     struct tx_object *object = NULL;
-    int rv = sdk__tx_object_of(tx, ptr, &object);
+    int rv = sdk__tx_only_reads(tx->set);
+    if (rv == 0) {
+        rv = sdk__tx_object_of(tx, ptr, &object);
+    }
     if (rv == 0) {
         rv = check_range(object, offset, len);
     }
@@ -274,7 +281,10 @@ int cairn_tx_compare(cairn_tx *tx, cairn_ptr ptr, uint64_t offset, const void *e
 int cairn_tx_compare_version(cairn_tx *tx, cairn_ptr ptr, uint64_t version)
 {
     struct tx_object *object = NULL;
-    int rv = sdk__tx_object_of(tx, ptr, &object);
+    int rv = sdk__tx_only_reads(tx->set);
+    if (rv == 0) {
+        rv = sdk__tx_object_of(tx, ptr, &object);
+    }
     if (rv == 0 && (object->born || (object->checked && object->version != version))) {
         rv = sdk__fail(CAIRN_E_CONFLICT, "the object has another version");
     }

@@ -244,29 +244,46 @@ static bool is_for_another_try(int err)
            err == CAIRN_E_TX_ABORTED;
 }
 
+/* It has only read, newest versions, and they didn't fit together: the next try reads what was so
+ * at one time, which steady writers can't make invalid. */
+static bool wants_one_time(const struct tx_set *set, int err)
+{
+    if (set->strict) {
+        return !set->turned;
+    }
+    return err == CAIRN_E_CONFLICT && set->opts.isolation == CAIRN_SERIALIZABLE &&
+           set->opts.read_at == 0 && set->reads > 0 && set->demands == 0 && !set->writes;
+}
+
+/* One try. *strict: how, and how the next one should be; *again: should there be one? */
 static int run_once(struct cairn_heap *heap, const cairn_tx_opts *opts, uint64_t deadline_ns,
-                    cairn_tx_fn fn, void *arg)
+                    cairn_tx_fn fn, void *arg, bool *strict, bool *again)
 {
     cairn_tx *tx = NULL;
     struct commit done;
     int rv = cairn_tx_begin(heap, opts, &tx);
+    *again = false;
     if (rv != 0) {
         return rv;
     }
-    if (deadline_ns != 0) {
-        tx->set->deadline_ns = deadline_ns; /* of all tries together */
-    }
+    tx->set->deadline_ns = deadline_ns; /* of all tries together */
+    tx->set->strict = *strict;
     last_conflict = 0;
     rv = fn(tx, arg);
-    if (rv != 0) {
-        cairn_tx_abort(tx);
-        return rv;
+    bool runs = rv == 0;
+    if (runs) {
+        rv = commit(tx, &done);
     }
-    rv = commit(tx, &done);
-    if (rv == CAIRN_E_INDOUBT) {
+    if (runs && rv == CAIRN_E_INDOUBT) {
         rv = settle(heap->client, tx->set, &done);
     }
-    sdk__tx_set_free(tx->set);
+    *strict = wants_one_time(tx->set, rv);
+    *again = is_for_another_try(rv) || (rv == CAIRN_E_BUSY && tx->set->unfound);
+    if (runs) {
+        sdk__tx_set_free(tx->set);
+    } else {
+        cairn_tx_abort(tx);
+    }
     return rv;
 }
 
@@ -277,11 +294,13 @@ int cairn_tx_run_opts(cairn_heap *heap, const cairn_tx_opts *opts, cairn_tx_fn f
     if (rv != 0) {
         return rv;
     }
+    bool strict = false;
+    bool again = true;
     for (uint32_t tries = 0;; tries++) {
-        rv = run_once(heap, opts, probe->set->deadline_ns, fn, arg);
+        rv = run_once(heap, opts, probe->set->deadline_ns, fn, arg, &strict, &again);
         uint64_t left_us = (uint64_t)sdk__tx_left_ms(probe->set) * 1000u;
         uint64_t wait_us = backoff_us(tries);
-        if (!is_for_another_try(rv) || wait_us >= left_us) {
+        if (!again || wait_us >= left_us) {
             break;
         }
         sdk__pause_us(wait_us);

@@ -118,9 +118,34 @@ static int put_checks(struct tx_parts *parts, const struct tx_object *object)
     return rv;
 }
 
-static int put_all_checks(const struct tx_set *set, struct tx_parts *parts)
+/* Snapshot level: who committed first, after the version that this transaction has seen, wins. */
+static int put_unchanged(const struct tx_set *set, struct tx_parts *parts)
 {
     int rv = 0;
+    list_for_each (it, &set->objects) {
+        const struct tx_object *object = list_entry(it, struct tx_object, link);
+        bool changes = !object->born && (object->freed || !list_empty(&object->writes));
+        if (rv == 0 && changes) {
+            rv = put_object(
+                parts, object,
+                (struct item){.kind = TXN_CHECK_OBJECT, .mode = TXN_NOT_NEWER, .value = set->at});
+        }
+    }
+    list_for_each (it, &set->roots) {
+        const struct tx_root *root = list_entry(it, struct tx_root, link);
+        if (rv == 0 && root->written) {
+            rv = put_root(
+                parts, root,
+                (struct item){.kind = TXN_CHECK_ROOT, .mode = TXN_NOT_NEWER, .value = set->at});
+        }
+    }
+    return rv;
+}
+
+static int put_all_checks(const struct tx_set *set, struct tx_parts *parts)
+{
+    bool snapshot = set->opts.isolation == CAIRN_SNAPSHOT && set->at != 0;
+    int rv = snapshot ? put_unchanged(set, parts) : 0;
     list_for_each (it, &set->objects) {
         if (rv == 0) {
             rv = put_checks(parts, list_entry(it, struct tx_object, link));
@@ -227,15 +252,22 @@ int sdk__tx_parts_encode(const struct tx_set *set, struct tx_parts *out)
         rv = put_all_operations(set, out);
     }
     size_t bytes = 0;
+    uint32_t items = 0;
     for (uint32_t i = 0; rv == 0 && i < out->count; i++) {
         size_t len = out->parts[i].bytes.len;
         bytes += len + 12;
+        items += out->parts[i].items;
         if (out->count > 1 && len > TX_PART_BYTES_MAX) {
             rv =
                 sdk__fail(CAIRN_E_TOOBIG, "%zu bytes for one of several shards; at most %u on each",
                           len, TX_PART_BYTES_MAX);
         } else if (bytes > TX_BYTES_MAX) {
             rv = sdk__fail(CAIRN_E_TOOBIG, "a transaction of more than %u bytes", TX_BYTES_MAX);
+        } else if (items > TX_ITEMS_MAX) {
+            rv = sdk__fail(CAIRN_E_LIMIT,
+                           "with a check for each that it changes, the transaction has more than "
+                           "%d checks and operations",
+                           TX_ITEMS_MAX);
         }
     }
     return rv;

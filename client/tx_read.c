@@ -9,8 +9,13 @@
 
 #define ROOTS_PER_PAGE 256u
 
-static int future_open(const struct cairn_tx *tx, struct cairn_future *f)
+/* From here on tx->set->at is what it will be. */
+static int future_open(struct cairn_tx *tx, struct cairn_future *f)
 {
+    int rv = sdk__tx_find_time(tx);
+    if (rv != 0) {
+        return rv;
+    }
     sdk__future_init(f, tx->heap->client);
     f->call.timeout_ms = sdk__tx_left_ms(tx->set);
     return f->call.timeout_ms != 0

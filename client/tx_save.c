@@ -298,7 +298,7 @@ static int get_set(struct cairn_heap *heap, struct cursor *c, cairn_tx **out)
     opts.bytes_max = cursor_u32(c);
     opts.deadline_ms = cursor_u32(c);
     uint64_t mark = cursor_u64(c);
-    opts.read_at = cursor_u64(c);
+    uint64_t read_at = cursor_u64(c);
     uint64_t clock = cursor_u64(c);
     uint32_t reads = cursor_u32(c);
     uint32_t demands = cursor_u32(c);
@@ -324,6 +324,7 @@ static int get_set(struct cairn_heap *heap, struct cursor *c, cairn_tx **out)
     if (rv == 0) {
         struct tx_set *set = (*out)->set;
         set->opts.read_only = read_only != 0; /* only now: what it wrote before has been put back */
+        set->at = read_at;
         set->clock = clock;
         set->reads = reads;
         set->demands = demands;

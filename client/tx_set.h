@@ -62,6 +62,9 @@ struct tx_set {
     cairn_tx_opts opts;
     uint64_t deadline_ns; /* CLOCK_MONOTONIC */
     uint64_t at;          /* all is read as of then; 0: newest */
+    bool strict;          /* only reads, as of a time that is found at the first of them */
+    bool unfound;         /* no such time could be found: BUSY was said */
+    bool turned;          /* strict, and did what it can't: CONFLICT was said */
     uint64_t clock;       /* greatest version read */
     uint32_t reads;       /* requests that what was read came with */
     uint32_t demands;     /* checks that nothing was read for */
@@ -154,6 +157,15 @@ uint32_t sdk__tx_shard_index(const struct cairn_heap *heap, const struct core_sh
 int sdk__tx_aim(const struct cairn_heap *heap, uint64_t ptr, struct core_shard **out);
 /* `desired` must be an object when the transaction commits. */
 int sdk__tx_check_live(struct cairn_tx *tx, cairn_ptr ptr);
+
+/* tx_snapshot.c */
+/* All that it reads is as of one time, which the first read finds. */
+bool sdk__tx_sees_one_time(const struct tx_set *set);
+/* Before anything is read: finds that time. 0 also when there is nothing to find. BUSY
+ * (set->unfound), TIMEOUT, NOMEM ..., said already. */
+int sdk__tx_find_time(struct cairn_tx *tx);
+/* Refuses what a strict transaction can't do (set->turned): CONFLICT, so that it runs again. */
+int sdk__tx_only_reads(struct tx_set *set);
 
 /* tx_read.c */
 /* What the set has of it. INVAL, NOMEM, STALE (freed by the transaction), said already. */

@@ -57,6 +57,8 @@ struct coord_wait {
     struct list link; /* coord's */
     uint64_t uid;
     struct txn_name by;
+    uint64_t first_uid; /* of the shards that don't matter, when `by` is none */
+    uint32_t shards;
     uint64_t since_ms;
     bool pushed;
 };
@@ -64,8 +66,9 @@ void coord_wait(struct coord *coord, struct shard *shard, const struct txn_name 
                 struct coord_wait *wait);
 /* Nobody wants it any more. */
 void coord_wait_cancel(struct coord_wait *wait);
-/* TX_HOLD and TX_SETTLE: all that is prepared on the shard now. wait->by is not used. */
-void coord_wait_all(struct coord *coord, struct shard *shard, struct coord_wait *wait);
+/* TX_HOLD: all that is prepared on the shard now and has a participant in another heap, whose
+ * clock the asker may not know. wait->by is not used. */
+void coord_wait_outside(struct coord *coord, struct shard *shard, struct coord_wait *wait);
 /* Begins to recover one now. */
 void coord_push(struct coord *coord, uint64_t uid, const struct txn_name *name);
 /* A shard led here has told somebody that it has committed one already: it tells all the others. */

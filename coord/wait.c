@@ -8,9 +8,7 @@ static bool is_over(const struct coord_wait *wait, const struct heap *heap)
     const uint64_t *uids;
     const uint64_t *times;
     if (wait->by.home == 0) {
-        struct txn_counts counts;
-        txn_count(heap, &counts); /* all that was prepared when it began: by.seq is that time */
-        return counts.prepared == 0 || counts.oldest_prepared_at > wait->by.seq;
+        return !txn_prepared_outside(heap, wait->first_uid, wait->shards, wait->by.seq);
     }
     return !txn_find(heap, &wait->by, &record, &uids, &times) || record.state != TXN_PREPARED;
 }
@@ -42,9 +40,16 @@ void coord_wait(struct coord *coord, struct shard *shard, const struct txn_name 
     begin(coord, shard, wait);
 }
 
-void coord_wait_all(struct coord *coord, struct shard *shard, struct coord_wait *wait)
+/* by.seq: the time before which it was prepared. */
+void coord_wait_outside(struct coord *coord, struct shard *shard, struct coord_wait *wait)
 {
+    struct shard_info info;
+    struct catalog_shard place;
+    shard_get_info(shard, &info);
     wait->by = (struct txn_name){.seq = heap_clock(shard_heap(shard))};
+    bool known = catalog_members(coord->replica, info.uid, &place) == 0;
+    wait->first_uid = known ? place.heap_first : info.uid;
+    wait->shards = known ? place.heap_shards : 1;
     begin(coord, shard, wait);
 }
 

@@ -11,7 +11,7 @@
 
 bool embed__is_read(enum embedded_op op)
 {
-    return op >= EMBEDDED_READ && op <= EMBEDDED_FETCH;
+    return op >= EMBEDDED_READ && op <= EMBEDDED_CLOCK;
 }
 
 static int stat_object(struct embedded_heap *h, struct embedded_call *call,
@@ -181,6 +181,10 @@ void embed__read(struct embedded_heap *h, struct embedded_call *call)
         break;
     case EMBEDDED_FETCH:
         rv = read_graph(h, call);
+        break;
+    case EMBEDDED_CLOCK:
+        call->version = heap_clock(h->heap);
+        rv = 0;
         break;
     default:
         assert(call->request->op == EMBEDDED_OBJECT_LIST);

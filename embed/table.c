@@ -28,6 +28,7 @@ X(RECLAIM)
 X(DEFRAG)
 X(TRIM)
 X(TRANSACT)
+X(CLOSE)
 #undef X
 
 /* ---- file://PATH?key=value&key=value ---- */

@@ -39,7 +39,7 @@ int tx__validate(struct request *request, const struct heap *heap)
 
 /* ---- readers of one version on many shards ---- */
 
-/* All that had been prepared is decided. request->by.seq: the hold, 0 none. */
+/* Nothing is open that another heap takes part in. request->by.seq: the hold, 0 none. */
 static void hold_decided(struct coord_wait *wait, int err)
 {
     struct request *request = container_of(wait, struct request, wait);
@@ -66,7 +66,7 @@ static void hold_wait(struct request *request, int err)
         return;
     }
     request->wait.cb = hold_decided;
-    coord_wait_all(node->coord, shard, &request->wait);
+    coord_wait_outside(node->coord, shard, &request->wait);
 }
 
 static void hold_confirmed(struct shard_read *read, int err)

@@ -203,7 +203,8 @@ int shard_propose(struct shard *shard, uint16_t kind, struct slice body, uint64_
         return rv;
     }
     if (kind != KIND_TX_CLOSE) {
-        rv = hold_is_on(shard) ? ERR_BUSY : 0;
+        /* A session may be opened: TX_CLOSE needs one. */
+        rv = kind != KIND_SESSION_OPEN && hold_is_on(shard) ? ERR_BUSY : 0;
     } else if (message_decode_tx_close(body, &close) == 0 && close.hold != 0) {
         rv = shard_holds(shard, close.hold) ? 0 : ERR_TX_UNDECIDED;
     }

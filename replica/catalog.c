@@ -397,6 +397,7 @@ int catalog_place_of(const struct heap *meta, uint64_t uid, struct catalog_place
         out->shard_bytes_max = record.shard_bytes_max;
         out->retention_ms = record.retention_ms;
         out->number = (uint32_t)(uid - first.uid);
+        out->heap_shards = record.shard_count;
         out->count = shard.count;
         memcpy(out->members, shard.members, sizeof out->members);
         memcpy(out->founders, shard.founders, sizeof out->founders);
@@ -461,6 +462,8 @@ int catalog_shard_of(const struct replica *r, struct slice name, uint32_t index,
     struct catalog_shard_record shard;
     shard_record_get(value, index, &shard);
     out->uid = shard.uid;
+    out->heap_first = shard.uid - index;
+    out->heap_shards = record.shard_count;
     out->count = shard.count;
     memcpy(out->members, shard.members, sizeof out->members);
     return 0;
@@ -478,6 +481,8 @@ int catalog_members(const struct replica *r, uint64_t uid, struct catalog_shard 
         return uid < catalog_next_uid(meta) ? ERR_NOTFOUND : ERR_UNAVAILABLE;
     }
     out->uid = uid;
+    out->heap_first = uid - place.number;
+    out->heap_shards = place.heap_shards;
     out->count = place.count;
     memcpy(out->members, place.members, sizeof out->members);
     return 0;

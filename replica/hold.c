@@ -31,11 +31,28 @@ static const struct hold *find(const struct shard *s, uint64_t name)
     return NULL;
 }
 
+/* Readers share the time in which writers wait: no hold joins others that have been on for as long
+ * as one may be, and then writers have at least as long as they had to wait. */
+static bool may_begin(struct shard *s, uint64_t now_ms)
+{
+    if (hold_is_on(s)) {
+        return now_ms - s->held_from_ms < TX_HOLD_MS_MAX;
+    }
+    if (s->held_until_ms > now_ms) {
+        s->held_until_ms = now_ms; /* of another term */
+    }
+    if (now_ms - s->held_until_ms < s->held_until_ms - s->held_from_ms) {
+        return false;
+    }
+    s->held_from_ms = s->held_until_ms = now_ms;
+    return true;
+}
+
 uint64_t shard_hold(struct shard *shard, uint32_t hold_ms)
 {
     uint64_t now_ms = env_now_ms(shard->r->env);
     assert(hold_ms <= TX_HOLD_MS_MAX);
-    if (!shard__leads(shard)) {
+    if (!shard__leads(shard) || !may_begin(shard, now_ms)) {
         return 0;
     }
     for (uint32_t i = 0; i < HOLDS_MAX; i++) {
@@ -44,6 +61,8 @@ uint64_t shard_hold(struct shard *shard, uint32_t hold_ms)
             h->term = shard->lead_term;
             h->number = ++shard->hold_last;
             h->until_ms = now_ms + hold_ms;
+            shard->held_until_ms =
+                h->until_ms > shard->held_until_ms ? h->until_ms : shard->held_until_ms;
             return name_of(shard, h->number);
         }
     }
@@ -58,7 +77,11 @@ bool shard_holds(const struct shard *shard, uint64_t hold)
 void hold_end(struct shard *s, uint64_t name)
 {
     struct hold *h = (struct hold *)find(s, name);
-    if (h != NULL) {
-        h->until_ms = 0;
+    if (h == NULL) {
+        return;
+    }
+    h->until_ms = 0;
+    if (!hold_is_on(s)) {
+        s->held_until_ms = env_now_ms(s->r->env);
     }
 }

@@ -197,6 +197,7 @@ struct shard {
 
     struct hold holds[HOLDS_MAX];
     uint32_t hold_last;
+    uint64_t held_from_ms, held_until_ms; /* holds that follow each other without a break */
 
     struct list reads;      /* not yet in a round */
     struct list reads_done; /* confirmed, wait for apply */
@@ -521,6 +522,7 @@ int catalog_node_join(struct heap *heap, const struct msg_node_join *m, uint64_t
 struct catalog_place {
     uint64_t uid, heap_id, shard_bytes_max, retention_ms;
     uint32_t number; /* in its heap */
+    uint32_t heap_shards;
     uint32_t count;
     uint64_t members[REPLICAS_MAX], founders[REPLICAS_MAX];
 };

@@ -155,7 +155,8 @@ int shard_check_commit(const struct shard *shard, const struct command_prefix *p
 /* cb comes when all that was accepted before is applied. As shard_propose(). */
 int shard_barrier(struct shard *shard, struct shard_command *command);
 /* From now on shard_propose() and TX_PREPARE are BUSY, for hold_ms (<= TX_HOLD_MS_MAX) or until
- * TX_CLOSE with this hold is proposed: what comes later has later versions. Holds overlap. Returns
+ * TX_CLOSE with this hold is proposed: what comes later has later versions. Holds overlap, but no
+ * more than half of the time is held. Returns
  * its name (term and number), 0 when this node doesn't lead or too many are held. */
 uint64_t shard_hold(struct shard *shard, uint32_t hold_ms);
 /* Is it still held, in the same term? */
@@ -194,6 +195,8 @@ struct catalog_heap {
 };
 struct catalog_shard {
     uint64_t uid;
+    uint64_t heap_first; /* uid of its heap's first shard: those of a heap follow each other */
+    uint32_t heap_shards;
     uint32_t count;
     uint64_t members[REPLICAS_MAX]; /* replica ids; the first is the preferred leader */
 };

@@ -3,9 +3,12 @@
 build=$1
 # shellcheck source=tests/integration/lib.sh
 source "$(dirname "$0")/lib.sh"
-it_cluster test_embed_tx
+it_cluster test_embed_tx test_embed_levels
 
 step "transactions over three shards"
 expect 0 env TX_SHARDS=3 test_embed_tx cluster
 step "transactions on one shard"
 expect 0 env TX_SHARDS=1 test_embed_tx cluster
+step "one version of everything, on eight shards and on one"
+expect 0 env TX_SHARDS=8 test_embed_levels cluster
+expect 0 env TX_SHARDS=1 test_embed_levels cluster

@@ -23,7 +23,9 @@ typedef struct cairn_tx cairn_tx;
 enum cairn_isolation {
     /* As if transactions ran one after another, in an order that agrees with real time. */
     CAIRN_SERIALIZABLE = 0,
-    /* Not supported yet: cairn_tx_begin() answers UNSUPPORTED. */
+    /* All reads are as of one version, which the first of them finds (BUSY: it could not); what it
+     * changes must not have been changed since. Lasts as long as history is kept: 10 s, or the
+     * heap's retention. SNAPSHOT_TOO_OLD */
     CAIRN_SNAPSHOT = 1,
     /* Each read sees what is committed; nothing is validated but cairn_tx_compare(). */
     CAIRN_READ_COMMITTED = 2
@@ -34,8 +36,7 @@ typedef struct cairn_tx_opts {
     uint32_t isolation;   /* enum cairn_isolation; default CAIRN_SERIALIZABLE */
     uint32_t deadline_ms; /* of the whole transaction, cairn_tx_run()'s retries included; default:
                              the client's timeout_ms. TIMEOUT */
-    uint64_t read_at;     /* a version: read-only, as of then; default 0. SNAPSHOT_TOO_OLD; roots:
-                             UNSUPPORTED */
+    uint64_t read_at;     /* a version: read-only, as of then; default 0. SNAPSHOT_TOO_OLD */
     uint32_t read_only;   /* non-zero: writes are INVAL, and nothing is prepared anywhere */
     uint32_t items_max;   /* checks and operations, 1..1024; default 1024 */
     uint32_t bytes_max;   /* encoded, 1..512 KiB; default 512 KiB */
@@ -46,7 +47,8 @@ CAIRN_API void cairn_tx_opts_init(cairn_tx_opts *opts, size_t struct_size);
  * future of the former). */
 CAIRN_API int cairn_tx_begin(cairn_heap *heap, const cairn_tx_opts *opts, cairn_tx **tx);
 /* Another heap of the same client in the same transaction: *part is for calls on it, and ends with
- * tx. Not with a directory of this machine: UNSUPPORTED. */
+ * tx. Not with a directory of this machine: UNSUPPORTED. At the snapshot level before the first
+ * read: INVAL. */
 CAIRN_API int cairn_tx_join(cairn_tx *tx, cairn_heap *heap, cairn_tx **part);
 
 /* The pointer is final at once, and may be stored in other objects of the transaction; after an
@@ -93,8 +95,10 @@ CAIRN_API cairn_ptr cairn_tx_conflict(void);
 
 /* Runs fn in a transaction and commits it; again, with backoff and jitter, while the outcome is
  * CONFLICT, TX_TOO_LATE or TX_UNDECIDED, until the deadline. fn returns 0 to commit, else it is
- * aborted and that is returned (but for those three, which try again). fn may run many times. An
- * unknown outcome is settled by itself, until the deadline; then INDOUBT. */
+ * aborted and that is returned (but for those three, which try again). fn may run many times. One
+ * that only read, in vain, reads as of one version the next time, which steady writers don't
+ * disturb (BUSY: none could be found until the deadline). An unknown outcome is settled by itself,
+ * until the deadline; then INDOUBT. */
 typedef int (*cairn_tx_fn)(cairn_tx *tx, void *arg);
 CAIRN_API int cairn_tx_run(cairn_heap *heap, cairn_tx_fn fn, void *arg);
 CAIRN_API int cairn_tx_run_opts(cairn_heap *heap, const cairn_tx_opts *opts, cairn_tx_fn fn,

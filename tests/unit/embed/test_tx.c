@@ -812,9 +812,6 @@ static void one_can_read_as_of_a_version(void **state)
     assert_int_equal(cairn_tx_write(tx, a, 0, &two, sizeof two), CAIRN_E_INVAL);
     assert_int_equal(cairn_tx_root_get(tx, "not yet there", &a), CAIRN_E_NOTFOUND);
     must(cairn_tx_commit(tx, NULL));
-    cairn_tx_opts_init(&opts, sizeof opts);
-    opts.isolation = CAIRN_SNAPSHOT;
-    assert_int_equal(cairn_tx_begin(heap, &opts, &tx), CAIRN_E_UNSUPPORTED);
 }
 
 static void two_heaps_change_together(void **state)
