@@ -107,6 +107,7 @@ static void checks(struct account_slot *slot)
 static void transferred(struct core_call *call)
 {
     struct account_slot *slot = container_of(call, struct account_slot, call);
+    slot->commits = false;
     if (call->err != 0) {
         failed(slot, call);
         return;
@@ -126,6 +127,7 @@ static void transfer(struct account_slot *slot)
         part_item(part_for(slot, parts_shard_of(ptr)), TXN_WRITE, ptr, 0, &left, sizeof left);
     }
     memset(&slot->call, 0, sizeof slot->call);
+    slot->commits = true;
     (void)submit(
         slot, &slot->call,
         parts_prepare_commit(&slot->call, slot->client->heap, slot->part, slot->parts, &slot->home),

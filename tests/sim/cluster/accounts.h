@@ -35,7 +35,8 @@ struct account_slot {
     struct account_read reads[ACCOUNTS]; /* side by side; and validations, one for each shard */
     struct env_timer think;
     enum account_job job;
-    bool final; /* the last audit */
+    bool final;   /* the last audit */
+    bool commits; /* a transfer is on its way */
     uint32_t account[ACCOUNTS], count;
     int64_t balance[ACCOUNTS], amount;
     uint64_t version[ACCOUNTS];

@@ -356,6 +356,7 @@ void cluster_close(struct cluster *c)
             sim_proc_kill(c->nodes[i].env, SIM_SIGKILL); /* on_death frees */
         }
     }
+    mortals_free(c);
     clients_free(c);
     log_set_clock(NULL, NULL);
     sim_free(c->sim);

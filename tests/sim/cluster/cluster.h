@@ -8,6 +8,7 @@
 #include "replica/replica.h"
 #include "sim/cluster/accounts.h"
 #include "sim/cluster/in_doubt.h"
+#include "sim/cluster/mortals.h"
 #include "sim/cluster/transactions.h"
 #include "sim/history.h"
 #include "sim/sim.h"
@@ -119,8 +120,13 @@ struct client_host {
     uint64_t next_value;
 };
 
+struct mortal {
+    struct client_host client;
+    uint64_t until_ns; /* lives, or is dead */
+};
+
 struct cluster_counts {
-    uint64_t ok, failed, unknown, conflicts, transactions, past_audits;
+    uint64_t ok, failed, unknown, conflicts, transactions, past_audits, deaths;
     uint64_t crashes, power_losses, pauses, restarts, wipes, stops;
     uint64_t cuts, net_faults, disk_faults, full_windows, clock_jumps, bit_flips;
     uint64_t fatal, refused, snapshots, shards_failed, elections;
@@ -134,6 +140,7 @@ struct cluster {
     uint32_t node_count, client_count, shard_count;
     struct cluster_node nodes[CLUSTER_NODES_MAX];
     struct client_host clients[CLUSTER_CLIENTS_MAX];
+    struct mortal mortals[MORTALS];
     struct node_config config;
     uint64_t registers[REGISTERS], counters[COUNTERS], root_values[ROOTS], lists[LISTS];
     uint64_t accounts[ACCOUNTS];
