@@ -31,13 +31,13 @@ while [ "$(date +%s)" -lt $until ]; do
     other=$((victim % 3 + 1))
     case $((RANDOM % 10)) in
     0 | 1 | 2)
-        fault=kill
+        fault="kill"
         cluster_kill $victim
         sleep "0.$((RANDOM % 9 + 1))"
         cluster_start $victim
         ;;
     3 | 4 | 5)
-        fault=stop
+        fault="stop"
         kill -STOP "${cluster_pids[victim]}"
         sleep "$((RANDOM % 2 + 1)).$((RANDOM % 10))"
         kill -CONT "${cluster_pids[victim]}"
@@ -59,7 +59,7 @@ while [ "$(date +%s)" -lt $until ]; do
         kill -CONT "${cluster_pids[other]}"
         ;;
     8)
-        fault=end
+        fault="end"
         cluster_term $victim
         cluster_start $victim
         ;;

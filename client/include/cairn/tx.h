@@ -94,9 +94,9 @@ CAIRN_API void cairn_tx_abort(cairn_tx *tx); /* no round trip; NULL is allowed *
 CAIRN_API cairn_ptr cairn_tx_conflict(void);
 
 /* Runs fn in a transaction and commits it; again, with backoff and jitter, while the outcome is
- * CONFLICT, TX_TOO_LATE or TX_UNDECIDED, until the deadline. fn returns 0 to commit, else it is
- * aborted and that is returned (but for those three, which try again). fn may run many times. One
- * that only read, in vain, reads as of one version the next time, which steady writers don't
+ * CONFLICT, TX_TOO_LATE, TX_ABORTED or TX_UNDECIDED, until the deadline. fn returns 0 to commit,
+ * else it is aborted and that is returned (but for those, which try again). fn may run many times.
+ * One that only read, in vain, reads as of one version the next time, which steady writers don't
  * disturb (BUSY: none could be found until the deadline). An unknown outcome is settled by itself,
  * until the deadline; then INDOUBT. */
 typedef int (*cairn_tx_fn)(cairn_tx *tx, void *arg);

@@ -52,7 +52,8 @@ static void look_at(struct cluster *c, uint64_t uid, const struct txn_name *name
     }
 }
 
-static void look_at_leader(struct cluster *c, uint64_t uid)
+/* False: nobody leads the shard. */
+static bool look_at_leader(struct cluster *c, uint64_t uid)
 {
     for (uint32_t i = 0; i < c->node_count; i++) {
         struct shard *shard = cluster_shard_on(&c->nodes[i], uid);
@@ -72,7 +73,9 @@ static void look_at_leader(struct cluster *c, uint64_t uid)
                 look_at(c, uid, &name);
             }
         }
+        return true;
     }
+    return false;
 }
 
 static void look(void *arg)
@@ -83,18 +86,19 @@ static void look(void *arg)
     if (c->closing) {
         return;
     }
-    if (c->faults || cluster_up(c) < c->node_count) {
-        d->healed_ns = 0;
-    } else if (d->healed_ns == 0) {
-        d->healed_ns = now;
-    }
     for (uint32_t i = 0; i < d->count; i++) {
         d->records[i].there = false;
     }
     struct shard_uids shards;
     cluster_shards(c, &shards);
+    bool served = true;
     for (uint32_t s = 0; s < shards.count; s++) {
-        look_at_leader(c, shards.uids[s]);
+        served = look_at_leader(c, shards.uids[s]) && served;
+    }
+    if (c->faults || cluster_up(c) < c->node_count || !served) {
+        d->healed_ns = 0;
+    } else if (d->healed_ns == 0) {
+        d->healed_ns = now;
     }
     uint32_t kept = 0;
     for (uint32_t i = 0; i < d->count; i++) {

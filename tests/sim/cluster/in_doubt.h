@@ -1,5 +1,6 @@
-/* Rule: a transaction is decided within 5 s, once all nodes are up and the network is whole. Looked
- * after every 50 ms of virtual time, on the shards' leaders, from the beginning to the end. */
+/* Rule: a transaction is decided within 5 s, once all nodes are up, the network is whole and every
+ * shard has a leader. Looked after every 50 ms of virtual time, on the shards' leaders, from the
+ * beginning to the end. */
 #ifndef CAIRN_TESTS_SIM_IN_DOUBT_H
 #define CAIRN_TESTS_SIM_IN_DOUBT_H
 
