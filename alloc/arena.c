@@ -111,6 +111,17 @@ static void *reserve(size_t bytes, int protection)
     return p;
 }
 
+/* Whole pages of the process that lie in there are given back. */
+static void forget(const void *memory, size_t bytes)
+{
+    uintptr_t from = ((uintptr_t)memory + PAGE_BYTES - 1) & ~(uintptr_t)(PAGE_BYTES - 1);
+    uintptr_t end = ((uintptr_t)memory + bytes) & ~(uintptr_t)(PAGE_BYTES - 1);
+    if (from < end) {
+        (void)madvise((uint8_t *)(uintptr_t)memory + (from - (uintptr_t)memory), end - from,
+                      MADV_DONTNEED);
+    }
+}
+
 int arena_open(struct arena *a, uint64_t pages)
 {
     assert(pages > 0);
@@ -118,7 +129,7 @@ int arena_open(struct arena *a, uint64_t pages)
     a->pages = pages;
     size_t set = pageset_bytes(pages);
     size_t chunks = (size_t)((pages << PAGE_SHIFT >> CHUNK_SHIFT) / 64 + 1) * sizeof(uint64_t);
-    a->memory_bytes = 4 * set + chunks + 3 * (size_t)pages * sizeof(uint64_t);
+    a->memory_bytes = 5 * set + chunks + 4 * (size_t)pages * sizeof(uint64_t);
     a->memory = reserve(a->memory_bytes, PROT_READ | PROT_WRITE);
     if (a->memory == NULL) {
         return ERR_NOMEM;
@@ -129,7 +140,7 @@ int arena_open(struct arena *a, uint64_t pages)
         return ERR_NOMEM;
     }
     uint8_t *at = a->memory;
-    struct pageset *sets[] = {&a->present, &a->dirty, &a->unhashed, &a->stale};
+    struct pageset *sets[] = {&a->present, &a->dirty, &a->unhashed, &a->stale, &a->unloaded};
     for (size_t i = 0; i < sizeof sets / sizeof sets[0]; i++) {
         pageset_place(sets[i], at, pages);
         at += set;
@@ -139,6 +150,7 @@ int arena_open(struct arena *a, uint64_t pages)
     a->hash = (uint64_t *)(void *)at;
     a->lines = a->hash + pages;
     a->lines_before = a->lines + pages;
+    a->home = a->lines_before + pages;
     return 0;
 }
 
@@ -146,10 +158,18 @@ void arena_close(struct arena *a)
 {
     assert(a->view_count == 0);
     assert(a->copy_count == 0);
+    if (a->source != NULL) {
+        a->source->close(a->source);
+    }
     mem_free(a->copies);
     (void)munmap(a->base, (size_t)(a->pages << PAGE_SHIFT));
     (void)munmap(a->memory, a->memory_bytes);
     memset(a, 0, sizeof *a);
+}
+
+static bool chunk_is_open(const struct arena *a, uint64_t chunk)
+{
+    return (a->chunks[chunk >> 6] >> (chunk & 63) & 1) != 0;
 }
 
 int arena_commit(struct arena *a, uint64_t address, uint64_t len)
@@ -157,21 +177,131 @@ int arena_commit(struct arena *a, uint64_t address, uint64_t len)
     uint64_t end = a->pages << PAGE_SHIFT;
     assert(len > 0);
     assert(address + len <= end);
-    for (uint64_t chunk = address >> CHUNK_SHIFT; chunk <= (address + len - 1) >> CHUNK_SHIFT;
-         chunk++) {
-        uint64_t bit = (uint64_t)1 << (chunk & 63);
-        if ((a->chunks[chunk >> 6] & bit) != 0) {
+    uint64_t last = (address + len - 1) >> CHUNK_SHIFT;
+    for (uint64_t chunk = address >> CHUNK_SHIFT; chunk <= last; chunk++) {
+        if (chunk_is_open(a, chunk)) {
             continue;
         }
+        uint64_t stop = chunk + 1;
+        while (stop <= last && !chunk_is_open(a, stop)) {
+            stop++;
+        }
         uint64_t from = chunk << CHUNK_SHIFT;
-        uint64_t bytes =
-            end - from < ((uint64_t)1 << CHUNK_SHIFT) ? end - from : (uint64_t)1 << CHUNK_SHIFT;
-        if (mprotect(a->base + from, (size_t)bytes, PROT_READ | PROT_WRITE) != 0) {
+        uint64_t to = stop << CHUNK_SHIFT < end ? stop << CHUNK_SHIFT : end;
+        if (mprotect(a->base + from, (size_t)(to - from), PROT_READ | PROT_WRITE) != 0) {
             return ERR_NOMEM;
         }
-        a->chunks[chunk >> 6] |= bit;
+        for (; chunk < stop; chunk++) {
+            a->chunks[chunk >> 6] |= (uint64_t)1 << (chunk & 63);
+        }
     }
     return 0;
+}
+
+/* ---- pages that aren't in memory yet ---- */
+
+bool arena_is_loaded(const struct arena *a, uint64_t page)
+{
+    return a->damage != 0 || !pageset_has(&a->unloaded, page);
+}
+
+static void unloaded_remove(struct arena *a, uint64_t page)
+{
+    pageset_remove(&a->unloaded, page);
+    a->unloaded_count--;
+    if (a->unloaded_count == 0 && a->source != NULL) {
+        a->source->close(a->source);
+        a->source = NULL;
+        forget(a->home, a->pages * sizeof *a->home);
+    }
+}
+
+/* The page stays unloaded, so that nobody takes it for the zeros that are in its memory. */
+static int damaged(struct arena *a, uint64_t page, int err)
+{
+    if (a->damage == 0) {
+        a->damage = err;
+        a->source->describe(a->source, page, a->home[page], err, &a->damage_text);
+    }
+    return a->damage;
+}
+
+/* How many pages from `page` on, below `end`, are unloaded and lie behind each other at home. */
+static uint64_t unloaded_run(const struct arena *a, uint64_t page, uint64_t end)
+{
+    uint64_t count = 0;
+    while (page + count < end && pageset_has(&a->unloaded, page + count) &&
+           a->home[page + count] == a->home[page] + (count << PAGE_SHIFT)) {
+        count++;
+    }
+    return count;
+}
+
+static int load_run(struct arena *a, uint64_t page, uint64_t count)
+{
+    uint8_t *bytes = a->base + (page << PAGE_SHIFT);
+    int rv = arena_commit(a, page << PAGE_SHIFT, count << PAGE_SHIFT);
+    if (rv != 0) {
+        return damaged(a, page, rv);
+    }
+    rv = a->source->read(a->source, a->home[page], count, bytes);
+    uint64_t good = 0;
+    while (rv == 0 && good < count) {
+        if (arena_page_hash(page + good, bytes + (good << PAGE_SHIFT)) != a->hash[page + good]) {
+            rv = ERR_CORRUPT;
+        } else {
+            unloaded_remove(a, page + good);
+            good++;
+        }
+    }
+    if (rv != 0) {
+        memset(bytes + (good << PAGE_SHIFT), 0, (count - good) << PAGE_SHIFT);
+        return damaged(a, page + good, rv);
+    }
+    return 0;
+}
+
+#define LOAD_PAGES 64u /* a piece: checked while it is warm */
+
+int arena_load_slow(struct arena *a, uint64_t address, uint64_t len)
+{
+    if (len == 0) {
+        return 0;
+    }
+    uint64_t end = (address + len - 1) / PAGE_BYTES + 1;
+    assert(end <= a->pages);
+    for (uint64_t page = address >> PAGE_SHIFT; page < end && a->unloaded_count != 0;) {
+        uint64_t most = end - page < LOAD_PAGES ? end : page + LOAD_PAGES;
+        uint64_t count = unloaded_run(a, page, most);
+        if (count == 0) {
+            page = pageset_next(&a->unloaded, page, end);
+            continue;
+        }
+        int rv = a->damage != 0 ? a->damage : load_run(a, page, count);
+        if (rv != 0) {
+            return rv;
+        }
+    }
+    return 0;
+}
+
+int arena_load_all(struct arena *a)
+{
+    return a->unloaded_count == 0 ? 0 : arena_load_slow(a, 0, a->pages << PAGE_SHIFT);
+}
+
+void arena_load_give(struct arena *a, uint64_t page, int err, const void *bytes)
+{
+    if (a->damage != 0 || !pageset_has(&a->unloaded, page)) {
+        return;
+    }
+    err = err == 0 ? arena_commit(a, page << PAGE_SHIFT, PAGE_BYTES) : err;
+    if (err != 0) {
+        (void)damaged(a, page, err);
+        return;
+    }
+    memcpy(a->base + (page << PAGE_SHIFT), bytes, PAGE_BYTES);
+    unloaded_remove(a, page);
 }
 
 /* ---- writing ---- */
@@ -205,6 +335,16 @@ static void wash(struct arena *a, uint64_t page, bool whole)
     }
 }
 
+/* What is overwritten as a whole needn't be read, unless a view wants it. */
+static void load_to_write(struct arena *a, uint64_t page, bool whole)
+{
+    if (whole && a->view_count == 0 && pageset_has(&a->unloaded, page)) {
+        unloaded_remove(a, page);
+    } else {
+        (void)arena_load_slow(a, page << PAGE_SHIFT, PAGE_BYTES);
+    }
+}
+
 /* A page that isn't hot. */
 static __attribute__((noinline)) void warm(struct arena *a, uint64_t page, uint64_t lines,
                                            bool whole)
@@ -214,6 +354,9 @@ static __attribute__((noinline)) void warm(struct arena *a, uint64_t page, uint6
         lines = PAGE_LINES_ALL;
     }
     if (pageset_has(&a->present, page)) {
+        if (a->unloaded_count != 0) {
+            load_to_write(a, page, whole);
+        }
         if (a->view_count != 0) {
             view_save(a, page);
         }
@@ -312,6 +455,9 @@ void arena_clean(struct arena *a, uint64_t address, uint64_t len)
     if (len == 0) {
         return;
     }
+    if (a->unloaded_count != 0) {
+        (void)arena_load_slow(a, address, len);
+    }
     uint64_t last = (address + len - 1) >> PAGE_SHIFT;
     for (uint64_t page = address >> PAGE_SHIFT; page <= last; page++) {
         wash(a, page, false);
@@ -375,6 +521,9 @@ void arena_drop(struct arena *a, uint64_t page, uint64_t count)
         if (!pageset_has(&a->present, p)) {
             continue;
         }
+        if (a->unloaded_count != 0) {
+            load_to_write(a, p, true);
+        }
         pageset_remove(&a->present, p);
         a->present_count--;
         a->lines[p] = 0;
@@ -396,57 +545,74 @@ uint64_t arena_page_hash(uint64_t page, const void *bytes)
 
 int arena_load(struct arena *a, uint64_t page, const void *bytes)
 {
-    void *at = NULL;
-    int rv = arena_load_place(a, page, 1, &at);
-    if (rv == 0) {
-        memcpy(at, bytes, PAGE_BYTES);
-        arena_loaded(a, page);
-    }
-    return rv;
-}
-
-int arena_load_place(struct arena *a, uint64_t page, uint64_t count, void **bytes)
-{
-    assert(count > 0);
     assert(page < a->pages);
-    assert(count <= a->pages - page);
     assert(a->view_count == 0);
-    int rv = arena_commit(a, page << PAGE_SHIFT, count << PAGE_SHIFT);
+    int rv = arena_commit(a, page << PAGE_SHIFT, PAGE_BYTES);
     if (rv != 0) {
         return rv;
     }
-    *bytes = a->base + (page << PAGE_SHIFT);
-    /* Where all of a huge page will be filled it costs nothing, and saves 511 faults. */
-    uintptr_t from = ((uintptr_t)*bytes + HUGE_BYTES - 1) & ~(uintptr_t)(HUGE_BYTES - 1);
-    uintptr_t end = ((uintptr_t)*bytes + (count << PAGE_SHIFT)) & ~(uintptr_t)(HUGE_BYTES - 1);
-    if (from < end) {
-        (void)madvise(a->base + (from - (uintptr_t)a->base), end - from, MADV_HUGEPAGE);
-    }
+    memcpy(a->base + (page << PAGE_SHIFT), bytes, PAGE_BYTES);
+    uint64_t hash = arena_page_hash(page, bytes);
+    a->present_count += !pageset_has(&a->present, page);
+    pageset_add(&a->present, page);
+    a->digest += hash - a->hash[page];
+    a->hash[page] = hash;
     return 0;
 }
 
-void arena_loaded(struct arena *a, uint64_t page)
-{
-    if (!pageset_has(&a->present, page)) {
-        pageset_add(&a->present, page);
-        a->present_count++;
-    }
-    uint64_t hash = arena_page_hash(page, a->base + (page << PAGE_SHIFT));
-    a->digest += hash - a->hash[page];
-    a->hash[page] = hash;
-}
-
-void arena_unload(struct arena *a, uint64_t page)
+void arena_load_later(struct arena *a, uint64_t page, uint64_t hash, uint64_t home)
 {
     assert(page < a->pages);
+    assert(a->source == NULL);
+    a->present_count += !pageset_has(&a->present, page);
+    a->unloaded_count += !pageset_has(&a->unloaded, page);
+    pageset_add(&a->present, page);
+    pageset_add(&a->unloaded, page);
+    a->digest += hash - a->hash[page];
+    a->hash[page] = hash;
+    a->home[page] = home;
+}
+
+void arena_load_never(struct arena *a, uint64_t page)
+{
+    assert(page < a->pages);
+    assert(a->source == NULL);
     if (!pageset_has(&a->present, page)) {
         return;
     }
-    memset(a->base + (page << PAGE_SHIFT), 0, PAGE_BYTES);
     pageset_remove(&a->present, page);
+    pageset_remove(&a->unloaded, page);
     a->present_count--;
+    a->unloaded_count--;
     a->digest -= a->hash[page];
     a->hash[page] = 0;
+}
+
+/* Where all of a huge page will be filled it costs nothing, and saves 511 faults. */
+static void advise_huge(const struct arena *a)
+{
+    for (uint64_t page = 0; (page = pageset_next(&a->unloaded, page, a->pages)) < a->pages;) {
+        uint64_t count = unloaded_run(a, page, a->pages);
+        uintptr_t base = (uintptr_t)a->base;
+        uintptr_t from = base + (page << PAGE_SHIFT);
+        uintptr_t end = (from + (count << PAGE_SHIFT)) & ~(HUGE_BYTES - 1);
+        from = (from + HUGE_BYTES - 1) & ~(HUGE_BYTES - 1);
+        if (from < end) {
+            (void)madvise(a->base + (from - base), end - from, MADV_HUGEPAGE);
+        }
+        page += count;
+    }
+}
+
+void arena_source_set(struct arena *a, struct arena_source *source)
+{
+    assert(a->source == NULL);
+    if (a->unloaded_count == 0) {
+        source->close(source);
+        return;
+    }
+    a->source = source;
+    advise_huge(a);
 }
 
 void arena_load_mapped(struct arena *a, uint64_t page, uint64_t count)

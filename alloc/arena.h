@@ -12,6 +12,7 @@
 
 #include "alloc/heap.h"
 #include "alloc/heap_layout.h"
+#include "base/assert.h"
 
 /* A set of pages: a bit each, and above it a bit for every 64 that may have some. */
 struct pageset {
@@ -43,6 +44,17 @@ void pageset_clear(struct pageset *s, uint64_t pages);
 
 struct copy; /* of a page, for views */
 
+/* Where the bytes of pages are that aren't in memory yet (alloc/image_source.c). A page's home is a
+ * number that the source understands; behind each other lie those whose homes differ by PAGE_BYTES.
+ */
+struct arena_source {
+    int (*read)(struct arena_source *source, uint64_t home, uint64_t count, void *bytes);
+    /* One line about a page that couldn't be read, or has other bytes (ERR_CORRUPT). */
+    void (*describe)(struct arena_source *source, uint64_t page, uint64_t home, int err,
+                     struct err_text *out);
+    void (*close)(struct arena_source *source); /* the arena doesn't need it any more */
+};
+
 #define ARENA_TOUCHED_MAX 1024u
 
 struct arena {
@@ -55,7 +67,9 @@ struct arena {
     struct pageset dirty;    /* changed since the last checkpoint began */
     struct pageset unhashed; /* changed, or loaded, since hash[] was computed */
     struct pageset stale;    /* absent, but the memory isn't zero */
+    struct pageset unloaded; /* present, but not in memory yet, which is zero; hash[] is known */
     uint64_t *hash;          /* what the page contributes to digest */
+    uint64_t *home;          /* of unloaded pages: where the source has them */
     /* Per page the 64-byte lines that may be written without asking: bits in a hot page only. A
      * page is hot when it was written since the newest view; thus dirty, unhashed, present, saved.
      * Where lines aren't tracked, a hot page has all bits. */
@@ -68,7 +82,12 @@ struct arena {
         touched_count; /* pages that became dirty since; above the maximum: not all are listed */
     uint64_t touched[ARENA_TOUCHED_MAX];
     uint64_t digest;
-    uint64_t present_count, dirty_count, stale_count;
+    uint64_t present_count, dirty_count, stale_count, unloaded_count;
+    struct arena_source *source; /* NULL: nothing is unloaded */
+    /* Why the first page that couldn't be loaded couldn't: no further one is, and what the heap
+     * says since can't be trusted. */
+    int damage;
+    struct err_text damage_text;
     uint64_t trim_at; /* where arena_drop() goes on giving memory back */
 
     struct view *views[VIEWS_MAX]; /* oldest first */
@@ -88,15 +107,30 @@ void arena_touch(struct arena *a, uint64_t page, uint64_t lines);
 void arena_touch_range(struct arena *a, uint64_t address, uint64_t len);
 void arena_clean(struct arena *a, uint64_t address, uint64_t len);
 
-/* For reading, wherever pages are known to be present. */
+/* ---- pages that are loaded when they are wanted
+ *
+ * Whoever reads with arena_at() knows that the page is in memory: since it belongs to what is
+ * loaded when a heap is opened (alloc/adopt.c), or since arena_load_now() has said so in this call
+ * or one before. Writing loads by itself. A page that can't be loaded reads as zero, and
+ * arena.damage is set. */
+int arena_load_slow(struct arena *a, uint64_t address, uint64_t len);
+/* ERR_CORRUPT, ERR_IO, ERR_NOMEM. */
+static inline int arena_load_now(struct arena *a, uint64_t address, uint64_t len)
+{
+    return __builtin_expect(a->unloaded_count == 0, 1) ? 0 : arena_load_slow(a, address, len);
+}
+bool arena_is_loaded(const struct arena *a, uint64_t page);
+
+/* For reading, wherever pages are known to be present and loaded. */
 static inline const void *arena_at(const struct arena *a, uint64_t address)
 {
+    assert_slow(arena_is_loaded(a, address >> PAGE_SHIFT));
     return a->base + address;
 }
-/* For reading where a page may be absent. */
+/* For reading where a page may be absent or unloaded. */
 static inline const void *arena_read(struct arena *a, uint64_t address, uint64_t len)
 {
-    if (a->stale_count != 0) {
+    if ((a->stale_count | a->unloaded_count) != 0) {
         arena_clean(a, address, len);
     }
     return a->base + address;
@@ -147,11 +181,16 @@ void arena_drop(struct arena *a, uint64_t page, uint64_t count);
 
 /* For loading an image or a transfer: not dirty, hashed. No views open. */
 int arena_load(struct arena *a, uint64_t page, const void *bytes); /* ERR_NOMEM */
-/* The same without a copy: memory for many pages, and each when its bytes are there. What was read
- * in vain ends with the arena. */
-int arena_load_place(struct arena *a, uint64_t page, uint64_t count, void **bytes); /* ERR_NOMEM */
-void arena_loaded(struct arena *a, uint64_t page);
-void arena_unload(struct arena *a, uint64_t page);
+/* The page is present, with bytes of that hash, which the source has there (and any it had before
+ * don't count); or it is absent. Until arena_source_set(). */
+void arena_load_later(struct arena *a, uint64_t page, uint64_t hash, uint64_t home);
+void arena_load_never(struct arena *a, uint64_t page);
+/* The arena closes the source with its last unloaded page, or with itself. */
+void arena_source_set(struct arena *a, struct arena_source *source);
+int arena_load_all(struct arena *a);
+/* Bytes of an unloaded page that somebody else read and compared with its hash. err: it couldn't.
+ */
+void arena_load_give(struct arena *a, uint64_t page, int err, const void *bytes);
 /* The same for accessible pages whose memory was made to show a file, which hasn't been read yet:
  * they aren't hashed either. */
 void arena_load_mapped(struct arena *a, uint64_t page, uint64_t count);
@@ -176,6 +215,7 @@ uint64_t arena_page_hash(uint64_t page, const void *bytes);
 
 struct view_hash {
     uint64_t page, old;
+    bool done;
 };
 
 struct view {
@@ -189,7 +229,7 @@ struct view {
     struct pageset taken; /* checkpoints: the dirty marks taken */
     void *memory;
     struct view_hash *hashes; /* pages that weren't hashed at opening */
-    size_t hash_count, hash_done;
+    size_t hash_count;
     uint64_t digest;
     bool checkpoint;
     bool canceled;
@@ -207,8 +247,8 @@ void view_restore_dirty(struct view *view);
  */
 uint64_t view_next_present(const struct view *view, uint64_t from);
 uint64_t view_next_gone(const struct view *view, uint64_t from);
-/* Hashes what is due up to and including `page`; before view_thaw() of the same. */
-void view_hash_until(struct view *view, uint64_t page);
+/* Hashes the page if that is due; before view_thaw() of the same. */
+void view_hash_page(struct view *view, uint64_t page);
 /* The view doesn't need this page any more. */
 void view_thaw(struct view *view, uint64_t page);
 

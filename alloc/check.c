@@ -104,18 +104,7 @@ bool check_is_zero(const void *bytes, size_t len)
 
 /* ---- header ---- */
 
-static uint64_t pages_of(uint64_t bytes)
-{
-    return (bytes + PAGE_BYTES - 1) >> PAGE_SHIFT;
-}
-
-static uint64_t granule_map_bytes(const struct heap_header *hd, const struct heap_regions *r)
-{
-    return ((hd->data_bytes >> r->granule_shift) + 63) / 64 * sizeof(struct granules);
-}
-
-/* What everything else is bounded by. 0, ERR_CORRUPT, ERR_VERSION. */
-static int header_is_sound(const struct heap *h, struct err_text *e)
+int check_header(const struct heap *h, struct err_text *e)
 {
     const struct heap_header *hd = header(h);
     const struct heap_regions *r = &h->regions;
@@ -167,26 +156,55 @@ static void check_reserved(struct check *c)
     }
 }
 
+static uint64_t pages_of(uint64_t bytes)
+{
+    return (bytes + PAGE_BYTES - 1) >> PAGE_SHIFT;
+}
+
+void check_regions(const struct heap *h, struct page_range out[CHECK_REGIONS])
+{
+    const struct heap_regions *r = &h->regions;
+    const struct heap_header *hd = header(h);
+    uint64_t words = ((hd->data_bytes >> r->granule_shift) + 63) / 64;
+    out[0] = (struct page_range){0, 1};
+    out[1] = (struct page_range){r->directory_at >> PAGE_SHIFT,
+                                 pages_of((uint64_t)hd->slot_pages * sizeof(uint32_t))};
+    out[2] = (struct page_range){r->granules_at >> PAGE_SHIFT,
+                                 pages_of(words * sizeof(struct granules))};
+    out[3] = (struct page_range){r->frames_at >> PAGE_SHIFT, hd->slot_frames};
+    out[4] = (struct page_range){r->data_at >> PAGE_SHIFT, hd->data_bytes >> PAGE_SHIFT};
+}
+
+uint64_t check_page_outside(const struct heap *h)
+{
+    struct page_range ranges[CHECK_REGIONS];
+    const struct arena *a = &h->arena;
+    check_regions(h, ranges);
+    uint64_t page = 0;
+    for (size_t i = 0; i < CHECK_REGIONS; i++) {
+        page = pageset_next(&a->present, page, a->pages);
+        if (page < ranges[i].first) {
+            return page;
+        }
+        page = ranges[i].first + ranges[i].count;
+    }
+    page = pageset_next(&a->present, page, a->pages);
+    return page < a->pages ? page : 0;
+}
+
 /* Present pages lie in what the regions use. */
 static void check_present(struct check *c)
 {
-    const struct heap_regions *r = &c->h->regions;
-    const struct heap_header *hd = c->hd;
     const struct arena *a = &c->h->arena;
-    const uint64_t ranges[][2] = {
-        {0, 1},
-        {r->directory_at >> PAGE_SHIFT, pages_of((uint64_t)hd->slot_pages * 4)},
-        {r->granules_at >> PAGE_SHIFT, pages_of(granule_map_bytes(hd, r))},
-        {r->frames_at >> PAGE_SHIFT, hd->slot_frames},
-        {r->data_at >> PAGE_SHIFT, hd->data_bytes >> PAGE_SHIFT},
-    };
+    struct page_range ranges[CHECK_REGIONS];
+    check_regions(c->h, ranges);
     size_t range = 0;
     uint64_t count = 0;
     for (uint64_t page = 0; (page = pageset_next(&a->present, page, a->pages)) < a->pages; page++) {
-        while (range < 4 && page >= ranges[range + 1][0]) {
+        while (range + 1 < CHECK_REGIONS && page >= ranges[range + 1].first) {
             range++;
         }
-        if (page >= ranges[range][0] + ranges[range][1]) {
+        if (page >= ranges[range].first + ranges[range].count) {
             check_damage(c, "page-outside",
                          "page %" PRIu64 " is present, but no region reaches there", page);
         }
@@ -279,7 +297,10 @@ static void first_finding(void *arg, enum heap_severity severity, const char *co
 int heap_check(const struct heap *heap, struct err_text *e)
 {
     struct check c = {.h = heap, .cb = first_finding, .arg = e, .max = 1};
-    int rv = header_is_sound(heap, e);
+    int rv = heap_load_all(heap, e);
+    if (rv == 0) {
+        rv = check_header(heap, e);
+    }
     if (rv != 0) {
         return rv;
     }
@@ -294,7 +315,11 @@ uint64_t heap_check_all(const struct heap *heap, uint64_t max, heap_finding_cb c
     if (max == 0) {
         return 0;
     }
-    if (header_is_sound(heap, &e) != 0) {
+    if (heap_load_all(heap, &e) != 0) {
+        cb(arg, HEAP_FINDING_DAMAGE, "page-checksum", e.text);
+        return 1;
+    }
+    if (check_header(heap, &e) != 0) {
         cb(arg, HEAP_FINDING_DAMAGE, "header-field", e.text);
         return 1;
     }
@@ -304,101 +329,4 @@ uint64_t heap_check_all(const struct heap *heap, uint64_t max, heap_finding_cb c
         check_dangling_all(&c);
     }
     return c.damage;
-}
-
-/* ---- adopting ---- */
-
-/* The regions that the header claims become accessible; the header itself is bounded here. */
-static int commit_regions(struct heap *h)
-{
-    const struct heap_header *hd = header(h);
-    const struct heap_regions *r = &h->regions;
-    const uint64_t ranges[][2] = {
-        {r->directory_at, (uint64_t)hd->slot_pages * 4},
-        {r->granules_at, granule_map_bytes(hd, r)},
-        {r->frames_at, (uint64_t)hd->slot_frames * PAGE_BYTES},
-        {r->data_at, hd->data_bytes},
-    };
-    for (size_t i = 0; i < sizeof ranges / sizeof ranges[0]; i++) {
-        uint64_t bytes = pages_of(ranges[i][1]) * PAGE_BYTES;
-        int rv = bytes == 0 ? 0 : arena_commit(&h->arena, ranges[i][0], bytes);
-        if (rv != 0) {
-            return rv;
-        }
-    }
-    return 0;
-}
-
-/* The arena as a heap that only heap_check() and heap_check_all() may look at yet. The caller keeps
- * the arena when this fails. */
-static int shell_new(const struct arena *arena, uint64_t bytes_max, struct heap **out,
-                     struct err_text *e)
-{
-    *out = NULL;
-    if (!pageset_has(&arena->present, 0)) {
-        return err_set(e, ERR_CORRUPT, "heap: page 0 is missing");
-    }
-    struct heap *h = mem_zalloc(sizeof *h);
-    if (h == NULL) {
-        return ERR_NOMEM;
-    }
-    h->map_places = h->map_places_room;
-    h->arena = *arena;
-    const struct heap_header *hd = header(h);
-    int rv = 0;
-    if (hd->bytes_max != bytes_max || !heap_granule_shift_is_valid(bytes_max, hd->granule_shift) ||
-        hd->granule_shift == 0) {
-        rv = err_set(e, ERR_CORRUPT,
-                     "heap: made for a limit of %" PRIu64 " bytes and granules of 2^%u, not for "
-                     "%" PRIu64 " bytes",
-                     hd->bytes_max, hd->granule_shift, bytes_max);
-    }
-    if (rv == 0) {
-        heap_regions_of(bytes_max, hd->granule_shift, &h->regions);
-        /* Whoever opened the arena before it had the header made room for the smallest granules. */
-        assert(h->arena.pages >= h->regions.end >> PAGE_SHIFT);
-        rv = header_is_sound(h, e);
-    }
-    if (rv == 0) {
-        rv = commit_regions(h);
-    }
-    if (rv != 0) {
-        mem_free(h); /* chunks that were made accessible stay so: the caller closes the arena */
-        return rv;
-    }
-    *out = h;
-    return 0;
-}
-
-int heap_adopt(struct arena *arena, uint64_t bytes_max, struct heap **out, struct err_text *e)
-{
-    *out = NULL;
-    struct heap *h = NULL;
-    int rv = shell_new(arena, bytes_max, &h, e);
-    if (rv != 0) {
-        return rv;
-    }
-    rv = heap_check(h, e);
-    if (rv == 0) {
-        rv = space_open(h);
-    }
-    if (rv != 0) {
-        mem_free(h);
-        return rv;
-    }
-    memset(arena, 0, sizeof *arena);
-    *out = h;
-    return 0;
-}
-
-int heap_check_arena(const struct arena *arena, uint64_t bytes_max, uint64_t max,
-                     heap_finding_cb cb, void *arg, uint64_t *damage, struct err_text *e)
-{
-    struct heap *h = NULL;
-    int rv = shell_new(arena, bytes_max, &h, e);
-    if (rv == 0) {
-        *damage = heap_check_all(h, max, cb, arg);
-        mem_free(h);
-    }
-    return rv;
 }

@@ -76,6 +76,20 @@ const void *check_look(const struct check *c, uint64_t address);
 const void *check_data(const struct check *c, uint64_t address, uint64_t len);
 bool check_is_zero(const void *bytes, size_t len);
 
+/* ---- check.c ----------------------------------------------------------------------------------
+ */
+
+/* What everything else is bounded by. 0, ERR_CORRUPT, ERR_VERSION. */
+int check_header(const struct heap *h, struct err_text *e);
+/* What the regions use: header, slot directory, granule maps, slot frames, data. */
+struct page_range {
+    uint64_t first, count;
+};
+#define CHECK_REGIONS 5
+void check_regions(const struct heap *h, struct page_range out[CHECK_REGIONS]);
+/* The first present page that lies in none of them; 0: there is none. */
+uint64_t check_page_outside(const struct heap *h);
+
 /* ---- check_space.c ----------------------------------------------------------------------------
  */
 

@@ -261,6 +261,9 @@ int heap_apply(struct heap *heap, uint64_t version, const struct heap_command *c
     if (rv == ERR_TX_UNDECIDED) {
         out->value = changes_object(command->kind) ? command->ptr : 0;
     }
+    if (heap->arena.damage != 0) {
+        rv = heap->arena.damage; /* whatever it has done, it may have done with zeros */
+    }
     if (err_stops_replica(rv)) {
         return rv;
     }

@@ -307,6 +307,10 @@ int heap_defrag(struct heap *heap, uint64_t bytes, struct heap_defrag *out)
     uint64_t before = space_bytes(heap);
     struct move m = next_move(heap);
     while (m.kind != MOVE_NONE && out->bytes < budget) {
+        int rv = extent_load(heap, m.from);
+        if (rv != 0) {
+            return rv;
+        }
         if (m.kind == MOVE_POUR) {
             pour(heap, m.from, budget, out);
         } else if (m.kind == MOVE_THIN) {

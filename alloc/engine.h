@@ -51,11 +51,63 @@ uint64_t heap_page_count(const struct heap *heap);
 /* Takes over the pages of a loaded arena (moved out of *arena) after checking every structure. *e
  * says what is wrong. */
 int heap_adopt(struct arena *arena, uint64_t bytes_max, struct heap **out, struct err_text *e);
+/* The same for the pages of our own image, which are loaded when they are wanted. */
+int heap_adopt_own(struct arena *arena, uint64_t bytes_max, struct heap **out, struct err_text *e);
 bool heap_bytes_max_is_valid(uint64_t bytes_max);
 
 static inline const struct heap_header *header(const struct heap *h)
 {
-    return (const struct heap_header *)arena_at(&h->arena, 0);
+    return (const struct heap_header *)(const void *)h->arena.base;
+}
+
+/* ---- adopt.c: what a call will read, where it may not be in memory yet ------------------------
+ *
+ * Before anything changes: each returns 0 or a fatal code (ERR_CORRUPT, ERR_IO, ERR_NOMEM), which
+ * is heap_damage()'s from then on. Nothing but a look at a counter when all is loaded. */
+
+static inline int heap_load(const struct heap *h, uint64_t address, uint64_t len)
+{
+    return arena_load_now((struct arena *)(uintptr_t)&h->arena, address, len);
+}
+static inline bool heap_is_loaded(const struct heap *h)
+{
+    return __builtin_expect(h->arena.unloaded_count == 0, 1);
+}
+int heap_load_all(const struct heap *h, struct err_text *e);
+/* Does the page hold something that is loaded when a heap is opened? As far as is known while not
+ * all is loaded. */
+bool heap_page_steers(const struct heap *h, uint64_t page);
+/* The page of a slot. */
+int slot_load_slow(const struct heap *h, uint64_t slot);
+static inline int slot_load(const struct heap *h, uint64_t slot)
+{
+    return heap_is_loaded(h) ? 0 : slot_load_slow(h, slot);
+}
+/* An object's header and table. */
+int object_load_slow(const struct heap *h, uint64_t place);
+static inline int object_load(const struct heap *h, uint64_t place)
+{
+    return heap_is_loaded(h) ? 0 : object_load_slow(h, place);
+}
+/* What else freeing or resizing it reads: slabs of its blocks, and of those that its newest record
+ * has. Its slot page is loaded. */
+int object_load_all_slow(const struct heap *h, uint64_t place);
+static inline int object_load_all(const struct heap *h, uint64_t place)
+{
+    return heap_is_loaded(h) ? 0 : object_load_all_slow(h, place);
+}
+int undo_load_chunks(const struct heap *h, uint64_t place);
+/* Of an internal extent: the header, if it is a slab. */
+int slab_load_slow(const struct heap *h, uint64_t granule);
+static inline int slab_load(const struct heap *h, uint64_t granule)
+{
+    return heap_is_loaded(h) ? 0 : slab_load_slow(h, granule);
+}
+/* What moving an extent, or the blocks of a slab, reads. */
+int extent_load_slow(const struct heap *h, uint64_t granule);
+static inline int extent_load(const struct heap *h, uint64_t granule)
+{
+    return heap_is_loaded(h) ? 0 : extent_load_slow(h, granule);
 }
 /* All before `maps`. */
 static inline struct heap_header *header_edit(struct heap *h)
@@ -310,22 +362,24 @@ static inline uint64_t slot_get(const struct heap *h, uint64_t slot)
     if (frame < 0 || slot % SLOTS_PER_PAGE < SLOT_FIRST) {
         return 0;
     }
-    return *(const uint64_t *)arena_at(&h->arena, slot_frame_address(h, (uint64_t)frame) +
-                                                      slot % SLOTS_PER_PAGE * 8);
+    uint64_t at = slot_frame_address(h, (uint64_t)frame) + slot % SLOTS_PER_PAGE * 8;
+    if (heap_load(h, at, 8) != 0) {
+        return 0; /* who must know has asked slot_load() */
+    }
+    return *(const uint64_t *)arena_at(&h->arena, at);
 }
 /* slot_get() and slot_release() are near, of a slot that may be far away. */
 static inline void slot_prefetch(const struct heap *h, uint64_t slot)
 {
     int64_t frame = slot_frame(h, slot / SLOTS_PER_PAGE);
     if (frame >= 0) {
-        const uint8_t *page =
-            (const uint8_t *)arena_at(&h->arena, slot_frame_address(h, (uint64_t)frame));
+        const uint8_t *page = h->arena.base + slot_frame_address(h, (uint64_t)frame);
         __builtin_prefetch(page);
         __builtin_prefetch(page + slot % SLOTS_PER_PAGE * 8);
         __builtin_prefetch(&h->arena.lines[slot_frame_address(h, (uint64_t)frame) >> PAGE_SHIFT]);
     }
 }
-/* Makes sure that the next slot_take() succeeds. ERR_NOSPACE, ERR_NOMEM. */
+/* Makes sure that the next slot_take() succeeds. ERR_NOSPACE, ERR_NOMEM, a fatal code. */
 int slot_prepare(struct heap *h, uint64_t *slot);
 /* Binds the slot that slot_prepare() named, as LIVE or LEASED. Returns its generation. */
 uint32_t slot_take(struct heap *h, uint64_t slot, enum slot_state state, uint64_t place);
@@ -360,6 +414,7 @@ struct object_view {
 static inline void object_decode(const struct heap *h, uint64_t place, struct object_view *out)
 {
     uint64_t address = block_address(h, place);
+    (void)heap_load(h, address, sizeof(struct object_header_wide));
     const struct object_header *o = (const struct object_header *)arena_at(&h->arena, address);
     out->version = o->version;
     out->slot = o->word & OBJECT_SLOT_MASK;
@@ -482,6 +537,10 @@ int undo_push_resize(struct heap *h, uint64_t version, uint64_t place, uint64_t 
 static inline uint64_t undo_chunks_at(uint64_t len) /* offset in the record's block */
 {
     return (sizeof(struct undo_record) + len + 7) & ~(uint64_t)7;
+}
+static inline uint64_t undo_record_bytes(const struct undo_record *r)
+{
+    return r->chunks == 0 ? sizeof *r + r->len : undo_chunks_at(r->len) + (uint64_t)r->chunks * 8;
 }
 /* Records of an object, newest first: place of the newest, 0 none; and of what is older. */
 uint64_t undo_newest(const struct heap *h, uint64_t slot);

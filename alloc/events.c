@@ -20,6 +20,13 @@ static uint64_t size_after(const struct heap *h, const struct undo_record *r,
     return r->newer != 0 ? undo_get(h, r->newer)->size : o->size;
 }
 
+static int describe_load(const struct heap *h, const struct undo_record *r)
+{
+    int rv = r->kind == UNDO_ROOT ? 0 : slot_load(h, r->slot);
+    return rv == 0 && r->kind != UNDO_ROOT ? object_load(h, slot_word_place(slot_get(h, r->slot)))
+                                           : rv;
+}
+
 static void describe(const struct heap *h, const struct undo_record *r, struct heap_event *out)
 {
     memset(out, 0, sizeof *out);
@@ -59,6 +66,10 @@ int heap_events(const struct heap *heap, uint64_t order, struct heap_event *out,
         i = undo_get(heap, i)->prev;
     }
     for (; first != 0 && *count < max; first = undo_get(heap, first)->next) {
+        int rv = describe_load(heap, undo_get(heap, first));
+        if (rv != 0) {
+            return rv;
+        }
         describe(heap, undo_get(heap, first), &out[*count]);
         *count += 1;
     }

@@ -384,6 +384,7 @@ int graph_fetch(const struct heap *heap, const struct graph_query *query, struct
         }
         rv = walk(&w);
     }
+    rv = rv == 0 ? heap->arena.damage : rv;
     mem_free(w.type);
     mem_free(w.starts.entries);
     mem_free(w.queue.entries);

@@ -62,6 +62,11 @@ int heap_create(const struct heap_opts *opts, struct heap **out);
 /* All views closed before. */
 void heap_free(struct heap *heap);
 void heap_get_opts(const struct heap *heap, struct heap_opts *out);
+/* 0; or why this copy of the heap can't go on: a page of its image couldn't be read, or has other
+ * bytes than were written (ERR_CORRUPT, ERR_IO, ERR_NOMEM; *text says which). What calls have
+ * returned since may be wrong, also where they had no way to say so: nobody gets an answer, and the
+ * replica stops. */
+int heap_damage(const struct heap *heap, const char **text);
 
 /* ---- apply: one Raft entry at a time
  * ------------------------------------------------------------------------------ */

@@ -35,6 +35,7 @@ struct image_run {
     image_checkpoint_cb cb;
     void *arg;
     uint64_t started_ns;
+    bool steering; /* pages that opening reads come first */
     uint64_t next_page;
 
     /* The piece, filled by the reactor for the worker. */
@@ -111,9 +112,7 @@ int image_super_write(struct env *env, const char *dir, struct super_block *supe
 {
     char path[IMAGE_PATH_BYTES];
     struct env_file *file = NULL;
-    super->magic = SUPER_MAGIC;
-    super->format = IMAGE_FORMAT;
-    super->crc = image_crc(super, sizeof *super);
+    image_super_sign(env, super);
     int rv = image_path(dir, "super", path);
     if (rv == 0) {
         rv = env_file_open(env, path, ENV_OPEN_WRITE, &file);
@@ -281,7 +280,7 @@ static int run_piece(struct image_run *run)
 {
     for (uint32_t i = 0; i < run->count; i++) {
         struct pages_entry entry = {.page = run->pages[i]};
-        entry.crc = crc32c(0, run->buffer + i * PAGE_BYTES, PAGE_BYTES);
+        entry.hash = arena_page_hash(entry.page, run->buffer + i * PAGE_BYTES);
         int rv = buf_append(&run->table, &entry, sizeof entry);
         if (rv != 0) {
             return rv;
@@ -412,18 +411,44 @@ static int gone_collect(struct image_run *run)
     return 0;
 }
 
+#define LOOK_PAGES 4096u /* in one turn, for those that come first */
+
+/* The next page to copy; view_page_count(): none, or (steering) not yet. What steers every call
+ * comes first, so that opening finds it in one place. Which pages these are may change meanwhile:
+ * where they lie is a matter of speed alone. */
+static uint64_t run_next(struct image_run *run, uint32_t *looks)
+{
+    uint64_t end = view_page_count(run->view);
+    uint64_t page = view_next_present(run->view, run->next_page);
+    while (run->steering) {
+        if (page >= end) {
+            run->steering = false;
+            page = view_next_present(run->view, 0);
+        } else if (heap_page_steers(run->heap, page)) {
+            break;
+        } else if (++*looks == LOOK_PAGES) {
+            run->next_page = page + 1;
+            return end;
+        } else {
+            page = view_next_present(run->view, page + 1);
+        }
+    }
+    return page;
+}
+
 /* Fills the next piece. The view is closed with the last one. */
 static void run_copy(struct image_run *run)
 {
     struct view *view = run->view;
+    uint32_t looks = 0;
     run->count = 0;
     while (run->count < IMAGE_PIECE_PAGES) {
-        uint64_t page = view_next_present(view, run->next_page);
+        uint64_t page = run_next(run, &looks);
         if (page >= view_page_count(view)) {
-            run->last = true;
+            run->last = !run->steering;
             break;
         }
-        view_hash_until(view, page);
+        view_hash_page(view, page);
         const uint8_t *bytes = view_page(view, page);
         if (bytes == NULL) {
             break; /* canceled */
@@ -535,6 +560,7 @@ static int run_new(struct image *image, struct heap *heap, bool base, image_chec
     run->image = image;
     run->heap = heap;
     run->base = base;
+    run->steering = true;
     run->cb = cb;
     run->arg = arg;
     run->started_ns = env_now_ns(image->env);

@@ -28,11 +28,16 @@ struct image_opts {
     uint64_t mark_sequence;
 };
 
-/* Opens the directory and loads the newest checkpoint (blocking). *heap is given, or NULL when
+/* Opens the directory and loads of the newest checkpoint (blocking) all of it, if another machine
+ * has written it, which is then checked as a whole; else what every call needs, and the rest when
+ * it is wanted, or by image_fill(): from then on ask heap_damage(). *heap is given, or NULL when
  * there is none yet. ERR_CORRUPT (text says which file and page), ERR_VERSION, ERR_WRONGCLUSTER
  * (another uid), ERR_IO, ERR_NOMEM, ERR_UNSUPPORTED (pmem mode on something that isn't memory). */
 int image_open(struct env *env, const struct image_opts *opts, struct image **out,
                struct heap **heap, struct err_text *e);
+/* Loads in the background up to so many bytes of pages that nobody has wanted yet, each compared
+ * with its checksum. To be called again; false: all are there. */
+bool image_fill(struct heap *heap, uint64_t bytes);
 /* Nothing may be in progress (image_busy()), or it is abandoned: the files stay valid in any case.
  * In pmem mode the heap's memory shows the file where it wasn't written since: it ends before the
  * directory is opened again. */

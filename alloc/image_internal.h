@@ -30,23 +30,36 @@ struct image {
 /* "DIR/name" into out; ERR_INVAL when too long. */
 int image_path(const char *dir, const char *name, char out[IMAGE_PATH_BYTES]);
 void image_pages_name(uint64_t sequence, char out[32]);
-/* Writes and syncs the slot of super->sequence; sets its CRC. Creates the file when there is none.
- */
+/* Writes and syncs the slot of super->sequence; signs it. Creates the file when there is none. */
 int image_super_write(struct env *env, const char *dir, struct super_block *super);
 uint32_t image_crc(const void *block, size_t bytes); /* of all but the last 4 bytes */
 
 /* image_load.c: the newest checkpoint of a directory; *heap NULL when there is none. */
 int image_load(struct image *image, struct heap **heap, struct err_text *e);
-/* Its pages, all checksums verified, and image->super; the heap isn't checked yet. look_only: no
- * file is opened for writing or synced. ERR_NOTFOUND: there is no image. *arena is open iff 0. */
+/* Its pages, which aren't loaded yet, and image->super. look_only: no file is opened for writing or
+ * synced. ERR_NOTFOUND: there is no image. *arena is open iff 0. */
 int image_load_arena(struct image *image, bool look_only, struct arena *arena, struct err_text *e);
-/* The heap that the pages are, if it is the one that image->super names. *arena is taken. */
-int image_adopt(const struct image *image, struct arena *arena, uint64_t bytes_max,
+/* Loads them all. *arena is closed unless 0. */
+int image_load_pages(struct arena *arena, struct err_text *e);
+/* The heap that the pages are, if it is the one that image->super names. own: nobody else can have
+ * written them. *arena is taken. */
+int image_adopt(const struct image *image, struct arena *arena, uint64_t bytes_max, bool own,
                 struct heap **heap, struct err_text *e);
+/* Magic, format, origin and CRC. */
+void image_super_sign(const struct env *env, struct super_block *super);
+/* image_source.c: the arena's unloaded pages are in the files that image->super names. ERR_NOMEM.
+ */
+int image_source_open(const struct image *image, struct arena *arena);
+/* Home of the page at an offset of a file. */
+static inline uint64_t image_home(uint32_t file, uint64_t offset)
+{
+    static_assert(SUPER_FILES_MAX <= PAGE_BYTES, "offsets are multiples of a page");
+    return offset | file;
+}
 /* Runs the full check over an arena that may be damaged; ERR_CORRUPT when not even its header
- * can be believed. (check.c) */
-int heap_check_arena(const struct arena *arena, uint64_t bytes_max, uint64_t max,
-                     heap_finding_cb cb, void *arg, uint64_t *damage, struct err_text *e);
+ * can be believed. (adopt.c) */
+int heap_check_arena(struct arena *arena, uint64_t bytes_max, uint64_t max, heap_finding_cb cb,
+                     void *arg, uint64_t *damage, struct err_text *e);
 /* Deletes our files that the superblock doesn't name. Best effort. */
 void image_sweep(struct env *env, const char *dir, const struct super_block *super);
 

@@ -6,7 +6,7 @@
 
 #include "base/assert.h"
 
-#define IMAGE_FORMAT      1u
+#define IMAGE_FORMAT      2u
 #define IMAGE_BLOCK_BYTES 4096u
 
 /* ---- disk: "super", two slots of a block each; the valid one with the greater sequence counts
@@ -31,7 +31,8 @@ struct super_block {
     uint64_t index, term, digest;
     uint64_t bytes_max;
     struct super_file files[SUPER_FILES_MAX];
-    uint8_t reserved[2488];
+    uint64_t origin; /* of the block before, with the host that wrote it as seed; 0: unknown */
+    uint8_t reserved[2480];
     uint32_t pad;
     uint32_t crc; /* of all before */
 };
@@ -55,12 +56,11 @@ struct pages_head {
 };
 static_assert(sizeof(struct pages_head) == IMAGE_BLOCK_BYTES, "media format");
 
-/* In ascending order of pages, present ones first, then those that became absent. */
+/* Present pages first, as they lie in the file, then those that became absent. */
 #define PAGES_GONE ((uint64_t)1 << 63)
 struct pages_entry {
     uint64_t page;
-    uint32_t crc; /* of the page */
-    uint32_t reserved;
+    uint64_t hash; /* of its bytes: what the page contributes to the digest; 0: gone */
 };
 static_assert(sizeof(struct pages_entry) == 16, "media format");
 

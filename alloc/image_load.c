@@ -1,14 +1,15 @@
-/* Reading an image, to go on with it or only to look at it. Nothing is believed: every block has a
- * checksum, every number a bound, and the arena that results is checked as a whole. */
+/* Reading an image, to go on with it or only to look at it. Every block has a checksum and every
+ * number a bound. The tables say where each page is and what its hash is; its bytes are read when
+ * they are wanted (image_source.c). The arena that results is checked as a whole, unless this
+ * machine has written it. */
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "alloc/image_internal.h"
 #include "base/crc.h"
+#include "base/hash.h"
 #include "base/mem.h"
-
-#define READ_PAGES 64u
 
 static int read_exactly(struct env *env, struct env_file *file, void *data, size_t len,
                         uint64_t offset)
@@ -148,74 +149,32 @@ static int pages_table_read(struct pages_reader *r, const struct image *image,
     return 0;
 }
 
-/* How many entries from `at` on are pages that follow each other, all of them possible. */
-static uint64_t run_of(const struct pages_reader *r, uint64_t at, uint64_t present)
+/* What the file says of pages. Their bytes stay where they are. */
+static int pages_apply(struct pages_reader *r, const struct pages_footer *footer, uint32_t number)
 {
-    uint64_t first = r->table[at].page;
-    uint64_t count = 0;
-    while (at + count < present && r->table[at + count].page == first + count &&
-           first + count < r->arena->pages) {
-        count++;
-    }
-    return count;
-}
-
-/* Pages are checked while they are warm. */
-static int pages_verify(struct pages_reader *r, uint64_t at, uint64_t count)
-{
-    for (uint64_t i = at; i < at + count; i++) {
-        uint64_t page = r->table[i].page;
-        if (crc32c(0, arena_at(r->arena, page << PAGE_SHIFT), PAGE_BYTES) != r->table[i].crc) {
-            return err_set(r->e, ERR_CORRUPT, "%s: page %" PRIu64 " is damaged", r->path, page);
-        }
-        arena_loaded(r->arena, page);
-    }
-    return 0;
-}
-
-static int run_apply(struct pages_reader *r, uint64_t at, uint64_t count)
-{
-    void *bytes = NULL;
-    int rv = arena_load_place(r->arena, r->table[at].page, count, &bytes);
-    for (uint64_t done = 0; rv == 0 && done < count; done += READ_PAGES) {
-        uint64_t some = count - done < READ_PAGES ? count - done : READ_PAGES;
-        rv = read_exactly(r->env, r->file, (uint8_t *)bytes + done * PAGE_BYTES, some * PAGE_BYTES,
-                          IMAGE_BLOCK_BYTES + (at + done) * PAGE_BYTES);
-        rv = rv != 0 ? err_set(r->e, rv, "%s: can't be read", r->path)
-                     : pages_verify(r, at + done, some);
-    }
-    return rv;
-}
-
-static int pages_apply(struct pages_reader *r, const struct pages_footer *footer)
-{
-    for (uint64_t at = 0; at < footer->present;) {
-        uint64_t count = run_of(r, at, footer->present);
-        if (count == 0) {
+    for (uint64_t i = 0; i < footer->present + footer->gone; i++) {
+        bool gone = i >= footer->present;
+        uint64_t page = r->table[i].page ^ (gone ? PAGES_GONE : 0);
+        if (page >= r->arena->pages) {
             return err_set(r->e, ERR_CORRUPT, "%s: names page %" PRIu64 ", which can't be", r->path,
-                           r->table[at].page);
+                           page);
         }
-        int rv = run_apply(r, at, count);
-        if (rv != 0) {
-            return rv;
+        if (gone) {
+            arena_load_never(r->arena, page);
+        } else {
+            arena_load_later(r->arena, page, r->table[i].hash,
+                             image_home(number, IMAGE_BLOCK_BYTES + i * PAGE_BYTES));
         }
-        at += count;
-    }
-    for (uint64_t i = footer->present; i < footer->present + footer->gone; i++) {
-        uint64_t page = r->table[i].page & ~PAGES_GONE;
-        if ((r->table[i].page & PAGES_GONE) == 0 || page >= r->arena->pages) {
-            return err_set(r->e, ERR_CORRUPT, "%s: damaged page table", r->path);
-        }
-        arena_unload(r->arena, page);
     }
     return 0;
 }
 
-/* One file into the arena. To go on with it, it is then synced: what the page cache gave us may not
- * be on the disk (E4). */
-static int pages_load(struct image *image, const struct super_file *named, bool look_only,
-                      struct arena *arena, struct err_text *e)
+/* One file's table into the arena. To go on with it, it is then synced: what the page cache gave us
+ * may not be on the disk (E4). */
+static int pages_load(struct image *image, uint32_t number, bool look_only, struct arena *arena,
+                      struct err_text *e)
 {
+    const struct super_file *named = &image->super.files[number];
     char name[32];
     char path[IMAGE_PATH_BYTES];
     image_pages_name(named->sequence, name);
@@ -232,7 +191,7 @@ static int pages_load(struct image *image, const struct super_file *named, bool 
     struct pages_footer footer;
     rv = pages_table_read(&r, image, named, &footer);
     if (rv == 0) {
-        rv = pages_apply(&r, &footer);
+        rv = pages_apply(&r, &footer, number);
     }
     if (rv == 0 && !look_only) {
         rv = env_file_sync(image->env, r.file);
@@ -284,11 +243,14 @@ int image_load_arena(struct image *image, bool look_only, struct arena *arena, s
         return rv;
     }
     for (uint32_t i = 0; i < image->super.file_count && rv == 0; i++) {
-        rv = pages_load(image, &image->super.files[i], look_only, arena, e);
+        rv = pages_load(image, i, look_only, arena, e);
     }
     if (rv == 0 && arena->digest != image->super.digest) {
         rv =
             err_set(e, ERR_CORRUPT, "%s: the pages don't have the checkpoint's digest", image->dir);
+    }
+    if (rv == 0) {
+        rv = image_source_open(image, arena);
     }
     if (rv != 0) {
         arena_close(arena);
@@ -296,11 +258,45 @@ int image_load_arena(struct image *image, bool look_only, struct arena *arena, s
     return rv;
 }
 
-int image_adopt(const struct image *image, struct arena *arena, uint64_t bytes_max,
+int image_load_pages(struct arena *arena, struct err_text *e)
+{
+    int rv = arena_load_all(arena);
+    if (rv != 0) {
+        (void)err_set(e, rv, "%s", arena->damage_text.text);
+        arena_close(arena);
+    }
+    return rv;
+}
+
+static uint64_t origin_of(const struct env *env, const struct super_block *super)
+{
+    struct super_block s = *super;
+    s.origin = 0;
+    s.crc = 0;
+    return env->host == 0 ? 0 : hash64(env->host, &s, sizeof s);
+}
+
+void image_super_sign(const struct env *env, struct super_block *super)
+{
+    super->magic = SUPER_MAGIC;
+    super->format = IMAGE_FORMAT;
+    super->origin = origin_of(env, super);
+    super->crc = image_crc(super, sizeof *super);
+}
+
+/* Did this machine write it? Then its pages are what they were, if their checksums fit, and needn't
+ * be checked against each other. A directory that was handed to us is: who made it may have known
+ * how to compute a checksum. */
+static bool is_own(const struct image *image)
+{
+    return image->super.origin != 0 && image->super.origin == origin_of(image->env, &image->super);
+}
+
+int image_adopt(const struct image *image, struct arena *arena, uint64_t bytes_max, bool own,
                 struct heap **heap, struct err_text *e)
 {
     struct heap *loaded = NULL;
-    int rv = heap_adopt(arena, bytes_max, &loaded, e);
+    int rv = (own ? heap_adopt_own : heap_adopt)(arena, bytes_max, &loaded, e);
     if (rv != 0) {
         arena_close(arena);
         return rv;
@@ -323,7 +319,11 @@ int image_load(struct image *image, struct heap **heap, struct err_text *e)
     if (rv != 0) {
         return rv == ERR_NOTFOUND ? 0 : rv;
     }
-    return image_adopt(image, &arena, image->super.bytes_max, heap, e);
+    bool own = is_own(image);
+    if (!own) {
+        rv = image_load_pages(&arena, e);
+    }
+    return rv == 0 ? image_adopt(image, &arena, image->super.bytes_max, own, heap, e) : rv;
 }
 
 /* ---- names we know ---- */

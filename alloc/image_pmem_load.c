@@ -304,7 +304,7 @@ int image_pm_open(struct image *image, struct heap **heap, struct err_text *e)
     if (rv != 0) {
         arena_close(&arena);
     } else {
-        rv = image_adopt(image, &arena, pm->bytes_max, heap, e);
+        rv = image_adopt(image, &arena, pm->bytes_max, false, heap, e);
     }
     if (rv != 0) {
         image_pm_free(image->env, pm);

@@ -13,6 +13,9 @@ static int load(struct image *image, struct arena *arena, uint64_t *bytes_max, s
         return image_pm_load_arena(image, arena, bytes_max, e);
     }
     int rv = image_load_arena(image, true, arena, e);
+    if (rv == 0) {
+        rv = image_load_pages(arena, e);
+    }
     *bytes_max = image->super.bytes_max;
     return rv;
 }
@@ -49,7 +52,7 @@ int image_read(struct env *env, const char *dir, uint64_t uid, enum image_mode m
     uint64_t bytes_max = 0;
     *heap = NULL;
     int rv = load_newest(env, dir, uid, mode, &image, &arena, &bytes_max, e);
-    return rv != 0 ? rv : image_adopt(&image, &arena, bytes_max, heap, e);
+    return rv != 0 ? rv : image_adopt(&image, &arena, bytes_max, false, heap, e);
 }
 
 int image_check(struct env *env, const char *dir, uint64_t uid, enum image_mode mode, uint64_t max,

@@ -101,6 +101,10 @@ int heap_lease_get(const struct heap *heap, uint64_t lease, uint64_t *session, u
     *session = record->session;
     for (uint32_t i = 0; i < record->count; i++) {
         uint64_t slot = lease_slot(record, i);
+        int rv = slot_load(heap, slot);
+        if (rv != 0) {
+            return rv;
+        }
         if (is_leased(heap, slot, lease)) {
             uint32_t generation = slot_word_generation(slot_get(heap, slot));
             ptrs[*count] = ptr_make(header(heap)->shard, generation, slot);
@@ -115,6 +119,10 @@ int lease_find_slot(const struct heap *h, uint64_t session, uint64_t ptr)
 {
     if (ptr == 0 || ptr_shard(ptr) != header(h)->shard) {
         return ERR_INVAL;
+    }
+    int rv = slot_load(h, ptr_slot(ptr));
+    if (rv != 0) {
+        return rv;
     }
     uint64_t word = slot_get(h, ptr_slot(ptr));
     if (slot_word_state(word) != SLOT_LEASED || slot_word_generation(word) != ptr_generation(ptr)) {

@@ -113,5 +113,6 @@ int listing_objects(const struct heap *heap, const struct listing_filter *filter
             break;
         }
     }
-    return rv;
+    const char *text;
+    return rv == 0 ? heap_damage(heap, &text) : rv;
 }

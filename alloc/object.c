@@ -69,6 +69,10 @@ int object_find(const struct heap *h, uint64_t ptr, bool dead, uint64_t *place)
     if (ptr == 0 || ptr_shard(ptr) != header(h)->shard) {
         return ERR_INVAL;
     }
+    int rv = slot_load(h, ptr_slot(ptr));
+    if (rv != 0) {
+        return rv;
+    }
     uint64_t word = slot_get(h, ptr_slot(ptr));
     enum slot_state state = slot_word_state(word);
     if (slot_word_generation(word) != ptr_generation(ptr) ||
@@ -76,7 +80,7 @@ int object_find(const struct heap *h, uint64_t ptr, bool dead, uint64_t *place)
         return ERR_STALE;
     }
     *place = slot_word_place(word);
-    return 0;
+    return object_load(h, *place);
 }
 
 /* ---- chunks ---- */
@@ -354,6 +358,9 @@ int heap_free_object(struct heap *heap, uint64_t version, uint64_t ptr)
     uint64_t place = 0;
     slot_prefetch(heap, ptr_slot(ptr));
     int rv = object_find(heap, ptr, false, &place);
+    if (rv == 0) {
+        rv = object_load_all(heap, place);
+    }
     if (rv != 0) {
         return rv;
     }
@@ -446,7 +453,10 @@ int object_overwrite(struct heap *h, uint64_t version, uint64_t place, uint64_t 
 
 int object_end(struct heap *h, uint64_t version, uint64_t place)
 {
-    int rv = record_change(h, version, place, UNDO_FREE, 0, 0);
+    int rv = object_load_all(h, place);
+    if (rv == 0) {
+        rv = record_change(h, version, place, UNDO_FREE, 0, 0);
+    }
     if (rv != 0) {
         return rv;
     }
@@ -518,7 +528,7 @@ int heap_read(const struct heap *heap, uint64_t ptr, uint64_t offset, uint64_t l
         *part = most < len ? most : len;
     }
     *bytes = heap_bytes(heap, address, *part);
-    return 0;
+    return heap_load(heap, address, *part);
 }
 
 int heap_copy(const struct heap *heap, uint64_t ptr, uint64_t offset, void *data, uint64_t len)
@@ -528,6 +538,7 @@ int heap_copy(const struct heap *heap, uint64_t ptr, uint64_t offset, void *data
     int rv = find_range(heap, ptr, offset, len, &place, &o);
     if (rv == 0) {
         object_get_bytes(heap, &o, offset, data, len);
+        rv = heap->arena.damage;
     }
     return rv;
 }
@@ -571,6 +582,9 @@ size_t heap_list_objects(const struct heap *heap, uint64_t from, struct heap_obj
         }
         uint64_t word = slot_get(heap, slot);
         if (slot_word_state(word) == SLOT_LIVE) {
+            if (object_load(heap, slot_word_place(word)) != 0) {
+                break;
+            }
             object_describe(heap, ptr_make(hd->shard, slot_word_generation(word), slot),
                             slot_word_place(word), &out[count]);
             count++;

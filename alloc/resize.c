@@ -307,6 +307,9 @@ int heap_realloc(struct heap *heap, uint64_t version, uint64_t ptr, uint64_t siz
     }
     uint64_t place = 0;
     int rv = object_find(heap, ptr, false, &place);
+    if (rv == 0) {
+        rv = object_load_all(heap, place);
+    }
     if (rv != 0) {
         return rv;
     }

@@ -44,6 +44,9 @@ static int page_new(struct heap *h)
     if (rv == 0) {
         rv = arena_commit(&h->arena, directory_at, 4);
     }
+    if (rv == 0 && frame != 0) {
+        rv = heap_load(h, slot_frame_address(h, frame - 1), PAGE_BYTES);
+    }
     if (rv == 0) {
         rv = arena_commit(
             &h->arena, slot_frame_address(h, frame != 0 ? frame - 1 : hd->slot_frames), PAGE_BYTES);
@@ -79,6 +82,10 @@ static int page_next(struct heap *h)
     if (queued == 0) {
         return page_new(h);
     }
+    int rv = slot_load(h, (uint64_t)(queued - 1) * SLOTS_PER_PAGE);
+    if (rv != 0) {
+        return rv;
+    }
     struct slot_page *p = page_edit(h, queued - 1);
     struct heap_header *hd = header_edit(h);
     hd->slot_queue_head = p->next & NEXT_MASK;
@@ -94,6 +101,12 @@ static int page_next(struct heap *h)
 int slot_prepare(struct heap *h, uint64_t *slot)
 {
     uint32_t current = header(h)->slot_current;
+    if (current != 0) {
+        int rv = slot_load(h, (uint64_t)(current - 1) * SLOTS_PER_PAGE);
+        if (rv != 0) {
+            return rv;
+        }
+    }
     const struct slot_page *p = current == 0 ? NULL : page_get(h, current - 1);
     if (p == NULL || p->free_count == 0) {
         int rv = page_next(h);

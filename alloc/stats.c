@@ -36,6 +36,9 @@ static void walk_slabs(const struct heap *heap, struct heap_class_stats out[HEAP
     uint64_t end = space_granules(heap);
     for (uint64_t g = extent_next_internal(heap, 0); g < end;
          g = extent_next_internal(heap, g + 1)) {
+        if (slab_load(heap, g) != 0) {
+            break; /* heap_damage() says so */
+        }
         const struct slab *s = slab_get(heap, g);
         if (s->magic != BLOCK_MAGIC_SLAB) {
             continue;

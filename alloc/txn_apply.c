@@ -46,7 +46,11 @@ static void target_load(const struct heap *h, struct txn_target *t)
         t->version = r.version;
     } else if (heap_ptr_is_unborn(h, t->ptr)) {
         t->before = TARGET_UNBORN;
-        t->place = slot_word_place(slot_get(h, ptr_slot(t->ptr))); /* PREPARED: of the block */
+        uint64_t word = slot_get(h, ptr_slot(t->ptr));
+        t->place = slot_word_place(word); /* PREPARED: of the block */
+        if (slot_word_state(word) == SLOT_PREPARED) {
+            (void)object_load_all(h, t->place); /* txn_plan_open() asks whether it could */
+        }
     } else {
         struct object_view o = {.size = 0};
         t->error = object_find(h, t->ptr, false, &t->place);
@@ -125,9 +129,9 @@ int txn_plan_open(const struct heap *h, struct slice part, struct txn_plan *plan
     while (txn_part_next(&cursor, &item, &name, &bytes)) {
         plan_add(h, plan, &item, name, bytes);
     }
-    if (cursor.failed) {
+    if (cursor.failed || h->arena.damage != 0) {
         txn_plan_close(plan);
-        return ERR_PROTOCOL;
+        return h->arena.damage != 0 ? h->arena.damage : ERR_PROTOCOL;
     }
     return 0;
 }

@@ -26,11 +26,6 @@ static struct undo_record *undo_edit(struct heap *h, uint64_t place)
                                              sizeof(struct undo_record));
 }
 
-static uint64_t undo_bytes(const struct undo_record *r)
-{
-    return r->chunks == 0 ? sizeof *r + r->len : undo_chunks_at(r->len) + (uint64_t)r->chunks * 8;
-}
-
 uint64_t undo_newest(const struct heap *h, uint64_t slot)
 {
     struct slot_key key;
@@ -110,7 +105,7 @@ static void queue_push(struct heap *h, uint64_t place, struct undo_record *r)
     }
     hd->undo_tail = place;
     hd->undo_count++;
-    hd->undo_bytes += undo_bytes(r);
+    hd->undo_bytes += undo_record_bytes(r);
 }
 
 static uint64_t next_order(const struct heap *h)
@@ -126,7 +121,7 @@ static uint64_t next_order(const struct heap *h)
 static int push(struct heap *h, uint64_t object, const struct object_view *o, struct undo_record *r)
 {
     uint64_t place = 0;
-    int rv = block_alloc(h, POOL_UNDO, undo_bytes(r), &place);
+    int rv = block_alloc(h, POOL_UNDO, undo_record_bytes(r), &place);
     if (rv != 0) {
         return rv;
     }
@@ -144,7 +139,7 @@ static int push(struct heap *h, uint64_t object, const struct object_view *o, st
     }
     header_edit(h)->last_order = r->order;
     queue_push(h, place, r);
-    uint8_t *to = arena_write(&h->arena, block_address(h, place), undo_bytes(r));
+    uint8_t *to = arena_write(&h->arena, block_address(h, place), undo_record_bytes(r));
     memcpy(to, r, sizeof *r);
     object_get_bytes(h, o, r->offset, to + sizeof *r, r->len);
     uint64_t first = object_chunks(r->offset);
@@ -237,7 +232,7 @@ int undo_push_root(struct heap *h, uint64_t version, struct slice name, uint64_t
                             .order = next_order(h)};
     struct root_key key;
     uint64_t place = 0;
-    int rv = block_alloc(h, POOL_UNDO, undo_bytes(&r), &place);
+    int rv = block_alloc(h, POOL_UNDO, undo_record_bytes(&r), &place);
     if (rv != 0) {
         return rv;
     }
@@ -252,7 +247,7 @@ int undo_push_root(struct heap *h, uint64_t version, struct slice name, uint64_t
     }
     header_edit(h)->last_order = r.order;
     queue_push(h, place, &r);
-    uint8_t *to = arena_write(&h->arena, block_address(h, place), undo_bytes(&r));
+    uint8_t *to = arena_write(&h->arena, block_address(h, place), undo_record_bytes(&r));
     memcpy(to, &r, sizeof r);
     memcpy(to + sizeof r, name.data, name.len);
     return 0;
@@ -283,7 +278,7 @@ void undo_turn_into_free(struct heap *h, uint64_t place)
     uint64_t newest = undo_newest(h, o.slot);
     struct undo_record *r = undo_edit(h, newest);
     assert(r->newer == 0);
-    header_edit(h)->undo_bytes -= undo_bytes(r) - sizeof *r;
+    header_edit(h)->undo_bytes -= undo_record_bytes(r) - sizeof *r;
     for (uint32_t i = 0; i < r->chunks; i++) {
         uint64_t at = block_address(h, newest) + undo_chunks_at(r->len) + i * 8u;
         chunk_drop(h, load_u64(arena_at(&h->arena, at)));
@@ -328,7 +323,7 @@ static uint64_t reclaim_oldest(struct heap *h)
         hd->undo_tail = 0;
     }
     hd->undo_count--;
-    hd->undo_bytes -= undo_bytes(&r);
+    hd->undo_bytes -= undo_record_bytes(&r);
     hd->history_from = r.order > hd->history_from ? r.order : hd->history_from;
     uint64_t cost = 1 + r.chunks;
     for (uint32_t i = 0; i < r.chunks; i++) {
@@ -353,6 +348,22 @@ static uint64_t reclaim_oldest(struct heap *h)
     }
     block_free(h, POOL_UNDO, place);
     return cost;
+}
+
+/* What giving it back reads. */
+static int oldest_load(const struct heap *h)
+{
+    if (heap_is_loaded(h)) {
+        return 0;
+    }
+    uint64_t place = header(h)->undo_head;
+    const struct undo_record *r = undo_get(h, place);
+    int rv = undo_load_chunks(h, place);
+    if (rv != 0 || r->kind == UNDO_ROOT) {
+        return rv;
+    }
+    rv = slot_load(h, r->slot);
+    return rv == 0 ? object_load_all(h, slot_word_place(slot_get(h, r->slot))) : rv;
 }
 
 static bool is_due(const struct heap *h)
@@ -403,7 +414,7 @@ void heap_reclaim(struct heap *heap, uint64_t safepoint, uint32_t records, uint6
         hd->safepoint = safepoint;
     }
     uint64_t budget = records < HEAP_RECLAIM_RECORDS_MAX ? records : HEAP_RECLAIM_RECORDS_MAX;
-    while (budget > 0 && is_due(heap)) {
+    while (budget > 0 && is_due(heap) && oldest_load(heap) == 0) {
         uint64_t cost = reclaim_oldest(heap);
         budget -= cost < budget ? cost : budget;
     }

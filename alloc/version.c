@@ -137,7 +137,7 @@ int heap_read_at(const struct heap *heap, uint64_t at, uint64_t ptr, uint64_t of
     for (uint64_t i = p.newest; i != p.end; i = undo_get(heap, i)->older) {
         window_put_record(heap, &w, i);
     }
-    return 0;
+    return heap->arena.damage;
 }
 
 /* The change that a record undoes; size is the object's after it. */

@@ -192,6 +192,7 @@ static int hashes_take(struct view *view)
     for (uint64_t p = 0; (p = pageset_next(&a->unhashed, p, a->pages)) < a->pages; p++) {
         view->hashes[view->hash_count].page = p;
         view->hashes[view->hash_count].old = a->hash[p];
+        view->hashes[view->hash_count].done = false;
         view->hash_count++;
     }
     return 0;
@@ -313,6 +314,13 @@ const uint8_t *view_page(struct view *view, uint64_t page)
         return NULL;
     }
     const struct copy *copy = copy_for(a, page, view->epoch);
+    if (copy == NULL) {
+        (void)arena_load_now(view->arena, page << PAGE_SHIFT, PAGE_BYTES);
+    }
+    if (a->damage != 0) {
+        cancel(view); /* what it shows, or what was copied for it, may be zeros */
+        return NULL;
+    }
     return copy != NULL ? copy->bytes : a->base + (page << PAGE_SHIFT);
 }
 
@@ -327,9 +335,13 @@ uint64_t view_next_gone(const struct view *view, uint64_t from)
     return pageset_next(&view->gone, from, view->arena->pages);
 }
 
-static void hash_one(struct view *view, const struct view_hash *due)
+static void hash_one(struct view *view, struct view_hash *due)
 {
     struct arena *a = view->arena;
+    if (due->done) {
+        return;
+    }
+    due->done = true;
     const uint8_t *bytes = view_page(view, due->page);
     uint64_t hash = bytes == NULL ? 0 : arena_page_hash(due->page, bytes);
     view->digest += hash - due->old;
@@ -345,17 +357,28 @@ static void hash_one(struct view *view, const struct view_hash *due)
     }
 }
 
-void view_hash_until(struct view *view, uint64_t page)
+void view_hash_page(struct view *view, uint64_t page)
 {
-    while (view->hash_done < view->hash_count && view->hashes[view->hash_done].page <= page) {
-        hash_one(view, &view->hashes[view->hash_done]);
-        view->hash_done++;
+    size_t low = 0;
+    size_t high = view->hash_count; /* in ascending order */
+    while (low < high) {
+        size_t middle = low + (high - low) / 2;
+        if (view->hashes[middle].page < page) {
+            low = middle + 1;
+        } else {
+            high = middle;
+        }
+    }
+    if (low < view->hash_count && view->hashes[low].page == page) {
+        hash_one(view, &view->hashes[low]);
     }
 }
 
 uint64_t view_digest(struct view *view)
 {
-    view_hash_until(view, UINT64_MAX);
+    for (size_t i = 0; i < view->hash_count; i++) {
+        hash_one(view, &view->hashes[i]);
+    }
     return view->digest;
 }
 

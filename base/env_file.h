@@ -7,5 +7,7 @@
 
 /* Fills the table's file and directory entries. They look at no `struct env`. */
 void env_file_ops(struct env_ops *ops);
+/* For env.host: a number that follows from /etc/machine-id; 0 when that isn't there. */
+uint64_t env_file_host(void);
 
 #endif

@@ -15,10 +15,12 @@
 
 #include "base/assert.h"
 #include "base/env_file.h"
+#include "base/hash.h"
 #include "base/internal.h"
 #include "base/mem.h"
 
 #define DIRECT_BYTES 4096u
+#define MACHINE_SEED 0x4341495243686f73ull
 
 struct env_file {
     int fd;
@@ -361,6 +363,18 @@ static int disk_free(struct env *env, const char *path, uint64_t *bytes)
     }
     *bytes = (uint64_t)st.f_bavail * (uint64_t)st.f_frsize;
     return 0;
+}
+
+uint64_t env_file_host(void)
+{
+    char id[64];
+    int fd = open("/etc/machine-id", O_RDONLY | O_CLOEXEC);
+    if (fd < 0) {
+        return 0;
+    }
+    ssize_t n = read(fd, id, sizeof id);
+    (void)close(fd);
+    return n >= 32 ? hash64(MACHINE_SEED, id, 32) : 0; /* it is secret: machine-id(5) */
 }
 
 void env_file_ops(struct env_ops *ops)

@@ -310,6 +310,7 @@ int env_uv_open(struct env **out)
     }
     ops_fill(&e->ops);
     e->env.ops = &e->ops;
+    e->env.host = env_file_host();
     list_init(&e->tasks);
     list_init(&e->works_done);
     int rv = env_uv__timers_open(e);

@@ -1,5 +1,6 @@
 /* When an image is brought up to date, what of the log may go then (E9, E12), and what is done once
- * a second. One checkpoint at a time: they share a device. */
+ * a second: giving history back, and loading what opening has left. One checkpoint at a time: they
+ * share a device. */
 #include "base/assert.h"
 #include "base/hlc.h"
 #include "base/log.h"
@@ -10,6 +11,7 @@
 #define LOOK_AGAIN      ((uint64_t)1 << 20)
 #define INTERVAL_MS     300000u
 #define BACKOFF_MS      1000u
+#define FILL_BYTES      ((uint64_t)128 << 20)
 #define RETENTION_PARTS 16u /* history is reclaimed in steps of this part of what is kept */
 
 static bool is_clean(const struct embedded_heap *h)
@@ -122,6 +124,29 @@ void embed__checkpoint_all(struct embedded *db)
     }
 }
 
+/* ---- pages that are loaded after opening ---- */
+
+int embed__check_damage(struct embedded_heap *h)
+{
+    const char *text;
+    int rv = heap_damage(h->heap, &text);
+    if (rv != 0) {
+        embed__fail(h->db, rv, "%s", text);
+    }
+    return rv;
+}
+
+/* What nobody has wanted yet, one heap after the other. */
+static void fill(struct embedded *db)
+{
+    list_for_each (it, &db->heaps) {
+        struct embedded_heap *h = list_entry(it, struct embedded_heap, link);
+        if (h->heap != NULL && (embed__check_damage(h) != 0 || image_fill(h->heap, FILL_BYTES))) {
+            return;
+        }
+    }
+}
+
 /* ---- once a second ---- */
 
 static void upkeep_done(struct embedded_call *call)
@@ -181,5 +206,6 @@ void embed__tick(struct env_timer *timer)
             h->checkpoint_wanted = true;
         }
     }
+    fill(db);
     embed__checkpoint_run(db);
 }

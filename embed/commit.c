@@ -122,6 +122,7 @@ int embed__apply(struct embedded_heap *h, uint64_t index, uint64_t term, struct 
     struct record_reader reader;
     struct record record;
     struct heap_outcome outcome;
+    const char *damage;
     int rv = record_read_open(&reader, entry);
     if (rv != 0) {
         return rv;
@@ -130,6 +131,9 @@ int embed__apply(struct embedded_heap *h, uint64_t index, uint64_t term, struct 
     for (uint32_t i = 0; (rv = record_read(&reader, &record)) == 0; i++) {
         uint64_t version = heap_next_version(h->heap);
         rv = apply_one(h, version, &record, &outcome);
+        if (rv == 0) {
+            rv = heap_damage(h->heap, &damage);
+        }
         if (rv != 0) {
             break;
         }
@@ -285,8 +289,10 @@ void embed__durable(struct embedded *db)
         int rv = embed__apply(h, b->index, h->term, slice_of(b->body.data, b->body.len), &b->calls);
         if (rv != 0) {
             calls_fail(db, &b->calls, ERR_INDOUBT, "the directory failed");
+            const char *damage;
             embed__fail(db, rv, "entry %llu of heap %llu can't be applied: %s",
-                        (unsigned long long)b->index, (unsigned long long)h->uid, err_text_of(rv));
+                        (unsigned long long)b->index, (unsigned long long)h->uid,
+                        heap_damage(h->heap, &damage) != 0 ? damage : err_text_of(rv));
         } else {
             wal_log_applied(h->log, b->index);
             batch_next(h);

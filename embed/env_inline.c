@@ -347,9 +347,11 @@ void inline_open(struct inline_env *e, struct env *files)
     e->ops.work = op_work;
     if (files == NULL) {
         env_file_ops(&e->ops); /* they ask for no environment */
+        e->env.host = env_file_host();
     } else {
         e->files = files;
         forward_files(&e->ops, files->ops);
+        e->env.host = files->host;
     }
     list_init(&e->tasks);
     list_init(&e->waiters);

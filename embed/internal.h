@@ -175,6 +175,11 @@ bool embed_wait(struct embedded *db, struct embedded_call *call, uint32_t timeou
 void embed_want(struct embedded *db, struct embedded_call *call);
 void embed__linger(struct env_timer *timer);
 
+/* ---- checkpoint.c ---- */
+
+/* A page that couldn't be loaded is the end of the directory. 0, or what it is. */
+int embed__check_damage(struct embedded_heap *h);
+
 /* ---- read.c ---- */
 
 bool embed__is_read(enum embedded_op op);

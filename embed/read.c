@@ -191,5 +191,9 @@ void embed__read(struct embedded_heap *h, struct embedded_call *call)
         rv = read_objects(h, call);
         break;
     }
+    if (embed__check_damage(h) != 0) {
+        rv = h->db->failed;
+        text = h->db->fail_text;
+    }
     embed__finish(h->db, call, rv, text);
 }

@@ -139,9 +139,11 @@ static int replay(struct embedded_heap *h, struct err_text *e)
         }
     }
     if (rv != 0) {
+        const char *damage;
         return err_set(e, rv,
                        "%s/log: entry %" PRIu64 " of heap %016" PRIx64 " can't be applied: %s",
-                       h->db->settings.dir, index, h->uid, err_text_of(rv));
+                       h->db->settings.dir, index, h->uid,
+                       heap_damage(h->heap, &damage) != 0 ? damage : err_text_of(rv));
     }
     wal_log_applied(h->log, last);
     return 0;

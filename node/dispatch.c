@@ -244,6 +244,9 @@ static void read_serve(struct request *request, int err)
     struct shard *shard = node->replica == NULL ? NULL : replica_shard(node->replica, request->uid);
     if (request->client != NULL && err == 0) {
         err = shard == NULL ? ERR_NOSHARD : reads__answer(request, shard_heap(shard));
+        if (err_stops_replica(err) && shard_check_damage(shard) != 0) {
+            err = ERR_UNAVAILABLE; /* another replica knows */
+        }
         if (err == ERR_TX_UNDECIDED) {
             request->wait.cb = wait_done;
             coord_wait(node->coord, shard, &request->by, &request->wait);

@@ -492,12 +492,15 @@ static int apply_entry(struct shard *s, uint64_t index, const struct wal_entry *
     struct fsm_effects effects = {0};
     int rv = fsm_apply(s->heap, index, entry, b != NULL ? b->results : NULL,
                        b != NULL ? b->count : 0, &effects);
-    if (rv != 0) {
+    const char *text = "an entry could not be applied";
+    int damage = heap_damage(s->heap, &text);
+    if (damage != 0 || rv != 0) {
         if (b != NULL) {
             waiters_answer(b, ERR_UNAVAILABLE);
             batch_done(s, b);
         }
-        shard__fail(s, rv, "an entry could not be applied");
+        rv = damage != 0 ? damage : rv;
+        shard__fail(s, rv, damage != 0 ? text : "an entry could not be applied");
         return rv;
     }
     s->applied = index;

@@ -9,6 +9,7 @@
 
 #define SESSIONS_CURSOR_BYTES 9u
 
+#define FILL_BYTES            ((uint64_t)2 << 20) /* of an opened image to load, a tick */
 #define TICK_MS               20u /* one timer for all shards: elections, heartbeats, housekeeping */
 #define HOUSEKEEPING_MS       1000u /* the slow part of it, per shard */
 #define BATCHES_IN_FLIGHT_MAX 4u    /* entries submitted and not yet applied, when they come full */

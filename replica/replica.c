@@ -413,6 +413,17 @@ static void stop_now(struct replica *r)
     r->stopped = true;
 }
 
+/* Pages that nobody has wanted since the node was started, one shard after the other. */
+static void fill_run(struct replica *r)
+{
+    list_for_each (it, &r->shards) {
+        struct shard *s = list_entry(it, struct shard, link);
+        if (s->heap != NULL && !s->failed && image_fill(s->heap, FILL_BYTES)) {
+            return;
+        }
+    }
+}
+
 static void tick_run(struct env_timer *timer)
 {
     struct replica *r = container_of(timer, struct replica, tick);
@@ -436,6 +447,7 @@ static void tick_run(struct env_timer *timer)
         finish_drops(r);
     }
     checkpoint_run(r);
+    fill_run(r);
     if (r->stopping) {
         if (!leads_anything(r) || now_ms >= r->stop_deadline_ms) {
             stop_now(r);

@@ -169,6 +169,9 @@ int shard_read_index(struct shard *shard,
  */
 
 const struct heap *shard_heap(const struct shard *shard);
+/* Has something that was read from the heap just now been damaged on the disk? Then the replica
+ * stops here, and what was read counts for nothing. 0, ERR_CORRUPT, ERR_IO, ERR_NOMEM. */
+int shard_check_damage(struct shard *shard);
 /* Digest at the current applied index (*index). */
 uint64_t shard_digest(struct shard *shard, uint64_t *index);
 

@@ -101,6 +101,16 @@ void shard__fail(struct shard *s, int err, const char *text)
     shard__refuse_waiters(s, ERR_IO);
 }
 
+int shard_check_damage(struct shard *shard)
+{
+    const char *text;
+    int rv = shard->heap == NULL ? 0 : heap_damage(shard->heap, &text);
+    if (rv != 0) {
+        shard__fail(shard, rv, text);
+    }
+    return rv;
+}
+
 /* ---- messages
  * ------------------------------------------------------------------------------------------------------
  */
@@ -491,7 +501,7 @@ void shard__durable(struct shard *s, uint64_t position)
 
 void shard__tick(struct shard *s, uint64_t now_ms)
 {
-    if (s->failed || s->dropped) {
+    if (s->failed || s->dropped || shard_check_damage(s) != 0) {
         return;
     }
     consensus_set_reluctant(s->consensus, s->r->clock.off);

@@ -636,6 +636,7 @@ struct env *sim_proc_start(struct sim_host *host, enum env_role role, const char
     assert(host->proc == NULL);
     struct sim_proc *proc = sim__alloc(sizeof *proc);
     proc->env.ops = table();
+    proc->env.host = host->index + 1;
     proc->sim = host->sim;
     proc->host = host;
     proc->role = role;

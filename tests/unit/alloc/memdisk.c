@@ -256,6 +256,7 @@ void memdisk_open(struct memdisk *d)
         .file_unlink = md_unlink,
     };
     d->env.ops = &d->ops;
+    d->env.host = 1;
     list_init(&d->works);
     for (int i = 0; i < 64; i++) {
         d->names[i].file = -1;

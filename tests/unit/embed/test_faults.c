@@ -17,7 +17,7 @@
 #define HEAP_BYTES ((uint64_t)4 << 20)
 
 static struct env_ops real_ops;
-static struct env real = {&real_ops};
+static struct env real = {&real_ops, 1};
 static struct fault fault;
 static struct dir dir;
 static struct embed_settings settings;

@@ -109,7 +109,7 @@ static const struct env_ops locked_ops = {
     .file_unlink = op_unlink,
     .disk_free = op_disk_free,
 };
-static struct env locked = {&locked_ops};
+static struct env locked = {&locked_ops, 1};
 
 /* ---- what must be there ---- */
 

@@ -19,7 +19,7 @@
 
 static enum embed_mode mode = EMBED_MODE_DISK;
 static struct env_ops ops;
-static struct env files = {&ops};
+static struct env files = {&ops, 1};
 static struct dir dir;
 static struct embedded *db;
 static struct embedded_heap *heap;

@@ -1,0 +1,210 @@
+/* Where an opened image's pages come from: one by one when they are wanted, and in the background
+ * all others, each compared with its hash. A file is opened for a read and stays open for the next;
+ * the files that the superblock named are there as long as a page is unloaded, since only a base
+ * replaces them, and writing one loads all. */
+#include <inttypes.h>
+#include <string.h>
+
+#include "alloc/image_internal.h"
+#include "base/mem.h"
+
+#define FILL_PAGES IMAGE_PIECE_PAGES
+#define FILE_MASK  ((uint64_t)PAGE_BYTES - 1)
+
+struct reader {
+    struct env_file *file;
+    uint32_t number; /* of `file` */
+};
+
+struct image_source {
+    struct env_work work; /* first: a piece of the background's */
+    struct arena_source source;
+    struct env *env;
+    char *dir;
+    uint64_t sequences[SUPER_FILES_MAX];
+    struct reader near; /* the reactor's */
+    struct reader far;  /* the worker's */
+    struct arena *arena;
+    bool busy;       /* a worker has the piece */
+    bool closed;     /* the arena is gone, or needs nothing more */
+    uint64_t budget; /* pages still to read in this round */
+
+    /* The piece: filled by the reactor, read by the worker. */
+    uint32_t count;
+    uint64_t pages[FILL_PAGES];
+    uint64_t homes[FILL_PAGES];
+    uint64_t hashes[FILL_PAGES];
+    int errors[FILL_PAGES];
+    uint8_t *buffer;
+};
+
+static struct image_source *source_of(struct arena_source *source)
+{
+    return (struct image_source *)(void *)((uint8_t *)source -
+                                           offsetof(struct image_source, source));
+}
+
+static int reader_open(const struct image_source *s, struct reader *r, uint32_t number)
+{
+    char name[32];
+    char path[IMAGE_PATH_BYTES];
+    if (r->file != NULL && r->number == number) {
+        return 0;
+    }
+    if (r->file != NULL) {
+        env_file_close(s->env, r->file);
+        r->file = NULL;
+    }
+    image_pages_name(s->sequences[number], name);
+    int rv = image_path(s->dir, name, path);
+    r->number = number;
+    return rv == 0 ? env_file_open(s->env, path, ENV_OPEN_READ, &r->file) : rv;
+}
+
+static int read_pages(const struct image_source *s, struct reader *r, uint64_t home, uint64_t count,
+                      void *bytes)
+{
+    int rv = reader_open(s, r, (uint32_t)(home & FILE_MASK));
+    if (rv != 0) {
+        return rv == ERR_NOTFOUND ? ERR_CORRUPT : rv == ERR_NOMEM ? rv : ERR_IO;
+    }
+    int64_t n = env_file_pread(s->env, r->file, bytes, count * PAGE_BYTES, home & ~FILE_MASK);
+    if (n < 0) {
+        return ERR_IO;
+    }
+    return (uint64_t)n == count * PAGE_BYTES ? 0 : ERR_CORRUPT;
+}
+
+/* ---- for the arena ---- */
+
+static int op_read(struct arena_source *source, uint64_t home, uint64_t count, void *bytes)
+{
+    struct image_source *s = source_of(source);
+    return read_pages(s, &s->near, home, count, bytes);
+}
+
+static void op_describe(struct arena_source *source, uint64_t page, uint64_t home, int err,
+                        struct err_text *out)
+{
+    const struct image_source *s = source_of(source);
+    char name[32];
+    image_pages_name(s->sequences[home & FILE_MASK], name);
+    (void)err_set(out, err, "%s/%s: page %" PRIu64 " %s", s->dir, name, page,
+                  err == ERR_CORRUPT ? "is damaged" : err_text_of(err));
+}
+
+static void source_free(struct image_source *s)
+{
+    struct reader *readers[] = {&s->near, &s->far};
+    for (size_t i = 0; i < 2; i++) {
+        if (readers[i]->file != NULL) {
+            env_file_close(s->env, readers[i]->file);
+        }
+    }
+    mem_free(s->buffer);
+    mem_free(s->dir);
+    mem_free(s);
+}
+
+static void op_close(struct arena_source *source)
+{
+    struct image_source *s = source_of(source);
+    s->closed = true;
+    if (!s->busy) {
+        source_free(s);
+    }
+}
+
+int image_source_open(const struct image *image, struct arena *arena)
+{
+    struct image_source *s = mem_zalloc(sizeof *s);
+    if (s == NULL) {
+        return ERR_NOMEM;
+    }
+    s->source = (struct arena_source){.read = op_read, .describe = op_describe, .close = op_close};
+    s->env = image->env;
+    s->dir = mem_strdup(image->dir);
+    s->buffer = mem_alloc((size_t)FILL_PAGES * PAGE_BYTES);
+    if (s->dir == NULL || s->buffer == NULL) {
+        source_free(s);
+        return ERR_NOMEM;
+    }
+    for (uint32_t i = 0; i < image->super.file_count; i++) {
+        s->sequences[i] = image->super.files[i].sequence;
+    }
+    arena_source_set(arena, &s->source);
+    return 0;
+}
+
+/* ---- the background ---- */
+
+static void fill_run(struct env_work *work)
+{
+    struct image_source *s = (struct image_source *)work;
+    for (uint32_t i = 0, run = 0; i < s->count; i += run) {
+        for (run = 1; i + run < s->count && s->homes[i + run] == s->homes[i] + run * PAGE_BYTES;) {
+            run++;
+        }
+        int rv = read_pages(s, &s->far, s->homes[i], run, s->buffer + (size_t)i * PAGE_BYTES);
+        for (uint32_t k = i; k < i + run; k++) {
+            bool same =
+                rv == 0 &&
+                arena_page_hash(s->pages[k], s->buffer + (size_t)k * PAGE_BYTES) == s->hashes[k];
+            s->errors[k] = rv != 0 ? rv : same ? 0 : ERR_CORRUPT;
+        }
+    }
+}
+
+static void fill_done(struct env_work *work);
+
+static void fill_next(struct image_source *s)
+{
+    const struct arena *a = s->arena;
+    uint64_t page = 0;
+    for (s->count = 0; s->count < FILL_PAGES && s->count < s->budget; s->count++, page++) {
+        page = pageset_next(&a->unloaded, page, a->pages);
+        if (page >= a->pages) {
+            break;
+        }
+        s->pages[s->count] = page;
+        s->homes[s->count] = a->home[page];
+        s->hashes[s->count] = a->hash[page];
+    }
+    s->budget -= s->count;
+    if (s->count > 0) {
+        s->busy = true;
+        s->work.run = fill_run;
+        s->work.done = fill_done;
+        s->work.queue = ENV_QUEUE_MISC;
+        env_work(s->env, &s->work);
+    }
+}
+
+static void fill_done(struct env_work *work)
+{
+    struct image_source *s = (struct image_source *)work;
+    for (uint32_t i = 0; i < s->count && !s->closed; i++) {
+        arena_load_give(s->arena, s->pages[i], s->errors[i], s->buffer + (size_t)i * PAGE_BYTES);
+    }
+    s->busy = false;
+    if (s->closed) {
+        source_free(s);
+    } else if (s->arena->damage == 0) {
+        fill_next(s);
+    }
+}
+
+bool image_fill(struct heap *heap, uint64_t bytes)
+{
+    struct arena *a = &heap->arena;
+    if (a->source == NULL || a->damage != 0) {
+        return false;
+    }
+    struct image_source *s = source_of(a->source);
+    s->arena = a;
+    s->budget = bytes / PAGE_BYTES;
+    if (!s->busy) {
+        fill_next(s);
+    }
+    return true;
+}
