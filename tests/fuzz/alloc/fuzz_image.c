@@ -156,7 +156,7 @@ static uint32_t seal_pages(struct memdisk_file *f, const uint8_t *page_at[PAGES_
             memcpy(&entry, at + table + i * sizeof entry, sizeof entry);
             uint64_t page = entry.page & ~PAGES_GONE;
             if (i < footer.present) {
-                entry.crc = crc32c(0, at + i * PAGE_BYTES, PAGE_BYTES);
+                entry.hash = arena_page_hash(entry.page, at + i * PAGE_BYTES);
                 memcpy(at + table + i * sizeof entry, &entry, sizeof entry);
             }
             if (page < PAGES_MAX) {
@@ -275,9 +275,31 @@ static void lend(struct memdisk *d, struct file *f)
     memcpy(m->data, f->data, f->len);
 }
 
+/* With nothing but what opening has loaded. False: a page is damaged, and that was said. */
+static bool use_unread(struct heap *heap)
+{
+    static const enum heap_command_kind kinds[] = {HEAP_COMMAND_WRITE, HEAP_COMMAND_FREE,
+                                                   HEAP_COMMAND_REALLOC, HEAP_COMMAND_ALLOC,
+                                                   HEAP_COMMAND_DEFRAG};
+    const char *text;
+    heap_begin(heap, heap_index(heap) + 1, heap_term(heap), 1);
+    for (uint64_t i = 0; i < 20 && heap_damage(heap, &text) == 0; i++) {
+        enum heap_command_kind kind = kinds[i % 5];
+        struct heap_command c = {.kind = kind,
+                                 .ptr = kind == HEAP_COMMAND_ALLOC ? 0 : ptr_make(0, 1, 2 + i * 3),
+                                 .size = 1 + i * 97,
+                                 .count = 5000,
+                                 .data = slice_of("z", 1)};
+        struct heap_outcome out;
+        int rv = heap_apply(heap, heap_next_version(heap), &c, &out);
+        must(rv == heap_damage(heap, &text));
+    }
+    heap_end(heap);
+    return heap_check(heap, NULL) == 0;
+}
+
 static void use(struct heap *heap)
 {
-    must(heap_check(heap, NULL) == 0);
     if (heap_index(heap) == UINT64_MAX || heap_clock(heap) > UINT64_MAX - 64) {
         return; /* no time is left to do anything in */
     }
@@ -326,9 +348,13 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     if (size <= 1) {
         must(rv == 0 && heap != NULL); /* nothing was damaged */
     }
-    if (heap != NULL) {
+    if (heap != NULL && heap_index(heap) < UINT64_MAX - 64 && heap_clock(heap) < UINT64_MAX - 128 &&
+        use_unread(heap)) {
         use(heap);
         save(&d, image, heap, mode);
+    } else if (heap != NULL) {
+        const char *text;
+        must(heap_damage(heap, &text) != 0 || heap_check(heap, NULL) == 0);
     }
     if (image != NULL) {
         image_close(image);
