@@ -113,7 +113,7 @@ void arena_clean(struct arena *a, uint64_t address, uint64_t len);
  * loaded when a heap is opened (alloc/adopt.c), or since arena_load_now() has said so in this call
  * or one before. Writing loads by itself. A page that can't be loaded reads as zero, and
  * arena.damage is set. */
-int arena_load_slow(struct arena *a, uint64_t address, uint64_t len);
+__attribute__((cold)) int arena_load_slow(struct arena *a, uint64_t address, uint64_t len);
 /* ERR_CORRUPT, ERR_IO, ERR_NOMEM. */
 static inline int arena_load_now(struct arena *a, uint64_t address, uint64_t len)
 {

@@ -78,20 +78,20 @@ int heap_load_all(const struct heap *h, struct err_text *e);
  * all is loaded. */
 bool heap_page_steers(const struct heap *h, uint64_t page);
 /* The page of a slot. */
-int slot_load_slow(const struct heap *h, uint64_t slot);
+__attribute__((cold)) int slot_load_slow(const struct heap *h, uint64_t slot);
 static inline int slot_load(const struct heap *h, uint64_t slot)
 {
     return heap_is_loaded(h) ? 0 : slot_load_slow(h, slot);
 }
 /* An object's header and table. */
-int object_load_slow(const struct heap *h, uint64_t place);
+__attribute__((cold)) int object_load_slow(const struct heap *h, uint64_t place);
 static inline int object_load(const struct heap *h, uint64_t place)
 {
     return heap_is_loaded(h) ? 0 : object_load_slow(h, place);
 }
 /* What else freeing or resizing it reads: slabs of its blocks, and of those that its newest record
  * has. Its slot page is loaded. */
-int object_load_all_slow(const struct heap *h, uint64_t place);
+__attribute__((cold)) int object_load_all_slow(const struct heap *h, uint64_t place);
 static inline int object_load_all(const struct heap *h, uint64_t place)
 {
     return heap_is_loaded(h) ? 0 : object_load_all_slow(h, place);
@@ -355,18 +355,20 @@ static inline uint64_t slot_frame_address(const struct heap *h, uint64_t frame)
 {
     return h->regions.frames_at + frame * PAGE_BYTES;
 }
-/* The entry, 0 when there is none. */
-static inline uint64_t slot_get(const struct heap *h, uint64_t slot)
+/* The entry, 0 when there is none. Its page is loaded. */
+static inline uint64_t slot_peek(const struct heap *h, uint64_t slot)
 {
     int64_t frame = slot_frame(h, slot / SLOTS_PER_PAGE);
     if (frame < 0 || slot % SLOTS_PER_PAGE < SLOT_FIRST) {
         return 0;
     }
-    uint64_t at = slot_frame_address(h, (uint64_t)frame) + slot % SLOTS_PER_PAGE * 8;
-    if (heap_load(h, at, 8) != 0) {
-        return 0; /* who must know has asked slot_load() */
-    }
-    return *(const uint64_t *)arena_at(&h->arena, at);
+    return *(const uint64_t *)arena_at(&h->arena, slot_frame_address(h, (uint64_t)frame) +
+                                                      slot % SLOTS_PER_PAGE * 8);
+}
+/* The same; 0, too, if its page can't be loaded: who must know that asks slot_load(). */
+static inline uint64_t slot_get(const struct heap *h, uint64_t slot)
+{
+    return slot_load(h, slot) == 0 ? slot_peek(h, slot) : 0;
 }
 /* slot_get() and slot_release() are near, of a slot that may be far away. */
 static inline void slot_prefetch(const struct heap *h, uint64_t slot)

@@ -73,7 +73,7 @@ int object_find(const struct heap *h, uint64_t ptr, bool dead, uint64_t *place)
     if (rv != 0) {
         return rv;
     }
-    uint64_t word = slot_get(h, ptr_slot(ptr));
+    uint64_t word = slot_peek(h, ptr_slot(ptr));
     enum slot_state state = slot_word_state(word);
     if (slot_word_generation(word) != ptr_generation(ptr) ||
         (state != SLOT_LIVE && (!dead || state != SLOT_DEAD))) {
