@@ -75,6 +75,7 @@ static struct batch *batch_new(struct shard *s)
     b->len = 0;
     b->count = 0;
     b->work = 0;
+    b->wave = 0;
     b->index = 0;
     size_t first = s->batch_bytes > BATCH_BYTES_MIN ? s->batch_bytes : BATCH_BYTES_MIN;
     if (block_reserve(b, first) != 0) {
@@ -382,6 +383,7 @@ static void batch_submit(struct shard *s, struct batch *b)
     int rv = consensus_submit(s->consensus, env_now_ms(s->r->env), ENTRY_COMMAND,
                               slice_of(header, b->len), block, &update);
     if (rv != 0 || update->entry_count == 0) {
+        wave_landed(s->r, b);
         waiters_answer(b, rv == ERR_NOTLEADER ? ERR_NOTLEADER : ERR_BUSY);
         batch_done(s, b);
         shard__handle(s, rv, update);
@@ -396,7 +398,7 @@ static void batch_submit(struct shard *s, struct batch *b)
     shard__handle(s, rv, update);
 }
 
-/* Full batches go at once, up to a few in flight; the open one when nothing is. */
+/* Full batches go at once, up to a few in flight; the open one when nothing is, in its wave. */
 void batch_end_of_turn(struct shard *s)
 {
     if (s->failed || !shard__leads(s)) {
@@ -410,8 +412,9 @@ void batch_end_of_turn(struct shard *s)
     }
     struct batch *b = s->open;
     if (b != NULL && b->count > 0 && s->in_flight_count == 0 && s->ready_count == 0 &&
-        shard__leads(s)) {
+        shard__leads(s) && wave_take(s)) {
         s->open = NULL;
+        wave_sent(s->r, b);
         batch_submit(s, b);
     }
 }
@@ -433,6 +436,7 @@ void batch_refuse(struct shard *s, int err)
     while (!list_empty(&all)) {
         struct batch *b = list_entry(all.next, struct batch, link);
         list_remove(&b->link);
+        wave_landed(s->r, b);
         waiters_answer(b, err);
         batch_done(s, b);
     }
@@ -464,6 +468,7 @@ static struct batch *in_flight_take(struct shard *s, uint64_t index, uint64_t te
         }
         list_remove(&b->link);
         s->in_flight_count--;
+        wave_landed(s->r, b);
         if (b->index == index && b->term == term) {
             return b;
         }

@@ -71,6 +71,7 @@ struct batch {
     size_t len;
     uint32_t count;
     uint32_t work;                  /* see fsm_work() */
+    uint64_t wave;                  /* counted in this one; 0: in none */
     uint64_t index, term;           /* once submitted */
     struct shard_command **waiters; /* by ordinal; NULL: our own command */
     uint32_t waiters_capacity;
@@ -153,6 +154,7 @@ struct shard {
     struct shard *hash_next;
     struct list link;         /* replica->shards */
     struct list turn_link;    /* replica->turn_shards, else alone */
+    struct list wave_link;    /* replica->wave.waiting, else alone */
     struct list durable_link; /* replica->durable_shards while marks or messages wait, else alone */
     uint64_t uid, heap_id;
     uint32_t number; /* index in its heap */
@@ -258,6 +260,14 @@ struct replica {
 
     struct env_task turn;
     struct list turn_shards;
+    struct {
+        uint64_t number;    /* never 0 */
+        uint32_t in_flight; /* batches of it that haven't come back */
+        uint64_t begun_ms;  /* when the last batch of it went */
+        bool open;          /* batches may go in this turn */
+        struct list waiting;
+        struct env_timer timer;
+    } wave;
     struct list durable_shards;
     struct env_timer tick;
     struct env_timer again; /* work left over for the next turn */
@@ -358,6 +368,18 @@ void batch_close(struct shard *s);           /* nobody waits; frees */
 void shard__apply(struct shard *s);
 /* HLC of an entry submitted now. */
 uint64_t shard__stamp(struct shard *s);
+
+/* ---- wave.c
+ * ---------------------------------------------------------------------------------------------------------
+ */
+
+void wave_init(struct replica *r);
+void wave_close(struct replica *r);
+void wave_turn(struct replica *r); /* a pass over the shards of this turn begins */
+/* May the shard's open batch go now? No: the shard is looked at again when it may. */
+bool wave_take(struct shard *s);
+void wave_sent(struct replica *r, struct batch *b);   /* it goes */
+void wave_landed(struct replica *r, struct batch *b); /* applied, or given up; any batch */
 
 /* ---- hold.c
  * ---------------------------------------------------------------------------------------------------------

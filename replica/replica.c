@@ -168,6 +168,7 @@ static void turn_run(struct env_task *task)
     struct list now;
     list_init(&now);
     list_splice(&now, &r->turn_shards);
+    wave_turn(r);
     while (!list_empty(&now)) {
         struct shard *s = list_entry(now.next, struct shard, turn_link);
         list_remove(&s->turn_link);
@@ -567,6 +568,7 @@ int replica_open(const struct replica_opts *opts, struct replica **out, struct e
     list_init(&r->shards);
     list_init(&r->turn_shards);
     list_init(&r->durable_shards);
+    wave_init(r);
     r->turn.cb = turn_run;
     r->tick.cb = tick_run;
     r->again.cb = again_run;
@@ -605,6 +607,7 @@ void replica_free(struct replica *r)
     r->stopped = true;
     env_timer_stop(r->env, &r->tick);
     env_timer_stop(r->env, &r->again);
+    wave_close(r);
     if (r->turn.queued) {
         list_remove(&r->turn.link);
     }

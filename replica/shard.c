@@ -683,10 +683,10 @@ static struct shard *shard_new(struct replica *r, uint64_t uid)
     s->r = r;
     s->uid = uid;
     s->self_id = r->opts.self_id;
-    struct list *lists[] = {&s->link,        &s->turn_link,   &s->durable_link,
-                            &s->ready,       &s->in_flight,   &s->batch_pool,
-                            &s->reads,       &s->reads_done,  &s->reads_failed,
-                            &s->reads_ahead, &s->round.reads, &s->checkpoint_waits};
+    struct list *lists[] = {
+        &s->link,        &s->turn_link,   &s->wave_link,       &s->durable_link, &s->ready,
+        &s->in_flight,   &s->batch_pool,  &s->reads,           &s->reads_done,   &s->reads_failed,
+        &s->reads_ahead, &s->round.reads, &s->checkpoint_waits};
     s->read_patience.cb = read_on_patience;
     for (size_t i = 0; i < sizeof lists / sizeof *lists; i++) {
         list_init(lists[i]);
@@ -822,6 +822,7 @@ void shard__free(struct shard *s)
         heap_free(s->heap);
     }
     list_remove(&s->turn_link);
+    list_remove(&s->wave_link);
     list_remove(&s->durable_link);
     buf_close(&s->held);
     mem_free(s->marks);
