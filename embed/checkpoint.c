@@ -201,6 +201,9 @@ void embed__tick(struct env_timer *timer)
         if (h->heap == NULL) {
             continue;
         }
+        if (h->log != NULL) {
+            embed__give_up(h);
+        }
         upkeep(h);
         if (db->mode == IMAGE_DISK && !is_clean(h) && now_ms - h->checkpoint_ms >= INTERVAL_MS) {
             h->checkpoint_wanted = true;

@@ -195,11 +195,15 @@ static uint64_t stamp_next(struct embedded *db)
     return db->stamp;
 }
 
-/* The heap's oldest batch becomes the next entry of its log. */
+/* The heap's oldest batch becomes the next entry of its log. Not before there is a segment for it:
+ * one that can't be made must not leave in doubt what can still be refused. */
 static void batch_next(struct embedded_heap *h)
 {
     while (h->flying == NULL && h->wanted && !list_empty(&h->waiting)) {
         struct embed_batch *b = list_entry(h->waiting.next, struct embed_batch, link);
+        if (wal_prepared(h->db->wal, b->body.len) != 0) {
+            return; /* embed__go_on() */
+        }
         list_remove(&b->link);
         h->waiting_bytes -= b->body.len;
         record_stamp(&b->body, stamp_next(h->db));
@@ -226,6 +230,13 @@ void embed__want(struct embedded_heap *h)
 {
     h->wanted = true;
     batch_next(h);
+}
+
+void embed__go_on(struct embedded_heap *h)
+{
+    if (h->wanted) {
+        batch_next(h);
+    }
 }
 
 /* The batch that takes the next command. NULL: no memory. */
@@ -311,6 +322,7 @@ void embed__heap_settle(struct embedded_heap *h)
             embed__pm_commit(h);
         }
         embed__want(h);
+        embed__give_up(h);
         if (h->flying == NULL && list_empty(&h->waiting) && db->checkpointing != h &&
             !h->upkeep_busy) {
             return;
@@ -337,6 +349,20 @@ void embed__fail_calls(struct embedded_heap *h, int flying, int waiting, const c
     }
     h->waiting_bytes = 0;
     h->wanted = false;
+}
+
+void embed__give_up(struct embedded_heap *h)
+{
+    const char *text;
+    embed__go_on(h);
+    if (!h->wanted || h->flying != NULL || list_empty(&h->waiting)) {
+        return;
+    }
+    struct embed_batch *b = list_entry(h->waiting.next, struct embed_batch, link);
+    if (wal_prepared(h->db->wal, b->body.len) == ERR_DISKFULL &&
+        embed__lack_of_room(h->db, &text) == ERR_DISKFULL) {
+        embed__fail_calls(h, 0, ERR_DISKFULL, text);
+    }
 }
 
 /* ---- pmem mode ---- */
@@ -430,13 +456,17 @@ int embed__lack_of_room(struct embedded *db, const char **text)
     return ERR_BUSY;
 }
 
-/* A log that has outrun its checkpoints is waited for; a full disk isn't. */
-static int room_wait(struct embedded_heap *h, uint32_t timeout_ms, const char **text)
+/* A log that has outrun its checkpoints is waited for, and a segment that is being made; a full
+ * disk isn't. */
+static int room_wait(struct embedded_heap *h, const struct embedded_request *r, uint32_t timeout_ms,
+                     const char **text)
 {
+    size_t bytes =
+        RECORD_HEADER_BYTES + RECORD_FIXED_BYTES_MAX + r->data.len + r->expected.len + r->name.len;
     struct embedded *db = h->db;
     uint64_t deadline = embed__deadline(db, timeout_ms);
     *text = NULL;
-    while (!wal_has_room(db->wal)) {
+    while (!wal_has_room(db->wal) || wal_prepared(db->wal, bytes) != 0) {
         struct inline_waiter waiter;
         uint64_t poll = env_now_ns(embed_env(db)) + ROOM_POLL_NS;
         int rv = embed__lack_of_room(db, text);
@@ -446,7 +476,7 @@ static int room_wait(struct embedded_heap *h, uint32_t timeout_ms, const char **
         if (poll > deadline) {
             return ERR_TIMEOUT; /* nothing has happened */
         }
-        if (db->checkpointing == NULL) {
+        if (db->checkpointing == NULL && !wal_has_room(db->wal)) {
             embed__checkpoint_want(h);
         }
         if (!inline_work(&db->env, INLINE_LOG)) {
@@ -472,8 +502,33 @@ bool embed__call_sleep(struct embedded *db, struct embedded_call *call, uint64_t
     return in_time;
 }
 
-static void wait_finished(struct embedded *db, struct embedded_call *call, uint32_t timeout_ms)
+/* Its time has come. What is in the log already may happen yet, the rest is taken back. */
+static void call_leaves(struct embedded_heap *h, struct embedded_call *call)
 {
+    struct embed_batch *b = call->batch;
+    struct list *next = call->link.next;
+    list_remove(&call->link);
+    if (b == h->flying) {
+        embed__finish(h->db, call, ERR_INDOUBT, "the disk didn't answer in time");
+        return;
+    }
+    for (; next != &b->calls; next = next->next) {
+        list_entry(next, struct embedded_call, link)->ordinal--;
+    }
+    h->waiting_bytes -= b->body.len;
+    record_cut(&b->body, call->ordinal);
+    h->waiting_bytes += b->body.len;
+    if (--b->count == 0) {
+        h->waiting_bytes -= b->body.len;
+        list_remove(&b->link);
+        wal_block_unref(&b->block);
+    }
+    embed__finish(h->db, call, ERR_TIMEOUT, "the log had no place for it in time");
+}
+
+static void wait_finished(struct embedded_heap *h, struct embedded_call *call, uint32_t timeout_ms)
+{
+    struct embedded *db = h->db;
     uint64_t deadline = 0;
     while (!call->finished) {
         if (inline_work(&db->env, INLINE_LOG)) {
@@ -483,8 +538,7 @@ static void wait_finished(struct embedded *db, struct embedded_call *call, uint3
             deadline = embed__deadline(db, timeout_ms);
         }
         if (!embed__call_sleep(db, call, deadline, true) && !call->finished) {
-            list_remove(&call->link); /* its command stays in the batch */
-            embed__finish(db, call, ERR_INDOUBT, "the disk didn't answer in time");
+            call_leaves(h, call);
         }
     }
 }
@@ -517,7 +571,7 @@ void embed_run(struct embedded_heap *h, struct embedded_call *call, uint32_t tim
             embed__read(h, call);
         } else {
             if (rv == 0) {
-                rv = room_wait(h, timeout_ms, &text);
+                rv = room_wait(h, call->request, timeout_ms, &text);
             }
             if (rv == 0) {
                 rv = embed__admit(h, &text);
@@ -530,7 +584,7 @@ void embed_run(struct embedded_heap *h, struct embedded_call *call, uint32_t tim
             } else {
                 embed__finish(db, call, rv, text);
             }
-            wait_finished(db, call, timeout_ms);
+            wait_finished(h, call, timeout_ms);
         }
     }
     inline_unlock(&db->env);

@@ -81,6 +81,15 @@ static void on_pressure(void *arg, struct wal_log *log)
     }
 }
 
+static void on_prepared(void *arg)
+{
+    struct embedded *db = arg;
+    list_for_each (it, &db->heaps) {
+        embed__go_on(list_entry(it, struct embedded_heap, link));
+    }
+    inline_wake_all(&db->env); /* who hasn't begun */
+}
+
 /* ---- threads ---- */
 
 /* Callbacks, without the lock. False: there was nothing. */
@@ -239,6 +248,7 @@ static int log_open(struct embedded *db, struct err_text *e)
                             .on_durable = on_durable,
                             .on_failed = on_log_failed,
                             .on_pressure = on_pressure,
+                            .on_prepared = on_prepared,
                             .arg = db};
     if (db->mode == IMAGE_PMEM) {
         return 0;

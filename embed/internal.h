@@ -152,6 +152,10 @@ int embed__lack_of_room(struct embedded *db, const char **text);
 int embed__enqueue(struct embedded_heap *h, struct embedded_call *call);
 /* What waits becomes entries, one behind the other. */
 void embed__want(struct embedded_heap *h);
+/* As far as the log's segments reach by now. */
+void embed__go_on(struct embedded_heap *h);
+/* What waits for a segment that can't be made ends: DISKFULL, nothing has happened. */
+void embed__give_up(struct embedded_heap *h);
 void embed__library_wake(struct embedded *db);
 uint64_t embed__deadline(struct embedded *db, uint32_t timeout_ms);
 /* Until woken; works: as one who takes works of the log. False: the time has passed. */

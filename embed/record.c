@@ -22,7 +22,6 @@ enum field {
     FIELD_NAME = 1 << 11,
     FIELDS_ALL = (1 << 12) - 1
 };
-#define FIXED_BYTES_MAX 80u /* kind, fields, all numbers and all lengths */
 
 size_t record_bytes(const struct record *record)
 {
@@ -83,10 +82,11 @@ int record_append(struct buf *out, const struct record *record)
     size_t payload = c->data.len + c->expected.len + c->name.len;
     unsigned mask = 0;
     assert(out->len >= RECORD_HEADER_BYTES);
-    if (payload > COMMAND_BYTES_MAX - FIXED_BYTES_MAX && record_bytes(record) > COMMAND_BYTES_MAX) {
+    if (payload > COMMAND_BYTES_MAX - RECORD_FIXED_BYTES_MAX &&
+        record_bytes(record) > COMMAND_BYTES_MAX) {
         return ERR_TOOBIG;
     }
-    if (buf_reserve(out, FIXED_BYTES_MAX + payload) != 0) {
+    if (buf_reserve(out, RECORD_FIXED_BYTES_MAX + payload) != 0) {
         return ERR_NOMEM;
     }
     uint8_t *start = out->data + out->len;
@@ -200,4 +200,21 @@ int record_read(struct record_reader *r, struct record *out)
     out->command.kind = out->kind < HEAP_COMMAND_KINDS ? (enum heap_command_kind)out->kind
                                                        : (enum heap_command_kind)0;
     return 0;
+}
+
+void record_cut(struct buf *out, uint32_t ordinal)
+{
+    struct record_reader reader;
+    struct record record;
+    int rv = record_read_open(&reader, slice_of(out->data, out->len));
+    for (uint32_t i = 0; rv == 0 && i < ordinal; i++) {
+        rv = record_read(&reader, &record);
+    }
+    size_t from = (size_t)(reader.at.at - out->data);
+    rv = rv == 0 ? record_read(&reader, &record) : rv;
+    assert(rv == 0); /* it was appended */
+    size_t to = (size_t)(reader.at.at - out->data);
+    memmove(out->data + from, out->data + to, out->len - to);
+    out->len -= to - from;
+    store_u32(out->data + 4, load_u32(out->data + 4) - 1);
 }

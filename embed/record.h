@@ -9,6 +9,8 @@
 #define RECORD_ENTRY_TYPE   64u /* wal_entry.type */
 #define RECORD_FORMAT       1u
 #define RECORD_HEADER_BYTES 16u /* format u16, 0 u16, count u32, stamp u64 (HLC) */
+/* Of a command: kind, fields, all numbers and all lengths. */
+#define RECORD_FIXED_BYTES_MAX 80u
 
 /* Beside enum heap_command_kind. */
 enum record_kind {
@@ -28,6 +30,8 @@ struct record {
 int record_begin(struct buf *out);
 /* Appends one command and counts it. ERR_NOMEM: nothing appended; ERR_TOOBIG. */
 int record_append(struct buf *out, const struct record *record);
+/* Takes command number `ordinal` out again. */
+void record_cut(struct buf *out, uint32_t ordinal);
 void record_stamp(struct buf *out, uint64_t stamp);
 size_t record_bytes(const struct record *record);
 

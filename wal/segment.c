@@ -214,6 +214,7 @@ static void prepare_done(struct env_work *work)
 {
     struct wal_prepare *p = container_of(work, struct wal_prepare, work);
     struct wal *wal = p->wal;
+    bool made = false;
 
     p->active = false;
     if (wal->abandoned) {
@@ -231,6 +232,7 @@ static void prepare_done(struct env_work *work)
             p->err = ERR_NOMEM;
         }
         p->file = NULL;
+        made = p->err == 0;
     } else if (p->err == 0) {
         spare_keep(wal, p->spare_id);
     }
@@ -246,6 +248,8 @@ static void prepare_done(struct env_work *work)
     }
     if (wal->closing) {
         wal__finish_step(wal);
+    } else if (made && wal->opts.on_prepared != NULL) {
+        wal->opts.on_prepared(wal->opts.arg);
     }
 }
 

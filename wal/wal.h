@@ -68,6 +68,8 @@ struct wal_opts {
     /* `log` keeps old segments from being released: checkpoint it. Repeated at most once per second
      * per log. */
     void (*on_pressure)(void *arg, struct wal_log *log);
+    /* May be NULL. A segment has been made: who waits because of wal_prepared() asks again. */
+    void (*on_prepared)(void *arg);
     void *arg;
 };
 
@@ -89,6 +91,10 @@ void wal_stats(const struct wal *wal, struct wal_stats *out);
  * reached: the leader answers BUSY instead of proposing. Re-evaluated every second. */
 bool wal_has_room(const struct wal *wal);
 uint64_t wal_room_bytes(const struct wal *wal); /* that free disk space */
+/* Has an entry of `bytes` its place in a segment that exists? 0: yes. BUSY: it would be behind one
+ * that is being made; DISKFULL: that failed, and is tried again every second. Then an append is
+ * taken all the same, but waits in memory: who must not leave a change in doubt waits before. */
+int wal_prepared(const struct wal *wal, size_t bytes);
 /* Of an entry's data, at most: TOOBIG beyond. By the size of the segments. */
 uint64_t wal_entry_bytes_max(const struct wal *wal);
 

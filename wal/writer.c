@@ -194,6 +194,37 @@ int wal__close_fill(struct wal *wal)
     return 0;
 }
 
+/* A block of `used` bytes takes that much at most, whatever is put behind them until it is closed.
+ */
+static uint64_t block_bytes_max(const struct wal *wal, size_t used)
+{
+    return wal__round_up(used > wal->block_target ? used : wal->block_target, WAL_ALIGN);
+}
+
+int wal_prepared(const struct wal *wal, size_t bytes)
+{
+    size_t record = wal__record_bytes(bytes);
+    if (record > wal->record_bytes_max) {
+        return 0; /* TOOBIG, at once */
+    }
+    bool joins = !fill_empty(wal) && buffer_fits(wal, wal->fill, record);
+    uint64_t end = wal->plan_end;
+    if (!fill_empty(wal)) {
+        end += block_bytes_max(wal, wal->fill->used + (joins ? record : 0));
+    }
+    if (!joins) {
+        end += block_bytes_max(wal, WAL_BLOCK_HEAD_BYTES + record);
+    }
+    unsigned segments = end > wal->segment_bytes ? 1 : 0;
+    list_for_each (it, &wal->queue) {
+        segments += list_entry(it, struct wal_buffer, link)->opening ? 1u : 0u;
+    }
+    if (segments <= (wal->next != NULL ? 1u : 0u)) {
+        return 0;
+    }
+    return wal->no_space ? ERR_DISKFULL : ERR_BUSY;
+}
+
 static int reserve_one(struct wal *wal, struct list *got, size_t bytes)
 {
     struct wal_buffer *b = wal__buffer_get(wal, bytes);

@@ -67,6 +67,30 @@ static void what_goes_in_comes_out(void **state)
     buf_close(&b);
 }
 
+static void a_command_can_be_taken_back(void **state)
+{
+    (void)state;
+    static const uint16_t kinds[] = {HEAP_COMMAND_ALLOC, HEAP_COMMAND_COMPARE_AND_WRITE,
+                                     RECORD_HEAP_DROP};
+    for (uint32_t cut = 0; cut < 3; cut++) {
+        struct buf b = {0};
+        struct record_reader reader;
+        struct record r;
+        put_three(&b);
+        record_cut(&b, cut);
+        assert_int_equal(record_read_open(&reader, slice_of(b.data, b.len)), 0);
+        assert_int_equal(reader.stamp, 1234);
+        for (uint32_t i = 0; i < 3; i++) {
+            if (i != cut) {
+                assert_int_equal(record_read(&reader, &r), 0);
+                assert_int_equal(r.kind, kinds[i]);
+            }
+        }
+        assert_int_equal(record_read(&reader, &r), ERR_NOTFOUND);
+        buf_close(&b);
+    }
+}
+
 /* The bytes of format 1, for ever. */
 static void the_format_stays(void **state)
 {
@@ -171,6 +195,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(what_goes_in_comes_out),
+        cmocka_unit_test(a_command_can_be_taken_back),
         cmocka_unit_test(the_format_stays),
         cmocka_unit_test(what_is_cut_or_strange_is_refused),
         cmocka_unit_test(any_byte_may_be_flipped),

@@ -24,6 +24,13 @@ static void on_failed(void *arg, int err, const char *text)
     f->fail_calls++;
 }
 
+static void on_prepared(void *arg)
+{
+    struct fixture *f = arg;
+
+    f->prepared_calls++;
+}
+
 static void on_pressure(void *arg, struct wal_log *log)
 {
     struct fixture *f = arg;
@@ -45,6 +52,7 @@ void fixture_init(struct fixture *f, uint64_t seed)
     f->opts.on_durable = on_durable;
     f->opts.on_failed = on_failed;
     f->opts.on_pressure = on_pressure;
+    f->opts.on_prepared = on_prepared;
     f->opts.arg = f;
 }
 

@@ -14,6 +14,7 @@ struct fixture {
     int failed, fail_calls;
     int durable_calls;
     int pressure_calls;
+    int prepared_calls;
     int close_calls, close_err;
 };
 

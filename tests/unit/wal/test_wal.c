@@ -454,6 +454,40 @@ static void a_full_disk_stalls_the_log_and_does_not_kill_it(void **state)
     finish(f);
 }
 
+/* Who asks first leaves nothing in doubt: what has a place becomes durable, whatever the disk does.
+ */
+static void what_has_a_place_becomes_durable(void **state)
+{
+    struct fixture *f = start(18);
+    struct model_log *l;
+    int rv = 0;
+
+    (void)state;
+    fixture_must_open(f);
+    l = one_log(f);
+    mem_env_settle(&f->env);
+    f->env.disk_bytes_max = 200 << 10;                   /* the three files that are there */
+    assert_int_equal(wal_prepared(f->wal, 1u << 30), 0); /* TOOBIG tells */
+    for (int i = 0; i < 400; i++) {
+        rv = wal_prepared(f->wal, 900 * 3);
+        if (rv != 0) {
+            break;
+        }
+        assert_true(model_append(&f->model, f->wal, l, 3));
+        mem_env_settle(&f->env);
+        assert_int_equal(wal_durable_position(f->wal), wal_position(f->wal));
+    }
+    assert_true(rv == ERR_BUSY || rv == ERR_DISKFULL);
+    mem_env_advance_ms(&f->env, 1100);
+    assert_int_equal(wal_prepared(f->wal, 900 * 3), ERR_DISKFULL);
+    f->env.disk_bytes_max = 0;
+    f->prepared_calls = 0;
+    mem_env_advance_ms(&f->env, 2500);
+    assert_int_equal(f->prepared_calls, 1);
+    assert_int_equal(wal_prepared(f->wal, 900 * 3), 0);
+    finish(f);
+}
+
 static void a_stop_on_a_full_disk_says_so(void **state)
 {
     struct fixture *f = start(15);
@@ -589,6 +623,7 @@ int main(void)
         cmocka_unit_test(an_idle_shards_entries_move_out_of_the_way),
         cmocka_unit_test(a_pinning_shard_is_asked_for_a_checkpoint),
         cmocka_unit_test(a_full_disk_stalls_the_log_and_does_not_kill_it),
+        cmocka_unit_test(what_has_a_place_becomes_durable),
         cmocka_unit_test(a_stop_on_a_full_disk_says_so),
         cmocka_unit_test(a_mark_follows_silence),
         cmocka_unit_test(a_failed_write_or_sync_is_final),
