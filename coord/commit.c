@@ -9,7 +9,8 @@
 #include "base/mem.h"
 #include "coord/internal.h"
 
-#define RETRY_MS_MIN 10u
+#define RETRY_MS_MIN   10u
+#define BUSY_TRIES_MAX 2u /* doublings of that */
 
 struct coord_tx *coord__find(const struct coord *coord, const struct txn_name *name)
 {
@@ -131,11 +132,15 @@ static void retry_later(struct coord_leg *leg, uint64_t now_ms)
 }
 
 /* A leader that takes nothing for the moment, as while its leadership moves or its disk is full, is
- * no silence: it is asked again until the deadline has passed. */
+ * no silence: it is asked again until the deadline has passed. BUSY may be a reader's hold, which
+ * is over soon: pauses that grow would meet one hold after the other. */
 static void heard(struct coord_leg *leg, int err, uint64_t now_ms)
 {
     if (err == ERR_BUSY || err == ERR_DISKFULL) {
         leg->since_ms = now_ms;
+    }
+    if (err == ERR_BUSY && leg->tries > BUSY_TRIES_MAX) {
+        leg->tries = BUSY_TRIES_MAX;
     }
 }
 

@@ -31,8 +31,9 @@ static const struct hold *find(const struct shard *s, uint64_t name)
     return NULL;
 }
 
-/* Readers share the time in which writers wait: no hold joins others that have been on for as long
- * as one may be, and then writers have at least as long as they had to wait. */
+/* Readers share holds, and have no more than half of the time: a run of holds that follow each
+ * other is paid for with time in which there were none. None joins a run that has lasted as long as
+ * one may be, so that no writer waits for longer than two of them. */
 static bool may_begin(struct shard *s, uint64_t now_ms)
 {
     if (hold_is_on(s)) {
@@ -41,11 +42,12 @@ static bool may_begin(struct shard *s, uint64_t now_ms)
     if (s->held_until_ms > now_ms) {
         s->held_until_ms = now_ms; /* of another term */
     }
-    if (now_ms - s->held_until_ms < s->held_until_ms - s->held_from_ms) {
-        return false;
-    }
+    uint64_t paid = s->hold_credit_ms + (now_ms - s->held_until_ms);
+    uint64_t spent = s->held_until_ms - s->held_from_ms;
+    uint64_t left = paid > spent ? paid - spent : 0;
+    s->hold_credit_ms = left < HOLD_CREDIT_MS ? left : HOLD_CREDIT_MS;
     s->held_from_ms = s->held_until_ms = now_ms;
-    return true;
+    return s->hold_credit_ms >= TX_HOLD_MS_MAX;
 }
 
 uint64_t shard_hold(struct shard *shard, uint32_t hold_ms)

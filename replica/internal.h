@@ -134,7 +134,8 @@ struct install {
  * ---------------------------------------------------------------------------------------------------------
  */
 
-#define HOLDS_MAX 16u /* of a shard at a time */
+#define HOLDS_MAX      16u  /* of a shard at a time */
+#define HOLD_CREDIT_MS 200u /* so much of a shard's time at once */
 struct hold {
     uint64_t term, until_ms;
     uint32_t number;
@@ -201,6 +202,7 @@ struct shard {
     struct hold holds[HOLDS_MAX];
     uint32_t hold_last;
     uint64_t held_from_ms, held_until_ms; /* holds that follow each other without a break */
+    uint64_t hold_credit_ms;              /* time without holds that hasn't paid for any */
 
     struct list reads;      /* not yet in a round */
     struct list reads_done; /* confirmed, wait for apply */

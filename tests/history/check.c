@@ -207,11 +207,13 @@ static void judge_dependencies(struct inference *in, bool *forbidden)
     scc__close(&all);
 }
 
-/* Cycles that real time closes, where dependencies alone are in order. */
+/* Cycles that real time closes, where dependencies alone are in order. What a snapshot has missed
+ * says nothing of real time: it may show a change without an earlier one elsewhere. */
 static void judge_time(struct inference *in, const bool *forbidden)
 {
     struct walk w = walk_of(in, CLASS_ANY, true);
     w.kinds |= EDGE_RT;
+    w.untimed = true;
     struct scc_set set;
     scc__find(&w, &set);
     struct search s;

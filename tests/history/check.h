@@ -13,7 +13,8 @@
  *   demands: a serializable one has one place in the order; a snapshot one has two, its reads
  * before its commit, so a cycle is allowed exactly if it enters and leaves a snapshot transaction
  * by read-write edges (write skew; Fekete et al., "Making Snapshot Isolation Serializable", TODS
- *   2005); of a read committed one the read-write edges count for nothing. */
+ *   2005), and none of its read-write edges counts for real time (causal reverse); of a read
+ * committed one the read-write edges count for nothing. */
 #ifndef CAIRN_TESTS_HISTORY_CHECK_H
 #define CAIRN_TESTS_HISTORY_CHECK_H
 

@@ -60,7 +60,8 @@ uint32_t graph__step(const struct walk *w, uint32_t state, const struct edge *e)
         return TXN_NONE;
     }
     if (from_txn && e->kind == EDGE_RW) {
-        if (!may_rw || level_of(w, e->from) == TXN_LEVEL_READ_COMMITTED) {
+        if (!may_rw || level_of(w, e->from) == TXN_LEVEL_READ_COMMITTED ||
+            (w->untimed && w->g->level[e->from] == TXN_LEVEL_SNAPSHOT)) {
             return TXN_NONE;
         }
     }

@@ -52,6 +52,7 @@ struct walk {
     uint32_t kinds;
     enum txn_level cap; /* every transaction is treated as this level at most ... */
     bool by_level;      /* ... and as its own at most; else all as `cap` */
+    bool untimed;       /* read-write edges don't leave those of snapshot level */
     bool one_rw;        /* paths with one read-write edge at most, whatever lies between */
 };
 

@@ -566,6 +566,26 @@ static void a_stale_read_is_serializable_but_not_strict(void **state)
     clean(TXN_LEVEL_STRICT);
 }
 
+/* Of two changes, one made after the other, a reader sees only the later one. */
+static void causal_reverse_is_a_snapshots_right(void **state)
+{
+    (void)state;
+    uint32_t r = begin();
+    writer(X, 1);
+    writer(Y, 1);
+    SEE(r, X, 0);
+    SEE(r, Y, 1, 0);
+    commit(r);
+    uint32_t s = begin();
+    SEE(s, X, 1, 0);
+    SEE(s, Y, 1, 0);
+    commit(s);
+    clean(TXN_LEVEL_SERIALIZABLE);
+    only(TXN_LEVEL_STRICT, TXN_REAL_TIME, true);
+    h.txns[r].isolation = TXN_SNAPSHOT;
+    clean(TXN_LEVEL_STRICT);
+}
+
 static void touching_intervals_are_concurrent(void **state)
 {
     (void)state;
@@ -653,6 +673,7 @@ int main(void)
         TEST(an_allowed_cycle_does_not_stand_for_a_forbidden_one),
         TEST(a_ring_of_unseen_appends_is_g2),
         TEST(a_stale_read_is_serializable_but_not_strict),
+        TEST(causal_reverse_is_a_snapshots_right),
         TEST(touching_intervals_are_concurrent),
         TEST(order_through_time_is_transitive),
         TEST(a_minimal_cycle_is_shown),

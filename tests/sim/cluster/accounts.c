@@ -19,37 +19,48 @@ static void done(struct account_slot *slot)
     next(slot);
 }
 
-static void failed(struct account_slot *slot, const struct core_call *call)
+static bool is_at_one_time(const struct account_slot *slot)
+{
+    return slot->job == ACCOUNTS_SNAPSHOT || slot->job == ACCOUNTS_STRICT;
+}
+
+static void failed_with(struct account_slot *slot, int err, const char *text)
 {
     struct cluster *c = slot->client->cluster;
     /* Of shards whose clocks jumped far apart one takes no deadline of the other's, and one that
      * is behind can't say what will have been at a time of the other's. Who waits for a commit
      * whose coordinator goes in good order may have it aborted: nothing of it happened. */
     bool jumped = c->mode == MODE_CLOCK || c->mode == MODE_MIXED;
-    bool expected = call->err == ERR_CONFLICT || call->err == ERR_SNAPSHOT_TOO_OLD ||
-                    (c->mode == MODE_ROLLING && call->err == ERR_TX_ABORTED) ||
-                    (jumped && (call->err == ERR_TX_ABORTED || call->err == ERR_TIMEOUT ||
-                                call->err == ERR_INVAL));
-    bool weather = cluster_weather(call->err) || call->err == ERR_TX_ABORTED ||
-                   call->err == ERR_TX_UNDECIDED || call->err == ERR_TX_TOO_LATE;
-    if (call->err == ERR_CONFLICT) {
+    bool expected = err == ERR_CONFLICT ||
+                    (slot->job == ACCOUNTS_PAST && err == ERR_SNAPSHOT_TOO_OLD) ||
+                    (c->mode == MODE_ROLLING && err == ERR_TX_ABORTED) ||
+                    (jumped && (err == ERR_TX_ABORTED || err == ERR_TIMEOUT || err == ERR_INVAL ||
+                                (slot->at != 0 && err == ERR_SNAPSHOT_TOO_OLD) ||
+                                (is_at_one_time(slot) && err == ERR_BUSY)));
+    bool weather = cluster_weather(err) || err == ERR_TX_ABORTED || err == ERR_TX_UNDECIDED ||
+                   err == ERR_TX_TOO_LATE;
+    if (err == ERR_CONFLICT) {
         c->counts.conflicts++;
-    } else if (call->err == ERR_INDOUBT) {
+    } else if (err == ERR_INDOUBT) {
         c->counts.unknown++;
     } else {
         c->counts.failed++;
     }
     if (!expected && (!weather || c->tame || c->calm)) {
         cluster_fail(c, "client %u: bank, job %d: %s after %" PRIu64 " ms: %s%s",
-                     slot->client->index, slot->job, err_name(call->err),
-                     (sim_now_ns(c->sim) - slot->called_ns) / SIM_MS, call->text,
+                     slot->client->index, slot->job, err_name(err),
+                     (sim_now_ns(c->sim) - slot->called_ns) / SIM_MS, text,
                      weather ? " (no fault excuses it)" : "");
     }
     if (slot->final && ++slot->attempts == ACCOUNT_ATTEMPTS) {
-        cluster_fail(c, "the bank can't be audited at the end: %s: %s", err_name(call->err),
-                     call->text);
+        cluster_fail(c, "the bank can't be audited at the end: %s: %s", err_name(err), text);
     }
     next(slot);
+}
+
+static void failed(struct account_slot *slot, const struct core_call *call)
+{
+    failed_with(slot, call->err, call->text);
 }
 
 static bool submit(struct account_slot *slot, struct core_call *call, int prepared, core_call_cb cb)
@@ -147,11 +158,14 @@ static void audited(struct account_slot *slot)
     }
     if (!bank_audit(&c->bank, sim_now_ns(c->sim) / SIM_MS, by_account, ACCOUNTS)) {
         cluster_fail(c, "client %u, bank%s: %s", slot->client->index,
-                     slot->job == ACCOUNTS_PAST ? " in the past" : "", c->bank.first_wrong);
+                     slot->job == ACCOUNTS_PAST     ? " in the past"
+                     : slot->job == ACCOUNTS_STRICT ? " at one time, strict"
+                     : is_at_one_time(slot)         ? " at one time"
+                                                    : "",
+                     c->bank.first_wrong);
     }
-    if (slot->job == ACCOUNTS_PAST) {
-        c->counts.past_audits++;
-    }
+    c->counts.past_audits += slot->job == ACCOUNTS_PAST;
+    c->counts.at_one_time += is_at_one_time(slot);
     slot->final = false;
     done(slot);
 }
@@ -231,32 +245,59 @@ static void choose(struct account_slot *slot, uint32_t count)
     }
 }
 
-static void start(struct env_timer *timer)
+static void read_all(struct account_slot *slot)
 {
-    struct account_slot *slot = container_of(timer, struct account_slot, think);
     struct client_host *client = slot->client;
-    struct cluster *c = client->cluster;
-    if (client->quiet && !slot->final) {
-        return;
-    }
-    uint64_t dice = below(slot, 8);
-    slot->job = slot->final || dice == 0       ? ACCOUNTS_AUDIT
-                : dice == 1 && slot->seen != 0 ? ACCOUNTS_PAST
-                                               : ACCOUNTS_TRANSFER;
-    choose(slot, slot->job == ACCOUNTS_TRANSFER ? 2 : ACCOUNTS);
-    slot->at = slot->job == ACCOUNTS_PAST ? slot->seen : 0;
-    slot->called_ns = sim_now_ns(c->sim);
     slot->out = slot->count;
     slot->failed = NULL;
     for (uint32_t i = 0; i < slot->count; i++) {
         memset(&slot->reads[i].call, 0, sizeof slot->reads[i].call);
         if (!submit(slot, &slot->reads[i].call,
                     core_prepare_read_at(&slot->reads[i].call, client->heap,
-                                         c->accounts[slot->account[i]], slot->at, 0,
+                                         client->cluster->accounts[slot->account[i]], slot->at, 0,
                                          &slot->balance[i], sizeof slot->balance[i]),
                     was_read)) {
             return;
         }
+    }
+}
+
+static void found(struct snapshot *s, int err)
+{
+    struct account_slot *slot = container_of(s, struct account_slot, snapshot);
+    if (err != 0) {
+        failed_with(slot, err, s->text);
+        return;
+    }
+    slot->at = s->at;
+    read_all(slot);
+}
+
+static enum account_job draw(struct account_slot *slot)
+{
+    uint64_t dice = slot->final ? 0 : below(slot, 12);
+    return dice == 0                      ? ACCOUNTS_AUDIT
+           : dice == 1                    ? ACCOUNTS_SNAPSHOT
+           : dice == 2                    ? ACCOUNTS_STRICT
+           : dice == 3 && slot->seen != 0 ? ACCOUNTS_PAST
+                                          : ACCOUNTS_TRANSFER;
+}
+
+static void start(struct env_timer *timer)
+{
+    struct account_slot *slot = container_of(timer, struct account_slot, think);
+    struct client_host *client = slot->client;
+    if (client->quiet && !slot->final) {
+        return;
+    }
+    slot->job = draw(slot);
+    choose(slot, slot->job == ACCOUNTS_TRANSFER ? 2 : ACCOUNTS);
+    slot->at = slot->job == ACCOUNTS_PAST ? slot->seen : 0;
+    slot->called_ns = sim_now_ns(client->cluster->sim);
+    if (is_at_one_time(slot)) {
+        snapshot_find(&slot->snapshot, client, slot->job == ACCOUNTS_STRICT, found);
+    } else {
+        read_all(slot);
     }
 }
 
@@ -297,6 +338,7 @@ bool accounts_idle(const struct client_host *client)
 void accounts_stop(struct client_host *client)
 {
     env_timer_stop(client->env, &client->bank.think);
+    snapshot_stop(&client->bank.snapshot);
 }
 
 void accounts_free(struct client_host *client)

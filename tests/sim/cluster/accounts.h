@@ -5,6 +5,7 @@
 
 #include "client/core.h"
 #include "sim/cluster/parts.h"
+#include "sim/cluster/snapshots.h"
 
 #define ACCOUNTS         8u
 #define ACCOUNT_BYTES    64u
@@ -20,6 +21,8 @@ enum account_job {
     ACCOUNTS_IDLE,
     ACCOUNTS_TRANSFER, /* two accounts are read and written */
     ACCOUNTS_AUDIT,    /* all are read, and validated to have been so at one time */
+    ACCOUNTS_SNAPSHOT, /* all are read as of one version that was found for it */
+    ACCOUNTS_STRICT,   /* the same, with the writers held off while it is found */
     ACCOUNTS_PAST      /* all are read as of a version that this client has seen somewhere */
 };
 
@@ -35,12 +38,13 @@ struct account_slot {
     struct account_read reads[ACCOUNTS]; /* side by side; and validations, one for each shard */
     struct env_timer think;
     enum account_job job;
+    struct snapshot snapshot;
     bool final;   /* the last audit */
     bool commits; /* a transfer is on its way */
     uint32_t account[ACCOUNTS], count;
     int64_t balance[ACCOUNTS], amount;
     uint64_t version[ACCOUNTS];
-    uint64_t at;   /* ACCOUNTS_PAST: of when */
+    uint64_t at;   /* of when; 0: newest */
     uint64_t seen; /* newest version that was met since all accounts were; 0: they haven't been */
     uint32_t out, parts, attempts; /* calls that aren't answered yet; shards concerned */
     struct core_call *failed;      /* the first of them */

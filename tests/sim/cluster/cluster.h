@@ -126,7 +126,7 @@ struct mortal {
 };
 
 struct cluster_counts {
-    uint64_t ok, failed, unknown, conflicts, transactions, past_audits, deaths;
+    uint64_t ok, failed, unknown, conflicts, transactions, past_audits, at_one_time, deaths;
     uint64_t crashes, power_losses, pauses, restarts, wipes, stops;
     uint64_t cuts, net_faults, disk_faults, full_windows, clock_jumps, bit_flips;
     uint64_t fatal, refused, snapshots, shards_failed, elections;

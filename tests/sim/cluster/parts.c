@@ -44,6 +44,13 @@ void part_item(struct tx_part *part, enum txn_item_kind kind, uint64_t ptr, uint
     store_u32(part->bytes.data + 8, part->items);
 }
 
+void part_unchanged(struct tx_part *part, uint64_t ptr, uint64_t at)
+{
+    size_t place = part->bytes.len;
+    part_item(part, TXN_CHECK_OBJECT, ptr, at, NULL, 0);
+    part->bytes.data[place + 1] = TXN_NOT_NEWER;
+}
+
 void part_close(struct tx_part *part)
 {
     buf_close(&part->bytes);

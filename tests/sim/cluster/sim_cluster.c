@@ -88,6 +88,9 @@ static void finish(struct cluster *c)
     if (!c->bad && c->counts.ok == 0) {
         cluster_fail(c, "nothing succeeded: this proves nothing");
     }
+    if (!c->bad && c->tame && c->counts.at_one_time == 0) {
+        cluster_fail(c, "nothing was read at one time: this proves nothing of snapshots");
+    }
     if (!c->bad && c->mode != MODE_NONE && nemesis_applied(c) == 0) {
         cluster_fail(c, "no fault was applied: this proves nothing");
     }
@@ -131,18 +134,19 @@ static bool run_one(struct run *run)
     uint64_t virtual_ms = sim_now_ns(c.sim) / SIM_MS;
     bool bad = c.bad;
     printf("%s seed %" PRIu64 " %s n%u s%u: ops ok %" PRIu64 " tx %" PRIu64 " deaths %" PRIu64
-           " audits %" PRIu64 "+%" PRIu64 " doubt %" PRIu64 " ms conflict %" PRIu64
-           " failed %" PRIu64 " unknown %" PRIu64 "; kills %" PRIu64 " power %" PRIu64
-           " pauses %" PRIu64 " stops %" PRIu64 " wipes %" PRIu64 " cuts %" PRIu64 " net %" PRIu64
-           " disk %" PRIu64 " full %" PRIu64 " clock %" PRIu64 " bits %" PRIu64 " fatal %" PRIu64
-           " shards failed %" PRIu64 " refused %" PRIu64 " installs %" PRIu64
+           " audits %" PRIu64 "+%" PRIu64 " at one time %" PRIu64 " doubt %" PRIu64
+           " ms conflict %" PRIu64 " failed %" PRIu64 " unknown %" PRIu64 "; kills %" PRIu64
+           " power %" PRIu64 " pauses %" PRIu64 " stops %" PRIu64 " wipes %" PRIu64 " cuts %" PRIu64
+           " net %" PRIu64 " disk %" PRIu64 " full %" PRIu64 " clock %" PRIu64 " bits %" PRIu64
+           " fatal %" PRIu64 " shards failed %" PRIu64 " refused %" PRIu64 " installs %" PRIu64
            "; %.1f s virtual, %" PRIu64 " events, %.2f s, trace %016" PRIx64 "\n",
            bad ? "FAIL" : "ok  ", run->seed, mode_names[run->mode], c.node_count, c.shard_count,
            k->ok, k->transactions, k->deaths, c.bank.audits - k->past_audits, k->past_audits,
-           c.in_doubt.longest_ns / SIM_MS, k->conflicts, k->failed, k->unknown, k->crashes,
-           k->power_losses, k->pauses, k->stops, k->wipes, k->cuts, k->net_faults, k->disk_faults,
-           k->full_windows, k->clock_jumps, k->bit_flips, k->fatal, k->shards_failed, k->refused,
-           k->snapshots, (double)virtual_ms / 1000, events, took, run->trace);
+           k->at_one_time, c.in_doubt.longest_ns / SIM_MS, k->conflicts, k->failed, k->unknown,
+           k->crashes, k->power_losses, k->pauses, k->stops, k->wipes, k->cuts, k->net_faults,
+           k->disk_faults, k->full_windows, k->clock_jumps, k->bit_flips, k->fatal,
+           k->shards_failed, k->refused, k->snapshots, (double)virtual_ms / 1000, events, took,
+           run->trace);
     if (bad) {
         printf("     %s\n     replay: sim_cluster --seed %" PRIu64 " --mode %s --seconds %" PRIu64
                " --verbose\n",

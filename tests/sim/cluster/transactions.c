@@ -1,5 +1,6 @@
 /* Transactions of the simulated clients: each reads one to three lists, appends to some of them,
- * and commits; what it saw and did goes into a history that must be strictly serializable. */
+ * and commits, serializable or at the snapshot level, and some that only read do so as of one
+ * version; what they saw and did goes into a history that must show what the levels promise. */
 #include "sim/cluster/transactions.h"
 
 #include <inttypes.h>
@@ -58,7 +59,9 @@ static void excuse(struct tx_slot *slot, int err)
     bool jumped = c->mode == MODE_CLOCK || c->mode == MODE_MIXED;
     bool expected =
         err == ERR_CONFLICT || (c->mode == MODE_ROLLING && err == ERR_TX_ABORTED) ||
-        (jumped && (err == ERR_TX_ABORTED || (slot->step == TX_VALIDATING && err == ERR_TIMEOUT)));
+        (jumped && (err == ERR_TX_ABORTED || (slot->step == TX_VALIDATING && err == ERR_TIMEOUT) ||
+                    (slot->at_one_time && (err == ERR_BUSY || err == ERR_SNAPSHOT_TOO_OLD ||
+                                           err == ERR_INVAL || err == ERR_TIMEOUT))));
     bool weather = cluster_weather(err) || err == ERR_TX_ABORTED || err == ERR_TX_UNDECIDED ||
                    err == ERR_TX_TOO_LATE;
     if (err == ERR_CONFLICT) {
@@ -71,7 +74,8 @@ static void excuse(struct tx_slot *slot, int err)
     if (!expected && (!weather || c->tame || c->calm)) {
         cluster_fail(c, "client %u: transaction, step %d: %s after %" PRIu64 " ms: %s%s",
                      slot->client->index, slot->step, err_name(err),
-                     (now_ns(slot) - slot->called_ns) / SIM_MS, slot->call.text,
+                     (now_ns(slot) - slot->called_ns) / SIM_MS,
+                     slot->step == TX_FINDING ? slot->snapshot.text : slot->call.text,
                      weather ? " (no fault excuses it)" : "");
     }
 }
@@ -176,13 +180,18 @@ static uint32_t shard_of(const struct tx_slot *slot, uint32_t key)
     return parts_shard_of(slot->client->cluster->lists[slot->list[key]]);
 }
 
-/* What the transaction wants of one shard. */
+/* What the transaction wants of one shard. At the snapshot level the first committer wins; else all
+ * that was read must still be so. */
 static void part(struct tx_slot *slot, uint32_t shard, bool checks_only, struct tx_part *out)
 {
     part_begin(out, shard);
     for (uint32_t k = 0; k < slot->count; k++) {
         uint64_t ptr = slot->client->cluster->lists[slot->list[k]];
-        if (shard_of(slot, k) == shard) {
+        if (shard_of(slot, k) == shard && slot->at_snapshot) {
+            if (slot->append[k]) {
+                part_unchanged(out, ptr, slot->snapshot.at);
+            }
+        } else if (shard_of(slot, k) == shard) {
             part_item(out, TXN_CHECK_OBJECT, ptr, slot->version[k], NULL, 0);
         }
     }
@@ -196,13 +205,13 @@ static void part(struct tx_slot *slot, uint32_t shard, bool checks_only, struct 
     }
 }
 
-/* Shards of the transaction, each once. */
+/* Shards of the transaction, each once. What a snapshot has only read concerns nobody. */
 static uint32_t shards(const struct tx_slot *slot, uint32_t out[TX_KEYS_MAX])
 {
     uint32_t count = 0;
     for (uint32_t k = 0; k < slot->count; k++) {
         uint32_t shard = shard_of(slot, k);
-        bool known = false;
+        bool known = slot->at_snapshot && !slot->append[k];
         for (uint32_t i = 0; i < count; i++) {
             known = known || out[i] == shard;
         }
@@ -232,7 +241,7 @@ static void validate(struct tx_slot *slot)
     uint32_t of[TX_KEYS_MAX];
     uint32_t count = shards(slot, of);
     uint64_t clock = 0;
-    if (slot->count == 1 || slot->at == count) {
+    if (slot->at_one_time || slot->count == 1 || slot->at == count) {
         tx_end(slot, TXN_COMMITTED);
         return;
     }
@@ -300,8 +309,9 @@ static void read_next(struct tx_slot *slot)
         memset(&slot->call, 0, sizeof slot->call);
         slot->called_ns = now_ns(slot);
         submit(slot,
-               core_prepare_read(&slot->call, client->heap, c->lists[slot->list[slot->at]], 0,
-                                 slot->words[slot->at], LIST_BYTES),
+               core_prepare_read_at(&slot->call, client->heap, c->lists[slot->list[slot->at]],
+                                    slot->at_one_time ? slot->snapshot.at : 0, 0,
+                                    slot->words[slot->at], LIST_BYTES),
                was_read);
         return;
     }
@@ -319,6 +329,18 @@ static void read_next(struct tx_slot *slot)
     } else {
         validate(slot);
     }
+}
+
+static void found(struct snapshot *s, int err)
+{
+    struct tx_slot *slot = container_of(s, struct tx_slot, snapshot);
+    if (err != 0) {
+        tx_failed(slot, err);
+        return;
+    }
+    slot->client->cluster->counts.at_one_time++;
+    slot->step = TX_READING;
+    read_next(slot);
 }
 
 static void tx_start(struct env_timer *timer)
@@ -345,9 +367,17 @@ static void tx_start(struct env_timer *timer)
     for (uint32_t k = 0; k < slot->count; k++) {
         slot->append[k] = !reads_only && below(slot, 3) != 0;
     }
-    slot->id = txn_history_begin(client->cluster->transactions, client->index, TXN_SERIALIZABLE,
-                                 now_ns(slot));
-    read_next(slot);
+    slot->at_snapshot = !slot->final && below(slot, 4) == 0;
+    slot->at_one_time = slot->at_snapshot || (!slot->final && reads_only && below(slot, 2) == 0);
+    slot->id = txn_history_begin(client->cluster->transactions, client->index,
+                                 slot->at_snapshot ? TXN_SNAPSHOT : TXN_SERIALIZABLE, now_ns(slot));
+    if (slot->at_one_time) {
+        slot->step = TX_FINDING;
+        slot->called_ns = now_ns(slot);
+        snapshot_find(&slot->snapshot, client, !slot->at_snapshot, found);
+    } else {
+        read_next(slot);
+    }
 }
 
 static void tx_next(struct tx_slot *slot, uint64_t us)
@@ -380,6 +410,7 @@ bool transactions_idle(const struct client_host *client)
 void transactions_stop(struct client_host *client)
 {
     env_timer_stop(client->env, &client->tx.think);
+    snapshot_stop(&client->tx.snapshot);
 }
 
 void transactions_check(struct cluster *c)

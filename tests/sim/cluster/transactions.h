@@ -5,6 +5,7 @@
 
 #include "client/core.h"
 #include "sim/cluster/parts.h"
+#include "sim/cluster/snapshots.h"
 
 #define LISTS           6
 #define LIST_VALUES_MAX 500u
@@ -15,13 +16,16 @@ struct client_host;
 struct cluster;
 struct txn_history;
 
-enum tx_step { TX_IDLE, TX_READING, TX_VALIDATING, TX_COMMITTING, TX_SETTLING };
+enum tx_step { TX_IDLE, TX_FINDING, TX_READING, TX_VALIDATING, TX_COMMITTING, TX_SETTLING };
 struct tx_slot {
     struct client_host *client;
     struct core_call call;
     struct env_timer think;
     enum tx_step step;
-    bool final; /* reads every list once, one after another */
+    bool final;       /* reads every list once, one after another */
+    bool at_snapshot; /* of that level; else serializable */
+    bool at_one_time; /* all reads are as of a version that is found first */
+    struct snapshot snapshot;
     bool append[TX_KEYS_MAX];
     uint32_t list[TX_KEYS_MAX];
     uint32_t count, at; /* keys; which one is being read, or which part validated */
@@ -42,7 +46,7 @@ void transactions_go(struct client_host *client);
 void transactions_final(struct client_host *client);
 bool transactions_idle(const struct client_host *client);
 void transactions_stop(struct client_host *client);
-/* Strictly serializable, or the cluster has failed. */
+/* Every transaction has what its level promises: strictly serializable, or a snapshot. */
 void transactions_check(struct cluster *c);
 
 #endif
