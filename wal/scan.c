@@ -126,7 +126,44 @@ out:
     return rv;
 }
 
-/* The whole segment in scan->image. */
+static struct slice image_from(const struct wal_scan *scan, uint64_t offset)
+{
+    return offset < scan->image_bytes ? slice_of(scan->image + offset, scan->image_bytes - offset)
+                                      : slice_of(NULL, 0);
+}
+
+/* Is the last record of the block the mark of an orderly end? */
+static bool is_clean_end(struct slice in, const struct wal_block_head *head)
+{
+    struct slice left =
+        slice_of(in.data + WAL_BLOCK_HEAD_BYTES, head->bytes - WAL_BLOCK_HEAD_BYTES);
+    struct wal_record record = {.kind = 0};
+    size_t bytes;
+
+    while (left.len > 0 && wal__record_unpack(left, &record, &bytes) == 0) {
+        left = slice_of(left.data + bytes, left.len - bytes);
+    }
+    return left.len == 0 && record.kind == WAL_KIND_MARK && record.type == WAL_RECORD_TYPE_CLEAN;
+}
+
+/* Does what was read of the segment, every block of it, lead to such a mark? Nothing is ever
+ * written behind it. */
+static bool ends_clean(const struct wal_scan *scan, const struct wal_header *header)
+{
+    struct wal_block_head head;
+    uint64_t at = WAL_HEADER_BYTES;
+    bool clean = false;
+
+    while (!clean && wal__block_check(image_from(scan, at), header, at, &head)) {
+        clean = is_clean_end(image_from(scan, at), &head);
+        at += wal__round_up(head.bytes, WAL_ALIGN);
+    }
+    return clean;
+}
+
+#define FIRST_LOOK ((size_t)128 << 10)
+
+/* The segment in scan->image: all of it, or up to the mark of an orderly end. */
 static int image_load(struct wal_scan *scan, size_t i, struct err_text *e)
 {
     const struct wal_found *s = &scan->segments[i];
@@ -143,20 +180,22 @@ static int image_load(struct wal_scan *scan, size_t i, struct err_text *e)
     if (scan->image == NULL) {
         return ERR_NOMEM;
     }
-    rv = read_all(scan, s->header.sequence, scan->image, bytes, 0, &got, NULL, e);
-    if (rv != 0) {
-        return rv;
+    scan->image_bytes = 0;
+    for (size_t want = FIRST_LOOK; scan->image_bytes < bytes; want *= 2) {
+        size_t part = (want < bytes ? want : bytes) - scan->image_bytes;
+        rv = read_all(scan, s->header.sequence, scan->image + scan->image_bytes, part,
+                      scan->image_bytes, &got, NULL, e);
+        if (rv != 0) {
+            return rv;
+        }
+        scan->image_bytes += got;
+        if (got < part || ends_clean(scan, &s->header)) {
+            break;
+        }
     }
-    scan->image_bytes = got;
     scan->image_of = i;
     scan->image_valid = true;
     return 0;
-}
-
-static struct slice image_from(const struct wal_scan *scan, uint64_t offset)
-{
-    return offset < scan->image_bytes ? slice_of(scan->image + offset, scan->image_bytes - offset)
-                                      : slice_of(NULL, 0);
 }
 
 static void saw_block(struct wal_scan *scan, const struct wal_block_head *head)

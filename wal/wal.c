@@ -294,6 +294,14 @@ void wal__finish_step(struct wal *wal)
     if (err == 0 && wal->durable_position != wal->position) {
         err = ERR_DISKFULL;
     }
+    if (err == 0 && wal->next != NULL) {
+        /* As a spare: opening would read all of it, to find that it wasn't used. */
+        struct wal_segment *next = wal->next;
+        wal->next = NULL;
+        env_file_close(wal->env, next->file);
+        wal__retire_file(wal, next->header.sequence, true);
+        mem_free(next);
+    }
     quiet(wal);
     wal__free(wal);
     done(arg, err);

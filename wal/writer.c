@@ -300,8 +300,8 @@ int wal__put(struct wal *wal, const struct wal_record *r)
 
     assert(r->kind != WAL_KIND_OPENING);
     assert(r->kind != WAL_KIND_RESTATE);
-    if (wal->failed != 0) {
-        return ERR_IO;
+    if (wal->failed != 0 || wal->clean_marked) {
+        return ERR_IO; /* nothing is behind the mark of an orderly end (scan.c) */
     }
     if (bytes > wal->record_bytes_max) {
         return ERR_TOOBIG;
