@@ -89,6 +89,30 @@ static int super_check(const struct image *image, uint64_t mark, struct err_text
     return 0;
 }
 
+static uint64_t origin_of(const struct env *env, const struct super_block *super)
+{
+    struct super_block s = *super;
+    s.origin = 0;
+    s.crc = 0;
+    return env->host == 0 ? 0 : hash64(env->host, &s, sizeof s);
+}
+
+void image_super_sign(const struct env *env, struct super_block *super)
+{
+    super->magic = SUPER_MAGIC;
+    super->format = IMAGE_FORMAT;
+    super->origin = origin_of(env, super);
+    super->crc = image_crc(super, sizeof *super);
+}
+
+/* Did this machine write it? Then its pages are what they were, if their checksums fit, and needn't
+ * be checked against each other. A directory that was handed to us is: who made it may have known
+ * how to compute a checksum. */
+static bool is_own(const struct image *image)
+{
+    return image->super.origin != 0 && image->super.origin == origin_of(image->env, &image->super);
+}
+
 struct pages_reader {
     struct env *env;
     struct env_file *file;
@@ -98,10 +122,26 @@ struct pages_reader {
     struct pages_entry *table;
 };
 
+/* The head says what the superblock and the footer say, too: whoever knows them needn't read it. */
+static int pages_head_check(const struct pages_reader *r, const struct image *image,
+                            const struct super_file *named)
+{
+    struct pages_head head;
+    int rv = read_exactly(r->env, r->file, &head, sizeof head, 0);
+    if (rv != 0) {
+        return err_set(r->e, rv, "%s: can't be read", r->path);
+    }
+    if (head.crc != image_crc(&head, sizeof head) || head.magic != PAGES_MAGIC ||
+        head.format != IMAGE_FORMAT || head.uid != image->uid || head.sequence != named->sequence ||
+        head.bytes_max != image->super.bytes_max) {
+        return err_set(r->e, ERR_CORRUPT, "%s: damaged head", r->path);
+    }
+    return 0;
+}
+
 static int pages_table_read(struct pages_reader *r, const struct image *image,
                             const struct super_file *named, struct pages_footer *footer)
 {
-    struct pages_head head;
     int64_t size = env_file_size(r->env, r->file);
     if (size < 0) {
         return err_set(r->e, (int)size, "%s: can't be read", r->path);
@@ -110,17 +150,9 @@ static int pages_table_read(struct pages_reader *r, const struct image *image,
         return err_set(r->e, ERR_CORRUPT, "%s: has %" PRIi64 " bytes, not %" PRIu64, r->path, size,
                        named->bytes);
     }
-    int rv = read_exactly(r->env, r->file, &head, sizeof head, 0);
-    if (rv == 0) {
-        rv = read_exactly(r->env, r->file, footer, sizeof *footer, named->bytes - sizeof *footer);
-    }
+    int rv = read_exactly(r->env, r->file, footer, sizeof *footer, named->bytes - sizeof *footer);
     if (rv != 0) {
         return err_set(r->e, rv, "%s: can't be read", r->path);
-    }
-    if (head.crc != image_crc(&head, sizeof head) || head.magic != PAGES_MAGIC ||
-        head.format != IMAGE_FORMAT || head.uid != image->uid || head.sequence != named->sequence ||
-        head.bytes_max != image->super.bytes_max) {
-        return err_set(r->e, ERR_CORRUPT, "%s: damaged head", r->path);
     }
     uint64_t limit = r->arena->pages;
     if (footer->crc != image_crc(footer, sizeof *footer) || footer->crc != named->footer_crc ||
@@ -190,6 +222,9 @@ static int pages_load(struct image *image, uint32_t number, bool look_only, stru
     }
     struct pages_footer footer;
     rv = pages_table_read(&r, image, named, &footer);
+    if (rv == 0 && (look_only || !is_own(image))) {
+        rv = pages_head_check(&r, image, named);
+    }
     if (rv == 0) {
         rv = pages_apply(&r, &footer, number);
     }
@@ -266,30 +301,6 @@ int image_load_pages(struct arena *arena, struct err_text *e)
         arena_close(arena);
     }
     return rv;
-}
-
-static uint64_t origin_of(const struct env *env, const struct super_block *super)
-{
-    struct super_block s = *super;
-    s.origin = 0;
-    s.crc = 0;
-    return env->host == 0 ? 0 : hash64(env->host, &s, sizeof s);
-}
-
-void image_super_sign(const struct env *env, struct super_block *super)
-{
-    super->magic = SUPER_MAGIC;
-    super->format = IMAGE_FORMAT;
-    super->origin = origin_of(env, super);
-    super->crc = image_crc(super, sizeof *super);
-}
-
-/* Did this machine write it? Then its pages are what they were, if their checksums fit, and needn't
- * be checked against each other. A directory that was handed to us is: who made it may have known
- * how to compute a checksum. */
-static bool is_own(const struct image *image)
-{
-    return image->super.origin != 0 && image->super.origin == origin_of(image->env, &image->super);
 }
 
 int image_adopt(const struct image *image, struct arena *arena, uint64_t bytes_max, bool own,
