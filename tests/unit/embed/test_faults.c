@@ -259,6 +259,92 @@ static void a_missing_log_is_an_error(void **state)
     assert_int_equal(open_error(&e), ERR_CORRUPT);
 }
 
+#define VALUES 400u
+
+static bool has_failed(struct embedded *db)
+{
+    inline_lock(&db->env);
+    bool failed = db->failed != 0;
+    inline_unlock(&db->env);
+    return failed;
+}
+
+/* True: a value was read that can't be, or the directory can't be opened, and that was said. Else
+ * all are right, and the disk thread has a few seconds to come upon the page, if it is asked to. */
+static bool damage_is_said(const uint64_t ptrs[VALUES], bool wait)
+{
+    struct embedded *db = NULL;
+    struct embedded_heap *h = NULL;
+    struct err_text e = {{0}};
+    bool said = false;
+    int rv = embed_open(&settings, &fault.env, &db, &e);
+    if (rv != 0) {
+        assert_int_equal(rv, ERR_CORRUPT);
+        assert_non_null(strstr(e.text, "pages-"));
+        return true;
+    }
+    assert_int_equal(embed_heap_open(db, slice_of("h", 1), &h, NULL), 0);
+    for (uint64_t i = 0; i < VALUES; i++) {
+        uint64_t value = UINT64_MAX;
+        rv = read_value(h, ptrs[i], &value);
+        said = said || rv != 0;
+        assert_int_equal(rv, said ? ERR_CORRUPT : 0); /* and nothing is answered any more */
+        assert_true(rv != 0 || value == i);
+    }
+    for (unsigned ms = 0; wait && !said && ms < 20000; ms += 20) {
+        (void)usleep(20000);
+        said = has_failed(db);
+    }
+    if (said) {
+        uint64_t ptr;
+        assert_int_equal(alloc_value(h, 1, &ptr), ERR_CORRUPT);
+        assert_non_null(strstr(db->fail_text, "is damaged"));
+    }
+    embed_close(db);
+    return said;
+}
+
+static void a_damaged_page_is_never_answered_from(void **state)
+{
+    (void)state;
+    uint64_t ptrs[VALUES];
+    char path[DIR_PATH_BYTES];
+    char pages[DIR_PATH_BYTES] = "";
+    char name[128];
+    struct embedded *db = must_open();
+    struct embedded_heap *h = must_heap(db);
+    for (uint64_t i = 0; i < VALUES; i++) {
+        assert_int_equal(alloc_value(h, i, &ptrs[i]), 0);
+    }
+    embed_close(db);
+    int64_t bytes = 0;
+    for (unsigned number = 1; number < 32; number++) {
+        (void)snprintf(name, sizeof name, "db/heaps/0000000000000002/pages-%016x", number);
+        int64_t have = dir_file_size(dir_path(&dir, name, path));
+        if (have > bytes) {
+            bytes = have;
+            memcpy(pages, path, sizeof pages);
+        }
+    }
+    assert_true(bytes > 8 * (int64_t)HEAP_PAGE_BYTES);
+    assert_false(damage_is_said(ptrs, false)); /* nothing is damaged yet */
+    unsigned said = 0;
+    bool waited = false;
+    for (int64_t at = HEAP_PAGE_BYTES; at < bytes - 2 * (int64_t)HEAP_PAGE_BYTES;
+         at += HEAP_PAGE_BYTES) {
+        dir_file_flip(pages, (uint64_t)at + 1000, 4);
+        bool now = damage_is_said(ptrs, false);
+        if (!now && !waited) {
+            waited = true;
+            now = damage_is_said(ptrs, true); /* of a page that a later file doesn't have */
+        }
+        said += now;
+        dir_file_flip(pages, (uint64_t)at + 1000, 4);
+    }
+    assert_true(said > 4);
+    assert_false(damage_is_said(ptrs, false));
+}
+
 /* ---- a full disk ---- */
 
 static void fill_disk(const char *path, uint64_t leave)
@@ -414,6 +500,7 @@ int main(void)
         TEST(memory_may_run_out),
         TEST(damage_in_the_log_is_an_error),
         TEST(a_missing_image_is_an_error),
+        TEST(a_damaged_page_is_never_answered_from),
         TEST(a_missing_log_is_an_error),
         TEST(a_log_without_checkpoints_is_no_full_disk),
         TEST(a_full_disk_refuses_and_goes_on),
