@@ -69,6 +69,8 @@ json_t *cli_text(const char *text);
 /* Versions, ids and pointers are strings: a JSON number keeps 53 bits in many a reader. */
 json_t *cli_u64(uint64_t value);
 json_t *cli_ptr(cairn_ptr ptr);
+/* A version as a time, which --at takes: "2026-03-02T09:14:42.050Z". obj.c. */
+json_t *cli_time(uint64_t version);
 
 /* One column of a table: a title, and the key of the row's object that it shows. */
 struct cli_column {
@@ -150,6 +152,7 @@ int verb_obj_free(struct cli *cli);
 int verb_obj_stat(struct cli *cli);
 int verb_obj_show(struct cli *cli);
 int verb_obj_history(struct cli *cli);
+int verb_obj_blame(struct cli *cli);
 int verb_obj_realloc(struct cli *cli);
 int verb_graph_fetch(struct cli *cli);
 int verb_obj_rollback(struct cli *cli);
@@ -162,6 +165,8 @@ int verb_tx_root_set(struct cli *cli);
 int verb_tx_commit(struct cli *cli);
 int verb_tx_outcome(struct cli *cli);
 int verb_tx_ls(struct cli *cli);
+int verb_tx_show(struct cli *cli);
+int verb_tx_trace(struct cli *cli);
 int verb_tx_stats(struct cli *cli);
 int verb_tx_abort(struct cli *cli);
 int verb_log_dump(struct cli *cli);

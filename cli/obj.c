@@ -293,7 +293,7 @@ int verb_obj_realloc(struct cli *cli)
 }
 
 /* 2026-03-02T09:14:42.050Z, as --at takes it. */
-static json_t *text_time(uint64_t version)
+json_t *cli_time(uint64_t version)
 {
     char text[40];
     char day[32];
@@ -317,7 +317,7 @@ static int add_change(void *arg, const cairn_change *change)
         arg,
         json_pack("{s:s,s:o,s:o,s:o,s:I,s:I,s:I,s:s}", "kind",
                   change->kind < sizeof kinds / sizeof kinds[0] ? kinds[change->kind] : "?",
-                  "version", cli_u64(change->version), "time", text_time(change->version), "before",
+                  "version", cli_u64(change->version), "time", cli_time(change->version), "before",
                   cli_u64(change->before), "size", (json_int_t)change->size, "offset",
                   (json_int_t)change->offset, "length", (json_int_t)change->len, "what", what));
     return 0;

@@ -74,6 +74,17 @@ void coord_push(struct coord *coord, uint64_t uid, const struct txn_name *name);
 /* A shard led here has told somebody that it has committed one already: it tells all the others. */
 void coord_finish(struct coord *coord, uint64_t uid, const struct txn_name *name);
 
+/* A transaction that is at work on this node, for operators. False: it isn't. */
+struct coord_view {
+    enum coord_purpose purpose;
+    enum coord_state state;
+    uint32_t count;
+    uint64_t uids[TX_PARTICIPANTS_MAX];
+    enum coord_part parts[TX_PARTICIPANTS_MAX];
+    uint32_t tries[TX_PARTICIPANTS_MAX]; /* in a row, without an answer that counts */
+};
+bool coord_look(const struct coord *coord, const struct txn_name *name, struct coord_view *out);
+
 struct coord_stats {
     uint64_t commits, committed, aborted, conflicts, too_late; /* coordinated here */
     uint64_t recoveries, asks, resends, reads_waited, forgotten, wrong;

@@ -341,12 +341,24 @@ static json_t *transactions(struct node *node, json_t *args, struct answer_error
     return admin__transactions(node, args);
 }
 
+static json_t *transaction(struct node *node, json_t *args, struct answer_error *e)
+{
+    json_t *answer = admin__transaction(node, args);
+    if (answer == NULL) {
+        e->err = err_set(&e->text, ERR_INVAL,
+                         "args need a transaction: {\"home\": \"16\", \"session\": \"1\", "
+                         "\"seq\": \"1\"}");
+    }
+    return answer;
+}
+
 static const struct {
     const char *verb;
     json_t *(*answer)(struct node *node, json_t *args, struct answer_error *e);
 } verbs[] = {
-    {"status", status},     {"heaps", heaps}, {"shards", shards}, {"transactions", transactions},
-    {"transfer", transfer},
+    {"status", status},           {"heaps", heaps},
+    {"shards", shards},           {"transactions", transactions},
+    {"transaction", transaction}, {"transfer", transfer},
 };
 
 /* ---- verbs whose answer comes later ---- */
@@ -408,6 +420,6 @@ int admin__answer(struct node *node, struct slice verb, struct slice args, struc
     }
     return err_set(e, ERR_UNSUPPORTED,
                    "unknown verb \"%.*s\"; this node answers status, heaps, shards, checkpoint, "
-                   "inspect, transactions, transfer",
+                   "inspect, transactions, transaction, transfer",
                    (int)(verb.len < 63 ? verb.len : 63), verb.data);
 }

@@ -203,6 +203,8 @@ void inspect__abandon(struct node *node);
 
 /* admin_tx.c: {"in_doubt": true}: only those that are undecided. NULL: out of memory. */
 json_t *admin__transactions(struct node *node, const json_t *args);
+/* NULL: args name none, or memory is short. */
+json_t *admin__transaction(struct node *node, const json_t *args);
 /* admin.c: appends the JSON text of an answer to *out, or returns an error with a text. */
 int admin__answer(struct node *node, struct slice verb, struct slice args, struct buf *out,
                   struct err_text *e);

@@ -190,6 +190,32 @@ struct shard_info {
 };
 void shard_get_info(const struct shard *shard, struct shard_info *out);
 
+/* What the log of a shard still says of one transaction, for operators. Of a transaction on this
+ * shard alone the name is {uid, session, number} of its TX_COMMIT_ONE. */
+enum shard_tx_what {
+    SHARD_TX_PREPARE,
+    SHARD_TX_COMMIT,
+    SHARD_TX_ABORT,
+    SHARD_TX_REFUSE,
+    SHARD_TX_FORGET,
+    SHARD_TX_SETTLE,
+    SHARD_TX_COMMIT_ONE
+};
+struct txn_name;
+struct shard_tx_step {
+    uint64_t index, term, stamp; /* of the entry */
+    enum shard_tx_what what;
+    uint32_t items;        /* PREPARE, COMMIT_ONE */
+    int code;              /* ABORT */
+    uint64_t committed_at; /* COMMIT */
+};
+typedef void (*shard_tx_step_cb)(void *arg, const struct shard_tx_step *step);
+#define SHARD_TRACE_ENTRIES_MAX 8192u /* the newest applied ones */
+/* In log order; cb runs inside. *from: the first entry that was looked at. ERR_IO, ERR_CORRUPT: the
+ * log can't be read. */
+int shard_trace_tx(struct shard *shard, const struct txn_name *name, uint64_t *from,
+                   shard_tx_step_cb cb, void *arg);
+
 struct catalog_heap {
     char name[HEAP_NAME_BYTES_MAX + 1];
     uint64_t heap_id, shard_bytes_max, retention_ms;

@@ -63,9 +63,9 @@ static void operation(char kind, char *rest, uint32_t id)
 {
     uint64_t numbers[1 + RECORD_VALUES_MAX];
     uint32_t count = 0;
-    for (char *word = strtok(rest, " "); word != NULL; word = strtok(NULL, " ")) {
+    while (*rest == ' ') {
         assert(count <= RECORD_VALUES_MAX);
-        numbers[count++] = strtoull(word, NULL, 10);
+        numbers[count++] = strtoull(rest, &rest, 10);
     }
     assert(count >= 1);
     if (kind == 'r') {

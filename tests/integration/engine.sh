@@ -73,6 +73,11 @@ has "$out" ' resize +5000'
 has "$out" ' write +64 +8 bytes at 0'
 has "$out" ' birth +64'
 holds '[.data.changes[].kind] == ["resize", "write", "birth"]' obj history bank/alice
+holds '[.data.ranges[] | [.offset, .length, .kind]] == [[0, 8, "write"], [8, 56, "birth"], [64, 4936, "resize"]]' \
+    obj blame bank/alice
+holds ".data.ranges[0].version == \"$v2\"" obj blame bank/alice
+expect 3 cairnctl obj blame bank/nobody
+expect 2 cairnctl obj blame
 holds ".data.hex == \"fbffffffffffffff\" and .data.version == \"$v1\"" obj read bank/alice --len 8 --at "$v1"
 holds '.data.hex == "0700000000000000"' obj read bank/alice --len 8 --at "$v2"
 holds '.data.size == 64' obj stat bank/alice --at "$v2"

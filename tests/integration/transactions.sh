@@ -62,6 +62,21 @@ has "$out" '"hex": "622d30"'
 expect 0 cairnctl tx commit "$tx" -o json
 id=$(jq -r .data.id <<<"$out")
 [ "$(jq -r .data.version <<<"$out")" -gt 0 ] || fail "no version: $out"
+expect 0 cairnctl tx show "$id" -o json
+jq -e '.data | (.in_doubt | not) and (.shards | length) > 1 and any(.shards[]; .home) and
+    all(.shards[]; .state == "committed" or .state == "in doubt")' <<<"$out" >/dev/null || fail "tx show: $out"
+expect 0 cairnctl tx show "$id"
+has "$out" ' committed '
+expect 0 cairnctl tx trace "$id" -o json
+jq -e '([.data.steps[] | select(.step == "prepare") | .uid] | unique | length) > 1 and
+    ([.data.steps[] | select(.step == "commit") | .uid] | unique | length) > 1 and .data.steps[0].step == "prepare" and
+    ([.data.steps[] | .stamp | tonumber] | . == sort)' <<<"$out" >/dev/null || fail "tx trace: $out"
+expect 0 cairnctl tx trace "$id"
+has "$out" ' prepare +[1-9]'
+expect 3 cairnctl tx show 16.1.1
+expect 3 cairnctl tx trace 16.1.1
+expect 2 cairnctl tx show 'no id'
+expect 2 cairnctl tx trace
 # Its answer had arrived, and its session ended with the call: nobody keeps it, and nobody makes an answer up.
 expect 5 cairnctl tx outcome "$id"
 has "$out" '^unknown$'
