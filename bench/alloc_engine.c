@@ -1,24 +1,32 @@
-/* Cairn's engine (alloc/) by itself: without a commit the apply path alone, as every replica runs
- * it; else pmem mode, where a commit is one drain of the micro-journal. Disk mode is measured
- * through the SDK (alloc_embedded.c), since there the log is what makes a step durable. */
+/* Cairn's engine (alloc/) by itself. Without a commit the volatile part of applying alone:
+ * placement, slot, dirty marks, the bytes; called "commands", steps go through the log's encoding
+ * and heap_apply() as well, as every replica runs them. With a commit: pmem mode, where it is one
+ * drain of the micro-journal. What is committed together is one entry, as a replica's batch is.
+ * Disk mode is measured through the SDK (alloc_embedded.c), since there the log is what makes a
+ * step durable. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "alloc/command.h"
 #include "alloc/heap.h"
 #include "alloc/image.h"
 #include "base/env_uv.h"
 #include "bench/alloc_driver.h"
+#include "embed/record.h"
 
 #define UID           7u
 #define TABLE_BYTES   ((uint64_t)1 << 20)
 #define TABLE_ENTRIES (TABLE_BYTES / 8)
+#define ENTRY_STEPS   64u /* in an entry where nothing is committed */
 
 static struct env *env;
 static struct image *image;
 static struct heap *heap;
 static unsigned commit_every, pending;
 static uint64_t index_next, table_object;
+static bool in_entry;
+static struct buf encoded;
 
 static void check(int rv, const char *what)
 {
@@ -30,12 +38,19 @@ static void check(int rv, const char *what)
 
 static uint64_t begin(void)
 {
-    heap_begin(heap, ++index_next, 1, 0);
+    if (!in_entry) {
+        heap_begin(heap, ++index_next, 1, 0);
+        in_entry = true;
+    }
     return heap_next_version(heap);
 }
 
 static void commit(void)
 {
+    if (in_entry) {
+        heap_end(heap);
+        in_entry = false;
+    }
     if (image != NULL) {
         check(image_commit(image, heap), "commit");
     }
@@ -78,7 +93,6 @@ static uint64_t take(const void *fill, size_t bytes)
     uint64_t object = 0;
     uint64_t version = begin();
     int rv = heap_alloc(heap, version, bytes, 1, slice_of(fill, bytes), &object);
-    heap_end(heap);
     if (rv != ERR_NOSPACE) {
         check(rv, "alloc");
     }
@@ -89,14 +103,44 @@ static void give(uint64_t object)
 {
     uint64_t version = begin();
     check(heap_free_object(heap, version, object), "free");
-    heap_end(heap);
 }
+
+/* ---- whole commands: encoded, read, applied ---- */
+
+static uint64_t apply_encoded(const struct heap_command *command)
+{
+    struct record record = {.kind = (uint16_t)command->kind, .command = *command};
+    struct record_reader reader;
+    struct heap_outcome outcome;
+    buf_clear(&encoded);
+    check(record_begin(&encoded), "encode");
+    check(record_append(&encoded, &record), "encode");
+    check(record_read_open(&reader, slice_of(encoded.data, encoded.len)), "decode");
+    check(record_read(&reader, &record), "decode");
+    check(heap_apply(heap, begin(), &record.command, &outcome), "apply");
+    if (outcome.code != ERR_NOSPACE) {
+        check(outcome.code, "command");
+    }
+    return outcome.value;
+}
+
+static uint64_t take_command(const void *fill, size_t bytes)
+{
+    return apply_encoded(&(const struct heap_command){
+        .kind = HEAP_COMMAND_ALLOC, .size = bytes, .type = 1, .data = slice_of(fill, bytes)});
+}
+
+static void give_command(uint64_t object)
+{
+    (void)apply_encoded(&(const struct heap_command){.kind = HEAP_COMMAND_FREE, .ptr = object});
+}
+
+/* ---- further workloads ---- */
 
 static void update(uint64_t object, const void *fill, size_t bytes)
 {
     uint64_t version = begin();
     check(heap_write(heap, version, object, 0, slice_of(fill, bytes)), "write");
-    heap_end(heap);
 }
 
 static void replace(uint64_t *table, unsigned i, const void *fill, size_t bytes)
@@ -111,13 +155,12 @@ static void replace(uint64_t *table, unsigned i, const void *fill, size_t bytes)
                      slice_of(&object, sizeof object)),
           "publish");
     check(heap_free_object(heap, version, table[i]), "free");
-    heap_end(heap);
     table[i] = object;
 }
 
 static void step(void)
 {
-    if (commit_every > 0 && ++pending >= commit_every) {
+    if (++pending >= (commit_every > 0 ? commit_every : ENTRY_STEPS)) {
         commit();
     }
 }
@@ -131,21 +174,22 @@ static uint64_t footprint(void)
 
 static void compact(void)
 {
+    commit();
     struct heap_defrag step = {.left = true};
     while (step.left) {
         (void)begin();
         check(heap_defrag(heap, HEAP_DEFRAG_BYTES_MAX, &step), "defrag");
-        heap_end(heap);
+        commit();
     }
     (void)begin();
     while (heap_trim(heap, UINT64_MAX) > 0) {
     }
-    heap_end(heap);
+    commit();
 }
 
 int main(int argc, char **argv)
 {
-    static const struct alloc_system system = {
+    struct alloc_system system = {
         .name = "cairn",
         .open = start,
         .close = stop,
@@ -157,5 +201,11 @@ int main(int argc, char **argv)
         .footprint = footprint,
         .compact = compact,
     };
+    for (int i = 1; i < argc; i++) {
+        if (strcmp(argv[i], "--commands") == 0) { /* the driver passes over it */
+            system.alloc = take_command;
+            system.free = give_command;
+        }
+    }
     return alloc_driver_main(argc, argv, &system);
 }
