@@ -26,6 +26,9 @@ struct raw {
         char *election_ms, *heartbeat_ms;
     } raft;
     struct {
+        char *leaders;
+    } placement;
+    struct {
         char *mode, *checkpoint_log_bytes, *meta_bytes_max;
     } storage;
     struct {
@@ -54,6 +57,8 @@ static const cyaml_schema_field_t tls_fields[] = {GROUP_TEXT(tls, ca), GROUP_TEX
                                                   GROUP_TEXT(tls, key), CYAML_FIELD_END};
 static const cyaml_schema_field_t raft_fields[] = {GROUP_TEXT(raft, election_ms),
                                                    GROUP_TEXT(raft, heartbeat_ms), CYAML_FIELD_END};
+static const cyaml_schema_field_t placement_fields[] = {GROUP_TEXT(placement, leaders),
+                                                        CYAML_FIELD_END};
 static const cyaml_schema_field_t storage_fields[] = {
     GROUP_TEXT(storage, mode), GROUP_TEXT(storage, checkpoint_log_bytes),
     GROUP_TEXT(storage, meta_bytes_max), CYAML_FIELD_END};
@@ -76,6 +81,7 @@ static const cyaml_schema_field_t top_fields[] = {
     TEXT(struct raw, shutdown_ms),
     GROUP(tls, tls_fields),
     GROUP(raft, raft_fields),
+    GROUP(placement, placement_fields),
     GROUP(storage, storage_fields),
     GROUP(wal, wal_fields),
     GROUP(log, log_fields),
@@ -115,6 +121,8 @@ static const struct setting settings[] = {
     {"raft.election_ms", RAW(raft.election_ms), SETTING_U32, FIELD(election_ms), 100, 60000, NULL},
     {"raft.heartbeat_ms", RAW(raft.heartbeat_ms), SETTING_U32, FIELD(heartbeat_ms), 10, 10000,
      NULL},
+    {"placement.leaders", RAW(placement.leaders), SETTING_CHOICE, FIELD(leaders), 0, 0,
+     "spread|gather"},
     {"storage.mode", RAW(storage.mode), SETTING_CHOICE, FIELD(storage), 0, 0, "auto|disk|pmem"},
     {"storage.checkpoint_log_bytes", RAW(storage.checkpoint_log_bytes), SETTING_BYTES,
      FIELD(checkpoint_log_bytes), 64u << 10, 1ull << 40, NULL},

@@ -14,6 +14,7 @@ void node_config_init(struct node_config *config)
     snprintf(config->listen, sizeof config->listen, "0.0.0.0:7420");
     config->election_ms = 1000;
     config->heartbeat_ms = 100;
+    config->leaders = NODE_LEADERS_SPREAD;
     config->storage = NODE_STORAGE_AUTO;
     config->checkpoint_log_bytes = 8u << 20;
     config->meta_bytes_max = 64u << 20;
@@ -170,6 +171,7 @@ int node__start(struct node *node, struct err_text *e)
         .cluster_id = node->identity.cluster_id,
         .election_ms = node->config.election_ms,
         .heartbeat_ms = node->config.heartbeat_ms,
+        .gather_leaders = node->config.leaders == NODE_LEADERS_GATHER,
         .meta_bytes_max = node->config.meta_bytes_max,
         .mode = node->mode,
         .checkpoint_log_bytes = node->config.checkpoint_log_bytes,

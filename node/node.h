@@ -14,6 +14,7 @@ struct node;
 
 #define PATH_BYTES_MAX 1023
 
+enum node_leaders { NODE_LEADERS_SPREAD, NODE_LEADERS_GATHER };
 enum node_storage { NODE_STORAGE_AUTO, NODE_STORAGE_DISK, NODE_STORAGE_PMEM };
 
 struct node_config_peer {
@@ -33,6 +34,7 @@ struct node_config {
     struct node_config_peer nodes[NODES_MAX];
     uint32_t node_count;
     uint32_t election_ms, heartbeat_ms; /* 1000, 100 */
+    enum node_leaders leaders;          /* spread */
     enum node_storage storage;          /* auto: pmem if the data directory is on it, else disk */
     uint64_t checkpoint_log_bytes;      /* 8 MiB */
     uint64_t meta_bytes_max;            /* 64 MiB */

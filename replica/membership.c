@@ -239,9 +239,38 @@ int shard_transfer_leadership(struct shard *shard, uint32_t node)
     return ERR_NOTFOUND;
 }
 
-/* Leadership spreads over the nodes because each shard goes back to its first member when that is
- * up to date. Each attempt doubles the pause before the next, so that a replica that can't hold it
- * doesn't make it flap. */
+/* Could take the shard over at once, or keep it. */
+static bool could_lead(const struct shard *s, const struct consensus_config *config, uint64_t id,
+                       uint64_t now_ms)
+{
+    int at = find(config, id);
+    return at >= 0 && config->servers[at].role == CONSENSUS_VOTER &&
+           !clock_is_off(s->r, replica_id_node(id)) &&
+           (id == s->self_id || (heard_lately(s, id, now_ms) &&
+                                 consensus_match_index(s->consensus, id) + PREFER_LAG_MAX >=
+                                     wal_log_last_index(s->log)));
+}
+
+/* Who shall lead; 0: who does now (docs/adr/0009-leaders.md). Spread: each shard's first member.
+ * Gathered: of its members that could, the one with the smallest node number, which is the same
+ * node for all shards that have the same members. */
+static uint64_t preferred(const struct shard *s, const struct catalog_place *place,
+                          const struct consensus_config *config, uint64_t now_ms)
+{
+    uint64_t best = 0;
+    uint32_t count = s->r->opts.gather_leaders ? place->count : 1;
+    for (uint32_t i = 0; i < count; i++) {
+        uint64_t id = place->members[i];
+        if (could_lead(s, config, id, now_ms) &&
+            (best == 0 || replica_id_node(id) < replica_id_node(best))) {
+            best = id;
+        }
+    }
+    return best == s->self_id ? 0 : best;
+}
+
+/* Leadership moves to the preferred replica when that is up to date. Each attempt doubles the pause
+ * before the next, so that a replica that can't hold it doesn't make it flap. */
 static void prefer(struct shard *s, uint64_t now_ms)
 {
     struct catalog_place place;
@@ -251,13 +280,10 @@ static void prefer(struct shard *s, uint64_t now_ms)
         catalog_place_of(s->r->meta->heap, s->uid, &place) != 0) {
         return;
     }
-    uint64_t id = place.members[0];
     struct consensus_config config;
     consensus_get_config(s->consensus, &config);
-    int at = find(&config, id);
-    if (id == s->self_id || at < 0 || config.servers[at].role != CONSENSUS_VOTER ||
-        !heard_lately(s, id, now_ms) || clock_is_off(s->r, replica_id_node(id)) ||
-        consensus_match_index(s->consensus, id) + PREFER_LAG_MAX < wal_log_last_index(s->log)) {
+    uint64_t id = preferred(s, &place, &config, now_ms);
+    if (id == 0) {
         return;
     }
     uint64_t ms = s->prefer_backoff_ms * 2;

@@ -68,6 +68,8 @@ struct replica_opts {
                       to be added */
     uint64_t cluster_id;
     uint32_t election_ms, heartbeat_ms;
+    bool gather_leaders;     /* on one node, as far as members allow; else each shard's first member
+                                leads. The same on all nodes */
     uint64_t meta_bytes_max; /* arena limit of the meta shard; 0: 64 MiB */
     enum image_mode mode;
     uint64_t checkpoint_log_bytes; /* checkpoint a shard after this many bytes of log; 0: 8 MiB */
