@@ -28,8 +28,8 @@ static void failed_with(struct account_slot *slot, int err, const char *text)
 {
     struct cluster *c = slot->client->cluster;
     /* Of shards whose clocks jumped far apart one takes no deadline of the other's, and one that
-     * is behind can't say what will have been at a time of the other's. Who waits for a commit
-     * whose coordinator goes in good order may have it aborted: nothing of it happened. */
+     * is behind can't say what will have been at a time of the other's. A read that
+     * waits for a commit for 250 ms has it aborted: nothing of it happened. */
     bool jumped = c->mode == MODE_CLOCK || c->mode == MODE_MIXED;
     bool expected = err == ERR_CONFLICT ||
                     (slot->job == ACCOUNTS_PAST && err == ERR_SNAPSHOT_TOO_OLD) ||

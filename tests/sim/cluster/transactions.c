@@ -54,11 +54,11 @@ static void excuse(struct tx_slot *slot, int err)
 {
     struct cluster *c = slot->client->cluster;
     /* Of shards whose clocks jumped far apart one takes no deadline of the other's, and can't say
-     * that it is as late as what was read there. Who waits for a commit whose coordinator goes in
-     * good order may have it aborted: nothing of it happened. */
+     * that it is as late as what was read there. A read that waits for a commit for
+     * 250 ms has it aborted: nothing of it happened. */
     bool jumped = c->mode == MODE_CLOCK || c->mode == MODE_MIXED;
     bool expected =
-        err == ERR_CONFLICT || (c->mode == MODE_ROLLING && err == ERR_TX_ABORTED) ||
+        err == ERR_CONFLICT || err == ERR_TX_ABORTED ||
         (jumped && (err == ERR_TX_ABORTED || (slot->step == TX_VALIDATING && err == ERR_TIMEOUT) ||
                     (slot->at_one_time && (err == ERR_BUSY || err == ERR_SNAPSHOT_TOO_OLD ||
                                            err == ERR_INVAL || err == ERR_TIMEOUT))));
