@@ -131,6 +131,14 @@ int cli_error(struct cli *cli, int code, const char *format, ...)
 int cli_fail(struct cli *cli, int code, const char *what)
 {
     const char *why = cairn_errormsg();
+    if (code == CAIRN_E_SNAPSHOT_TOO_OLD) {
+        return cli_error(cli, code,
+                         "%s: nothing is kept of that version any more. `cairnctl heap get HEAP` "
+                         "says for how long versions are kept, `obj history` which ones of an "
+                         "object are; `heap set HEAP retention=1h` keeps them for longer from now "
+                         "on",
+                         what);
+    }
     return cli_error(cli, code, "%s: %s", what, why[0] != 0 ? why : cairn_strerror(code));
 }
 
@@ -340,7 +348,34 @@ int cli_collect(struct cli *cli, const char *verb, json_t *args, const char *key
     return 0;
 }
 
+int cli_tx_at(cairn_heap *heap, uint64_t at, cairn_tx **tx)
+{
+    cairn_tx_opts opts;
+    cairn_tx_opts_init(&opts, sizeof opts);
+    opts.read_at = at;
+    return cairn_tx_begin(heap, &opts, tx);
+}
+
+int cli_root_at(cairn_heap *heap, const char *name, uint64_t at, cairn_ptr *ptr)
+{
+    cairn_tx *tx = NULL;
+    if (at == 0) {
+        return cairn_root_get(heap, name, ptr);
+    }
+    int rv = cli_tx_at(heap, at, &tx);
+    if (rv == 0) {
+        rv = cairn_tx_root_get(tx, name, ptr);
+        cairn_tx_abort(tx);
+    }
+    return rv;
+}
+
 int cli_object(struct cli *cli, const char *text, cairn_heap **heap, cairn_ptr *ptr)
+{
+    return cli_object_at(cli, text, 0, heap, ptr);
+}
+
+int cli_object_at(struct cli *cli, const char *text, uint64_t at, cairn_heap **heap, cairn_ptr *ptr)
 {
     char name[128];
     const char *slash = strchr(text, '/');
@@ -361,9 +396,14 @@ int cli_object(struct cli *cli, const char *text, cairn_heap **heap, cairn_ptr *
     if (cairn_ptr_parse(slash + 1, ptr) == 0) {
         return 0;
     }
-    rv = cairn_root_get(*heap, slash + 1, ptr);
+    rv = cli_root_at(*heap, slash + 1, at, ptr);
     if (rv != 0) {
-        cli_fail(cli, rv, text);
+        if (rv == CAIRN_E_NOTFOUND && at != 0) {
+            cli_error(cli, rv, "%s: there was no such root then: name the object by its pointer",
+                      text);
+        } else {
+            cli_fail(cli, rv, text);
+        }
         cairn_heap_close(*heap);
         *heap = NULL;
         return cli_exit_of(rv);
@@ -445,35 +485,76 @@ static uint64_t version_of(uint64_t ms)
     return ms << 16 | 0xffff;
 }
 
-static bool parse_time(const char *text, uint64_t *version)
+static uint64_t now_ms(void)
 {
     struct timespec now;
-    struct tm tm;
     clock_gettime(CLOCK_REALTIME, &now);
-    if (strcmp(text, "now") == 0) {
-        *version = version_of((uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000);
+    return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
+}
+
+/* "Z", "" or "+01:00": how far the clock there is ahead of UTC. */
+static bool parse_zone(const char *text, int64_t *ahead_s)
+{
+    unsigned hours = 0;
+    unsigned minutes = 0;
+    int end = 0;
+    *ahead_s = 0;
+    if (*text == 0 || strcmp(text, "Z") == 0) {
         return true;
     }
-    gmtime_r(&now.tv_sec, &tm);
+    if ((*text != '+' && *text != '-') || text[1] < '0' || text[1] > '9' ||
+        sscanf(text + 1, "%2u:%2u%n", &hours, &minutes, &end) != 2 || text[1 + end] != 0 ||
+        hours > 23 || minutes > 59) {
+        return false;
+    }
+    *ahead_s = (*text == '+' ? 1 : -1) * (int64_t)(hours * 3600 + minutes * 60);
+    return true;
+}
+
+/* "2026-03-02T09:14:42.050Z", or today at "09:14:42". */
+static bool parse_clock(const char *text, uint64_t *ms)
+{
+    struct tm tm;
+    time_t now = time(NULL);
+    int64_t ahead_s = 0;
+    gmtime_r(&now, &tm);
     const char *rest = strchr(text, 'T') != NULL ? strptime(text, "%Y-%m-%dT%H:%M:%S", &tm)
                                                  : strptime(text, "%H:%M:%S", &tm);
     if (rest == NULL) {
         return false;
     }
-    uint64_t ms = 0;
+    uint64_t fraction = 0;
     if (*rest == '.') {
         uint64_t scale = 100;
         for (rest++; *rest >= '0' && *rest <= '9'; rest++) {
-            ms += (uint64_t)(*rest - '0') * scale;
+            fraction += (uint64_t)(*rest - '0') * scale;
             scale /= 10;
         }
     }
-    time_t seconds = timegm(&tm);
-    if ((*rest != 0 && strcmp(rest, "Z") != 0) || seconds < 0) {
+    if (!parse_zone(rest, &ahead_s)) {
         return false;
     }
-    *version = version_of((uint64_t)seconds * 1000 + ms);
-    return true;
+    int64_t seconds = (int64_t)timegm(&tm) - ahead_s;
+    *ms = (uint64_t)seconds * 1000 + fraction;
+    return seconds >= 0;
+}
+
+static bool parse_time(const char *text, uint64_t *version)
+{
+    uint64_t ms = 0;
+    uint64_t ago = 0;
+    uint64_t now = now_ms();
+    bool known = true;
+    if (strcmp(text, "now") == 0) {
+        ms = now;
+    } else if (text[0] == '-') {
+        known = cli_duration(text + 1, &ago) && ago < now;
+        ms = now - ago;
+    } else {
+        known = parse_clock(text, &ms);
+    }
+    *version = known ? version_of(ms) : 0;
+    return known;
 }
 
 int cli_version(struct cli *cli, uint64_t *version)
@@ -483,16 +564,15 @@ int cli_version(struct cli *cli, uint64_t *version)
     if (cli->at == NULL) {
         return 0;
     }
-    if (cli->at[0] == '@' && parse_time(cli->at + 1, version)) {
+    if (parse_time(cli->at + (cli->at[0] == '@'), version)) {
         return 0;
     }
     *version = strtoull(cli->at, &end, 10);
     if (end == cli->at || *end != 0 || *version == 0 || cli->at[0] == '-') {
-        return cli_error(
-            cli, CAIRN_E_INVAL,
-            "--at: \"%s\" is neither a version nor @2026-03-02T09:14:42Z, @09:14:42.050 "
-            "(today, UTC) or @now",
-            cli->at);
+        return cli_error(cli, CAIRN_E_INVAL,
+                         "--at: \"%s\" is neither a version nor a time: 2026-03-02T09:14:42Z, "
+                         "09:14:42.050 (today, UTC), -10s or @now",
+                         cli->at);
     }
     return 0;
 }

@@ -10,7 +10,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include <cairn/cairn.h>
+#include <cairn/tx.h>
 
 enum cli_exit {
     EXIT_OK = 0,
@@ -36,7 +36,7 @@ struct cli {
     const char *offline;
     bool yes, dry_run, in_doubt;
     /* options of verbs; NULL or 0: not given */
-    const char *wait, *data, *hex, *file, *by, *at, *retention;
+    const char *wait, *data, *hex, *file, *by, *at, *isolation, *retention;
     uint64_t size, offset, len, from, to, uid;
     bool size_given, len_given, to_given, depth_given;
     uint32_t shards, replicas, type, depth;
@@ -96,6 +96,9 @@ void cli_bytes(uint64_t bytes, char out[32]);
 /* HEAP/ROOT or HEAP/POINTER: opens the heap, finds the pointer. Exit code; failure is said already.
  */
 int cli_object(struct cli *cli, const char *text, cairn_heap **heap, cairn_ptr *ptr);
+/* The same, with the root as it was at a version; 0: now. */
+int cli_object_at(struct cli *cli, const char *text, uint64_t at, cairn_heap **heap,
+                  cairn_ptr *ptr);
 /* --data, --hex or --file: *bytes is given (free). *len 0 and *bytes NULL when none was given. Exit
  * code, said already. */
 int cli_payload(struct cli *cli, void **bytes, size_t *len);
@@ -106,9 +109,14 @@ int cli_range(struct cli *cli, uint64_t size, uint64_t *len);
 void cli_answer_bytes(struct cli *cli, cairn_ptr ptr, uint64_t version, const uint8_t *bytes,
                       size_t len);
 bool cli_confirm(struct cli *cli, const char *question);
-/* --at: a version in decimal, or @time (@2026-03-02T09:14:42Z, @09:14:42.050 of today in UTC,
- * @now); 0 when it wasn't given. Exit code, said already. */
+/* --at: a version in decimal, or a time, with or without @ before it: 2026-03-02T09:14:42Z,
+ * 2026-03-02T10:14:42+01:00, 09:14:42.050 of today in UTC, -10s, @now; 0 when it wasn't given. Exit
+ * code, said already. */
 int cli_version(struct cli *cli, uint64_t *version);
+/* A root as of a version; 0: now. 0 or CAIRN_E_*, not said. */
+int cli_root_at(cairn_heap *heap, const char *name, uint64_t at, cairn_ptr *ptr);
+/* A transaction that reads as of a version; 0: the newest of everything. */
+int cli_tx_at(cairn_heap *heap, uint64_t at, cairn_tx **tx);
 /* "0", "500ms", "30s", "10m", "1h", "7d". */
 bool cli_duration(const char *text, uint64_t *ms);
 

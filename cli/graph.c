@@ -164,12 +164,12 @@ int verb_graph_fetch(struct cli *cli)
     cairn_graph *graph = NULL;
     if (cli->argc != 1) {
         return cli_usage(cli, "graph fetch HEAP/ROOT|HEAP/POINTER [--depth N] [--path FIELD.FIELD] "
-                              "[--size BYTES] [--at VERSION|@TIME] [-o json|dot]");
+                              "[--size BYTES] [--at VERSION|TIME] [-o json|dot]");
     }
     cairn_fetch_opts_init(&opts, sizeof opts);
     int code = cli_version(cli, &opts.at);
     if (code == 0) {
-        code = cli_object(cli, cli->argv[0], &heap, &start);
+        code = cli_object_at(cli, cli->argv[0], opts.at, &heap, &start);
     }
     if (code != 0) {
         return code;

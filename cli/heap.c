@@ -165,15 +165,24 @@ int verb_root_ls(struct cli *cli)
     static const struct cli_column columns[] = {
         {"NAME", "name", false}, {"POINTER", "pointer", false}, {"VERSION", "version", true}};
     cairn_heap *heap;
+    cairn_tx *tx = NULL;
+    uint64_t at = 0;
     if (cli->argc != 1) {
-        return cli_usage(cli, "root ls HEAP");
+        return cli_usage(cli, "root ls HEAP [--at VERSION|TIME]");
     }
-    int code = open_heap(cli, cli->argv[0], &heap);
+    int code = cli_version(cli, &at);
+    if (code == 0) {
+        code = open_heap(cli, cli->argv[0], &heap);
+    }
     if (code != 0) {
         return code;
     }
     json_t *rows = json_array();
-    int rv = cairn_root_list(heap, add_root, rows);
+    int rv = at != 0 ? cli_tx_at(heap, at, &tx) : cairn_root_list(heap, add_root, rows);
+    if (rv == 0 && at != 0) {
+        rv = cairn_tx_root_list(tx, add_root, rows);
+    }
+    cairn_tx_abort(tx);
     cairn_heap_close(heap);
     if (rv != 0) {
         json_decref(rows);
@@ -188,14 +197,18 @@ int verb_root_get(struct cli *cli)
     cairn_heap *heap;
     cairn_ptr ptr = CAIRN_NULL;
     char text[CAIRN_PTR_TEXT_BYTES];
+    uint64_t at = 0;
     if (cli->argc != 2) {
-        return cli_usage(cli, "root get HEAP NAME");
+        return cli_usage(cli, "root get HEAP NAME [--at VERSION|TIME]");
     }
-    int code = open_heap(cli, cli->argv[0], &heap);
+    int code = cli_version(cli, &at);
+    if (code == 0) {
+        code = open_heap(cli, cli->argv[0], &heap);
+    }
     if (code != 0) {
         return code;
     }
-    int rv = cairn_root_get(heap, cli->argv[1], &ptr);
+    int rv = cli_root_at(heap, cli->argv[1], at, &ptr);
     cairn_heap_close(heap);
     if (rv != 0) {
         return cli_fail(cli, rv, cli->argv[1]);

@@ -37,15 +37,15 @@ const struct cli_verb cli_verbs[] = {
      "every replica of every shard: state, leader, indexes"},
     {"replica", "check", verb_replica_check, "[HEAP] [--timeout SECONDS]",
      "are all replicas equal at one index?"},
-    {"root", "ls", verb_root_ls, "HEAP", "names and what they point at"},
-    {"root", "get", verb_root_get, "HEAP NAME", "the pointer of one name"},
+    {"root", "ls", verb_root_ls, "HEAP [--at VERSION|TIME]", "names and what they point at"},
+    {"root", "get", verb_root_get, "HEAP NAME [--at VERSION|TIME]", "the pointer of one name"},
     {"root", "set", verb_root_set, "HEAP NAME POINTER", "point a name at an object"},
     {"root", "rm", verb_root_rm, "HEAP NAME [--dry-run]", "remove a name (the object stays)"},
     {"obj", "alloc", verb_obj_alloc,
      "HEAP [--size BYTES] [--type N] [--data TEXT|--hex HEX|--file PATH]", "allocate"},
     {"obj", "read", verb_obj_read,
-     "HEAP/ROOT|HEAP/POINTER [--off N] [--len N] [--file PATH] [--at VERSION|@TIME]", "read bytes"},
-    {"obj", "show", verb_obj_show, "HEAP/ROOT|HEAP/POINTER [--at VERSION|@TIME]",
+     "HEAP/ROOT|HEAP/POINTER [--off N] [--len N] [--file PATH] [--at VERSION|TIME]", "read bytes"},
+    {"obj", "show", verb_obj_show, "HEAP/ROOT|HEAP/POINTER [--at VERSION|TIME]",
      "the fields of an object by name"},
     {"obj", "history", verb_obj_history, "HEAP/ROOT|HEAP/POINTER", "what changed an object"},
     {"obj", "blame", verb_obj_blame, "HEAP/ROOT|HEAP/POINTER",
@@ -53,20 +53,21 @@ const struct cli_verb cli_verbs[] = {
     {"obj", "write", verb_obj_write,
      "HEAP/ROOT|HEAP/POINTER [--off N] --data TEXT|--hex HEX|--file PATH", "write bytes"},
     {"obj", "free", verb_obj_free, "HEAP/ROOT|HEAP/POINTER [--yes] [--dry-run]", "free an object"},
-    {"obj", "stat", verb_obj_stat, "HEAP/ROOT|HEAP/POINTER [--at VERSION|@TIME]",
+    {"obj", "stat", verb_obj_stat, "HEAP/ROOT|HEAP/POINTER [--at VERSION|TIME]",
      "size, type and version of an object"},
     {"obj", "realloc", verb_obj_realloc, "HEAP/ROOT|HEAP/POINTER BYTES",
      "change the size; the pointer stays"},
-    {"obj", "rollback", verb_obj_rollback, "HEAP/ROOT|HEAP/POINTER --at VERSION|@TIME",
+    {"obj", "rollback", verb_obj_rollback, "HEAP/ROOT|HEAP/POINTER --at VERSION|TIME",
      "give an object the bytes back that it had"},
     {"graph", "fetch", verb_graph_fetch,
-     "HEAP/ROOT|HEAP/POINTER [--depth N] [--path FIELD.FIELD] [--size BYTES] [--at VERSION|@TIME] "
+     "HEAP/ROOT|HEAP/POINTER [--depth N] [--path FIELD.FIELD] [--size BYTES] [--at VERSION|TIME] "
      "[-o json|dot]",
      "an object and what its pointers lead to"},
     {"ptr", "decode", verb_ptr_decode, "POINTER|WORD", "take a pointer apart"},
     {"ptr", "swap", verb_ptr_swap, "HEAP ROOT|POINTER:OFFSET ROOT|POINTER:OFFSET",
      "exchange two pointers in one step"},
-    {"tx", "begin", verb_tx_begin, "HEAP FILE", "a transaction, kept in a file until it commits"},
+    {"tx", "begin", verb_tx_begin, "HEAP FILE [--isolation LEVEL] [--at VERSION|TIME]",
+     "a transaction, kept in a file until it commits"},
     {"tx", "read", verb_tx_read, "FILE ROOT|POINTER [--off N] [--len N]", "read in a transaction"},
     {"tx", "write", verb_tx_write, "FILE ROOT|POINTER [--off N] --data TEXT|--hex HEX|--file PATH",
      "write in a transaction"},
@@ -134,7 +135,8 @@ int verb_completion(struct cli *cli)
         "            sed -n 's/.*\"name\": \"\\([^\"]*\\)\".*/\\1/p')\" -- \"$cur\")) ;;\n"
         "    *) COMPREPLY=($(compgen -W \"--wait --timeout --shards --replicas --size --type "
         "--data --hex --file "
-        "--off --len --at --by --depth --path --retention --yes --dry-run --output\" -- \"$cur\")) "
+        "--off --len --at --isolation --by --depth --path --retention --yes --dry-run --output\" "
+        "-- \"$cur\")) "
         ";;\n    "
         "esac\n}\n"
         "complete -F _cairnctl cairnctl\n");
@@ -166,6 +168,7 @@ enum {
     KEY_TO,
     KEY_SHARD,
     KEY_AT,
+    KEY_ISOLATION,
     KEY_BY,
     KEY_RETENTION,
     KEY_DEPTH,
@@ -197,7 +200,10 @@ static const struct argp_option option_table[] = {
     {"file", KEY_FILE, "PATH", 0, "bytes, from or to a file; - is standard input or output", 1},
     {"off", KEY_OFF, "N", 0, "offset in the object", 1},
     {"len", KEY_LEN, "N", 0, "length", 1},
-    {"at", KEY_AT, "VERSION|@TIME", 0, "as it was then: a version, @2026-03-02T09:14:42Z, @now", 1},
+    {"at", KEY_AT, "VERSION|TIME", 0,
+     "as it was then: a version, 2026-03-02T09:14:42Z, 09:14:42 (today, UTC), -10s, @now", 1},
+    {"isolation", KEY_ISOLATION, "LEVEL", 0,
+     "of a transaction: serializable (default), snapshot, read-committed", 1},
     {"by", KEY_BY, "class|type", 0, "what to add up", 1},
     {"retention", KEY_RETENTION, "DURATION", 0, "history of a new heap: 30s, 10m, 1h; default 0",
      1},
@@ -329,6 +335,9 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
         return 0;
     case KEY_AT:
         cli->at = arg;
+        return 0;
+    case KEY_ISOLATION:
+        cli->isolation = arg;
         return 0;
     case KEY_BY:
         cli->by = arg;

@@ -103,7 +103,7 @@ int verb_obj_read(struct cli *cli)
     uint64_t at = 0;
     if (cli->argc != 1) {
         return cli_usage(cli, "obj read HEAP/ROOT|HEAP/POINTER [--off N] [--len N] [--file PATH] "
-                              "[--at VERSION|@TIME]");
+                              "[--at VERSION|TIME]");
     }
     if (cli->format == FORMAT_JSON && cli->file != NULL && strcmp(cli->file, "-") == 0) {
         return cli_error(cli, CAIRN_E_INVAL,
@@ -112,7 +112,7 @@ int verb_obj_read(struct cli *cli)
     }
     int code = cli_version(cli, &at);
     if (code == 0) {
-        code = cli_object(cli, cli->argv[0], &heap, &ptr);
+        code = cli_object_at(cli, cli->argv[0], at, &heap, &ptr);
     }
     if (code != 0) {
         return code;
@@ -240,11 +240,11 @@ int verb_obj_stat(struct cli *cli)
     char text[CAIRN_PTR_TEXT_BYTES];
     uint64_t at = 0;
     if (cli->argc != 1) {
-        return cli_usage(cli, "obj stat HEAP/ROOT|HEAP/POINTER [--at VERSION|@TIME]");
+        return cli_usage(cli, "obj stat HEAP/ROOT|HEAP/POINTER [--at VERSION|TIME]");
     }
     int code = cli_version(cli, &at);
     if (code == 0) {
-        code = cli_object(cli, cli->argv[0], &heap, &ptr);
+        code = cli_object_at(cli, cli->argv[0], at, &heap, &ptr);
     }
     if (code != 0) {
         return code;

@@ -126,10 +126,33 @@ static int find(struct tx_file *f, const char *text, cairn_ptr *ptr)
 
 /* ---- verbs ---- */
 
+/* --isolation and --at. Exit code, said already. */
+static int level(struct cli *cli, cairn_tx_opts *opts)
+{
+    cairn_tx_opts_init(opts, sizeof *opts);
+    if (cli->isolation == NULL || strcmp(cli->isolation, "serializable") == 0) {
+        opts->isolation = CAIRN_SERIALIZABLE;
+    } else if (strcmp(cli->isolation, "snapshot") == 0) {
+        opts->isolation = CAIRN_SNAPSHOT;
+    } else if (strcmp(cli->isolation, "read-committed") == 0) {
+        opts->isolation = CAIRN_READ_COMMITTED;
+    } else {
+        return cli_error(cli, CAIRN_E_INVAL,
+                         "--isolation: \"%s\" is not serializable, snapshot or read-committed",
+                         cli->isolation);
+    }
+    return cli_version(cli, &opts->read_at);
+}
+
 int verb_tx_begin(struct cli *cli)
 {
+    cairn_tx_opts opts;
     if (cli->argc != 2) {
-        return cli_usage(cli, "tx begin HEAP FILE");
+        return cli_usage(cli, "tx begin HEAP FILE [--isolation LEVEL] [--at VERSION|TIME]");
+    }
+    int wrong = level(cli, &opts);
+    if (wrong != 0) {
+        return wrong;
     }
     struct tx_file f = {.path = cli->argv[1]};
     if (strlen(cli->argv[0]) >= sizeof f.heap_name) {
@@ -146,7 +169,7 @@ int verb_tx_begin(struct cli *cli)
     }
     rv = cairn_heap_open(cli->client, f.heap_name, &f.heap);
     if (rv == 0) {
-        rv = cairn_tx_begin(f.heap, NULL, &f.tx);
+        rv = cairn_tx_begin(f.heap, &opts, &f.tx);
     }
     int code = rv != 0 ? cli_fail(cli, rv, cli->argv[0]) : file_write(cli, &f);
     if (code == 0) {
@@ -433,7 +456,7 @@ int verb_obj_rollback(struct cli *cli)
 {
     struct rollback r = {.to = 0};
     if (cli->argc != 1 || cli->at == NULL) {
-        return cli_usage(cli, "obj rollback HEAP/ROOT|HEAP/POINTER --at VERSION|@TIME");
+        return cli_usage(cli, "obj rollback HEAP/ROOT|HEAP/POINTER --at VERSION|TIME");
     }
     int code = cli_version(cli, &r.to);
     if (code == 0) {

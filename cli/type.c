@@ -460,11 +460,11 @@ int verb_obj_show(struct cli *cli)
     char version[24];
     char line[224];
     if (cli->argc != 1) {
-        return cli_usage(cli, "obj show HEAP/ROOT|HEAP/POINTER [--at VERSION|@TIME]");
+        return cli_usage(cli, "obj show HEAP/ROOT|HEAP/POINTER [--at VERSION|TIME]");
     }
     int code = cli_version(cli, &at);
     if (code == 0) {
-        code = cli_object(cli, cli->argv[0], &heap, &ptr);
+        code = cli_object_at(cli, cli->argv[0], at, &heap, &ptr);
     }
     if (code != 0) {
         return code;

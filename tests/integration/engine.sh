@@ -78,20 +78,22 @@ holds '[.data.ranges[] | [.offset, .length, .kind]] == [[0, 8, "write"], [8, 56,
 holds ".data.ranges[0].version == \"$v2\"" obj blame bank/alice
 expect 3 cairnctl obj blame bank/nobody
 expect 2 cairnctl obj blame
-holds ".data.hex == \"fbffffffffffffff\" and .data.version == \"$v1\"" obj read bank/alice --len 8 --at "$v1"
+holds ".data.hex == \"fbffffffffffffff\" and .data.version == \"$v1\"" obj read "bank/$p" --len 8 --at "$v1"
 holds '.data.hex == "0700000000000000"' obj read bank/alice --len 8 --at "$v2"
 holds '.data.size == 64' obj stat bank/alice --at "$v2"
 holds '.data.size == 5000' obj stat bank/alice
 holds '.data.size == 5000' obj stat bank/alice --at @now
-expect 0 cairnctl obj show bank/alice --at "$v1"
+expect 0 cairnctl obj show "bank/$p" --at "$v1"
 has "$out" '^balance +i64 +0 -5'
 expect 3 cairnctl obj read bank/alice --at 65536
-expect 3 cairnctl obj read bank/alice --at "$((v1 - 1))"
+expect 3 cairnctl obj read "bank/$p" --at "$((v1 - 1))"
+expect 3 cairnctl obj read bank/alice --at "$v1" # its name came later
+has "$err" 'by its pointer'
 expect 2 cairnctl obj read bank/alice --at @2099-01-01T00:00:00Z
 expect 2 cairnctl obj read bank/alice --at yesterday
 cluster_kill 1
 eventually 20 cairnctl obj write bank/alice --hex 0800000000000000 --timeout 5
-holds '.data.hex == "fbffffffffffffff"' obj read bank/alice --len 8 --at "$v1"
+holds '.data.hex == "fbffffffffffffff"' obj read "bank/$p" --len 8 --at "$v1"
 cluster_start 1
 cluster_wait 60
 expect 0 cairnctl obj free bank/alice --yes

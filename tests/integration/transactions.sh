@@ -134,6 +134,49 @@ expect 0 cairnctl obj rollback hand/c --at "$version"
 expect 0 cairnctl obj read hand/c --file -
 [ "$out" = c-1 ] || fail "c holds $out"
 
+step "levels and times by hand"
+rm -f "$tx"
+expect 0 cairnctl root get hand a
+now=$out
+expect 0 cairnctl obj write hand/a --data 'old'
+expect 0 cairnctl obj stat hand/a -o json
+then=$(jq -r .data.version <<<"$out")
+expect 2 cairnctl tx begin hand "$tx" --isolation strict
+expect 0 cairnctl tx begin hand "$tx" --isolation snapshot
+expect 0 cairnctl tx read "$tx" a -o json
+expect 0 cairnctl obj write hand/a --data 'new'
+expect 0 cairnctl tx read "$tx" a -o json
+[ "$(jq -r .data.hex <<<"$out")" = 6f6c64 ] || fail "not as of the first read: $out"
+expect 0 cairnctl tx write "$tx" a --data 'own'
+expect 4 cairnctl tx commit "$tx"
+expect 0 cairnctl tx abort "$tx"
+expect 0 cairnctl tx begin hand "$tx" --isolation read-committed
+expect 0 cairnctl tx read "$tx" a -o json
+expect 0 cairnctl obj write hand/a --data 'any'
+expect 0 cairnctl tx write "$tx" b --data 'own'
+expect 0 cairnctl tx commit "$tx"
+expect 0 cairnctl tx begin hand "$tx" --at "$then"
+expect 0 cairnctl tx read "$tx" a -o json
+[ "$(jq -r .data.hex <<<"$out")" = 6f6c64 ] || fail "not as of $then: $out"
+expect 2 cairnctl tx write "$tx" a --data 'own'
+expect 0 cairnctl tx abort "$tx"
+sleep 2
+expect 0 cairnctl root set hand fresh "$now"
+expect 0 cairnctl root rm hand a
+expect 3 cairnctl root get hand a
+expect 0 cairnctl root get hand a --at -1s
+[ "$out" = "$now" ] || fail "the root was $now, and is said to have been $out"
+expect 0 cairnctl obj read hand/a --at -1s --file -
+expect 3 cairnctl root get hand fresh --at -1s
+expect 0 cairnctl root ls hand --at -1s -o json
+jq -e '[.data.roots[].name] | index("a") != null and index("fresh") == null' <<<"$out" >/dev/null || fail "roots of then: $out"
+expect 0 cairnctl root ls hand --at "$(date -u +%FT%T.000+00:00)" -o json
+expect 3 cairnctl root ls hand --at -1h
+has "$err" 'heap get HEAP'
+expect 3 cairnctl obj read "hand/$now" --at -1h
+has "$err" 'heap get HEAP'
+expect 2 cairnctl root get hand a --at yesterday
+
 step "all replicas are equal, and sound"
 expect 0 cairnctl replica check --timeout 60
 expect 0 cairnctl heap check bank
