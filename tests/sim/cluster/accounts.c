@@ -33,7 +33,7 @@ static void failed_with(struct account_slot *slot, int err, const char *text)
     bool jumped = c->mode == MODE_CLOCK || c->mode == MODE_MIXED;
     bool expected = err == ERR_CONFLICT ||
                     (slot->job == ACCOUNTS_PAST && err == ERR_SNAPSHOT_TOO_OLD) ||
-                    (c->mode == MODE_ROLLING && err == ERR_TX_ABORTED) ||
+                    err == ERR_TX_ABORTED ||
                     (jumped && (err == ERR_TX_ABORTED || err == ERR_TIMEOUT || err == ERR_INVAL ||
                                 (slot->at != 0 && err == ERR_SNAPSHOT_TOO_OLD) ||
                                 (is_at_one_time(slot) && err == ERR_BUSY)));
