@@ -550,6 +550,10 @@ static inline const struct undo_record *undo_get(const struct heap *h, uint64_t 
 {
     return (const struct undo_record *)arena_at(&h->arena, block_address(h, place));
 }
+/* Bytes of an object as they were when the change of record `end` (0: the oldest that is known of)
+ * had been made, and nothing newer: undoes the records from `newest` down to it. version.c. */
+void undo_bytes_behind(const struct heap *h, const struct object_view *o, uint64_t newest,
+                       uint64_t end, uint64_t offset, void *data, uint64_t len);
 /* The block of a record moved (its bytes are already at `to`): the links to it follow. What is at
  * `from` may be overwritten already, and isn't read. */
 void undo_moved(struct heap *h, uint64_t from, uint64_t to);

@@ -1,5 +1,7 @@
 #include "alloc/listing.h"
 
+#include <string.h>
+
 #include "alloc/heap_layout.h"
 #include "base/assert.h"
 #include "base/mem.h"
@@ -115,4 +117,66 @@ int listing_objects(const struct heap *heap, const struct listing_filter *filter
     }
     const char *text;
     return rv == 0 ? heap_damage(heap, &text) : rv;
+}
+
+/* ---- changes ---- */
+
+#define EVENT_HEAD_BYTES 68u
+
+static int append_event(const struct heap *heap, const struct events_filter *filter,
+                        const struct heap_event *e, bool values, struct buf *out)
+{
+    uint32_t before = UINT32_MAX;
+    uint32_t after = UINT32_MAX;
+    size_t begin = out->len;
+    uint8_t *at = buf_extend(out, EVENT_HEAD_BYTES + e->name.len);
+    if (at == NULL) {
+        return ERR_NOMEM;
+    }
+    store_u64(at, e->order);
+    store_u64(at + 8, e->version);
+    store_u64(at + 16, e->before);
+    store_u64(at + 24, e->ptr);
+    store_u64(at + 32, e->offset);
+    store_u64(at + 40, e->size);
+    store_u32(at + 48, e->len);
+    store_u32(at + 52, e->type);
+    at[56] = (uint8_t)e->kind;
+    at[57] = events_more(heap, filter, e);
+    store_u16(at + 58, (uint16_t)e->name.len);
+    if (e->name.len > 0) {
+        memcpy(at + EVENT_HEAD_BYTES, e->name.data, e->name.len);
+    }
+    int rv = values ? events_values(heap, e, WATCH_VALUE_BYTES_MAX, out, &before, &after) : 0;
+    if (rv != 0) {
+        out->len = begin;
+        return rv;
+    }
+    store_u32(out->data + begin + 60, before);
+    store_u32(out->data + begin + 64, after);
+    return 0;
+}
+
+int listing_events(const struct heap *heap, const struct events_filter *filter,
+                   struct events_cursor *cursor, uint32_t max, bool values, uint32_t budget,
+                   struct buf *out)
+{
+    size_t begin = out->len;
+    uint32_t count = 0;
+    int rv = max == 0 ? ERR_INVAL : 0;
+    while (rv == 0 && count < max && count < WATCH_CHANGES_MAX &&
+           out->len - begin < WATCH_BYTES_MAX) {
+        struct heap_event e;
+        struct events_cursor before = *cursor;
+        rv = events_next(heap, filter, cursor, &budget, &e);
+        if (rv == 0) {
+            rv = append_event(heap, filter, &e, values, out);
+            if (rv != 0) {
+                *cursor = before; /* it comes again */
+                break;
+            }
+            count++;
+        }
+    }
+    return count > 0 ? 0 : rv;
 }

@@ -6,7 +6,7 @@
 #ifndef CAIRN_ALLOC_LISTING_H
 #define CAIRN_ALLOC_LISTING_H
 
-#include "alloc/heap.h"
+#include "alloc/events.h"
 
 #define LISTING_CHANGES_MAX 256u
 #define LISTING_TYPES_BYTES (256u << 10) /* no further type begins behind it */
@@ -32,5 +32,11 @@ struct listing_filter {
 /* *next: where to go on, 0 at the end. */
 int listing_objects(const struct heap *heap, const struct listing_filter *filter, struct buf *out,
                     uint64_t *next);
+/* Changes behind the cursor, as WATCH_RESULT has them: at most min(max, WATCH_CHANGES_MAX), and
+ * none that begins behind WATCH_BYTES_MAX; looks at `budget` records at most. 0: some came. Else
+ * nothing did: as events_next(), or ERR_INVAL (max is 0), ERR_NOMEM. */
+int listing_events(const struct heap *heap, const struct events_filter *filter,
+                   struct events_cursor *cursor, uint32_t max, bool values, uint32_t budget,
+                   struct buf *out);
 
 #endif

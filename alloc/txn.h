@@ -193,20 +193,4 @@ int heap_root_next_at(const struct heap *heap, uint64_t at, struct slice after, 
 /* Promised, and not yet born: who reads it gets NOT_YET (X12). */
 bool heap_ptr_is_unborn(const struct heap *heap, uint64_t ptr);
 
-/* ---- what changed, in log order (watch) -------------------------------------------------------
- */
-
-struct heap_event {
-    uint64_t order; /* log index << 16 | ordinal in the entry: the watch token */
-    uint64_t version, before, ptr, offset, size;
-    uint32_t len, type;
-    uint32_t kind;     /* enum undo_kind; UNDO_ROOT: ptr = where it points now */
-    struct slice name; /* UNDO_ROOT */
-};
-/* Events behind `order`, oldest first, at most max. ERR_SNAPSHOT_TOO_OLD: some are gone.
- * ERR_UNSUPPORTED: no history is kept. */
-int heap_events(const struct heap *heap, uint64_t order, struct heap_event *out, size_t max,
-                size_t *count);
-uint64_t heap_order(const struct heap *heap); /* of the newest change */
-
 #endif

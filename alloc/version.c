@@ -113,6 +113,24 @@ static void window_put_record(const struct heap *h, const struct window *w, uint
     }
 }
 
+void undo_bytes_behind(const struct heap *h, const struct object_view *o, uint64_t newest,
+                       uint64_t end, uint64_t offset, void *data, uint64_t len)
+{
+    if (len == 0) {
+        return;
+    }
+    struct window w = {.data = data, .offset = offset, .len = len};
+    uint64_t have = o->size > offset ? o->size - offset : 0;
+    have = have < len ? have : len;
+    object_get_bytes(h, o, offset, w.data, have);
+    if (have < len) {
+        memset(w.data + have, 0, len - have); /* a record has them: they were cut off */
+    }
+    for (uint64_t i = newest; i != end; i = undo_get(h, i)->older) {
+        window_put_record(h, &w, i);
+    }
+}
+
 int heap_read_at(const struct heap *heap, uint64_t at, uint64_t ptr, uint64_t offset, void *data,
                  uint64_t len)
 {
@@ -124,19 +142,7 @@ int heap_read_at(const struct heap *heap, uint64_t at, uint64_t ptr, uint64_t of
     if (offset > p.size || len > p.size - offset) {
         return ERR_RANGE;
     }
-    if (len == 0) {
-        return 0;
-    }
-    struct window w = {.data = data, .offset = offset, .len = len};
-    uint64_t have = p.now.size > offset ? p.now.size - offset : 0;
-    have = have < len ? have : len;
-    object_get_bytes(heap, &p.now, offset, w.data, have);
-    if (have < len) {
-        memset(w.data + have, 0, len - have); /* a record has them: they were cut off */
-    }
-    for (uint64_t i = p.newest; i != p.end; i = undo_get(heap, i)->older) {
-        window_put_record(heap, &w, i);
-    }
+    undo_bytes_behind(heap, &p.now, p.newest, p.end, offset, data, len);
     return heap->arena.damage;
 }
 

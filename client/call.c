@@ -370,6 +370,21 @@ int core_prepare_fetch(struct core_call *call, struct core_heap *heap, uint32_t 
     return rv;
 }
 
+int core_prepare_watch(struct core_call *call, struct core_heap *heap, uint32_t shard,
+                       const struct msg_watch *query)
+{
+    int rv = core__aim_shard(call, heap, shard);
+    if (rv == 0) {
+        struct msg_watch m = *query;
+        m.uid = call->shard->uid;
+        CORE_PREPARE(call, WATCH, watch, &m, rv);
+    }
+    if (rv == 0 && !call->plain) {
+        call->op->wait_ms = query->wait_ms;
+    }
+    return rv;
+}
+
 int core_prepare_set_retention(struct core_call *call, struct core_heap *heap, uint32_t shard,
                                uint64_t retention_ms)
 {
@@ -580,6 +595,11 @@ int core_prepare_heap_open(struct core_call *call, struct core *core, const char
 uint32_t core_heap_shards(const struct core_heap *heap)
 {
     return heap->count;
+}
+
+uint64_t core_heap_id(const struct core_heap *heap)
+{
+    return heap->id;
 }
 
 void core_heap_close(struct core_heap *heap)

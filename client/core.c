@@ -41,27 +41,33 @@ static void call_expire(struct core_call *call)
 }
 
 /* Requests that their node hasn't answered for too long are asked elsewhere. Returns when the next
- * one is due. */
+ * one is due. They stand by when they were sent, so that of those which don't wait for something
+ * the first one tells. */
 static uint64_t attempts_check(struct core_node *node, uint64_t now)
 {
+    uint64_t least = UINT64_MAX;
     if (node == NULL) {
-        return UINT64_MAX;
+        return least;
     }
     list_for_each_safe (it, next, &node->inflight) {
         struct core_op *op = list_entry(it, struct core_op, link);
         if (op->shard == NULL) {
             continue; /* ADMIN: asked of this node or of none */
         }
-        uint64_t due = op->sent_ns + ATTEMPT_MS * NS_PER_MS;
+        uint64_t due = op->sent_ns + (ATTEMPT_MS + op->wait_ms) * NS_PER_MS;
         if (due > now) {
-            return due;
+            least = due < least ? due : least;
+            if (op->wait_ms == 0) {
+                break;
+            }
+            continue;
         }
         struct core_shard *shard = op->shard;
         core__unsend(op);
         core__op_lost(op, node, ERR_TIMEOUT, "no answer within 2 s");
         core__shard_pump(shard);
     }
-    return UINT64_MAX;
+    return least;
 }
 
 static void on_timer(struct env_timer *timer)

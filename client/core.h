@@ -61,6 +61,7 @@ union core_request {
     struct msg_type_list type_list;
     struct msg_object_list object_list;
     struct msg_fetch fetch;
+    struct msg_watch watch;
     struct msg_set_retention set_retention;
     struct msg_defrag defrag;
     struct msg_trim trim;
@@ -92,9 +93,9 @@ struct core_call {
 
     int err;        /* outcome: 0 or negative */
     uint64_t value; /* ALLOC, ROOT_GET: pointer; ADD_U64: the value before;
-                       OBJECT_LIST: slot to go on at; DEFRAG, TRIM: as in RESULT; LEASE: its
-                       number; LEASE_GET: whose session's; TX_HOLD: the hold;
-                       else TX_*: what conflicts */
+                       OBJECT_LIST: slot to go on at; WATCH: token; DEFRAG, TRIM: as in RESULT;
+                       LEASE: its number; LEASE_GET: whose session's; TX_HOLD: the hold; else TX_*:
+                       what conflicts */
     uint64_t
         version; /* READ, STAT, ROOT_GET; commands: of the change; ROOT_LIST: of the set of
                     names; TX_VALIDATE, CONFLICT: of what conflicts; TX_HOLD, TX_CLOSE: the clock */
@@ -171,6 +172,10 @@ int core_prepare_object_list(struct core_call *call, struct core_heap *heap, uin
  * the first are; version: of all of it. */
 int core_prepare_fetch(struct core_call *call, struct core_heap *heap, uint32_t shard,
                        const struct msg_fetch *query);
+/* query: without uid. bytes: changes as in WATCH_RESULT; value: the token to go on from. LIMIT
+ * isn't tried again. */
+int core_prepare_watch(struct core_call *call, struct core_heap *heap, uint32_t shard,
+                       const struct msg_watch *query);
 int core_prepare_set_retention(struct core_call *call, struct core_heap *heap, uint32_t shard,
                                uint64_t retention_ms);
 int core_prepare_defrag(struct core_call *call, struct core_heap *heap, uint32_t shard,
@@ -238,6 +243,7 @@ void core_call(struct core *core, struct core_call *call);
 void core_call_cancel(struct core_call *call, int err);
 
 uint32_t core_heap_shards(const struct core_heap *heap); /* thread: any */
+uint64_t core_heap_id(const struct core_heap *heap);     /* thread: any */
 /* The shard that a root's name belongs to. thread: any */
 uint32_t core_heap_root_shard(const struct core_heap *heap, struct slice name);
 void core_heap_close(

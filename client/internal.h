@@ -35,9 +35,10 @@ struct core_op {
     uint32_t piece; /* READ: offset of its bytes in the call's buffer */
     uint32_t piece_len;
     uint16_t kind;
-    bool numbered; /* a command under a session's number, once it has one */
-    bool named;    /* its number is known outside, and no other will do */
-    bool reserves; /* has a number for a commit to come, and is never sent */
+    uint32_t wait_ms; /* WATCH: the answer may take so much longer */
+    bool numbered;    /* a command under a session's number, once it has one */
+    bool named;       /* its number is known outside, and no other will do */
+    bool reserves;    /* has a number for a commit to come, and is never sent */
     uint64_t seq;
     size_t len;
     uint8_t body[];

@@ -104,7 +104,7 @@ int core__send(struct core_node *node, struct core_op *op)
     if (op->session != NULL) {
         op->session->active_ns = now;
     }
-    core__wake(core, now + ATTEMPT_MS * UINT64_C(1000000));
+    core__wake(core, now + (ATTEMPT_MS + op->wait_ms) * UINT64_C(1000000));
     return 0;
 }
 

@@ -348,6 +348,15 @@ static void other_answer(struct core_op *op, struct slice body)
         }
         break;
     }
+    case KIND_WATCH: {
+        struct msg_watch_result m;
+        rv = message_decode_watch_result(body, &m);
+        call->value = m.token;
+        if (rv == 0) {
+            rv = buf_append(&call->bytes, m.changes.data, m.changes.len);
+        }
+        break;
+    }
     case KIND_HEAP_OPEN: {
         struct msg_heap_info m;
         rv = message_decode_heap_info(body, &m);
@@ -439,7 +448,9 @@ static void error_answer(struct core_op *op, struct core_node *node, struct slic
     if (never_proposed(err)) {
         op->unsettled--;
     }
-    if (try_again(err)) {
+    /* Too many watches: that the others are asked less often would help nobody. */
+    bool own_limit = op->kind == KIND_WATCH && err == ERR_LIMIT;
+    if (try_again(err) && !own_limit) {
         struct core_shard *shard = op->shard;
         core__shard_requeue(op);
         core__shard_bounce(shard, node, err, m.leader_node, m.retry_after_ms, text);

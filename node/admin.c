@@ -105,7 +105,7 @@ static json_t *status(struct node *node, json_t *args, struct answer_error *e)
                                                peer == NULL, "connected", connected));
     }
     json_t *out = json_pack(
-        "{s:s,s:i,s:s,s:o,s:s,s:s,s:i,s:s,s:s,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:b,s:b,s:I,s:o}",
+        "{s:s,s:i,s:s,s:o,s:s,s:s,s:i,s:s,s:s,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:b,s:b,s:I,s:o}",
         "node", node->config.name, "number", (int)node->self_config->number, "cluster",
         node->config.cluster, "cluster_id", text_hex(node->self.cluster_id), "phase",
         phase_name(node->phase), "version", CAIRN_VERSION, "wire", RPC_WIRE_MAJOR, "storage",
@@ -113,9 +113,9 @@ static json_t *status(struct node *node, json_t *args, struct answer_error *e)
         node->config.leaders == NODE_LEADERS_GATHER ? "gather" : "spread", "uptime_ms",
         number((env_now_ns(node->env) - node->opened_ns) / 1000000), "shards", number(h.shards),
         "leading", number(h.shards_leading), "with_leader", number(h.shards_with_leader), "failed",
-        number(h.shards_failed), "connections", number(h.connections), "commands",
-        number(h.commands), "reads", number(h.reads), "disk_full", h.disk_full, "clock_off",
-        h.clock.off, "clock_offset_ms", (json_int_t)h.clock.offset_ms, "peers", peers);
+        number(h.shards_failed), "connections", number(h.connections), "watches", number(h.watches),
+        "commands", number(h.commands), "reads", number(h.reads), "disk_full", h.disk_full,
+        "clock_off", h.clock.off, "clock_offset_ms", (json_int_t)h.clock.offset_ms, "peers", peers);
     if (out != NULL && node->wal != NULL) {
         json_object_set_new(out, "wal", wal_json(node->wal, !h.disk_full));
     }

@@ -140,6 +140,17 @@ static void answer_scratch(struct client *client, uint64_t request_id, uint16_t 
     }
 }
 
+void dispatch__tell(struct request *request, int err, const char *text)
+{
+    struct replica *replica = request->node->replica;
+    struct shard *shard = replica == NULL ? NULL : replica_shard(replica, request->uid);
+    if (text[0] != 0) {
+        refuse_with(request->client, request->request_id, err, text);
+    } else {
+        refuse(request->client, request->request_id, err, request->uid, shard);
+    }
+}
+
 void dispatch__end(struct request *request)
 {
     request_free(request);
@@ -491,7 +502,7 @@ static void client_frame(struct client *client, const struct frame_header *heade
         tx__hold(client, header, body);
         return;
     case KIND_WATCH:
-        refuse(client, header->request_id, ERR_UNSUPPORTED, 0, NULL);
+        watch__begin(client, header, body);
         return;
     case KIND_SESSION_EXPIRE:
     case KIND_SESSION_BURY:
@@ -614,6 +625,9 @@ static void client_forget(struct client *client)
         struct request *request = list_entry(it, struct request, link);
         list_remove(&request->link);
         request->client = NULL;
+        if (request->kind == KIND_WATCH) {
+            watch__forget(request);
+        }
     }
     list_remove(&client->link);
     rpc_set_data(client->conn, NULL);

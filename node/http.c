@@ -64,6 +64,7 @@ static int print_metrics(const struct node_health *h, char *out, size_t size)
          h->shards - h->shards_with_leader},
         {"cairn_shards_failed", "gauge", "shard replicas that stopped for good", h->shards_failed},
         {"cairn_connections", "gauge", "accepted connections", h->connections},
+        {"cairn_watches", "gauge", "watches that wait for changes", h->watches},
         {"cairn_commands_total", "counter", "commands received from clients", h->commands},
         {"cairn_reads_total", "counter", "reads received from clients", h->reads},
         {"cairn_batches_total", "counter", "log entries proposed", h->batches},

@@ -4,6 +4,7 @@
 
 #include <jansson.h>
 
+#include "alloc/events.h"
 #include "alloc/txn.h"
 #include "base/limits.h"
 #include "base/list.h"
@@ -56,7 +57,25 @@ struct client {
     uint32_t pending;
     uint32_t peer_number; /* of a node, else 0 */
     uint64_t owner;       /* hash of the user's name */
+    uint32_t watches;     /* of the pending ones */
 };
+
+/* A WATCH that looks or waits (watch.c). */
+struct watch {
+    struct list link; /* its shard's */
+    struct events_filter filter;
+    struct events_cursor cursor;
+    uint64_t until_ns; /* then it is answered, also without changes */
+    uint32_t max;
+    bool values;
+};
+/* Where the answer to one ended. */
+struct watch_hint {
+    uint64_t uid, key;
+    struct events_cursor cursor;
+};
+#define WATCH_HINTS 256u
+struct watch_shard;
 
 /* A request whose answer is outstanding. */
 struct request {
@@ -64,8 +83,10 @@ struct request {
         struct shard_command command;
         struct shard_read read;
         struct coord_wait wait;
+        struct watch watch;
     };
-    struct txn_name by; /* a read that returned ERR_TX_UNDECIDED: who is in its way */
+    struct watch_shard *watch_at; /* whose lists it is in, of a WATCH; NULL: none */
+    struct txn_name by;           /* a read that returned ERR_TX_UNDECIDED: who is in its way */
     struct node *node;
     struct client *client; /* NULL: it has gone; nobody to answer */
     struct list link;      /* client's requests, or the free list */
@@ -99,6 +120,12 @@ struct node {
     uint64_t requests_open;
     uint64_t large_bytes; /* of bodies that requests in progress have in memory of their own */
     uint64_t reads, commands, refused;
+
+    struct list watched; /* shards that somebody waits for */
+    uint64_t watches;    /* requests */
+    struct env_task watch_task;
+    struct env_timer watch_turn, watch_sweep;
+    struct watch_hint watch_hints[WATCH_HINTS];
 
     struct peer peers[NODES_MAX];
     uint32_t peer_count;
@@ -165,6 +192,8 @@ struct request *dispatch__begin_command(struct client *client, const struct fram
                                         struct slice body, struct shard **shard);
 /* Tells why not, and ends it. */
 void dispatch__refuse(struct request *request, int err);
+/* Tells why not (an empty text: what the code says), and doesn't end it. */
+void dispatch__tell(struct request *request, int err, const char *text);
 /* It has been answered. */
 void dispatch__end(struct request *request);
 /* The answer's body is in node->scratch. */
@@ -193,6 +222,15 @@ void tx__peer_command(struct client *client, const struct frame_header *header, 
 
 /* fetch.c: answers FETCH; as the others of reads.c. */
 int fetch__answer(struct request *request, const struct heap *heap);
+
+/* watch.c */
+void watch__open(struct node *node);
+void watch__close(struct node *node); /* before the replica goes: all that wait get SHUTDOWN */
+void watch__begin(struct client *client, const struct frame_header *header, struct slice body);
+/* From replica_cbs: something was applied, or (lost) the shard may have another leader. */
+void watch__applied(struct node *node, struct shard *shard, bool lost);
+/* Its client has gone: frees it, unless somebody else's callback will. */
+void watch__forget(struct request *request);
 
 /* inspect.c: begins a question that takes a while. 0: dispatch__answer_later(request) follows,
  * perhaps from inside of this call. Otherwise the request stays the caller's. */

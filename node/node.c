@@ -83,18 +83,18 @@ static void on_catalog(void *arg)
 
 static void on_leader(void *arg, struct shard *shard)
 {
-    (void)arg;
     struct shard_info info;
     shard_get_info(shard, &info);
+    watch__applied(arg, shard, true);
     log_debug("node", "leader changed", "shard=%llu leader=%u term=%llu",
               (unsigned long long)info.uid, info.leader_node, (unsigned long long)info.term);
 }
 
 static void on_shard_failed(void *arg, struct shard *shard, int err, const char *text)
 {
-    (void)arg;
     struct shard_info info;
     shard_get_info(shard, &info);
+    watch__applied(arg, shard, true);
     log_error("node", "a shard stopped serving here; its other replicas go on",
               "shard=%llu err=%s cause=\"%s\"", (unsigned long long)info.uid, err_name(err), text);
 }
@@ -105,13 +105,15 @@ static void on_applied(void *arg, struct shard *shard, bool tx)
     if (tx && node->coord != NULL) {
         coord_on_applied(node->coord, shard);
     }
+    watch__applied(node, shard, false);
 }
 
 static const struct coord_cbs coord_table = {.peer_command = peers__command};
 
 /* Before the replica goes: whoever waits for an outcome is told that it isn't known. */
-static void close_coord(struct node *node)
+static void close_waits(struct node *node)
 {
+    watch__close(node);
     struct coord *coord = node->coord;
     node->coord = NULL;
     if (coord != NULL) {
@@ -268,6 +270,7 @@ int node_open(struct env *env, const struct node_config *config, const struct no
     list_init(&node->clients);
     list_init(&node->free_requests);
     list_init(&node->jobs);
+    watch__open(node);
     for (uint32_t i = 0; i < node->config.node_count; i++) {
         const struct node_config_peer *p = &node->config.nodes[i];
         if (strcmp(p->name, node->config.name) == 0) {
@@ -343,7 +346,7 @@ static void log_closed(void *arg, int err)
 static void replica_stopped(void *arg)
 {
     struct node *node = arg;
-    close_coord(node);
+    close_waits(node);
     replica_free(node->replica);
     node->replica = NULL;
     inspect__abandon(node);
@@ -380,7 +383,7 @@ void node_stop(struct node *node, void (*done)(void *arg), void *arg)
         replica_stop(node->replica, node->config.shutdown_ms, replica_stopped, node);
         return;
     }
-    close_coord(node);
+    close_waits(node);
     if (node->replica != NULL) {
         replica_free(node->replica);
         node->replica = NULL;
@@ -406,7 +409,7 @@ void node_free(struct node *node)
     if (node->server != NULL) {
         rpc_server_stop(node->server);
     }
-    close_coord(node);
+    close_waits(node);
     if (node->replica != NULL) {
         replica_free(node->replica);
         node->replica = NULL;
@@ -455,6 +458,7 @@ void node_get_health(struct node *node, struct node_health *out)
     out->phase = node->phase;
     out->commands = node->commands;
     out->reads = node->reads;
+    out->watches = node->watches;
     if (node->replica != NULL) {
         struct replica_counters counters;
         replica_get_counters(node->replica, &counters);

@@ -85,7 +85,7 @@ struct node_health {
     enum node_phase phase;
     uint32_t shards, shards_leading, shards_with_leader, shards_failed;
     uint64_t commands, reads, batches, wal_writes, wal_bytes, wal_sync_ns_p99;
-    uint64_t connections;
+    uint64_t connections, watches;
     bool disk_full;
     struct replica_clock clock;
     struct replica_room room;

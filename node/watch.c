@@ -1,0 +1,571 @@
+/* WATCH: a long poll for changes of a shard (alloc/events.h, ADR 0007 §10).
+ *
+ *   ReadIndex -> looking -> answered, when there is something
+ *                  |  ^
+ *                  |  `-- once a turn, while there is more to look at than fits into one
+ *                  `----> waiting -> looking, when something that it wants was applied
+ *                                 -> answered without changes, when its time is over
+ *
+ * Who waits has looked at everything up to where its shard was then; `seen` says how far all of
+ * them have looked since. What is applied is looked at once for all who wait: each change finds
+ * those that want it by its object or name. A request is all that a watch is: between two of them
+ * the node knows nothing of it, but for a hint where the last one ended (a slow consumer of a long
+ * history shouldn't have its place searched for each time). */
+#include <stdio.h>
+#include <string.h>
+
+#include "alloc/heap_layout.h"
+#include "alloc/listing.h"
+#include "base/assert.h"
+#include "base/hash.h"
+#include "base/mem.h"
+#include "node/internal.h"
+
+#define FROM_NOW      0u
+#define FROM_TOKEN    1u
+#define FROM_OLDEST   2u
+#define LOOK_RECORDS  4096u /* in one turn, for one watch */
+#define SWEEP_MS      500u  /* deadlines, and shards that are gone */
+#define WATCH_BUCKETS 64u
+
+/* Those that wait for a shard. Made with the first, gone a moment after the last. */
+struct watch_shard {
+    struct list link; /* node->watched */
+    uint64_t uid;
+    uint64_t seen;                    /* all who wait have looked up to here */
+    uint32_t count;                   /* waiting or looking */
+    bool applied;                     /* something new, not looked at yet */
+    bool lost;                        /* the leader may be another one */
+    struct list keyed[WATCH_BUCKETS]; /* by object or name */
+    struct list broad;                /* the others */
+    struct list looking;
+};
+
+/* ---- where one ended ---- */
+
+static uint64_t key_of(const struct events_filter *filter)
+{
+    switch (filter->what) {
+    case EVENTS_OBJECT:
+        return hash64(EVENTS_OBJECT, &filter->ptr, sizeof filter->ptr);
+    case EVENTS_ROOT:
+        return hash64(EVENTS_ROOT, filter->name.data, filter->name.len);
+    default:
+        return 0; /* all of these go along one list */
+    }
+}
+
+static struct watch_hint *hint_of(struct node *node, uint64_t uid, uint64_t order, uint64_t key)
+{
+    uint64_t hash = (uid ^ key ^ order) * 0x9E3779B97F4A7C15u;
+    return &node->watch_hints[(hash >> 32) % WATCH_HINTS];
+}
+
+static void hint_put(struct request *request)
+{
+    const struct events_cursor *c = &request->watch.cursor;
+    uint64_t key = key_of(&request->watch.filter);
+    if (c->place != 0 && c->place_order == c->order) {
+        *hint_of(request->node, request->uid, c->order, key) =
+            (struct watch_hint){.uid = request->uid, .key = key, .cursor = *c};
+    }
+}
+
+static void hint_take(struct request *request)
+{
+    struct events_cursor *c = &request->watch.cursor;
+    uint64_t key = key_of(&request->watch.filter);
+    const struct watch_hint *hint = hint_of(request->node, request->uid, c->order, key);
+    if (hint->uid == request->uid && hint->key == key && hint->cursor.order == c->order) {
+        *c = hint->cursor;
+    }
+}
+
+/* ---- the end of one ---- */
+
+static void leave(struct request *request)
+{
+    if (request->watch_at != NULL) {
+        list_remove(&request->watch.link);
+        request->watch_at->count--;
+        request->watch_at = NULL;
+    }
+}
+
+static void end(struct request *request)
+{
+    leave(request);
+    request->node->watches--;
+    if (request->client != NULL) {
+        request->client->watches--;
+    }
+    dispatch__end(request);
+}
+
+static void end_answered(struct request *request, const struct buf *changes)
+{
+    struct node *node = request->node;
+    struct msg_watch_result out = {.token = request->watch.cursor.order,
+                                   .changes = slice_of(changes->data, changes->len)};
+    leave(request); /* the answer may close the connection, which forgets its watches */
+    hint_put(request);
+    buf_clear(&node->scratch);
+    if (request->client != NULL && message_encode_watch_result(&out, &node->scratch) == 0) {
+        dispatch__answer(request, KIND_WATCH_RESULT);
+    }
+    end(request);
+}
+
+/* What an operator or a program can do about it. */
+static void explain(const struct heap *heap, int err, char *text, size_t bytes)
+{
+    uint64_t at = 0;
+    switch (err) {
+    case ERR_SNAPSHOT_TOO_OLD: {
+        uint64_t order = events_oldest(heap, &at);
+        (void)snprintf(text, bytes,
+                       "changes behind that are gone: the oldest version to watch this shard from "
+                       "is %llu, the oldest token %llu",
+                       (unsigned long long)at, (unsigned long long)order);
+        return;
+    }
+    case ERR_UNSUPPORTED:
+        (void)snprintf(text, bytes,
+                       "the heap keeps no history, which a watch reads: give it some, as "
+                       "cairnctl heap set HEAP retention=10m does");
+        return;
+    case ERR_INVAL:
+        (void)snprintf(text, bytes, "the token is ahead of this shard: it is of another heap");
+        return;
+    case ERR_LIMIT:
+        (void)snprintf(text, bytes,
+                       "too many watches: at most %u of a shard and of a connection, %u of a user",
+                       WATCHES_PER_SHARD_MAX, WATCHES_PER_USER_MAX);
+        return;
+    default:
+        return;
+    }
+}
+
+static void end_refused(struct request *request, int err)
+{
+    char text[200];
+    struct replica *replica = request->node->replica;
+    struct shard *shard = replica == NULL ? NULL : replica_shard(replica, request->uid);
+    leave(request); /* telling may close the connection, which forgets its watches */
+    text[0] = 0;
+    if (shard != NULL) {
+        explain(shard_heap(shard), err, text, sizeof text);
+    }
+    if (request->client != NULL) {
+        dispatch__tell(request, err, text);
+    }
+    end(request);
+}
+
+/* ---- waiting ---- */
+
+static struct watch_shard *shard_find(const struct node *node, uint64_t uid)
+{
+    list_for_each (it, &node->watched) {
+        struct watch_shard *s = list_entry(it, struct watch_shard, link);
+        if (s->uid == uid) {
+            return s;
+        }
+    }
+    return NULL;
+}
+
+static struct watch_shard *shard_take(struct node *node, uint64_t uid, uint64_t order)
+{
+    struct watch_shard *s = shard_find(node, uid);
+    if (s == NULL) {
+        s = mem_zalloc(sizeof *s);
+        if (s == NULL) {
+            return NULL;
+        }
+        s->uid = uid;
+        for (size_t i = 0; i < WATCH_BUCKETS; i++) {
+            list_init(&s->keyed[i]);
+        }
+        list_init(&s->broad);
+        list_init(&s->looking);
+        list_push_back(&node->watched, &s->link);
+    }
+    s->seen = s->count == 0 ? order : s->seen;
+    if (node->watch_sweep.slot == 0) {
+        env_timer_start_in_ms(node->env, &node->watch_sweep, SWEEP_MS);
+    }
+    return s;
+}
+
+static bool is_keyed(const struct events_filter *filter)
+{
+    return filter->what == EVENTS_OBJECT || filter->what == EVENTS_ROOT;
+}
+
+/* The list that a watch waits in. */
+static struct list *place_of(struct watch_shard *s, const struct events_filter *filter)
+{
+    return is_keyed(filter) ? &s->keyed[key_of(filter) % WATCH_BUCKETS] : &s->broad;
+}
+
+/* Into one of its shard's lists. */
+static void stay(struct request *request, bool looking)
+{
+    struct node *node = request->node;
+    struct watch *w = &request->watch;
+    struct watch_shard *s = shard_take(node, request->uid, w->cursor.order);
+    if (s == NULL || s->count >= WATCHES_PER_SHARD_MAX) {
+        end_refused(request, s == NULL ? ERR_NOMEM : ERR_LIMIT);
+        return;
+    }
+    list_push_back(looking ? &s->looking : place_of(s, &w->filter), &w->link);
+    request->watch_at = s;
+    s->count++;
+    if (looking && node->watch_turn.slot == 0) {
+        env_timer_start(node->env, &node->watch_turn, env_now_ns(node->env));
+    }
+}
+
+/* It is in no list. */
+static void look(struct request *request)
+{
+    struct node *node = request->node;
+    struct watch *w = &request->watch;
+    struct shard *shard = node->replica == NULL ? NULL : replica_shard(node->replica, request->uid);
+    struct buf changes = {0};
+    assert(request->watch_at == NULL);
+    if (shard == NULL) {
+        end_refused(request, ERR_NOSHARD);
+        return;
+    }
+    int rv = listing_events(shard_heap(shard), &w->filter, &w->cursor, w->max, w->values,
+                            LOOK_RECORDS, &changes);
+    if (rv == 0 || (rv == ERR_NOTFOUND && env_now_ns(node->env) >= w->until_ns)) {
+        end_answered(request, &changes);
+    } else if (rv == ERR_NOTFOUND || rv == ERR_BUSY) {
+        stay(request, rv == ERR_BUSY);
+    } else {
+        end_refused(request, rv);
+    }
+    buf_close(&changes);
+}
+
+/* It was in one of its shard's lists: everything up to `order` was looked at for it. The last
+ * record of its own list that it has seen is still that; the last one of the queue isn't. */
+static void look_again(struct request *request, uint64_t order)
+{
+    struct events_cursor *c = &request->watch.cursor;
+    leave(request);
+    if (c->order < order) {
+        c->order = order;
+        c->place = is_keyed(&request->watch.filter) ? c->place : 0;
+    }
+    look(request);
+}
+
+/* ---- what is applied ---- */
+
+static void move_wanting(struct list *from, const struct heap_event *event, struct list *to)
+{
+    list_for_each_safe (it, next, from) {
+        if (event == NULL ||
+            events_match(&list_entry(it, struct request, watch.link)->watch.filter, event)) {
+            list_remove(it);
+            list_push_back(to, it);
+        }
+    }
+}
+
+static void move_all(struct watch_shard *s, struct list *to)
+{
+    for (size_t i = 0; i < WATCH_BUCKETS; i++) {
+        move_wanting(&s->keyed[i], NULL, to);
+    }
+    move_wanting(&s->broad, NULL, to);
+}
+
+/* Those that want something of what is new. */
+static void find_wanting(struct watch_shard *s, const struct heap *heap, struct list *to)
+{
+    static const struct events_filter everything = {.what = EVENTS_ALL};
+    struct events_cursor cursor = {.order = s->seen};
+    struct heap_event event;
+    uint32_t budget = UINT32_MAX; /* applied since the last turn: so it is work in proportion */
+    int rv;
+    while ((rv = events_next(heap, &everything, &cursor, &budget, &event)) == 0) {
+        struct events_filter one = {.what = event.kind == UNDO_ROOT ? EVENTS_ROOT : EVENTS_OBJECT,
+                                    .ptr = event.ptr,
+                                    .name = event.name};
+        move_wanting(place_of(s, &one), &event, to);
+        move_wanting(&s->broad, &event, to);
+    }
+    if (rv != ERR_NOTFOUND) {
+        move_all(s,
+                 to); /* history was cut short, or switched off: each learns what that is to it */
+    }
+}
+
+static void end_all(struct watch_shard *s, int err)
+{
+    struct list all;
+    list_init(&all);
+    move_all(s, &all);
+    list_splice(&all, &s->looking);
+    while (!list_empty(&all)) {
+        end_refused(list_entry(all.next, struct request, watch.link), err);
+    }
+}
+
+/* Why nobody may wait for the shard here; 0: they may. */
+static int unfit(struct node *node, uint64_t uid, struct shard **shard)
+{
+    struct shard_info info;
+    *shard = node->replica == NULL ? NULL : replica_shard(node->replica, uid);
+    if (*shard == NULL) {
+        return ERR_NOSHARD;
+    }
+    shard_get_info(*shard, &info);
+    return info.failed ? ERR_IO : info.state != CONSENSUS_LEADER ? ERR_NOTLEADER : 0;
+}
+
+static void look_at_applied(struct node *node, struct watch_shard *s)
+{
+    struct shard *shard;
+    struct list wanting;
+    uint64_t order = s->seen;
+    int err = unfit(node, s->uid, &shard);
+    s->applied = s->lost = false;
+    if (err != 0) {
+        end_all(s, err);
+        return;
+    }
+    list_init(&wanting);
+    find_wanting(s, shard_heap(shard), &wanting);
+    s->seen = heap_order(shard_heap(shard));
+    while (!list_empty(&wanting)) {
+        look_again(list_entry(wanting.next, struct request, watch.link), order);
+    }
+}
+
+static void on_task(struct env_task *task)
+{
+    struct node *node = container_of(task, struct node, watch_task);
+    list_for_each (it, &node->watched) {
+        struct watch_shard *s = list_entry(it, struct watch_shard, link);
+        if (s->applied || s->lost) {
+            look_at_applied(node, s);
+        }
+    }
+}
+
+/* Those whose search takes more than a turn. */
+static void on_turn(struct env_timer *timer)
+{
+    struct node *node = container_of(timer, struct node, watch_turn);
+    list_for_each (it, &node->watched) {
+        struct watch_shard *s = list_entry(it, struct watch_shard, link);
+        struct list now;
+        list_init(&now);
+        list_splice(&now, &s->looking);
+        while (!list_empty(&now)) {
+            look_again(list_entry(now.next, struct request, watch.link), 0);
+        }
+    }
+}
+
+static void move_overdue(struct list *from, uint64_t now, struct list *to)
+{
+    list_for_each_safe (it, next, from) {
+        if (list_entry(it, struct request, watch.link)->watch.until_ns <= now) {
+            list_remove(it);
+            list_push_back(to, it);
+        }
+    }
+}
+
+static void end_overdue(struct watch_shard *s, uint64_t now)
+{
+    struct list overdue;
+    list_init(&overdue);
+    for (size_t i = 0; i < WATCH_BUCKETS; i++) {
+        move_overdue(&s->keyed[i], now, &overdue);
+    }
+    move_overdue(&s->broad, now, &overdue);
+    while (!list_empty(&overdue)) {
+        look_again(list_entry(overdue.next, struct request, watch.link), s->seen);
+    }
+}
+
+static void on_sweep(struct env_timer *timer)
+{
+    struct node *node = container_of(timer, struct node, watch_sweep);
+    uint64_t now = env_now_ns(node->env);
+    list_for_each_safe (it, next, &node->watched) {
+        struct watch_shard *s = list_entry(it, struct watch_shard, link);
+        struct shard *shard;
+        int err = unfit(node, s->uid, &shard);
+        if (err != 0) {
+            end_all(s, err);
+        }
+        end_overdue(s, now);
+        if (s->count == 0) {
+            list_remove(&s->link);
+            mem_free(s);
+        }
+    }
+    if (!list_empty(&node->watched)) {
+        env_timer_start_in_ms(node->env, timer, SWEEP_MS);
+    }
+}
+
+/* ---- from outside ---- */
+
+void watch__open(struct node *node)
+{
+    list_init(&node->watched);
+    node->watch_task.cb = on_task;
+    node->watch_turn.cb = on_turn;
+    node->watch_sweep.cb = on_sweep;
+}
+
+void watch__close(struct node *node)
+{
+    env_timer_stop(node->env, &node->watch_turn);
+    env_timer_stop(node->env, &node->watch_sweep);
+    list_for_each_safe (it, next, &node->watched) {
+        struct watch_shard *s = list_entry(it, struct watch_shard, link);
+        end_all(s, ERR_SHUTDOWN);
+        assert(s->count == 0);
+        list_remove(&s->link);
+        mem_free(s);
+    }
+}
+
+void watch__applied(struct node *node, struct shard *shard, bool lost)
+{
+    if (list_empty(&node->watched)) {
+        return;
+    }
+    struct shard_info info;
+    shard_get_info(shard, &info);
+    struct watch_shard *s = shard_find(node, info.uid);
+    if (s != NULL && s->count > 0) {
+        s->applied = s->applied || !lost;
+        s->lost = s->lost || lost;
+        env_defer(node->env, &node->watch_task);
+    }
+}
+
+void watch__forget(struct request *request)
+{
+    if (request->watch_at != NULL) {
+        end(request);
+    }
+}
+
+/* ---- the beginning ---- */
+
+static uint32_t of_user(const struct node *node, uint64_t owner)
+{
+    uint32_t count = 0;
+    list_for_each (it, &node->clients) {
+        const struct client *client = list_entry(it, struct client, link);
+        count += client->owner == owner ? client->watches : 0;
+    }
+    return count;
+}
+
+static int check(const struct msg_watch *m, struct slice body)
+{
+    bool good = body.len <= REQUEST_BODY_INLINE && m->uid != SHARD_META && m->from <= FROM_OLDEST &&
+                m->what >= EVENTS_OBJECT && m->what < EVENTS_WHATS && m->max > 0 &&
+                m->wait_ms <= WATCH_WAIT_MS_MAX;
+    return good ? 0 : ERR_PROTOCOL;
+}
+
+/* Where it begins to look. */
+static void take_place(struct request *request, const struct msg_watch *m, const struct heap *heap)
+{
+    struct events_cursor *c = &request->watch.cursor;
+    uint64_t at;
+    switch (m->from) {
+    case FROM_NOW:
+        c->order = heap_order(heap);
+        request->watch.until_ns = 0;
+        return;
+    case FROM_OLDEST:
+        c->order = events_oldest(heap, &at);
+        return;
+    default:
+        c->order = m->token;
+        hint_take(request);
+    }
+}
+
+static void confirmed(struct shard_read *read, int err)
+{
+    struct request *request = container_of(read, struct request, read);
+    struct node *node = request->node;
+    struct shard *shard = node->replica == NULL ? NULL : replica_shard(node->replica, request->uid);
+    struct msg_watch m;
+    if (err == 0 && shard == NULL) {
+        err = ERR_NOSHARD;
+    }
+    if (err == ERR_INVAL && request->client != NULL) {
+        dispatch__tell(request, err, "the version is more than a second in the future");
+    } else if (err != 0 && request->client != NULL) {
+        dispatch__tell(request, err, "");
+    }
+    if (err != 0 || request->client == NULL) {
+        end(request);
+        return;
+    }
+    int rv = message_decode_watch(request->body, &m);
+    assert(rv == 0); /* as when it came */
+    request->watch =
+        (struct watch){.filter = {.what = (enum events_what)m.what,
+                                  .type = m.type,
+                                  .ptr = m.ptr,
+                                  .name = m.name,
+                                  .at = m.at},
+                       .until_ns = env_now_ns(node->env) + m.wait_ms * UINT64_C(1000000),
+                       .max = m.max,
+                       .values = m.values != 0};
+    take_place(request, &m, shard_heap(shard));
+    look(request);
+}
+
+void watch__begin(struct client *client, const struct frame_header *header, struct slice body)
+{
+    struct node *node = client->node;
+    struct msg_watch m = {0};
+    struct shard *shard = NULL;
+    int rv = message_decode_watch(body, &m);
+    struct request *request = dispatch__begin(client, header, m.uid, &shard);
+    if (request == NULL) {
+        return;
+    }
+    node->watches++;
+    client->watches++;
+    if (rv == 0) {
+        rv = check(&m, body);
+    }
+    if (rv == 0 && (client->watches > WATCHES_PER_CONN_MAX ||
+                    of_user(node, client->owner) > WATCHES_PER_USER_MAX)) {
+        rv = ERR_LIMIT;
+    }
+    if (rv != 0) {
+        end_refused(request, rv);
+        return;
+    }
+    memcpy(request->inside, body.data, body.len);
+    request->body = slice_of(request->inside, body.len);
+    request->read.cb = confirmed;
+    request->read.at = m.from == FROM_TOKEN && m.token != 0 ? 0 : m.at;
+    rv = shard_read_index(shard, &request->read);
+    if (rv != 0) {
+        end_refused(request, rv);
+    }
+}
