@@ -41,6 +41,9 @@ struct cli {
     bool size_given, len_given, to_given, depth_given;
     uint32_t shards, replicas, type, depth;
     const char *path;
+    const char *from_text, *object, *root, *roots; /* watch */
+    uint64_t count;
+    bool type_given;
 
     const char *kind; /* "noun.verb", of the envelope */
     int argc;         /* what stands behind noun and verb */
@@ -131,6 +134,7 @@ void cli_answer_map(struct cli *cli, const char *heap, json_t *rows);
 /* ---- verbs ---- */
 
 int verb_status(struct cli *cli);
+int verb_watch(struct cli *cli);
 int verb_heap_create(struct cli *cli);
 int verb_heap_ls(struct cli *cli);
 int verb_heap_rm(struct cli *cli);

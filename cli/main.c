@@ -81,6 +81,10 @@ const struct cli_verb cli_verbs[] = {
     {"tx", "trace", verb_tx_trace, "ID", "what happened to one, step by step, from the logs"},
     {"tx", "stats", verb_tx_stats, "", "what every node has coordinated"},
     {"tx", "abort", verb_tx_abort, "FILE", "nothing of it"},
+    {"watch", "", verb_watch,
+     "HEAP [--object POINTER|--root NAME|--roots PREFIX|--type N] [--from "
+     "TOKEN|VERSION|-10s|oldest] [--count N]",
+     "changes as they happen, one line each"},
     {"checkpoint", "now", verb_checkpoint_now, "[HEAP]", "bring every replica's image up to date"},
     {"log", "dump", verb_log_dump, "--offline DATA_DIR [--shard UID] [--from INDEX] [--to INDEX]",
      "every record of a stopped node's log"},
@@ -135,8 +139,8 @@ int verb_completion(struct cli *cli)
         "            sed -n 's/.*\"name\": \"\\([^\"]*\\)\".*/\\1/p')\" -- \"$cur\")) ;;\n"
         "    *) COMPREPLY=($(compgen -W \"--wait --timeout --shards --replicas --size --type "
         "--data --hex --file "
-        "--off --len --at --isolation --by --depth --path --retention --yes --dry-run --output\" "
-        "-- \"$cur\")) "
+        "--off --len --at --isolation --by --depth --path --from --count --object --root --roots "
+        "--retention --yes --dry-run --output\" -- \"$cur\")) "
         ";;\n    "
         "esac\n}\n"
         "complete -F _cairnctl cairnctl\n");
@@ -172,7 +176,11 @@ enum {
     KEY_BY,
     KEY_RETENTION,
     KEY_DEPTH,
-    KEY_PATH
+    KEY_PATH,
+    KEY_OBJECT,
+    KEY_ROOT,
+    KEY_ROOTS,
+    KEY_COUNT
 };
 
 static const struct argp_option option_table[] = {
@@ -210,7 +218,12 @@ static const struct argp_option option_table[] = {
     {"depth", KEY_DEPTH, "N", 0, "pointers to follow, at most", 1},
     {"path", KEY_PATH, "FIELD.FIELD", 0, "follow only these fields, one per hop", 1},
     {"shard", KEY_SHARD, "UID", 0, "only this shard", 1},
-    {"from", KEY_FROM, "INDEX", 0, "from this log index on", 1},
+    {"from", KEY_FROM, "INDEX|TOKEN|VERSION|-10s", 0,
+     "log dump: from this log index on; watch: from then on", 1},
+    {"object", KEY_OBJECT, "POINTER", 0, "watch this object", 1},
+    {"root", KEY_ROOT, "NAME", 0, "watch this name", 1},
+    {"roots", KEY_ROOTS, "PREFIX", 0, "watch names that begin so", 1},
+    {"count", KEY_COUNT, "N", 0, "watch: end after so many changes", 1},
     {"to", KEY_TO, "INDEX", 0, "up to this log index", 1},
     {0}};
 
@@ -316,6 +329,7 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
         return 0;
     case KEY_TYPE:
         cli->type = (uint32_t)number(state, arg, "type", UINT32_MAX);
+        cli->type_given = true;
         return 0;
     case KEY_DATA:
         cli->data = arg;
@@ -339,6 +353,18 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
     case KEY_ISOLATION:
         cli->isolation = arg;
         return 0;
+    case KEY_OBJECT:
+        cli->object = arg;
+        return 0;
+    case KEY_ROOT:
+        cli->root = arg;
+        return 0;
+    case KEY_ROOTS:
+        cli->roots = arg;
+        return 0;
+    case KEY_COUNT:
+        cli->count = number(state, arg, "count", UINT64_MAX);
+        return 0;
     case KEY_BY:
         cli->by = arg;
         return 0;
@@ -356,7 +382,10 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
         cli->uid = number(state, arg, "shard", UINT64_MAX);
         return 0;
     case KEY_FROM:
-        cli->from = number(state, arg, "from", UINT64_MAX);
+        cli->from_text = arg;
+        cli->from = strspn(arg, "0123456789") == strlen(arg)
+                        ? number(state, arg, "from", UINT64_MAX)
+                        : UINT64_MAX; /* not an index */
         return 0;
     case KEY_TO:
         cli->to = number(state, arg, "to", UINT64_MAX);

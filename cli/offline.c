@@ -74,7 +74,8 @@ int verb_log_dump(struct cli *cli)
     struct err_text e = {""};
     char dir[1100];
     struct dump dump = {cli, 0};
-    if (cli->argc != 0 || cli->offline == NULL) {
+    bool no_index = cli->from_text != NULL && cli->from == UINT64_MAX;
+    if (cli->argc != 0 || cli->offline == NULL || no_index) {
         return cli_usage(cli, "--offline DATA_DIR log dump [--shard UID] [--from INDEX] [--to "
                               "INDEX]   (node stopped)");
     }

@@ -12,6 +12,7 @@ cat >"$dir/user.c" <<'END'
 #include <cairn/list.h>
 #include <cairn/tx.h>
 #include <cairn/typed.h>
+#include <cairn/watch.h>
 struct limits {
     int64_t lower, upper;
 };
