@@ -147,7 +147,7 @@ int watch_reader_new(const struct msg_watch *what, uint64_t heap, uint32_t shard
         rv = take_token(r, opts->token);
         break;
     case CAIRN_WATCH_VERSION:
-        r->query.from = FROM_TOKEN;
+        r->query.from = FROM_OLDEST;
         r->query.at = opts->version;
         rv = opts->version == 0 ? ERR_INVAL : 0;
         break;

@@ -485,8 +485,8 @@ static int check(const struct msg_watch *m, struct slice body)
     return good ? 0 : ERR_PROTOCOL;
 }
 
-/* Where it begins to look. */
-static void take_place(struct request *request, const struct msg_watch *m, const struct heap *heap)
+/* Where it begins to look. ERR_SNAPSHOT_TOO_OLD. */
+static int take_place(struct request *request, const struct msg_watch *m, const struct heap *heap)
 {
     struct events_cursor *c = &request->watch.cursor;
     uint64_t at;
@@ -494,13 +494,14 @@ static void take_place(struct request *request, const struct msg_watch *m, const
     case FROM_NOW:
         c->order = heap_order(heap);
         request->watch.until_ns = 0;
-        return;
+        return 0;
     case FROM_OLDEST:
         c->order = events_oldest(heap, &at);
-        return;
+        return m->at != 0 && m->at < at ? ERR_SNAPSHOT_TOO_OLD : 0;
     default:
         c->order = m->token;
         hint_take(request);
+        return 0;
     }
 }
 
@@ -533,7 +534,12 @@ static void confirmed(struct shard_read *read, int err)
                        .until_ns = env_now_ns(node->env) + m.wait_ms * UINT64_C(1000000),
                        .max = m.max,
                        .values = m.values != 0};
-    take_place(request, &m, shard_heap(shard));
+    rv = heap_retention_ms(shard_heap(shard)) == 0 ? ERR_UNSUPPORTED
+                                                   : take_place(request, &m, shard_heap(shard));
+    if (rv != 0) {
+        end_refused(request, rv);
+        return;
+    }
     look(request);
 }
 
@@ -563,7 +569,7 @@ void watch__begin(struct client *client, const struct frame_header *header, stru
     memcpy(request->inside, body.data, body.len);
     request->body = slice_of(request->inside, body.len);
     request->read.cb = confirmed;
-    request->read.at = m.from == FROM_TOKEN && m.token != 0 ? 0 : m.at;
+    request->read.at = m.from == FROM_TOKEN ? 0 : m.at;
     rv = shard_read_index(shard, &request->read);
     if (rv != 0) {
         end_refused(request, rv);
