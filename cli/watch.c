@@ -108,6 +108,12 @@ static void print_line(const cairn_event *e)
     }
 }
 
+/* The node says what there is to watch from. */
+static int failed(struct cli *cli, int code)
+{
+    return cli_error(cli, code, "watch: %s", cairn_errormsg());
+}
+
 static uint64_t now_ms(void)
 {
     struct timespec now;
@@ -148,7 +154,7 @@ static int follow(struct cli *cli, cairn_watch *watch)
     if (cairn_watch_token(watch, token, sizeof token) == 0) {
         (void)fprintf(stderr, "to go on: --from %s\n", token);
     }
-    return rv == 0 ? 0 : cli_fail(cli, rv, "watch");
+    return rv == 0 ? 0 : failed(cli, rv);
 }
 
 int verb_watch(struct cli *cli)
@@ -178,7 +184,7 @@ int verb_watch(struct cli *cli)
     if (rv == 0) {
         rv = open_watch(cli, heap, &opts, &watch);
     }
-    code = rv != 0 ? cli_fail(cli, rv, "watch") : follow(cli, watch);
+    code = rv != 0 ? failed(cli, rv) : follow(cli, watch);
     cairn_watch_free(watch);
     cairn_heap_close(heap);
     return code;

@@ -10,6 +10,7 @@
 #include "sim/cluster/in_doubt.h"
 #include "sim/cluster/mortals.h"
 #include "sim/cluster/transactions.h"
+#include "sim/cluster/watchers.h"
 #include "sim/history.h"
 #include "sim/sim.h"
 
@@ -114,6 +115,7 @@ struct client_host {
     struct slot slots[SLOTS_PER_CLIENT];
     struct own own[OWN_OBJECTS];
     struct tx_slot tx;
+    struct watcher watcher;
     struct account_slot bank;
     struct core_call setup;
     bool setup_running;
@@ -126,6 +128,7 @@ struct mortal {
 };
 
 struct cluster_counts {
+    uint64_t changes_seen, watch_gaps, watch_resumes;
     uint64_t ok, failed, unknown, conflicts, transactions, past_audits, at_one_time, deaths;
     uint64_t crashes, power_losses, pauses, restarts, wipes, stops;
     uint64_t cuts, net_faults, disk_faults, full_windows, clock_jumps, bit_flips;

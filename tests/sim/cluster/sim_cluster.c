@@ -80,6 +80,9 @@ static void finish(struct cluster *c)
     }
     clients_check(c);
     if (!c->bad) {
+        watchers_check(c);
+    }
+    if (!c->bad) {
         clients_stop(c);
     }
     if (!c->bad) {
@@ -147,6 +150,9 @@ static bool run_one(struct run *run)
            k->disk_faults, k->full_windows, k->clock_jumps, k->bit_flips, k->fatal,
            k->shards_failed, k->refused, k->snapshots, (double)virtual_ms / 1000, events, took,
            run->trace);
+    printf("     watches saw %" PRIu64 " changes, went on from a token %" PRIu64
+           " times, fell behind the history %" PRIu64 " times\n",
+           k->changes_seen, k->watch_resumes, k->watch_gaps);
     if (bad) {
         printf("     %s\n     replay: sim_cluster --seed %" PRIu64 " --mode %s --seconds %" PRIu64
                " --verbose\n",

@@ -583,6 +583,7 @@ static void client_go(void *arg)
         slot_next(&client->slots[i]);
     }
     transactions_go(client);
+    watchers_go(client);
     accounts_go(client);
 }
 
@@ -752,6 +753,7 @@ static void client_close(void *arg)
         env_timer_stop(client->env, &client->slots[i].think);
     }
     transactions_stop(client);
+    watchers_stop(client);
     accounts_stop(client);
     if (client->heap != NULL) {
         core_heap_close(client->heap);
@@ -786,6 +788,7 @@ void clients_free(struct cluster *c)
     for (uint32_t i = 0; i < c->client_count; i++) {
         struct client_host *client = &c->clients[i];
         accounts_free(client);
+        watchers_free(client);
         if (client->env == NULL) {
             continue;
         }
