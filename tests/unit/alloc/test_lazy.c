@@ -14,6 +14,7 @@
 
 #include "alloc/command.h"
 #include "alloc/engine.h"
+#include "alloc/events.h"
 #include "alloc/image.h"
 #include "alloc/image_layout.h"
 #include "alloc/survey.h"
@@ -226,12 +227,24 @@ static bool both_read(const struct setting *s, struct dice *dice, struct heap *h
     return true;
 }
 
+/* Of the first so many changes that are on record. */
+static size_t count_events(const struct heap *h, uint32_t budget)
+{
+    static const struct events_filter all = {.what = EVENTS_ALL};
+    struct events_cursor cursor = {.order = header(h)->history_from};
+    struct heap_event event;
+    size_t count = 0;
+    while (events_next(h, &all, &cursor, &budget, &event) == 0) {
+        count++;
+    }
+    return count;
+}
+
 /* Every way of looking that isn't a read of one object: what it says counts only without damage. */
 static bool look_around(struct heap *h, struct heap *twin)
 {
     static struct heap_class_stats classes[2][HEAP_CLASSES];
     static struct heap_object objects[2][64];
-    struct heap_event events[2][16];
     uint64_t next[2];
     size_t counts[2];
     size_t events_found[2];
@@ -240,8 +253,7 @@ static bool look_around(struct heap *h, struct heap *twin)
     for (int i = 0; i < 2; i++) {
         counts[i] = heap_list_objects(heaps[i], 0, objects[i], 64, &next[i]);
         heap_get_class_stats(heaps[i], classes[i]);
-        uint64_t from = header(heaps[i])->history_from;
-        (void)heap_events(heaps[i], from, events[i], 16, &events_found[i]);
+        events_found[i] = count_events(heaps[i], 16);
     }
     if (heap_damage(h, &text) != 0) {
         return false;
