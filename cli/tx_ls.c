@@ -40,7 +40,9 @@ int verb_tx_stats(struct cli *cli)
                                                 {"TOO LATE", "too_late", true},
                                                 {"RECOVERED", "recoveries", true},
                                                 {"RESENT", "resends", true},
-                                                {"READS WAITED", "reads_waited", true}};
+                                                {"READS WAITED", "reads_waited", true},
+                                                {"TURNS WAITED", "turns_waited", true},
+                                                {"TURNS EXPIRED", "turns_expired", true}};
     json_t *nodes = NULL;
     json_t *node;
     size_t i;

@@ -153,6 +153,7 @@ struct core_op *core__op_read(const struct core_call *call, size_t piece)
         .offset = call->read.offset + piece,
         .len = (uint32_t)(left < READ_BYTES_MAX ? left : READ_BYTES_MAX),
         .at = call->read.at,
+        .turn = piece == 0 ? call->read.turn : 0,
     };
     struct core_op *op = core__op_new(KIND_READ, message_size_read(&m));
     if (op == NULL) {

@@ -122,6 +122,7 @@ struct core_call {
         size_t len, next, done;
         uint32_t out, restarts;
         bool versioned;
+        uint8_t turn; /* READ.turn, set before core_prepare_read_at() */
     } read;
     struct list link;     /* by deadline, or among the finished */
     struct list ops;      /* its requests */

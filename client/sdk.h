@@ -45,10 +45,19 @@ struct cairn_client {
     char ready_text[CORE_TEXT_BYTES];
 };
 
+/* An object that transactions conflicted about lately (contention.c). */
+struct sdk_hot {
+    _Atomic uint64_t ptr;
+    _Atomic uint64_t until_ns; /* CLOCK_MONOTONIC */
+    _Atomic uint32_t ms;       /* how long that was from the last conflict */
+};
+#define SDK_HOT_OBJECTS 64u
+
 struct cairn_heap {
     struct cairn_client *client;
     struct core_heap *core;
     struct sdk_item close;
+    struct sdk_hot hot[SDK_HOT_OBJECTS];
 };
 
 enum future_state {

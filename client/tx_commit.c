@@ -181,45 +181,11 @@ int cairn_tx_commit_async(cairn_tx *tx, cairn_future **future)
 
 /* ---- trying again ---- */
 
-#define BACKOFF_FIRST_US  1000u
-#define BACKOFF_DOUBLINGS 6u /* up to 64 ms */
-#define CONFLICTS_PATIENT 4u /* later ones wait less and less, so that nobody starves */
-
 void sdk__pause_us(uint64_t us)
 {
     struct timespec t = {.tv_sec = (time_t)(us / 1000000u),
                          .tv_nsec = (long)(us % 1000000u) * 1000};
     (void)nanosleep(&t, NULL);
-}
-
-/* xorshift64* of this thread; only the spread matters. */
-static uint64_t random_next(void)
-{
-    static _Thread_local uint64_t state;
-    if (state == 0) {
-        struct timespec t = {0};
-        (void)clock_gettime(CLOCK_MONOTONIC, &t);
-        state = (uint64_t)(uintptr_t)&state ^ (uint64_t)t.tv_nsec << 20 ^ (uint64_t)t.tv_sec;
-        state |= 1;
-    }
-    state ^= state >> 12;
-    state ^= state << 25;
-    state ^= state >> 27;
-    return state * UINT64_C(0x2545F4914F6CDD1D);
-}
-
-/* Half to one and a half of a step that doubles with each of the first conflicts, and then shrinks
- * with the age of the run. */
-static uint64_t backoff_us(uint32_t tries)
-{
-    uint64_t us = (uint64_t)BACKOFF_FIRST_US
-                  << (tries < BACKOFF_DOUBLINGS ? tries : BACKOFF_DOUBLINGS);
-    if (tries > CONFLICTS_PATIENT) {
-        uint32_t older = tries - CONFLICTS_PATIENT;
-        us >>= older < 10 ? older : 10;
-    }
-    us = us < BACKOFF_FIRST_US / 4 ? BACKOFF_FIRST_US / 4 : us;
-    return us / 2 + random_next() % us;
 }
 
 /* Nobody knows yet whether it committed: asks its home until that is known, or the time is over. */
@@ -255,30 +221,57 @@ static bool wants_one_time(const struct tx_set *set, int err)
            set->opts.read_at == 0 && set->reads > 0 && set->demands == 0 && !set->writes;
 }
 
-/* One try. *strict: how, and how the next one should be; *again: should there be one? */
-static int run_once(struct cairn_heap *heap, const cairn_tx_opts *opts, uint64_t deadline_ns,
-                    cairn_tx_fn fn, void *arg, bool *strict, bool *again)
+/* What the tries of a run know of each other. */
+struct run {
+    uint32_t tries;
+    uint64_t deadline_ns; /* of all tries together */
+    bool strict;          /* how the next try is to be */
+    bool again;           /* should there be one? */
+    uint64_t turn_at;     /* as in tx_set */
+    bool turn_first;      /* to wait for before anything else */
+};
+
+/* An object that is read first is asked for together with the turn at it, but not in a snapshot. */
+static void learn(struct run *run, const struct tx_set *set)
+{
+    bool helps = sdk__turn_conflict(set, last_conflict);
+    run->turn_at = helps ? last_conflict : 0;
+    run->turn_first = set->first_read != last_conflict || set->at != 0;
+}
+
+static int run_once(struct cairn_heap *heap, const cairn_tx_opts *opts, struct run *run,
+                    cairn_tx_fn fn, void *arg)
 {
     cairn_tx *tx = NULL;
     struct commit done;
     int rv = cairn_tx_begin(heap, opts, &tx);
-    *again = false;
+    run->again = false;
     if (rv != 0) {
         return rv;
     }
-    tx->set->deadline_ns = deadline_ns; /* of all tries together */
-    tx->set->strict = *strict;
+    tx->set->deadline_ns = run->deadline_ns;
+    tx->set->strict = run->strict;
+    tx->set->tries = run->tries;
+    tx->set->turn_at = run->turn_at;
+    if (run->turn_at != 0 && run->turn_first) {
+        (void)sdk__turn_wait(tx); /* what is wrong with it, fn will find out */
+    }
+    run->turn_at = 0;
     last_conflict = 0;
     rv = fn(tx, arg);
     bool runs = rv == 0;
     if (runs) {
+        sdk__turn_end(tx->set);
         rv = commit(tx, &done);
     }
     if (runs && rv == CAIRN_E_INDOUBT) {
         rv = settle(heap->client, tx->set, &done);
     }
-    *strict = wants_one_time(tx->set, rv);
-    *again = is_for_another_try(rv) || (rv == CAIRN_E_BUSY && tx->set->unfound);
+    if (runs && rv == CAIRN_E_CONFLICT) {
+        learn(run, tx->set);
+    }
+    run->strict = wants_one_time(tx->set, rv);
+    run->again = is_for_another_try(rv) || (rv == CAIRN_E_BUSY && tx->set->unfound);
     if (runs) {
         sdk__tx_set_free(tx->set);
     } else {
@@ -287,6 +280,8 @@ static int run_once(struct cairn_heap *heap, const cairn_tx_opts *opts, uint64_t
     return rv;
 }
 
+#define TRIES_AT_ONCE 16u
+
 int cairn_tx_run_opts(cairn_heap *heap, const cairn_tx_opts *opts, cairn_tx_fn fn, void *arg)
 {
     cairn_tx *probe = NULL;
@@ -294,16 +289,19 @@ int cairn_tx_run_opts(cairn_heap *heap, const cairn_tx_opts *opts, cairn_tx_fn f
     if (rv != 0) {
         return rv;
     }
-    bool strict = false;
-    bool again = true;
-    for (uint32_t tries = 0;; tries++) {
-        rv = run_once(heap, opts, probe->set->deadline_ns, fn, arg, &strict, &again);
+    struct run run = {.deadline_ns = probe->set->deadline_ns};
+    for (;; run.tries++) {
+        rv = run_once(heap, opts, &run, fn, arg);
         uint64_t left_us = (uint64_t)sdk__tx_left_ms(probe->set) * 1000u;
-        uint64_t wait_us = backoff_us(tries);
-        if (!again || wait_us >= left_us) {
+        /* Who waits for a turn needn't wait before. */
+        bool at_once = run.turn_at != 0 && run.tries < TRIES_AT_ONCE;
+        uint64_t wait_us = at_once ? 0 : sdk__backoff_us(run.tries);
+        if (!run.again || wait_us >= left_us) {
             break;
         }
-        sdk__pause_us(wait_us);
+        if (wait_us > 0) {
+            sdk__pause_us(wait_us);
+        }
     }
     sdk__tx_set_free(probe->set);
     return rv;

@@ -72,6 +72,10 @@ struct tx_set {
     size_t bytes;         /* that they will be, about */
     bool writes;          /* it changes something */
     bool allocated;       /* ever */
+    uint32_t tries;       /* of the same run, before this one */
+    uint64_t first_read;  /* the object that was read first, 0: none */
+    uint64_t turn;        /* the object that it has its turn at, 0: none */
+    uint64_t turn_at;     /* the only one that it may have it at, 0: any */
     struct list objects, roots, directories;
     struct list parts; /* struct cairn_tx, joined ones too */
     /* Once the commit has its id: the number that it will be sent under, and where to. */
@@ -177,6 +181,18 @@ int sdk__tx_validate(struct cairn_tx *tx, struct tx_parts *parts, uint64_t *what
 
 void sdk__pause_us(uint64_t us);
 #define SDK_TX_SETTLE_PAUSE_US 5000u
+
+/* contention.c: at most one turn per transaction, so that none waits while others wait for it. */
+/* What READ.turn is to be: the object is wanted much, and likely to be changed. */
+uint8_t sdk__turn_of_read(struct tx_set *set, const struct tx_object *object);
+/* Waits for the turn at set->turn_at before anything else. */
+int sdk__turn_wait(struct cairn_tx *tx);
+/* Before the commit: a turn that was taken for nothing isn't taken the next time. */
+void sdk__turn_end(const struct tx_set *set);
+/* The commit found that the object (0: none) had changed. True: a turn at it would help. */
+bool sdk__turn_conflict(const struct tx_set *set, uint64_t ptr);
+/* How long to wait after so many tries. */
+uint64_t sdk__backoff_us(uint32_t tries);
 
 /* tx_id.c */
 void sdk__tx_release(struct tx_set *set); /* the number won't be used; if it has one */

@@ -63,16 +63,22 @@ json_t *admin__transactions(struct node *node, const json_t *args)
     struct listing l = {.rows = json_array(),
                         .in_doubt = json_is_true(json_object_get(args, "in_doubt"))};
     struct coord_stats s = {0};
+    struct turns_stats t = {0};
+    if (node->turns != NULL) {
+        turns_get_stats(node->turns, &t);
+    }
     if (node->replica != NULL && node->coord != NULL) {
         replica_each_shard(node->replica, list_shard, &l);
         coord_get_stats(node->coord, &s);
     }
-    return json_pack("{s:o,s:b,s:{s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:i,s:i}}",
-                     "transactions", l.rows, "more", l.more, "stats", "commits",
-                     (json_int_t)s.commits, "committed", (json_int_t)s.committed, "aborted",
-                     (json_int_t)s.aborted, "conflicts", (json_int_t)s.conflicts, "too_late",
-                     (json_int_t)s.too_late, "recoveries", (json_int_t)s.recoveries, "asks",
-                     (json_int_t)s.asks, "resends", (json_int_t)s.resends, "reads_waited",
-                     (json_int_t)s.reads_waited, "forgotten", (json_int_t)s.forgotten, "wrong",
-                     (json_int_t)s.wrong, "running", (int)s.running, "waiting", (int)s.waiting);
+    return json_pack(
+        "{s:o,s:b,s:{s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:i,s:i,s:I,s:I,s:I,s:I}}",
+        "transactions", l.rows, "more", l.more, "stats", "commits", (json_int_t)s.commits,
+        "committed", (json_int_t)s.committed, "aborted", (json_int_t)s.aborted, "conflicts",
+        (json_int_t)s.conflicts, "too_late", (json_int_t)s.too_late, "recoveries",
+        (json_int_t)s.recoveries, "asks", (json_int_t)s.asks, "resends", (json_int_t)s.resends,
+        "reads_waited", (json_int_t)s.reads_waited, "forgotten", (json_int_t)s.forgotten, "wrong",
+        (json_int_t)s.wrong, "running", (int)s.running, "waiting", (int)s.waiting, "turns_taken",
+        (json_int_t)t.taken, "turns_waited", (json_int_t)t.waited, "turns_expired",
+        (json_int_t)t.expired, "turns_overdue", (json_int_t)t.overdue);
 }

@@ -45,6 +45,9 @@ static void request_free(struct request *request)
         list_remove(&request->link);
         request->client->pending--;
     }
+    if (request->turn_ptr != 0 && !request->turn_told && node->turns != NULL) {
+        turns_pass(node->turns, request->uid, request->turn_ptr);
+    }
     if (request->large != NULL) {
         node->large_bytes -= request->body.len;
         mem_free(request->large);
@@ -246,6 +249,20 @@ static void propose(struct client *client, const struct frame_header *header, ui
 /* ---- reads ---- */
 
 static void wait_done(struct coord_wait *wait, int err);
+static void turn_done(struct turn_wait *wait, int err);
+
+static bool waits_for_turn(struct request *request)
+{
+    struct node *node = request->node;
+    uint64_t ptr = 0;
+    uint8_t tries = reads__wanted_turn(request->kind, request->body, &ptr);
+    if (tries == 0 || ptr == 0 || request->turn_ptr != 0 || node->turns == NULL) {
+        return false;
+    }
+    request->turn_ptr = ptr;
+    request->turn.cb = turn_done;
+    return !turns_take(node->turns, request->uid, ptr, tries, &request->turn);
+}
 
 /* Confirmed, or what it waited for is decided: the state is at least as new as when it was asked
  * for. */
@@ -254,6 +271,9 @@ static void read_serve(struct request *request, int err)
     struct node *node = request->node;
     struct shard *shard = node->replica == NULL ? NULL : replica_shard(node->replica, request->uid);
     if (request->client != NULL && err == 0) {
+        if (waits_for_turn(request)) {
+            return;
+        }
         err = shard == NULL ? ERR_NOSHARD : reads__answer(request, shard_heap(shard));
         if (err_stops_replica(err) && shard_check_damage(shard) != 0) {
             err = ERR_UNAVAILABLE; /* another replica knows */
@@ -273,6 +293,22 @@ static void read_serve(struct request *request, int err)
 static void wait_done(struct coord_wait *wait, int err)
 {
     read_serve(container_of(wait, struct request, wait), err);
+}
+
+/* It has waited for others to apply something: the shard may not be what it was. */
+static void turn_done(struct turn_wait *wait, int err)
+{
+    struct request *request = container_of(wait, struct request, turn);
+    struct node *node = request->node;
+    struct shard *shard = node->replica == NULL ? NULL : replica_shard(node->replica, request->uid);
+    struct shard_info info = {.failed = true};
+    if (shard != NULL) {
+        shard_get_info(shard, &info);
+    }
+    if (err == 0 && (info.failed || info.installing)) {
+        err = ERR_UNAVAILABLE;
+    }
+    read_serve(request, err);
 }
 
 static void read_done(struct shard_read *read, int err)

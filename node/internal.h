@@ -11,6 +11,7 @@
 #include "coord/coord.h"
 #include "node/identity.h"
 #include "node/node.h"
+#include "node/turns.h"
 #include "replica/replica.h"
 #include "rpc/rpc.h"
 #include "wal/wal.h"
@@ -84,6 +85,7 @@ struct request {
         struct shard_read read;
         struct coord_wait wait;
         struct watch watch;
+        struct turn_wait turn;
     };
     struct watch_shard *watch_at; /* whose lists it is in, of a WATCH; NULL: none */
     struct txn_name by;           /* a read that returned ERR_TX_UNDECIDED: who is in its way */
@@ -92,6 +94,8 @@ struct request {
     struct list link;      /* client's requests, or the free list */
     uint64_t uid;
     uint64_t request_id;
+    uint64_t turn_ptr; /* a read that asked for its turn at this object; 0: none */
+    bool turn_told;    /* and has been answered */
     uint16_t kind;
     struct slice body; /* inside, or in memory of its own when it is large */
     uint8_t *large;
@@ -137,6 +141,7 @@ struct node {
     struct wal *wal;
     struct replica *replica;
     struct coord *coord; /* as long as there is a replica */
+    struct turns *turns; /* the same */
     uint64_t opened_ns;
     enum image_mode mode;
 
@@ -204,6 +209,8 @@ int reads__answer(struct request *request, const struct heap *heap);
 /* The version that a read wants the shard at, 0: none. A malformed body is told when it is served.
  */
 uint64_t reads__wanted_version(uint16_t kind, struct slice body);
+/* Does it ask for its turn at an object? 0: no; else for the how-maniest time. */
+uint8_t reads__wanted_turn(uint16_t kind, struct slice body, uint64_t *ptr);
 
 /* tx.c: reads that transactions make, and reads that they disturb. As the others of reads.c: 0
  * when it has answered, or why not. */

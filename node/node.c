@@ -106,6 +106,23 @@ static void on_applied(void *arg, struct shard *shard, bool tx)
         coord_on_applied(node->coord, shard);
     }
     watch__applied(node, shard, false);
+    if (node->turns != NULL) {
+        turns_applied(node->turns);
+    }
+}
+
+static uint64_t object_version(void *arg, uint64_t uid, uint64_t ptr)
+{
+    const struct node *node = arg;
+    struct shard *shard = node->replica == NULL ? NULL : replica_shard(node->replica, uid);
+    struct shard_info info = {.failed = true};
+    struct heap_object object;
+    if (shard != NULL) {
+        shard_get_info(shard, &info);
+    }
+    return info.failed || info.installing || heap_stat(shard_heap(shard), ptr, &object) != 0
+               ? 0
+               : object.version;
 }
 
 static const struct coord_cbs coord_table = {.peer_command = peers__command};
@@ -115,7 +132,10 @@ static void close_waits(struct node *node)
 {
     watch__close(node);
     struct coord *coord = node->coord;
+    struct turns *turns = node->turns;
     node->coord = NULL;
+    node->turns = NULL;
+    turns_free(turns);
     if (coord != NULL) {
         coord_close(coord);
     }
@@ -186,7 +206,10 @@ int node__start(struct node *node, struct err_text *e)
     rv = replica_open(&opts, &node->replica, e);
     if (rv == 0) {
         rv = coord_open(node->env, node->replica, opts.node, &coord_table, node, &node->coord);
+        node->turns = rv == 0 ? turns_new(node->env, object_version, node) : NULL;
+        rv = rv == 0 && node->turns == NULL ? ERR_NOMEM : rv;
         if (rv != 0) {
+            close_waits(node);
             replica_free(node->replica);
             node->replica = NULL;
         }

@@ -84,6 +84,10 @@ static int read_object(struct request *request, const struct heap *heap)
         }
         done += part;
     } while (done < m.len);
+    if (request->turn_ptr != 0) {
+        request->turn_told = true;
+        turns_told(request->node->turns, request->uid, m.ptr, object.version);
+    }
     send_parts(request, KIND_READ_RESULT, parts, count);
     return 0;
 }
@@ -389,6 +393,16 @@ int reads__answer(struct request *request, const struct heap *heap)
         assert(request->kind == KIND_HEAP_OPEN);
         return read_heap_open(request);
     }
+}
+
+uint8_t reads__wanted_turn(uint16_t kind, struct slice body, uint64_t *ptr)
+{
+    struct msg_read read;
+    if (kind != KIND_READ || message_decode_read(body, &read) != 0 || read.at != 0) {
+        return 0;
+    }
+    *ptr = read.ptr;
+    return read.turn;
 }
 
 uint64_t reads__wanted_version(uint16_t kind, struct slice body)

@@ -93,12 +93,12 @@ CAIRN_API void cairn_tx_abort(cairn_tx *tx); /* no round trip; NULL is allowed *
  * last cairn_tx_commit() or cairn_tx_run(). */
 CAIRN_API cairn_ptr cairn_tx_conflict(void);
 
-/* Runs fn in a transaction and commits it; again, with backoff and jitter, while the outcome is
- * CONFLICT, TX_TOO_LATE, TX_ABORTED or TX_UNDECIDED, until the deadline. fn returns 0 to commit,
- * else it is aborted and that is returned (but for those, which try again). fn may run many times.
- * One that only read, in vain, reads as of one version the next time, which steady writers don't
- * disturb (BUSY: none could be found until the deadline). An unknown outcome is settled by itself,
- * until the deadline; then INDOUBT. */
+/* Runs fn in a transaction and commits it; again, in turn with others who want the same object or
+ * else with backoff and jitter, while the outcome is CONFLICT, TX_TOO_LATE, TX_ABORTED or
+ * TX_UNDECIDED, until the deadline. fn returns 0 to commit, else it is aborted and that is returned
+ * (but for those, which try again). fn may run many times. One that only read, in vain, reads as of
+ * one version the next time, which steady writers don't disturb (BUSY: none could be found until
+ * the deadline). An unknown outcome is settled by itself, until the deadline; then INDOUBT. */
 typedef int (*cairn_tx_fn)(cairn_tx *tx, void *arg);
 CAIRN_API int cairn_tx_run(cairn_heap *heap, cairn_tx_fn fn, void *arg);
 CAIRN_API int cairn_tx_run_opts(cairn_heap *heap, const cairn_tx_opts *opts, cairn_tx_fn fn,
