@@ -89,6 +89,7 @@ static void lose(struct watcher *w)
     w->seen_count = 0;
     watch_reader_free(w->reader);
     w->reader = NULL;
+    w->renewing = false;
 }
 
 static void on_answer(struct core_call *call)
