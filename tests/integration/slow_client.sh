@@ -20,8 +20,8 @@ step "a client asks n$leader 400 times for 512 KiB and reads nothing"
 {
     hello 0 slow
     for ((i = 1; i <= 400; i++)); do
-        header 36 "$read_kind" "$i"
-        le 8 "$uid" && le 8 "$word" && le 8 0 && le 4 $((512 << 10)) && le 8 0
+        header 37 "$read_kind" "$i"
+        le 8 "$uid" && le 8 "$word" && le 8 0 && le 4 $((512 << 10)) && le 8 0 && le 1 0
     done
 } >"$dir/requests"
 before=$(rss_kb)
