@@ -154,7 +154,7 @@ static bool is_ready(const struct cairn_future *future)
     return (atomic_load(&future->state) & FUTURE_READY) != 0;
 }
 
-static struct timespec time_after(uint32_t ms)
+struct timespec sdk_time_after(uint32_t ms)
 {
     struct timespec at = {0};
     (void)clock_gettime(CLOCK_MONOTONIC, &at);
@@ -170,7 +170,7 @@ static struct timespec time_after(uint32_t ms)
 /* The library thread wakes it. False: the time has passed. */
 static bool stripe_wait(struct cairn_future *future, uint32_t timeout_ms)
 {
-    struct timespec until = time_after(timeout_ms);
+    struct timespec until = sdk_time_after(timeout_ms);
     struct sdk_stripe *stripe = stripe_of(future->client, future);
     int rv = 0;
     pthread_mutex_lock(&stripe->lock);

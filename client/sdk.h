@@ -5,6 +5,7 @@
 
 #include <pthread.h>
 #include <stdatomic.h>
+#include <time.h>
 
 #include "base/embedded.h"
 #include "cairn/cairn.h"
@@ -115,5 +116,8 @@ void sdk__future_ready(struct cairn_future *future); /* with the outcome it has:
 int sdk__future_start(struct cairn_future *future, int prepared, struct cairn_future **out);
 /* The same for a future in the caller's frame, and waits. Its results are in future->call. */
 int sdk__future_run(struct cairn_future *future, int prepared);
+
+/* On the monotonic clock, for pthread_cond_timedwait() of a stripe. */
+struct timespec sdk_time_after(uint32_t ms);
 
 #endif

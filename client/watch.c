@@ -347,22 +347,9 @@ int cairn_watch_heap(cairn_heap *heap, const cairn_watch_opts *opts, cairn_watch
 
 /* ---- taking ---- */
 
-static struct timespec time_after(uint32_t ms)
-{
-    struct timespec at = {0};
-    (void)clock_gettime(CLOCK_MONOTONIC, &at);
-    at.tv_sec += (time_t)(ms / 1000);
-    at.tv_nsec += (long)(ms % 1000) * 1000000;
-    if (at.tv_nsec >= 1000000000) {
-        at.tv_nsec -= 1000000000;
-        at.tv_sec++;
-    }
-    return at;
-}
-
 int cairn_watch_next(cairn_watch *watch, uint32_t timeout_ms, const cairn_event **event)
 {
-    struct timespec until = time_after(timeout_ms);
+    struct timespec until = sdk_time_after(timeout_ms);
     uint32_t emptied = UINT32_MAX;
     int rv = 0;
     *event = NULL;
