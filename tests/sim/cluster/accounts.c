@@ -28,12 +28,13 @@ static void failed_with(struct account_slot *slot, int err, const char *text)
 {
     struct cluster *c = slot->client->cluster;
     /* Of shards whose clocks jumped far apart one takes no deadline of the other's, and one that
-     * is behind can't say what will have been at a time of the other's. A read that
-     * waits for a commit for 250 ms has it aborted: nothing of it happened. */
+     * is behind can't say what will have been at a time of the other's. A read that waits
+     * for a commit for 250 ms has its participants asked, and it aborted: nothing of it happened.
+     */
     bool jumped = c->mode == MODE_CLOCK || c->mode == MODE_MIXED;
     bool expected = err == ERR_CONFLICT ||
                     (slot->job == ACCOUNTS_PAST && err == ERR_SNAPSHOT_TOO_OLD) ||
-                    err == ERR_TX_ABORTED ||
+                    (err == ERR_TX_ABORTED && cluster_asks(c) != slot->asks) ||
                     (jumped && (err == ERR_TX_ABORTED || err == ERR_TIMEOUT || err == ERR_INVAL ||
                                 (slot->at != 0 && err == ERR_SNAPSHOT_TOO_OLD) ||
                                 (is_at_one_time(slot) && err == ERR_BUSY)));
@@ -294,6 +295,7 @@ static void start(struct env_timer *timer)
     choose(slot, slot->job == ACCOUNTS_TRANSFER ? 2 : ACCOUNTS);
     slot->at = slot->job == ACCOUNTS_PAST ? slot->seen : 0;
     slot->called_ns = sim_now_ns(client->cluster->sim);
+    slot->asks = cluster_asks(client->cluster);
     if (is_at_one_time(slot)) {
         snapshot_find(&slot->snapshot, client, slot->job == ACCOUNTS_STRICT, found);
     } else {

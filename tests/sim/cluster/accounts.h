@@ -50,6 +50,7 @@ struct account_slot {
     struct core_call *failed;      /* the first of them */
     struct tx_part part[ACCOUNT_PARTS];
     uint64_t home, called_ns;
+    uint64_t asks; /* cluster_asks() then */
 };
 
 void accounts_go(struct client_host *client);

@@ -9,6 +9,7 @@
 #include "alloc/heap.h"
 #include "alloc/txn.h"
 #include "base/log.h"
+#include "node/internal.h"
 #include "sim/internal.h"
 
 const char *const mode_names[MODE_COUNT] = {"none",    "crash",    "partition", "disk",
@@ -542,4 +543,17 @@ void cluster_check_replicas(struct cluster *c)
             }
         }
     }
+}
+
+uint64_t cluster_asks(const struct cluster *c)
+{
+    uint64_t asks = 0;
+    for (uint32_t i = 0; i < c->node_count; i++) {
+        struct coord_stats stats = {0};
+        if (c->nodes[i].node != NULL && c->nodes[i].node->coord != NULL) {
+            coord_get_stats(c->nodes[i].node->coord, &stats);
+        }
+        asks += stats.asks;
+    }
+    return asks;
 }

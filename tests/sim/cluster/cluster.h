@@ -166,6 +166,9 @@ struct cluster {
 void cluster_fail(struct cluster *c, const char *format, ...) __attribute__((format(printf, 2, 3)));
 void cluster_say(struct cluster *c, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
+/* How often nodes that are up have asked participants of a transaction to refuse it: what aborts a
+ * commit that nobody else stood in the way of. A node's death changes it, too. */
+uint64_t cluster_asks(const struct cluster *c);
 /* What an operation may fail with while faults go on. */
 static inline bool cluster_weather(int err)
 {

@@ -55,10 +55,10 @@ static void excuse(struct tx_slot *slot, int err)
     struct cluster *c = slot->client->cluster;
     /* Of shards whose clocks jumped far apart one takes no deadline of the other's, and can't say
      * that it is as late as what was read there. A read that waits for a commit for
-     * 250 ms has it aborted: nothing of it happened. */
+     * 250 ms has its participants asked, and it aborted: nothing of it happened. */
     bool jumped = c->mode == MODE_CLOCK || c->mode == MODE_MIXED;
     bool expected =
-        err == ERR_CONFLICT || err == ERR_TX_ABORTED ||
+        err == ERR_CONFLICT || (err == ERR_TX_ABORTED && cluster_asks(c) != slot->asks) ||
         (jumped && (err == ERR_TX_ABORTED || (slot->step == TX_VALIDATING && err == ERR_TIMEOUT) ||
                     (slot->at_one_time && (err == ERR_BUSY || err == ERR_SNAPSHOT_TOO_OLD ||
                                            err == ERR_INVAL || err == ERR_TIMEOUT))));
@@ -263,6 +263,7 @@ static void tx_commit(struct tx_slot *slot)
     uint32_t count = shards(slot, of);
     slot->step = TX_COMMITTING;
     slot->called_ns = now_ns(slot);
+    slot->asks = cluster_asks(slot->client->cluster);
     memset(&slot->call, 0, sizeof slot->call);
     for (uint32_t i = 0; i < count; i++) {
         part(slot, of[i], false, &slot->parts[i]);

@@ -37,6 +37,7 @@ struct tx_slot {
     uint32_t id; /* in the history */
     uint32_t settles;
     uint64_t called_ns;
+    uint64_t asks; /* cluster_asks() when it was committed */
 };
 
 struct txn_history *transactions_new(void);
