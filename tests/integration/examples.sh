@@ -3,7 +3,7 @@
 build=$1
 # shellcheck source=tests/integration/lib.sh
 source "$(dirname "$0")/lib.sh"
-it_cluster ex1_hello ex2_list ex3_async ex8_types
+it_cluster ex1_hello ex2_list ex3_async ex8_types ex11_watch
 
 for run in 1 2; do
     step "run $run"
@@ -18,6 +18,11 @@ for run in 1 2; do
     has "$out" "^accounts: $run$"
     expect 0 cairnctl obj show accounts/first
     has "$out" '^balance +i64 +0 42'
+    expect 0 ex11_watch
+    prices=$(for i in $(seq 0 9); do echo "price $i -> $((i + 1))"; done)
+    [ "$(grep '^price [0-9]' <<<"$out")" = "$prices" ] || fail "not each price once, in order: $out"
+    has "$out" '^going on from a token'
+    [ "$(tail -n 2 <<<"$out")" = $'price-of-the-day set\nprice-of-the-day deleted' ] || fail "the root: $out"
 done
 step "two runs at once: the list's compare-and-set lets none be lost"
 ex2_list >/dev/null &
