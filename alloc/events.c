@@ -3,6 +3,7 @@
  * to where the follower stands, once, and from there forward. */
 #include "alloc/events.h"
 
+#include <stdio.h>
 #include <string.h>
 
 #include "alloc/engine.h"
@@ -21,6 +22,49 @@ uint64_t events_oldest(const struct heap *heap, uint64_t *at)
 {
     *at = header(heap)->safepoint;
     return header(heap)->history_from;
+}
+
+/* ---- beginning ---- */
+
+int events_begin(const struct heap *heap, const struct events_filter *filter, enum events_from from,
+                 uint64_t token, struct events_cursor *cursor)
+{
+    uint64_t at = 0;
+    *cursor = (struct events_cursor){.order = token};
+    if (header(heap)->retention_ms == 0) {
+        return ERR_UNSUPPORTED;
+    }
+    switch (from) {
+    case EVENTS_NOW:
+        cursor->order = heap_order(heap);
+        return 0;
+    case EVENTS_OLDEST:
+        cursor->order = events_oldest(heap, &at);
+        return filter->at != 0 && filter->at < at ? ERR_SNAPSHOT_TOO_OLD : 0;
+    case EVENTS_TOKEN:
+    case EVENTS_FROMS:
+    default:
+        return 0;
+    }
+}
+
+void events_explain(const struct heap *heap, int err, char *text, size_t bytes)
+{
+    uint64_t at = 0;
+    uint64_t order = events_oldest(heap, &at);
+    text[0] = '\0';
+    if (err == ERR_SNAPSHOT_TOO_OLD) {
+        (void)snprintf(text, bytes,
+                       "changes behind that are gone: the oldest version to watch this shard from "
+                       "is %llu, the oldest token %llu",
+                       (unsigned long long)at, (unsigned long long)order);
+    } else if (err == ERR_UNSUPPORTED) {
+        (void)snprintf(text, bytes,
+                       "the heap keeps no history, which a watch reads: give it some, as "
+                       "cairnctl heap set HEAP retention=10m does");
+    } else if (err == ERR_INVAL) {
+        (void)snprintf(text, bytes, "the token is ahead of this shard: it is of another heap");
+    }
 }
 
 /* ---- what a record says ---- */

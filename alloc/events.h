@@ -49,6 +49,17 @@ struct events_cursor {
     uint64_t moved;              /* the heap's count of moved blocks, as of these */
 };
 
+/* Where somebody begins to follow; the numbers of WATCH (docs/protocol.md). */
+enum events_from { EVENTS_NOW, EVENTS_TOKEN, EVENTS_OLDEST, EVENTS_FROMS };
+
+/* token: EVENTS_TOKEN: the order to go on behind, which events_next() checks. ERR_UNSUPPORTED: the
+ * heap has no retention; ERR_SNAPSHOT_TOO_OLD: EVENTS_OLDEST with the filter's `at`, and changes
+ * with greater versions are gone. */
+int events_begin(const struct heap *heap, const struct events_filter *filter, enum events_from from,
+                 uint64_t token, struct events_cursor *cursor);
+/* What an operator or a program can do about an error of these; empty: the code says it all. */
+void events_explain(const struct heap *heap, int err, char *text, size_t bytes);
+
 /* The next change behind the cursor that passes the filter.
  *
  * budget  of records looked at; grows smaller

@@ -21,9 +21,6 @@
 #include "base/mem.h"
 #include "node/internal.h"
 
-#define FROM_NOW      0u
-#define FROM_TOKEN    1u
-#define FROM_OLDEST   2u
 #define LOOK_RECORDS  4096u /* in one turn, for one watch */
 #define SWEEP_MS      500u  /* deadlines, and shards that are gone */
 #define WATCH_BUCKETS 64u
@@ -116,37 +113,6 @@ static void end_answered(struct request *request, const struct buf *changes)
     end(request);
 }
 
-/* What an operator or a program can do about it. */
-static void explain(const struct heap *heap, int err, char *text, size_t bytes)
-{
-    uint64_t at = 0;
-    switch (err) {
-    case ERR_SNAPSHOT_TOO_OLD: {
-        uint64_t order = events_oldest(heap, &at);
-        (void)snprintf(text, bytes,
-                       "changes behind that are gone: the oldest version to watch this shard from "
-                       "is %llu, the oldest token %llu",
-                       (unsigned long long)at, (unsigned long long)order);
-        return;
-    }
-    case ERR_UNSUPPORTED:
-        (void)snprintf(text, bytes,
-                       "the heap keeps no history, which a watch reads: give it some, as "
-                       "cairnctl heap set HEAP retention=10m does");
-        return;
-    case ERR_INVAL:
-        (void)snprintf(text, bytes, "the token is ahead of this shard: it is of another heap");
-        return;
-    case ERR_LIMIT:
-        (void)snprintf(text, bytes,
-                       "too many watches: at most %u of a shard and of a connection, %u of a user",
-                       WATCHES_PER_SHARD_MAX, WATCHES_PER_USER_MAX);
-        return;
-    default:
-        return;
-    }
-}
-
 static void end_refused(struct request *request, int err)
 {
     char text[200];
@@ -154,8 +120,12 @@ static void end_refused(struct request *request, int err)
     struct shard *shard = replica == NULL ? NULL : replica_shard(replica, request->uid);
     leave(request); /* telling may close the connection, which forgets its watches */
     text[0] = 0;
-    if (shard != NULL) {
-        explain(shard_heap(shard), err, text, sizeof text);
+    if (err == ERR_LIMIT) {
+        (void)snprintf(text, sizeof text,
+                       "too many watches: at most %u of a shard and of a connection, %u of a user",
+                       WATCHES_PER_SHARD_MAX, WATCHES_PER_USER_MAX);
+    } else if (shard != NULL) {
+        events_explain(shard_heap(shard), err, text, sizeof text);
     }
     if (request->client != NULL) {
         dispatch__tell(request, err, text);
@@ -479,30 +449,10 @@ static uint32_t of_user(const struct node *node, uint64_t owner)
 
 static int check(const struct msg_watch *m, struct slice body)
 {
-    bool good = body.len <= REQUEST_BODY_INLINE && m->uid != SHARD_META && m->from <= FROM_OLDEST &&
+    bool good = body.len <= REQUEST_BODY_INLINE && m->uid != SHARD_META && m->from < EVENTS_FROMS &&
                 m->what >= EVENTS_OBJECT && m->what < EVENTS_WHATS && m->max > 0 &&
                 m->wait_ms <= WATCH_WAIT_MS_MAX;
     return good ? 0 : ERR_PROTOCOL;
-}
-
-/* Where it begins to look. ERR_SNAPSHOT_TOO_OLD. */
-static int take_place(struct request *request, const struct msg_watch *m, const struct heap *heap)
-{
-    struct events_cursor *c = &request->watch.cursor;
-    uint64_t at;
-    switch (m->from) {
-    case FROM_NOW:
-        c->order = heap_order(heap);
-        request->watch.until_ns = 0;
-        return 0;
-    case FROM_OLDEST:
-        c->order = events_oldest(heap, &at);
-        return m->at != 0 && m->at < at ? ERR_SNAPSHOT_TOO_OLD : 0;
-    default:
-        c->order = m->token;
-        hint_take(request);
-        return 0;
-    }
 }
 
 static void confirmed(struct shard_read *read, int err)
@@ -534,11 +484,16 @@ static void confirmed(struct shard_read *read, int err)
                        .until_ns = env_now_ns(node->env) + m.wait_ms * UINT64_C(1000000),
                        .max = m.max,
                        .values = m.values != 0};
-    rv = heap_retention_ms(shard_heap(shard)) == 0 ? ERR_UNSUPPORTED
-                                                   : take_place(request, &m, shard_heap(shard));
+    rv = events_begin(shard_heap(shard), &request->watch.filter, (enum events_from)m.from, m.token,
+                      &request->watch.cursor);
     if (rv != 0) {
         end_refused(request, rv);
         return;
+    }
+    if (m.from == EVENTS_NOW) {
+        request->watch.until_ns = 0; /* where that is, at once */
+    } else if (m.from == EVENTS_TOKEN) {
+        hint_take(request);
     }
     look(request);
 }
@@ -569,7 +524,7 @@ void watch__begin(struct client *client, const struct frame_header *header, stru
     memcpy(request->inside, body.data, body.len);
     request->body = slice_of(request->inside, body.len);
     request->read.cb = confirmed;
-    request->read.at = m.from == FROM_TOKEN ? 0 : m.at;
+    request->read.at = m.from == EVENTS_TOKEN ? 0 : m.at;
     rv = shard_read_index(shard, &request->read);
     if (rv != 0) {
         end_refused(request, rv);
