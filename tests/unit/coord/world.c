@@ -8,6 +8,10 @@
 #include "base/log.h"
 #include "base/mem.h"
 
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/lsan_interface.h>
+#endif
+
 #define STEP_MS 2u
 
 /* ---- nodes ---- */
@@ -39,6 +43,7 @@ static void open_node(void *arg)
 void world_start(struct world *w, uint32_t node)
 {
     struct world_node *n = &w->nodes[node];
+    n->stopped = false;
     n->env = sim_proc_start(n->host, ENV_ROLE_NODE, n->name);
     sim_proc_on_death(n->env, on_death, n);
     sim_proc_call(n->env, open_node, n);
@@ -49,6 +54,49 @@ void world_kill(struct world *w, uint32_t node)
     sim_proc_kill(w->nodes[node].env, SIM_SIGKILL);
     world_run_ms(w, STEP_MS);
     assert(w->nodes[node].env == NULL);
+}
+
+void world_ignore_leaks(bool on)
+{
+#if defined(__SANITIZE_ADDRESS__)
+    if (on) {
+        __lsan_disable();
+    } else {
+        __lsan_enable();
+    }
+#else
+    (void)on;
+#endif
+}
+
+static void on_stopped(void *arg)
+{
+    struct world_node *n = arg;
+    n->stopped = true;
+}
+
+static void stop_node(void *arg)
+{
+    struct world_node *n = arg;
+    node_stop(n->node, on_stopped, n);
+}
+
+/* In order, so that whatever is left is a leak. */
+static void world_stop(struct world *w, uint32_t node)
+{
+    struct world_node *n = &w->nodes[node];
+    sim_proc_call(n->env, stop_node, n);
+    for (uint32_t i = 0; !n->stopped; i++) {
+        assert(i < 10000);
+        world_run_ms(w, STEP_MS);
+    }
+    node_free(n->node);
+    n->node = NULL;
+    while (sim_proc_busy(n->env)) { /* a checkpoint that nobody waits for still writes */
+        world_run_ms(w, STEP_MS);
+    }
+    sim_proc_free(n->env);
+    n->env = NULL;
 }
 
 void world_run_ms(struct world *w, uint64_t ms)
@@ -388,7 +436,7 @@ void world_close(struct world *w)
 {
     for (uint32_t i = 0; i < WORLD_NODES; i++) {
         if (w->nodes[i].env != NULL) {
-            world_kill(w, i);
+            world_stop(w, i);
         }
     }
     world_run_ms(w, 2000); /* the client's connections end */
