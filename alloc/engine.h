@@ -505,6 +505,10 @@ static inline bool history_is_kept(const struct heap *h)
 {
     return header(h)->retention_ms != 0 || header(h)->keep_until != 0;
 }
+/* What can be told of a time. A heap without retention still knows how everything was that hasn't
+ * changed since: reading it "as of now" needs no history. */
+enum history_known { HISTORY_KEPT, HISTORY_UNCHANGED, HISTORY_GONE };
+enum history_known history_known(const struct heap *h, uint64_t at);
 /* Does a change of this version leave a record? */
 static inline bool undo_is_kept(const struct heap *h, uint64_t version)
 {

@@ -365,7 +365,7 @@ int graph_fetch(const struct heap *heap, const struct graph_query *query, struct
     if (!path_is_valid(query->path) || query->bytes_max == 0) {
         return ERR_INVAL;
     }
-    if (query->at != 0 && query->at < heap_safepoint(heap)) {
+    if (query->at != 0 && history_known(heap, query->at) == HISTORY_GONE) {
         return ERR_SNAPSHOT_TOO_OLD;
     }
     *at = w.at;

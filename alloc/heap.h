@@ -130,8 +130,9 @@ size_t heap_list_objects(const struct heap *heap, uint64_t from, struct heap_obj
 /* ---- older versions ---------------------------------------------------------------------------
  *
  * The state at `at` is what commands with versions <= at left behind. Answerable for at >=
- * heap_safepoint(); below: ERR_SNAPSHOT_TOO_OLD. Freed objects stay readable (DEAD) until the
- * safepoint passes the version of their free. */
+ * heap_safepoint(); below: ERR_SNAPSHOT_TOO_OLD, but that a heap without retention answers for what
+ * hasn't changed since. Freed objects stay readable (DEAD) until the safepoint passes the version
+ * of their free. */
 
 uint64_t heap_safepoint(const struct heap *heap);
 uint64_t heap_retention_ms(const struct heap *heap);

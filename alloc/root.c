@@ -32,7 +32,9 @@ int heap_root_get_at(const struct heap *heap, uint64_t at, struct slice name,
     if (at == 0) {
         return rv;
     }
-    if (at < heap_safepoint(heap)) {
+    enum history_known known = history_known(heap, at);
+    uint64_t changed = rv == 0 ? out->version : header(heap)->directory;
+    if (known == HISTORY_GONE || (known == HISTORY_UNCHANGED && changed > at)) {
         return ERR_SNAPSHOT_TOO_OLD;
     }
     for (uint64_t place = undo_newest_root(heap, name); place != 0;) {
@@ -91,16 +93,16 @@ int heap_root_next_at(const struct heap *heap, uint64_t at, struct slice after, 
     if (after.len > ROOT_NAME_BYTES_MAX) {
         return ERR_INVAL;
     }
-    if (at != 0 && at < heap_safepoint(heap)) {
+    enum history_known known = at == 0 ? HISTORY_KEPT : history_known(heap, at);
+    if (known == HISTORY_GONE || (known == HISTORY_UNCHANGED && header(heap)->directory > at)) {
         return ERR_SNAPSHOT_TOO_OLD;
     }
-    while (next_name(heap, at != 0, after, name)) {
-        if (heap_root_get_at(heap, at, *name, out) == 0) {
-            return 0;
-        }
+    int rv = ERR_NOTFOUND;
+    while (rv == ERR_NOTFOUND && next_name(heap, at != 0, after, name)) {
+        rv = heap_root_get_at(heap, at, *name, out);
         after = *name;
     }
-    return ERR_NOTFOUND;
+    return rv;
 }
 
 uint64_t heap_directory_version(const struct heap *heap)

@@ -182,7 +182,7 @@ struct txn_counts {
 };
 void txn_count(const struct heap *heap, struct txn_counts *out); /* kept in the header: O(1) */
 uint64_t heap_directory_version(const struct heap *heap);
-/* Roots as of `at` (>= heap_safepoint()). ERR_NOTFOUND, ERR_SNAPSHOT_TOO_OLD. */
+/* Roots as of `at`, as far back as objects. ERR_NOTFOUND, ERR_SNAPSHOT_TOO_OLD. */
 struct root_record;
 int heap_root_get_at(const struct heap *heap, uint64_t at, struct slice name,
                      struct root_record *out);

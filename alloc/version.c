@@ -11,6 +11,14 @@ uint64_t heap_safepoint(const struct heap *heap)
     return history_is_kept(heap) ? hd->safepoint : hd->clock;
 }
 
+enum history_known history_known(const struct heap *h, uint64_t at)
+{
+    if (at >= heap_safepoint(h)) {
+        return HISTORY_KEPT;
+    }
+    return header(h)->retention_ms == 0 ? HISTORY_UNCHANGED : HISTORY_GONE;
+}
+
 uint64_t heap_retention_ms(const struct heap *heap)
 {
     return header(heap)->retention_ms;
@@ -36,16 +44,26 @@ static int find_any(const struct heap *h, uint64_t ptr, uint64_t *place, bool *d
 
 static int go_back(const struct heap *h, uint64_t at, uint64_t ptr, struct past *p)
 {
-    if (at < heap_safepoint(h)) {
+    enum history_known known = history_known(h, at);
+    if (known == HISTORY_GONE) {
         return ERR_SNAPSHOT_TOO_OLD;
     }
     uint64_t place = 0;
     bool dead = false;
     int rv = find_any(h, ptr, &place, &dead);
+    if (rv == ERR_STALE && heap_ptr_is_unborn(h, ptr)) {
+        return ERR_NOTFOUND;
+    }
+    if (rv == ERR_STALE && known == HISTORY_UNCHANGED) {
+        return ERR_SNAPSHOT_TOO_OLD; /* freed before or after: nobody knows */
+    }
     if (rv != 0) {
-        return rv == ERR_STALE && heap_ptr_is_unborn(h, ptr) ? ERR_NOTFOUND : rv;
+        return rv;
     }
     object_decode(h, place, &p->now);
+    if (known == HISTORY_UNCHANGED && (dead || p->now.version > at)) {
+        return ERR_SNAPSHOT_TOO_OLD;
+    }
     p->size = p->now.size;
     p->version = p->now.version;
     p->newest = (p->now.flags & OBJECT_HISTORY) != 0 ? undo_newest(h, p->now.slot) : 0;

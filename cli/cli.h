@@ -42,7 +42,8 @@ struct cli {
     uint32_t shards, replicas, type, depth;
     const char *path;
     const char *from_text, *object, *root, *roots; /* watch */
-    uint64_t count;
+    const char *field;                             /* obj show */
+    uint64_t count, limit;                         /* limit 0: all */
     bool type_given;
 
     const char *kind; /* "noun.verb", of the envelope */

@@ -45,9 +45,10 @@ const struct cli_verb cli_verbs[] = {
      "HEAP [--size BYTES] [--type N] [--data TEXT|--hex HEX|--file PATH]", "allocate"},
     {"obj", "read", verb_obj_read,
      "HEAP/ROOT|HEAP/POINTER [--off N] [--len N] [--file PATH] [--at VERSION|TIME]", "read bytes"},
-    {"obj", "show", verb_obj_show, "HEAP/ROOT|HEAP/POINTER [--at VERSION|TIME]",
+    {"obj", "show", verb_obj_show, "HEAP/ROOT|HEAP/POINTER [--field NAME] [--at VERSION|TIME]",
      "the fields of an object by name"},
-    {"obj", "history", verb_obj_history, "HEAP/ROOT|HEAP/POINTER", "what changed an object"},
+    {"obj", "history", verb_obj_history, "HEAP/ROOT|HEAP/POINTER [--limit N]",
+     "what changed an object"},
     {"obj", "blame", verb_obj_blame, "HEAP/ROOT|HEAP/POINTER",
      "which change each byte of an object is of"},
     {"obj", "write", verb_obj_write,
@@ -139,7 +140,8 @@ int verb_completion(struct cli *cli)
         "            sed -n 's/.*\"name\": \"\\([^\"]*\\)\".*/\\1/p')\" -- \"$cur\")) ;;\n"
         "    *) COMPREPLY=($(compgen -W \"--wait --timeout --shards --replicas --size --type "
         "--data --hex --file "
-        "--off --len --at --isolation --by --depth --path --from --count --object --root --roots "
+        "--off --len --at --isolation --by --depth --path --from --count --limit --field --object "
+        "--root --roots "
         "--retention --yes --dry-run --output\" -- \"$cur\")) "
         ";;\n    "
         "esac\n}\n"
@@ -180,7 +182,9 @@ enum {
     KEY_OBJECT,
     KEY_ROOT,
     KEY_ROOTS,
-    KEY_COUNT
+    KEY_COUNT,
+    KEY_FIELD,
+    KEY_LIMIT
 };
 
 static const struct argp_option option_table[] = {
@@ -223,6 +227,8 @@ static const struct argp_option option_table[] = {
     {"object", KEY_OBJECT, "POINTER", 0, "watch this object", 1},
     {"root", KEY_ROOT, "NAME", 0, "watch this name", 1},
     {"roots", KEY_ROOTS, "PREFIX", 0, "watch names that begin so", 1},
+    {"field", KEY_FIELD, "NAME", 0, "obj show: only this field", 1},
+    {"limit", KEY_LIMIT, "N", 0, "obj history: only the newest N changes", 1},
     {"count", KEY_COUNT, "N", 0, "watch: end after so many changes", 1},
     {"to", KEY_TO, "INDEX", 0, "up to this log index", 1},
     {0}};
@@ -361,6 +367,12 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
         return 0;
     case KEY_ROOTS:
         cli->roots = arg;
+        return 0;
+    case KEY_FIELD:
+        cli->field = arg;
+        return 0;
+    case KEY_LIMIT:
+        cli->limit = number(state, arg, "limit", UINT64_MAX);
         return 0;
     case KEY_COUNT:
         cli->count = number(state, arg, "count", UINT64_MAX);

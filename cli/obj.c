@@ -306,21 +306,27 @@ json_t *cli_time(uint64_t version)
     return json_string(text);
 }
 
+struct changes {
+    json_t *rows;
+    uint64_t limit; /* 0: none */
+};
+
 static int add_change(void *arg, const cairn_change *change)
 {
+    struct changes *changes = arg;
     static const char *const kinds[] = {"(older)", "write", "resize", "birth", "free"};
     char what[64] = "";
     if (change->kind == CAIRN_CHANGE_WRITE) {
         snprintf(what, sizeof what, "%u bytes at %" PRIu64, change->len, change->offset);
     }
     json_array_append_new(
-        arg,
+        changes->rows,
         json_pack("{s:s,s:o,s:o,s:o,s:I,s:I,s:I,s:s}", "kind",
                   change->kind < sizeof kinds / sizeof kinds[0] ? kinds[change->kind] : "?",
                   "version", cli_u64(change->version), "time", cli_time(change->version), "before",
                   cli_u64(change->before), "size", (json_int_t)change->size, "offset",
                   (json_int_t)change->offset, "length", (json_int_t)change->len, "what", what));
-    return 0;
+    return json_array_size(changes->rows) == changes->limit;
 }
 
 int verb_obj_history(struct cli *cli)
@@ -333,21 +339,21 @@ int verb_obj_history(struct cli *cli)
     cairn_heap *heap;
     cairn_ptr ptr;
     if (cli->argc != 1) {
-        return cli_usage(cli, "obj history HEAP/ROOT|HEAP/POINTER");
+        return cli_usage(cli, "obj history HEAP/ROOT|HEAP/POINTER [--limit N]");
     }
     int code = cli_object(cli, cli->argv[0], &heap, &ptr);
     if (code != 0) {
         return code;
     }
-    json_t *rows = json_array();
-    int rv = cairn_history(heap, ptr, add_change, rows);
+    struct changes changes = {.rows = json_array(), .limit = cli->limit};
+    int rv = cairn_history(heap, ptr, add_change, &changes);
     cairn_heap_close(heap);
     if (rv != 0) {
-        json_decref(rows);
+        json_decref(changes.rows);
         return cli_fail(cli, rv, cli->argv[0]);
     }
-    cli_answer(cli, json_pack("{s:o,s:o}", "pointer", cli_ptr(ptr), "changes", rows), rows, columns,
-               sizeof columns / sizeof columns[0], NULL);
+    cli_answer(cli, json_pack("{s:o,s:o}", "pointer", cli_ptr(ptr), "changes", changes.rows),
+               changes.rows, columns, sizeof columns / sizeof columns[0], NULL);
     return EXIT_OK;
 }
 

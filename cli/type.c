@@ -424,6 +424,7 @@ struct show {
     uint32_t number;
     const uint8_t *bytes;
     size_t len;
+    const char *field; /* only this one; NULL: all */
     char *name;
     json_t *fields;
 };
@@ -437,6 +438,9 @@ static int show_type(void *arg, const cairn_type *type, uint64_t version)
     }
     show->name = strdup(type->name);
     for (uint32_t i = 0; i < type->field_count; i++) {
+        if (show->field != NULL && strcmp(show->field, type->fields[i].name) != 0) {
+            continue;
+        }
         json_t *row = field_row(&type->fields[i]);
         json_t *value = field_value(&type->fields[i], show->bytes, show->len);
         json_object_set_new(row, "shown", cell_of(value));
@@ -444,6 +448,17 @@ static int show_type(void *arg, const cairn_type *type, uint64_t version)
         json_array_append_new(show->fields, row);
     }
     return 1;
+}
+
+/* The only field's value, for a script to take. number: room for one that is no text. */
+static const char *only_value(const json_t *fields, char number[24])
+{
+    const json_t *shown = json_object_get(json_array_get(fields, 0), "shown");
+    if (json_is_string(shown)) {
+        return json_string_value(shown);
+    }
+    snprintf(number, 24, "%" JSON_INTEGER_FORMAT, json_integer_value(shown));
+    return number;
 }
 
 int verb_obj_show(struct cli *cli)
@@ -460,7 +475,7 @@ int verb_obj_show(struct cli *cli)
     char version[24];
     char line[224];
     if (cli->argc != 1) {
-        return cli_usage(cli, "obj show HEAP/ROOT|HEAP/POINTER [--at VERSION|TIME]");
+        return cli_usage(cli, "obj show HEAP/ROOT|HEAP/POINTER [--field NAME] [--at VERSION|TIME]");
     }
     int code = cli_version(cli, &at);
     if (code == 0) {
@@ -472,7 +487,7 @@ int verb_obj_show(struct cli *cli)
     int rv = cairn_stat_at(heap, ptr, at, &object);
     size_t len = rv != 0 ? 0 : object.size < SHOW_BYTES_MAX ? (size_t)object.size : SHOW_BYTES_MAX;
     uint8_t *bytes = malloc(len + 1);
-    struct show show = {.number = object.type, .bytes = bytes, .len = len};
+    struct show show = {.number = object.type, .bytes = bytes, .len = len, .field = cli->field};
     show.fields = json_array();
     if (rv == 0) {
         rv = bytes == NULL ? CAIRN_E_NOMEM
@@ -488,6 +503,14 @@ int verb_obj_show(struct cli *cli)
         free(show.name);
         return cli_fail(cli, rv, cli->argv[0]);
     }
+    if (cli->field != NULL && json_array_size(show.fields) == 0) {
+        code = cli_error(cli, CAIRN_E_NOTFOUND, "%s: %s has no field %s", cli->argv[0],
+                         show.name == NULL ? "an object without a registered type" : show.name,
+                         cli->field);
+        json_decref(show.fields);
+        free(show.name);
+        return code;
+    }
     if (show.name == NULL) {
         cli_warn(cli, object.type == 0
                           ? "the object has no type: obj read shows its bytes"
@@ -502,8 +525,9 @@ int verb_obj_show(struct cli *cli)
         json_pack("{s:s,s:I,s:I,s:s,s:o}", "pointer", text, "type_number", (json_int_t)object.type,
                   "size", (json_int_t)object.size, "version", version, "fields", show.fields);
     json_object_set_new(data, "type", show.name == NULL ? json_null() : cli_text(show.name));
-    cli_answer(cli, data, json_array_size(show.fields) > 0 ? show.fields : NULL, COLUMNS(columns),
-               line);
+    bool all = cli->field == NULL;
+    const json_t *rows = all && json_array_size(show.fields) > 0 ? show.fields : NULL;
+    cli_answer(cli, data, rows, COLUMNS(columns), all ? line : only_value(show.fields, version));
     free(show.name);
     return EXIT_OK;
 }

@@ -59,6 +59,10 @@ has "$out" '^next +ptr\S* +8 null'
 has "$out" '^name +chars\*16 +32 alice'
 has "$out" '^rate +f64 +48 0.5'
 holds '[.data.fields[] | select(.name == "balance") | .value] == ["-5"] and .data.type == "account"' obj show bank/alice
+expect 0 cairnctl obj show bank/alice --field balance
+[ "$out" = -5 ]
+holds '[.data.fields[].name] == ["balance"]' obj show bank/alice --field balance
+expect 3 cairnctl obj show bank/alice --field none
 expect 0 cairnctl obj alloc bank --data plain
 expect 0 cairnctl obj show "bank/$out"
 has "$err" 'has no type'
@@ -75,6 +79,7 @@ has "$out" ' birth +64'
 holds '[.data.changes[].kind] == ["resize", "write", "birth"]' obj history bank/alice
 holds '[.data.ranges[] | [.offset, .length, .kind]] == [[0, 8, "write"], [8, 56, "birth"], [64, 4936, "resize"]]' \
     obj blame bank/alice
+holds '[.data.changes[].kind] == ["resize"]' obj history bank/alice --limit 1
 holds ".data.ranges[0].version == \"$v2\"" obj blame bank/alice
 expect 3 cairnctl obj blame bank/nobody
 expect 2 cairnctl obj blame
@@ -224,3 +229,13 @@ has "$out" 'damage'
 step "two of three agree"
 expect 5 cairnctl replica check bank --timeout 2
 expect 5 cairnctl heap check bank
+
+step "without history, what hasn't changed is known as of now"
+expect 0 cairnctl heap create plain --shards 1 --size 64M
+expect 0 cairnctl obj alloc plain --data old
+expect 0 cairnctl root set plain old "$out"
+sleep 0.1
+holds '.data.hex == "6f6c64"' obj read plain/old --at @now
+expect 0 cairnctl obj write plain/old --data new
+expect 3 cairnctl obj read plain/old --at "-1h"
+has "$err" 'SNAPSHOT_TOO_OLD'

@@ -230,6 +230,24 @@ static void check_around(struct model *m, const struct heap *heap, const struct 
     }
 }
 
+/* Nothing is known, unless no history is wanted and the object is as it was then. */
+static void check_before_the_safepoint(struct model *m, const struct heap *heap,
+                                       const struct model_object *o)
+{
+    struct heap_object stat;
+    uint64_t safepoint = heap_safepoint(heap);
+    if (safepoint == 0) {
+        return;
+    }
+    uint64_t span = safepoint > o->born ? safepoint - o->born : 1;
+    uint64_t at = safepoint - 1 - model_random(m) % span;
+    if (m->retention_ms == 0 && o->version <= at) {
+        check_object_at(m, heap, o, at);
+    } else {
+        MUST(heap_stat_at(heap, at, o->ptr, &stat) == ERR_SNAPSHOT_TOO_OLD);
+    }
+}
+
 void model_check_past(struct model *m, const struct heap *heap, uint64_t at)
 {
     struct heap_object stat;
@@ -238,9 +256,7 @@ void model_check_past(struct model *m, const struct heap *heap, uint64_t at)
     if (m->object_count > 0) {
         const struct model_object *o = pick(m, m->objects, m->object_count);
         check_around(m, heap, o, at);
-        if (safepoint > 0) {
-            MUST(heap_stat_at(heap, safepoint - 1, o->ptr, &stat) == ERR_SNAPSHOT_TOO_OLD);
-        }
+        check_before_the_safepoint(m, heap, o);
     }
     if (m->dead_count > 0) {
         const struct model_object *o = pick(m, m->dead, m->dead_count);

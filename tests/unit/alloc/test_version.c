@@ -8,7 +8,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "alloc/command.h"
 #include "alloc/engine.h"
+#include "alloc/txn.h"
 #include "base/hlc.h"
 
 #define RETENTION_MS 1000u
@@ -271,6 +273,54 @@ static void without_retention_nothing_is_kept(void **state)
     assert_int_equal(left, 0);
     assert_int_equal(header(f.heap)->undo_count, 0);
     assert_int_equal(header(f.heap)->block_count[POOL_OBJECTS], 0);
+    close_heap(&f);
+}
+
+/* 0: deletes it. */
+static int set_root(struct fixture *f, uint64_t version, struct slice name, uint64_t ptr)
+{
+    struct heap_command c = {.kind = ptr != 0 ? HEAP_COMMAND_ROOT_SET : HEAP_COMMAND_ROOT_DELETE,
+                             .name = name,
+                             .ptr = ptr};
+    struct heap_outcome out;
+    int rv = heap_apply(f->heap, version, &c, &out);
+    return rv != 0 ? rv : out.code;
+}
+
+static void without_retention_what_has_not_changed_since_is_known(void **state)
+{
+    (void)state;
+    struct fixture f;
+    uint64_t old = 0;
+    uint64_t fresh = 0;
+    struct heap_object o;
+    struct root_record root;
+    struct slice name;
+    struct slice r = slice_of("r", 1);
+    open_heap(&f, 8 << 20, 0);
+    assert_int_equal(heap_alloc(f.heap, at(&f, 10), 5, 1, slice_of("hello", 5), &old), 0);
+    assert_int_equal(set_root(&f, at(&f, 20), r, old), 0);
+    uint64_t then = at(&f, 30);
+    assert_int_equal(heap_alloc(f.heap, at(&f, 40), 5, 1, slice_of("later", 5), &fresh), 0);
+    assert_true(then < heap_safepoint(f.heap));
+
+    assert_text(&f, then, old, "hello");
+    assert_int_equal(heap_stat_at(f.heap, then, fresh, &o), ERR_SNAPSHOT_TOO_OLD);
+    assert_int_equal(heap_root_get_at(f.heap, then, r, &root), 0);
+    assert_int_equal(root.ptr, old);
+    assert_int_equal(heap_root_get_at(f.heap, then, slice_of("s", 1), &root), ERR_NOTFOUND);
+    assert_int_equal(heap_root_next_at(f.heap, then, NOTHING, &name, &root), 0);
+    assert_true(slice_equals(name, r));
+
+    /* Nobody knows what a freed object was, nor whether a name was there before names went. */
+    assert_int_equal(set_root(&f, at(&f, 50), r, fresh), 0);
+    assert_int_equal(heap_root_get_at(f.heap, then, r, &root), ERR_SNAPSHOT_TOO_OLD);
+    assert_int_equal(heap_root_next_at(f.heap, then, NOTHING, &name, &root), ERR_SNAPSHOT_TOO_OLD);
+    assert_int_equal(set_root(&f, at(&f, 60), r, 0), 0);
+    assert_int_equal(heap_root_get_at(f.heap, then, r, &root), ERR_SNAPSHOT_TOO_OLD);
+    assert_int_equal(heap_root_get_at(f.heap, then, slice_of("s", 1), &root), ERR_SNAPSHOT_TOO_OLD);
+    assert_int_equal(heap_free_object(f.heap, at(&f, 70), old), 0);
+    assert_int_equal(heap_stat_at(f.heap, then, old, &o), ERR_SNAPSHOT_TOO_OLD);
     close_heap(&f);
 }
 
@@ -560,6 +610,7 @@ int main(void)
         cmocka_unit_test(reclaiming_goes_in_bounded_steps),
         cmocka_unit_test(large_objects_end_one_at_a_time),
         cmocka_unit_test(without_retention_nothing_is_kept),
+        cmocka_unit_test(without_retention_what_has_not_changed_since_is_known),
         cmocka_unit_test(a_change_that_the_safepoint_covers_leaves_no_record),
         cmocka_unit_test(undo_follows_the_write),
         cmocka_unit_test(history_survives_every_change_of_size),
