@@ -380,11 +380,13 @@ static uint64_t clock_before(uint64_t clock, uint64_t ms)
     return clock > span ? clock - span : 0;
 }
 
-/* What is kept begins now: without history any change may have been the last that is known. */
+/* What is kept begins now: without history any change may have been the last that is known. An
+ * order of its own tells who has seen the last one that was recorded from who has seen all. */
 static void history_begins(struct heap *h)
 {
     struct heap_header *hd = header_edit(h);
     hd->safepoint = hd->clock > hd->safepoint ? hd->clock : hd->safepoint;
+    hd->last_order = next_order(h);
     hd->history_from = hd->last_order;
 }
 

@@ -157,6 +157,7 @@ static void without_history_nothing_can_be_followed(void **state)
     (void)apply(&f, 1000, c);
     assert_int_equal(events(&f, start, &e, 1, &count), 0);
     assert_int_equal(count, 1);
+    uint64_t seen_all = heap_order(f.heap);
     /* A pause in the history is a gap for all who stood before it. */
     c = (struct heap_command){.kind = HEAP_COMMAND_SET_RETENTION, .size = 0};
     (void)apply(&f, 1000, c);
@@ -165,6 +166,7 @@ static void without_history_nothing_can_be_followed(void **state)
     c = (struct heap_command){.kind = HEAP_COMMAND_SET_RETENTION, .size = 1000};
     (void)apply(&f, 1000, c);
     assert_int_equal(events(&f, start, &e, 1, &count), ERR_SNAPSHOT_TOO_OLD);
+    assert_int_equal(events(&f, seen_all, &e, 1, &count), ERR_SNAPSHOT_TOO_OLD);
     heap_free(f.heap);
 }
 
