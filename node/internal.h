@@ -4,8 +4,8 @@
 
 #include <jansson.h>
 
-#include "alloc/events.h"
 #include "alloc/txn.h"
+#include "alloc/waiters.h"
 #include "base/limits.h"
 #include "base/list.h"
 #include "coord/coord.h"
@@ -63,9 +63,7 @@ struct client {
 
 /* A WATCH that looks or waits (watch.c). */
 struct watch {
-    struct list link; /* its shard's */
-    struct events_filter filter;
-    struct events_cursor cursor;
+    struct events_waiter waiter;
     uint64_t until_ns; /* then it is answered, also without changes */
     uint32_t max;
     bool values;

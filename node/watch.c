@@ -6,51 +6,36 @@
  *                  `----> waiting -> looking, when something that it wants was applied
  *                                 -> answered without changes, when its time is over
  *
- * Who waits has looked at everything up to where its shard was then; `seen` says how far all of
- * them have looked since. What is applied is looked at once for all who wait: each change finds
- * those that want it by its object or name. A request is all that a watch is: between two of them
- * the node knows nothing of it, but for a hint where the last one ended (a slow consumer of a long
- * history shouldn't have its place searched for each time). */
+ * Who waits, and what wakes whom, is alloc/waiters.h's. A request is all that a watch is: between
+ * two of them the node knows nothing of it, but for a hint where the last one ended (a slow
+ * consumer of a long history shouldn't have its place searched for each time). */
 #include <stdio.h>
 #include <string.h>
 
-#include "alloc/heap_layout.h"
 #include "alloc/listing.h"
 #include "base/assert.h"
-#include "base/hash.h"
 #include "base/mem.h"
 #include "node/internal.h"
 
-#define LOOK_RECORDS  4096u /* in one turn, for one watch */
-#define SWEEP_MS      500u  /* deadlines, and shards that are gone */
-#define WATCH_BUCKETS 64u
+#define LOOK_RECORDS   4096u /* in one turn, for one watch */
+#define LOOKS_PER_TURN 16u   /* of one shard */
+#define SWEEP_MS       500u  /* deadlines, and shards that are gone */
 
 /* Those that wait for a shard. Made with the first, gone a moment after the last. */
 struct watch_shard {
     struct list link; /* node->watched */
     uint64_t uid;
-    uint64_t seen;                    /* all who wait have looked up to here */
-    uint32_t count;                   /* waiting or looking */
-    bool applied;                     /* something new, not looked at yet */
-    bool lost;                        /* the leader may be another one */
-    struct list keyed[WATCH_BUCKETS]; /* by object or name */
-    struct list broad;                /* the others */
-    struct list looking;
+    bool applied; /* something new, not looked at yet */
+    bool lost;    /* the leader may be another one */
+    struct events_waiters waiters;
 };
 
-/* ---- where one ended ---- */
-
-static uint64_t key_of(const struct events_filter *filter)
+static struct request *request_of(struct list *link)
 {
-    switch (filter->what) {
-    case EVENTS_OBJECT:
-        return hash64(EVENTS_OBJECT, &filter->ptr, sizeof filter->ptr);
-    case EVENTS_ROOT:
-        return hash64(EVENTS_ROOT, filter->name.data, filter->name.len);
-    default:
-        return 0; /* all of these go along one list */
-    }
+    return list_entry(link, struct request, watch.waiter.link);
 }
+
+/* ---- where one ended ---- */
 
 static struct watch_hint *hint_of(struct node *node, uint64_t uid, uint64_t order, uint64_t key)
 {
@@ -60,8 +45,8 @@ static struct watch_hint *hint_of(struct node *node, uint64_t uid, uint64_t orde
 
 static void hint_put(struct request *request)
 {
-    const struct events_cursor *c = &request->watch.cursor;
-    uint64_t key = key_of(&request->watch.filter);
+    const struct events_cursor *c = &request->watch.waiter.cursor;
+    uint64_t key = waiters_key(&request->watch.waiter.filter);
     if (c->place != 0 && c->place_order == c->order) {
         *hint_of(request->node, request->uid, c->order, key) =
             (struct watch_hint){.uid = request->uid, .key = key, .cursor = *c};
@@ -70,8 +55,8 @@ static void hint_put(struct request *request)
 
 static void hint_take(struct request *request)
 {
-    struct events_cursor *c = &request->watch.cursor;
-    uint64_t key = key_of(&request->watch.filter);
+    struct events_cursor *c = &request->watch.waiter.cursor;
+    uint64_t key = waiters_key(&request->watch.waiter.filter);
     const struct watch_hint *hint = hint_of(request->node, request->uid, c->order, key);
     if (hint->uid == request->uid && hint->key == key && hint->cursor.order == c->order) {
         *c = hint->cursor;
@@ -83,8 +68,7 @@ static void hint_take(struct request *request)
 static void leave(struct request *request)
 {
     if (request->watch_at != NULL) {
-        list_remove(&request->watch.link);
-        request->watch_at->count--;
+        waiters_remove(&request->watch_at->waiters, &request->watch.waiter);
         request->watch_at = NULL;
     }
 }
@@ -102,7 +86,7 @@ static void end(struct request *request)
 static void end_answered(struct request *request, const struct buf *changes)
 {
     struct node *node = request->node;
-    struct msg_watch_result out = {.token = request->watch.cursor.order,
+    struct msg_watch_result out = {.token = request->watch.waiter.cursor.order,
                                    .changes = slice_of(changes->data, changes->len)};
     leave(request); /* the answer may close the connection, which forgets its watches */
     hint_put(request);
@@ -146,7 +130,7 @@ static struct watch_shard *shard_find(const struct node *node, uint64_t uid)
     return NULL;
 }
 
-static struct watch_shard *shard_take(struct node *node, uint64_t uid, uint64_t order)
+static struct watch_shard *shard_take(struct node *node, uint64_t uid)
 {
     struct watch_shard *s = shard_find(node, uid);
     if (s == NULL) {
@@ -155,44 +139,26 @@ static struct watch_shard *shard_take(struct node *node, uint64_t uid, uint64_t 
             return NULL;
         }
         s->uid = uid;
-        for (size_t i = 0; i < WATCH_BUCKETS; i++) {
-            list_init(&s->keyed[i]);
-        }
-        list_init(&s->broad);
-        list_init(&s->looking);
+        waiters_init(&s->waiters);
         list_push_back(&node->watched, &s->link);
     }
-    s->seen = s->count == 0 ? order : s->seen;
     if (node->watch_sweep.slot == 0) {
         env_timer_start_in_ms(node->env, &node->watch_sweep, SWEEP_MS);
     }
     return s;
 }
 
-static bool is_keyed(const struct events_filter *filter)
-{
-    return filter->what == EVENTS_OBJECT || filter->what == EVENTS_ROOT;
-}
-
-/* The list that a watch waits in. */
-static struct list *place_of(struct watch_shard *s, const struct events_filter *filter)
-{
-    return is_keyed(filter) ? &s->keyed[key_of(filter) % WATCH_BUCKETS] : &s->broad;
-}
-
 /* Into one of its shard's lists. */
-static void stay(struct request *request, bool looking)
+static void stay(struct request *request, const struct heap *heap, bool looking)
 {
     struct node *node = request->node;
-    struct watch *w = &request->watch;
-    struct watch_shard *s = shard_take(node, request->uid, w->cursor.order);
-    if (s == NULL || s->count >= WATCHES_PER_SHARD_MAX) {
+    struct watch_shard *s = shard_take(node, request->uid);
+    if (s == NULL || s->waiters.count >= WATCHES_PER_SHARD_MAX) {
         end_refused(request, s == NULL ? ERR_NOMEM : ERR_LIMIT);
         return;
     }
-    list_push_back(looking ? &s->looking : place_of(s, &w->filter), &w->link);
+    waiters_add(&s->waiters, heap, &request->watch.waiter, looking);
     request->watch_at = s;
-    s->count++;
     if (looking && node->watch_turn.slot == 0) {
         env_timer_start(node->env, &node->watch_turn, env_now_ns(node->env));
     }
@@ -210,81 +176,37 @@ static void look(struct request *request)
         end_refused(request, ERR_NOSHARD);
         return;
     }
-    int rv = listing_events(shard_heap(shard), &w->filter, &w->cursor, w->max, w->values,
-                            LOOK_RECORDS, &changes);
+    int rv = listing_events(shard_heap(shard), &w->waiter.filter, &w->waiter.cursor, w->max,
+                            w->values, LOOK_RECORDS, &changes);
     if (rv == 0 || (rv == ERR_NOTFOUND && env_now_ns(node->env) >= w->until_ns)) {
         end_answered(request, &changes);
     } else if (rv == ERR_NOTFOUND || rv == ERR_BUSY) {
-        stay(request, rv == ERR_BUSY);
+        stay(request, shard_heap(shard), rv == ERR_BUSY);
     } else {
         end_refused(request, rv);
     }
     buf_close(&changes);
 }
 
-/* It was in one of its shard's lists: everything up to `order` was looked at for it. The last
- * record of its own list that it has seen is still that; the last one of the queue isn't. */
-static void look_again(struct request *request, uint64_t order)
+/* Each of them; ending one may close its connection, and take others of it away. */
+static void look_again(struct list *taken)
 {
-    struct events_cursor *c = &request->watch.cursor;
-    leave(request);
-    if (c->order < order) {
-        c->order = order;
-        c->place = is_keyed(&request->watch.filter) ? c->place : 0;
+    while (!list_empty(taken)) {
+        struct request *request = request_of(taken->next);
+        leave(request);
+        look(request);
     }
-    look(request);
 }
 
 /* ---- what is applied ---- */
-
-static void move_wanting(struct list *from, const struct heap_event *event, struct list *to)
-{
-    list_for_each_safe (it, next, from) {
-        if (event == NULL ||
-            events_match(&list_entry(it, struct request, watch.link)->watch.filter, event)) {
-            list_remove(it);
-            list_push_back(to, it);
-        }
-    }
-}
-
-static void move_all(struct watch_shard *s, struct list *to)
-{
-    for (size_t i = 0; i < WATCH_BUCKETS; i++) {
-        move_wanting(&s->keyed[i], NULL, to);
-    }
-    move_wanting(&s->broad, NULL, to);
-}
-
-/* Those that want something of what is new. */
-static void find_wanting(struct watch_shard *s, const struct heap *heap, struct list *to)
-{
-    static const struct events_filter everything = {.what = EVENTS_ALL};
-    struct events_cursor cursor = {.order = s->seen};
-    struct heap_event event;
-    uint32_t budget = UINT32_MAX; /* applied since the last turn: so it is work in proportion */
-    int rv;
-    while ((rv = events_next(heap, &everything, &cursor, &budget, &event)) == 0) {
-        struct events_filter one = {.what = event.kind == UNDO_ROOT ? EVENTS_ROOT : EVENTS_OBJECT,
-                                    .ptr = event.ptr,
-                                    .name = event.name};
-        move_wanting(place_of(s, &one), &event, to);
-        move_wanting(&s->broad, &event, to);
-    }
-    if (rv != ERR_NOTFOUND) {
-        move_all(s,
-                 to); /* history was cut short, or switched off: each learns what that is to it */
-    }
-}
 
 static void end_all(struct watch_shard *s, int err)
 {
     struct list all;
     list_init(&all);
-    move_all(s, &all);
-    list_splice(&all, &s->looking);
+    waiters_take_all(&s->waiters, &all);
     while (!list_empty(&all)) {
-        end_refused(list_entry(all.next, struct request, watch.link), err);
+        end_refused(request_of(all.next), err);
     }
 }
 
@@ -304,7 +226,6 @@ static void look_at_applied(struct node *node, struct watch_shard *s)
 {
     struct shard *shard;
     struct list wanting;
-    uint64_t order = s->seen;
     int err = unfit(node, s->uid, &shard);
     s->applied = s->lost = false;
     if (err != 0) {
@@ -312,11 +233,8 @@ static void look_at_applied(struct node *node, struct watch_shard *s)
         return;
     }
     list_init(&wanting);
-    find_wanting(s, shard_heap(shard), &wanting);
-    s->seen = heap_order(shard_heap(shard));
-    while (!list_empty(&wanting)) {
-        look_again(list_entry(wanting.next, struct request, watch.link), order);
-    }
+    waiters_take_wanting(&s->waiters, shard_heap(shard), &wanting);
+    look_again(&wanting);
 }
 
 static void on_task(struct env_task *task)
@@ -338,34 +256,25 @@ static void on_turn(struct env_timer *timer)
         struct watch_shard *s = list_entry(it, struct watch_shard, link);
         struct list now;
         list_init(&now);
-        list_splice(&now, &s->looking);
-        while (!list_empty(&now)) {
-            look_again(list_entry(now.next, struct request, watch.link), 0);
+        waiters_take_looking(&s->waiters, LOOKS_PER_TURN, &now);
+        look_again(&now);
+        if (!list_empty(&s->waiters.looking) && timer->slot == 0) {
+            env_timer_start(node->env, timer, env_now_ns(node->env));
         }
     }
 }
 
-static void move_overdue(struct list *from, uint64_t now, struct list *to)
+static bool is_overdue(const struct events_waiter *waiter, const void *now)
 {
-    list_for_each_safe (it, next, from) {
-        if (list_entry(it, struct request, watch.link)->watch.until_ns <= now) {
-            list_remove(it);
-            list_push_back(to, it);
-        }
-    }
+    return container_of(waiter, struct watch, waiter)->until_ns <= *(const uint64_t *)now;
 }
 
 static void end_overdue(struct watch_shard *s, uint64_t now)
 {
     struct list overdue;
     list_init(&overdue);
-    for (size_t i = 0; i < WATCH_BUCKETS; i++) {
-        move_overdue(&s->keyed[i], now, &overdue);
-    }
-    move_overdue(&s->broad, now, &overdue);
-    while (!list_empty(&overdue)) {
-        look_again(list_entry(overdue.next, struct request, watch.link), s->seen);
-    }
+    waiters_take_if(&s->waiters, is_overdue, &now, &overdue);
+    look_again(&overdue);
 }
 
 static void on_sweep(struct env_timer *timer)
@@ -380,7 +289,7 @@ static void on_sweep(struct env_timer *timer)
             end_all(s, err);
         }
         end_overdue(s, now);
-        if (s->count == 0) {
+        if (s->waiters.count == 0) {
             list_remove(&s->link);
             mem_free(s);
         }
@@ -407,7 +316,7 @@ void watch__close(struct node *node)
     list_for_each_safe (it, next, &node->watched) {
         struct watch_shard *s = list_entry(it, struct watch_shard, link);
         end_all(s, ERR_SHUTDOWN);
-        assert(s->count == 0);
+        assert(s->waiters.count == 0);
         list_remove(&s->link);
         mem_free(s);
     }
@@ -421,7 +330,7 @@ void watch__applied(struct node *node, struct shard *shard, bool lost)
     struct shard_info info;
     shard_get_info(shard, &info);
     struct watch_shard *s = shard_find(node, info.uid);
-    if (s != NULL && s->count > 0) {
+    if (s != NULL && s->waiters.count > 0) {
         s->applied = s->applied || !lost;
         s->lost = s->lost || lost;
         env_defer(node->env, &node->watch_task);
@@ -476,16 +385,16 @@ static void confirmed(struct shard_read *read, int err)
     int rv = message_decode_watch(request->body, &m);
     assert(rv == 0); /* as when it came */
     request->watch =
-        (struct watch){.filter = {.what = (enum events_what)m.what,
-                                  .type = m.type,
-                                  .ptr = m.ptr,
-                                  .name = m.name,
-                                  .at = m.at},
+        (struct watch){.waiter = {.filter = {.what = (enum events_what)m.what,
+                                             .type = m.type,
+                                             .ptr = m.ptr,
+                                             .name = m.name,
+                                             .at = m.at}},
                        .until_ns = env_now_ns(node->env) + m.wait_ms * UINT64_C(1000000),
                        .max = m.max,
                        .values = m.values != 0};
-    rv = events_begin(shard_heap(shard), &request->watch.filter, (enum events_from)m.from, m.token,
-                      &request->watch.cursor);
+    rv = events_begin(shard_heap(shard), &request->watch.waiter.filter, (enum events_from)m.from,
+                      m.token, &request->watch.waiter.cursor);
     if (rv != 0) {
         end_refused(request, rv);
         return;
