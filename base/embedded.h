@@ -13,8 +13,9 @@
 #include "base/err.h"
 #include "base/list.h"
 
-struct embedded;      /* an open directory */
-struct embedded_heap; /* a heap in it; lives as long as the directory is open */
+struct embedded;       /* an open directory */
+struct embedded_heap;  /* a heap in it; lives as long as the directory is open */
+struct embedded_place; /* where a watch stands */
 struct inline_waiter;
 
 enum embedded_op {
@@ -54,6 +55,21 @@ enum embedded_op {
      * version: of all of it (alloc/graph.h). */
     EMBEDDED_FETCH = 73,
     EMBEDDED_CLOCK, /* version: the newest one */
+    /* submit() alone; out: a struct embedded_watch. Finished when there are changes, or its time is
+     * over. bytes: changes as in WATCH_RESULT; value: the token to go on from. */
+    EMBEDDED_WATCH,
+};
+
+/* One watch: caller's memory, zeroed before the first call, borrowed until a call is finished, and
+ * used for one at a time. */
+struct embedded_watch {
+    uint32_t what, from, type, max; /* as in WATCH (docs/protocol.md) */
+    uint32_t wait_ms;
+    bool values;
+    uint64_t ptr, token, at;
+    struct slice name;
+    struct embedded_place *place; /* embed's, until watch_close() */
+    char text[256];               /* why a call has failed */
 };
 
 /* What is asked for: op and what it needs, the rest 0. */
@@ -130,6 +146,10 @@ struct embedded_ops {
     bool (*wait)(struct embedded *db, struct embedded_call *call, uint32_t timeout_ms);
     /* Somebody wants the outcome, but not to wait: the library thread goes on with it now. */
     void (*want)(struct embedded *db, struct embedded_call *call);
+    /* If one of its calls waits, that is finished with CANCELED. No call may follow. */
+    void (*watch_close)(struct embedded *db, struct embedded_watch *watch);
+    /* Tells a heap from all others, of any directory, also later ones of its name. */
+    uint64_t (*heap_mark)(const struct embedded_heap *heap);
     void (*post)(struct embedded *db, struct embedded_post *post);
     bool (*on_library_thread)(const struct embedded *db);
     /* True in a child of the process that opened it: nothing works there. */

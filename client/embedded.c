@@ -87,6 +87,7 @@ static int heap_open(struct cairn_client *client, struct core_call *call, struct
         return refuse(call, ERR_NOMEM, NULL);
     }
     place->heap = heap;
+    core->id = client->embedded->heap_mark(heap);
     core->count = 1;
     core->shards[0] = &place->shard;
     call->opened = core;
@@ -507,4 +508,10 @@ void sdk__embedded_submit(struct cairn_future *future)
                  known ? "this process was forked from the one that opened the directory"
                        : "not in the embedded mode");
     call->cb(call);
+}
+
+void sdk__embedded_watch(struct cairn_heap *heap, struct embedded_call *call)
+{
+    struct place *place = container_of(heap->core->shards[0], struct place, shard);
+    heap->client->embedded->submit(place->heap, call);
 }

@@ -186,12 +186,18 @@ static bool stripe_wait(struct cairn_future *future, uint32_t timeout_ms)
     return is_ready(future);
 }
 
+/* It is a call that a directory has. A watch's future (watch.c) is none. */
+static bool is_direct(const struct cairn_future *future)
+{
+    return future->client->embedded != NULL && future->call.kind != KIND_WATCH;
+}
+
 int cairn_future_wait(cairn_future *future, uint32_t timeout_ms)
 {
     if (is_ready(future)) {
         return 0;
     }
-    bool embedded = future->client->embedded != NULL;
+    bool embedded = is_direct(future);
     if (sdk__is_foreign(future->client)) {
         return sdk__fail(CAIRN_E_CLOSED, "the call belongs to this process's parent");
     }
@@ -215,7 +221,7 @@ int cairn_future_on_ready(cairn_future *future, cairn_future_cb cb, void *arg)
     if (cb == NULL || (atomic_load(&future->state) & FUTURE_CALLBACK) != 0) {
         return sdk__fail(CAIRN_E_INVAL, "a future has one callback");
     }
-    if (future->client->embedded != NULL && !is_ready(future) && !sdk__is_foreign(future->client)) {
+    if (is_direct(future) && !is_ready(future) && !sdk__is_foreign(future->client)) {
         sdk__embedded_want(future); /* the future is still ours alone */
     }
     future->cb = cb;

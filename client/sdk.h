@@ -95,8 +95,9 @@ void sdk__embedded_heap_close(struct cairn_heap *heap);
 /* Runs a prepared call to its end, and hands one over. */
 void sdk__embedded_run(struct cairn_future *future);
 void sdk__embedded_submit(struct cairn_future *future);
-bool sdk__embedded_wait(struct cairn_future *future, uint32_t timeout_ms); /* false: timeout */
-void sdk__embedded_want(struct cairn_future *future);                      /* without waiting */
+bool sdk__embedded_wait(struct cairn_future *future, uint32_t timeout_ms);     /* false: timeout */
+void sdk__embedded_want(struct cairn_future *future);                          /* without waiting */
+void sdk__embedded_watch(struct cairn_heap *heap, struct embedded_call *call); /* submits it */
 
 /* error.c: set the calling thread's message and return err. An empty text becomes the code's. */
 int sdk__fail(int err, const char *format, ...) __attribute__((format(printf, 2, 3)));

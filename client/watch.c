@@ -1,9 +1,10 @@
-/* Watches of a cluster: per shard one request at a time, which waits on the node for changes.
+/* Watches: per shard one request at a time, which waits on its node for changes; of a directory one
+ * call, which waits in it.
  *
  *   library thread   asks shards that have nothing left to take, and hears their answers
  *   the program's    takes changes, says when a shard has nothing left, sleeps in between
  *
- * Both meet in the reader, under `lock`. Routing, resending and changes of leader are the core's:
+ * Both meet in the reader, under `lock`. Routing, resending and changes of leader are the core's;
  * a request carries the token to go on from, so that asking again, whomever, misses and doubles
  * nothing. */
 #include <errno.h>
@@ -24,6 +25,12 @@ struct watch_ask {
     bool running;
     bool opened; /* it has been answered once */
 };
+/* What is asked of a directory, by the only ask. */
+struct watch_direct {
+    struct embedded_call call;
+    struct embedded_request request;
+    struct embedded_watch watch;
+};
 
 struct cairn_watch {
     struct cairn_heap *heap;
@@ -41,6 +48,7 @@ struct cairn_watch {
     /* The library thread's. */
     bool closed;
     uint32_t running;
+    struct watch_direct direct;
     struct watch_ask asks[];
 };
 
@@ -85,31 +93,30 @@ static bool passes(int err)
     return err == ERR_TIMEOUT || err == ERR_UNAVAILABLE || err == ERR_BUSY;
 }
 
-static void on_answer(struct core_call *call)
+static void answered(struct watch_ask *ask, int err, uint64_t token, struct buf *changes,
+                     const char *text)
 {
-    struct watch_ask *ask = container_of(call, struct watch_ask, call);
     struct cairn_watch *w = ask->watch;
     uint32_t i = (uint32_t)(ask - w->asks);
     ask->running = false;
     w->running--;
     if (w->closed) {
-        buf_close(&call->bytes);
+        buf_close(changes);
         if (w->running == 0) {
             destroy(w);
         }
         return;
     }
     (void)pthread_mutex_lock(&w->lock);
-    int err = call->err;
     if (err == 0) {
-        err = watch_reader_hear(w->reader, i, call->value, &call->bytes);
+        err = watch_reader_hear(w->reader, i, token, changes);
         if (err != 0) {
             end(w, err, "a node sent malformed changes");
         }
     } else if (!ask->opened || !passes(err)) {
-        end(w, err, call->text);
+        end(w, err, text);
     }
-    buf_close(&call->bytes);
+    buf_close(changes);
     if (!ask->opened) {
         ask->opened = true;
         w->unopened--;
@@ -118,10 +125,49 @@ static void on_answer(struct core_call *call)
     pump(w);
 }
 
+static void on_answer(struct core_call *call)
+{
+    answered(container_of(call, struct watch_ask, call), call->err, call->value, &call->bytes,
+             call->text);
+}
+
+static void on_direct(struct embedded_call *call)
+{
+    struct cairn_watch *w = container_of(call, struct cairn_watch, direct.call);
+    int err = call->err == ERR_NOTFOUND ? ERR_NOSHARD : call->err; /* as in a cluster */
+    answered(&w->asks[0], err, call->value, &call->bytes,
+             call->text != NULL && call->text[0] != '\0' ? call->text : err_text_of(err));
+}
+
+static void ask_directory(struct cairn_watch *w)
+{
+    struct watch_direct *d = &w->direct;
+    struct msg_watch query = watch_reader_query(w->reader, 0);
+    d->watch.what = query.what;
+    d->watch.from = query.from;
+    d->watch.type = query.type;
+    d->watch.max = query.max;
+    d->watch.wait_ms = w->asks[0].opened ? WATCH_POLL_MS : 0;
+    d->watch.values = query.values != 0;
+    d->watch.ptr = query.ptr;
+    d->watch.token = query.token;
+    d->watch.at = query.at;
+    d->watch.name = query.name;
+    d->request = (struct embedded_request){.op = EMBEDDED_WATCH, .out = &d->watch};
+    d->call = (struct embedded_call){.request = &d->request, .done = on_direct};
+    w->asks[0].running = true;
+    w->running++;
+    sdk__embedded_watch(w->heap, &d->call);
+}
+
 static void ask_shard(struct cairn_watch *w, uint32_t i)
 {
     struct watch_ask *ask = &w->asks[i];
     struct msg_watch query = watch_reader_query(w->reader, i);
+    if (w->heap->client->embedded != NULL) {
+        ask_directory(w);
+        return;
+    }
     memset(&ask->call, 0, offsetof(struct core_call, node));
     ask->call.node[0] = ask->call.text[0] = '\0';
     query.wait_ms = ask->opened ? WATCH_POLL_MS : 0;
@@ -165,16 +211,20 @@ static void on_pump(struct sdk_item *item)
 static void on_close(struct sdk_item *item)
 {
     struct cairn_watch *w = container_of(item, struct cairn_watch, close);
+    struct cairn_client *client = w->heap->client;
     w->closed = true;
     if (w->wanted != NULL) {
         w->wanted->call.err = CAIRN_E_CANCELED;
         w->wanted->call.cb(&w->wanted->call);
     }
+    if (client->embedded != NULL) {
+        client->embedded->watch_close(client->db, &w->direct.watch);
+    }
     if (w->running == 0) {
         destroy(w);
         return;
     }
-    for (uint32_t i = 0; i < w->reader->count; i++) {
+    for (uint32_t i = 0; client->embedded == NULL && i < w->reader->count; i++) {
         if (w->asks[i].running) {
             core_call_cancel(&w->asks[i].call, CAIRN_E_CANCELED);
         }
@@ -222,6 +272,12 @@ static struct cairn_watch *watch_new(struct cairn_heap *heap, struct watch_reade
     return w;
 }
 
+/* Its lock may be held by a thread that this process doesn't have. */
+static int foreign(void)
+{
+    return sdk__fail(CAIRN_E_CLOSED, "the watch belongs to this process's parent");
+}
+
 static int open_watch(struct cairn_heap *heap, const struct msg_watch *what, uint32_t shard,
                       uint32_t count, const cairn_watch_opts *opts, cairn_watch **watch)
 {
@@ -231,8 +287,8 @@ static int open_watch(struct cairn_heap *heap, const struct msg_watch *what, uin
     if (opts != NULL) {
         memcpy(&taken, opts, opts->struct_size < sizeof taken ? opts->struct_size : sizeof taken);
     }
-    if (heap->client->embedded != NULL) {
-        return sdk__fail(CAIRN_E_UNSUPPORTED, "a directory can't be watched");
+    if (sdk__is_foreign(heap->client)) {
+        return foreign();
     }
     if (sdk__on_library_thread(heap->client)) {
         return sdk__fail(CAIRN_E_INVAL, "a watch can't be opened in a callback");
@@ -353,6 +409,9 @@ int cairn_watch_next(cairn_watch *watch, uint32_t timeout_ms, const cairn_event 
     uint32_t emptied = UINT32_MAX;
     int rv = 0;
     *event = NULL;
+    if (sdk__is_foreign(watch->heap->client)) {
+        return foreign();
+    }
     if (timeout_ms != 0 && sdk__on_library_thread(watch->heap->client)) {
         return sdk__fail(CAIRN_E_INVAL, "waiting in a callback would wait for ever");
     }
@@ -379,6 +438,9 @@ int cairn_watch_next(cairn_watch *watch, uint32_t timeout_ms, const cairn_event 
 int cairn_watch_ready_async(cairn_watch *watch, cairn_future **future)
 {
     *future = NULL;
+    if (sdk__is_foreign(watch->heap->client)) {
+        return foreign();
+    }
     struct cairn_future *f = sdk__future_new(watch->heap);
     if (f == NULL) {
         return sdk__fail(CAIRN_E_NOMEM, "%s", "");
@@ -404,6 +466,9 @@ int cairn_watch_ready_async(cairn_watch *watch, cairn_future **future)
 int cairn_watch_token(cairn_watch *watch, char *token, size_t bytes)
 {
     char text[CAIRN_WATCH_TOKEN_BYTES];
+    if (sdk__is_foreign(watch->heap->client)) {
+        return foreign();
+    }
     (void)pthread_mutex_lock(&watch->lock);
     watch_reader_token(watch->reader, text);
     (void)pthread_mutex_unlock(&watch->lock);
@@ -417,7 +482,7 @@ int cairn_watch_token(cairn_watch *watch, char *token, size_t bytes)
 
 void cairn_watch_free(cairn_watch *watch)
 {
-    if (watch != NULL) {
+    if (watch != NULL && !sdk__is_foreign(watch->heap->client)) {
         sdk__push(watch->heap->client, &watch->close);
     }
 }

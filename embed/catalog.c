@@ -310,6 +310,7 @@ static int drop(struct embedded *db, struct slice name, struct err_text *e)
     inline_lock(&db->env);
     h->dropped = true; /* its struct stays for those who have it open */
     embed__heap_settle(h);
+    embed__watch_end(h, ERR_NOTFOUND, "the heap was dropped");
     unmake(h);
     inline_unlock(&db->env);
     return 0;

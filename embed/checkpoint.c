@@ -205,6 +205,7 @@ void embed__tick(struct env_timer *timer)
             embed__give_up(h);
         }
         upkeep(h);
+        embed__watch_tick(h);
         if (db->mode == IMAGE_DISK && !is_clean(h) && now_ms - h->checkpoint_ms >= INTERVAL_MS) {
             h->checkpoint_wanted = true;
         }

@@ -306,6 +306,7 @@ void embed__durable(struct embedded *db)
                         heap_damage(h->heap, &damage) != 0 ? damage : err_text_of(rv));
         } else {
             wal_log_applied(h->log, b->index);
+            embed__watch_applied(h);
             batch_next(h);
             embed__checkpoint_consider(h);
         }
@@ -422,6 +423,8 @@ void embed__pm_commit(struct embedded_heap *h)
                         (unsigned long long)heap_index(h->heap), (unsigned long long)h->uid,
                         err_text_of(rv));
             calls_fail(h->db, &applied, ERR_INDOUBT, h->db->fail_text);
+        } else {
+            embed__watch_applied(h);
         }
         while (!list_empty(&applied)) {
             struct embedded_call *call = list_entry(applied.next, struct embedded_call, link);

@@ -65,7 +65,7 @@ static void op_timer_start(struct env *env, struct env_timer *timer, uint64_t at
     size_t i = timer->slot != 0 ? timer->slot - 1 : 0;
     while (timer->slot == 0 && e->timers[i] != NULL) {
         i++;
-        assert(i < INLINE_TIMERS_MAX); /* the log has five, the directory one */
+        assert(i < INLINE_TIMERS_MAX); /* the log has five, the directory three */
     }
     e->timers[i] = timer;
     timer->slot = i + 1;

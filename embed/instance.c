@@ -53,8 +53,9 @@ void embed__fail(struct embedded *db, int err, const char *format, ...)
     }
     log_error("embed", "the directory is dead", "reason=\"%s\"", db->fail_text);
     list_for_each (it, &db->heaps) {
-        embed__fail_calls(list_entry(it, struct embedded_heap, link), ERR_INDOUBT, db->failed,
-                          db->fail_text);
+        struct embedded_heap *h = list_entry(it, struct embedded_heap, link);
+        embed__fail_calls(h, ERR_INDOUBT, db->failed, db->fail_text);
+        embed__watch_end(h, db->failed, db->fail_text);
     }
     inline_wake_all(&db->env);
 }
@@ -305,6 +306,7 @@ static void db_free(struct embedded *db)
     inline_lock(&db->env);
     env_timer_stop(embed_env(db), &db->tick);
     env_timer_stop(embed_env(db), &db->linger);
+    env_timer_stop(embed_env(db), &db->watch_turn);
     if (db->wal != NULL) {
         wal_abandon(db->wal);
         db->wal = NULL;
@@ -338,6 +340,7 @@ int embed_open(const struct embed_settings *settings, struct env *files, struct 
     db->forks = atomic_load(&forks);
     db->tick.cb = embed__tick;
     db->linger.cb = embed__linger;
+    db->watch_turn.cb = embed__watch_turn;
     list_init(&db->heaps);
     list_init(&db->flying);
     list_init(&db->finished);
@@ -410,7 +413,9 @@ void embed_close(struct embedded *db)
     }
     db->closing = true;
     list_for_each (it, &db->heaps) {
-        embed__heap_settle(list_entry(it, struct embedded_heap, link));
+        struct embedded_heap *h = list_entry(it, struct embedded_heap, link);
+        embed__watch_end(h, ERR_CANCELED, "the directory is being closed");
+        embed__heap_settle(h);
     }
     if (db->failed == 0 && db->mode == IMAGE_DISK) {
         embed__checkpoint_all(db);

@@ -6,6 +6,7 @@
 
 #include "alloc/command.h"
 #include "alloc/image.h"
+#include "alloc/waiters.h"
 #include "base/embedded.h"
 #include "base/limits.h"
 #include "embed/env_inline.h"
@@ -69,6 +70,9 @@ struct embedded_heap {
 
     struct embedded_call upkeep; /* a RECLAIM under way */
     bool upkeep_busy;
+
+    struct events_waiters waiters;
+    bool watch_due; /* something was applied that they haven't looked at */
 };
 
 struct embedded {
@@ -95,6 +99,7 @@ struct embedded {
     struct embedded_heap *checkpointing;
     struct env_timer tick;
     struct env_timer linger;
+    struct env_timer watch_turn;
     uint64_t submits, submits_seen; /* by the linger timer */
 
     pthread_t library, disk;
@@ -188,6 +193,17 @@ int embed__check_damage(struct embedded_heap *h);
 
 bool embed__is_read(enum embedded_op op);
 void embed__read(struct embedded_heap *h, struct embedded_call *call);
+
+/* ---- watch.c ---- */
+
+void embed__watch(struct embedded_heap *h, struct embedded_call *call);
+void embed__watch_applied(struct embedded_heap *h); /* and durable */
+void embed__watch_turn(struct env_timer *timer);
+void embed__watch_tick(struct embedded_heap *h);
+/* All that wait. */
+void embed__watch_end(struct embedded_heap *h, int err, const char *text);
+void embed_watch_close(struct embedded *db, struct embedded_watch *watch);
+uint64_t embed_heap_mark(const struct embedded_heap *h);
 
 /* ---- catalog.c ---- */
 

@@ -11,7 +11,7 @@
 
 bool embed__is_read(enum embedded_op op)
 {
-    return op >= EMBEDDED_READ && op <= EMBEDDED_CLOCK;
+    return op >= EMBEDDED_READ && op <= EMBEDDED_WATCH;
 }
 
 static int stat_object(struct embedded_heap *h, struct embedded_call *call,
@@ -186,6 +186,9 @@ void embed__read(struct embedded_heap *h, struct embedded_call *call)
         call->version = heap_clock(h->heap);
         rv = 0;
         break;
+    case EMBEDDED_WATCH:
+        embed__watch(h, call);
+        return;
     default:
         assert(call->request->op == EMBEDDED_OBJECT_LIST);
         rv = read_objects(h, call);

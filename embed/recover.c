@@ -36,6 +36,7 @@ static struct embedded_heap *heap_new(struct embedded *db, uint64_t uid, struct 
         list_init(&h->flying_link);
         list_init(&h->waiting);
         list_init(&h->incoming);
+        waiters_init(&h->waiters);
         (void)pthread_mutex_init(&h->incoming_lock, NULL);
         h->checkpoint_ms = env_now_ms(embed_env(db));
     }

@@ -77,7 +77,7 @@ typedef struct cairn_event {
  * is fixed, and valid. opts NULL: from now.
  *
  * SNAPSHOT_TOO_OLD: changes behind that place are gone; cairn_errormsg() has the oldest version.
- * UNSUPPORTED: the heap keeps no history, or is in a directory. STALE: nothing can change the
+ * UNSUPPORTED: the heap keeps no history. STALE: nothing can change the
  * object any more. INVAL: the token is none, or of another watch or heap; a version more than a
  * second ahead. LIMIT: too many watches. */
 CAIRN_API int cairn_watch_object(cairn_heap *heap, cairn_ptr ptr, const cairn_watch_opts *opts,
@@ -95,7 +95,7 @@ CAIRN_API int cairn_watch_heap(cairn_heap *heap, const cairn_watch_opts *opts, c
 /* The next change. timeout_ms 0: only what is here already (allowed in callbacks); UINT32_MAX: for
  * ever. TIMEOUT: none came; the watch goes on. Other errors end the watch, and come again: those
  * above (it was not read for longer than the retention, the object is gone), NOSHARD (the heap was
- * dropped), CANCELED. */
+ * dropped), CANCELED (the directory is being closed), IO (it has failed). */
 CAIRN_API int cairn_watch_next(cairn_watch *watch, uint32_t timeout_ms, const cairn_event **event);
 /* A future that is ready when cairn_watch_next(watch, 0) returns something else than TIMEOUT. One
  * at a time (INVAL). */
