@@ -138,6 +138,9 @@ int coord__send(struct coord *coord, struct coord_send *send, const struct coord
         rv =
             shard == NULL ? ERR_NOSHARD : shard_propose_tx(shard, send->kind, body, &send->command);
         rv = rv == ERR_NOSHARD ? ERR_UNAVAILABLE : rv; /* the catalogue says what was dropped */
+        if (rv == 0 && coord_is_awaited(coord, send->uid)) {
+            shard_hurry(shard);
+        }
     } else {
         rv = coord->cbs->peer_command(coord->arg, send->node, send->kind, body, send->token);
     }

@@ -27,6 +27,7 @@ static void begin(struct coord *coord, struct shard *shard, struct coord_wait *w
     wait->since_ms = env_now_ms(coord->env);
     wait->pushed = false;
     list_push_back(&coord->waits, &wait->link);
+    shard_hurry(shard);
     coord->stats.reads_waited++;
     coord->look = true;
     env_defer(coord->env, &coord->task);
@@ -56,6 +57,16 @@ void coord_wait_outside(struct coord *coord, struct shard *shard, struct coord_w
 void coord_wait_cancel(struct coord_wait *wait)
 {
     list_remove(&wait->link);
+}
+
+bool coord_is_awaited(const struct coord *coord, uint64_t uid)
+{
+    list_for_each (it, &coord->waits) {
+        if (list_entry(it, struct coord_wait, link)->uid == uid) {
+            return true;
+        }
+    }
+    return false;
 }
 
 /* A callback may begin to wait again: only those that are here now are looked at. */

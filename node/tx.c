@@ -163,6 +163,9 @@ void tx__peer_command(struct client *client, const struct frame_header *header, 
         request->by = vote ? name_in(body) : request->by;
         rv = shard_propose_tx(shard, kind, body, &request->command);
     }
+    if (rv == 0 && coord_is_awaited(client->node->coord, request->uid)) {
+        shard_hurry(shard);
+    }
     if (rv != 0) {
         dispatch__refuse(request, rv);
     }

@@ -76,6 +76,7 @@ static struct batch *batch_new(struct shard *s)
     b->count = 0;
     b->work = 0;
     b->wave = 0;
+    b->lazy = true;
     b->index = 0;
     size_t first = s->batch_bytes > BATCH_BYTES_MIN ? s->batch_bytes : BATCH_BYTES_MIN;
     if (block_reserve(b, first) != 0) {
@@ -125,6 +126,30 @@ static int waiters_reserve(struct batch *b)
  * -----------------------------------------------------------------------------------------------------
  */
 
+/* Nobody waits for the outcome of a transaction to be applied, nor for its end to be forgotten,
+ * unless shard_hurry() says so. */
+static bool may_wait(uint16_t kind)
+{
+    return kind == KIND_TX_DECIDE || kind == KIND_TX_FORGET;
+}
+
+/* The open batch leaves its place; there is none afterwards. */
+static struct batch *open_take(struct shard *s)
+{
+    struct batch *b = s->open;
+    lazy_end(s);
+    s->open = NULL;
+    return b;
+}
+
+static void make_ready(struct shard *s)
+{
+    struct batch *b = open_take(s);
+    list_push_back(&s->ready, &b->link);
+    s->ready_count++;
+    replica__turn(s);
+}
+
 static int batch_append(struct shard *s, uint16_t kind, struct slice body,
                         struct shard_command *command)
 {
@@ -136,9 +161,8 @@ static int batch_append(struct shard *s, uint16_t kind, struct slice body,
         if (s->ready_count >= BATCHES_READY_MAX) {
             return ERR_BUSY;
         }
-        list_push_back(&s->ready, &b->link);
-        s->ready_count++;
-        s->open = b = NULL;
+        make_ready(s);
+        b = NULL;
     }
     if (b == NULL) {
         s->open = b = batch_new(s);
@@ -163,6 +187,12 @@ static int batch_append(struct shard *s, uint16_t kind, struct slice body,
     b->waiters[b->count++] = command;
     b->work += fsm_work(s->heap, kind, body);
     s->r->counters.commands++;
+    if (b->lazy && may_wait(kind) && !s->r->stopping) {
+        lazy_begin(s);
+        return 0;
+    }
+    lazy_end(s);
+    b->lazy = false;
     replica__turn(s);
     return 0;
 }
@@ -398,7 +428,8 @@ static void batch_submit(struct shard *s, struct batch *b)
     shard__handle(s, rv, update);
 }
 
-/* Full batches go at once, up to a few in flight; the open one when nothing is, in its wave. */
+/* Full batches go at once, up to a few in flight; the open one when nothing is and somebody waits
+ * for it, in its wave. */
 void batch_end_of_turn(struct shard *s)
 {
     if (s->failed || !shard__leads(s)) {
@@ -411,12 +442,20 @@ void batch_end_of_turn(struct shard *s)
         batch_submit(s, b);
     }
     struct batch *b = s->open;
-    if (b != NULL && b->count > 0 && s->in_flight_count == 0 && s->ready_count == 0 &&
+    if (b != NULL && b->count > 0 && !b->lazy && s->in_flight_count == 0 && s->ready_count == 0 &&
         shard__leads(s) && wave_take(s)) {
-        s->open = NULL;
         wave_sent(s->r, b);
-        batch_submit(s, b);
+        batch_submit(s, open_take(s));
     }
+}
+
+/* What was taken goes before something ends the time in which it can. */
+void batch_push(struct shard *s)
+{
+    if (s->open != NULL && s->open->count > 0 && s->ready_count < BATCHES_READY_MAX) {
+        make_ready(s);
+    }
+    batch_end_of_turn(s);
 }
 
 void batch_refuse(struct shard *s, int err)
@@ -430,8 +469,8 @@ void batch_refuse(struct shard *s, int err)
     s->in_flight_count = 0;
     s->ready_count = 0;
     if (s->open != NULL) {
-        list_push_back(&all, &s->open->link);
-        s->open = NULL;
+        struct batch *b = open_take(s);
+        list_push_back(&all, &b->link);
     }
     while (!list_empty(&all)) {
         struct batch *b = list_entry(all.next, struct batch, link);

@@ -72,6 +72,7 @@ struct batch {
     uint32_t count;
     uint32_t work;                  /* see fsm_work() */
     uint64_t wave;                  /* counted in this one; 0: in none */
+    bool lazy;                      /* nothing in it is waited for: see lazy.c */
     uint64_t index, term;           /* once submitted */
     struct shard_command **waiters; /* by ordinal; NULL: our own command */
     uint32_t waiters_capacity;
@@ -157,6 +158,7 @@ struct shard {
     struct list turn_link;    /* replica->turn_shards, else alone */
     struct list wave_link;    /* replica->wave.waiting, else alone */
     struct list durable_link; /* replica->durable_shards while marks or messages wait, else alone */
+    struct list lazy_link;    /* replica->lazy_shards while the open batch waits for company */
     uint64_t uid, heap_id;
     uint32_t number; /* index in its heap */
     uint64_t self_id;
@@ -191,6 +193,7 @@ struct shard {
     uint64_t stamp_last;
 
     struct batch *open;
+    uint64_t lazy_ms; /* since when it waits for company */
     struct list ready;
     uint32_t ready_count;
     struct list in_flight;
@@ -271,6 +274,8 @@ struct replica {
         struct env_timer timer;
     } wave;
     struct list durable_shards;
+    struct list lazy_shards;
+    struct env_timer lazy;
     struct env_timer tick;
     struct env_timer again; /* work left over for the next turn */
 
@@ -365,6 +370,7 @@ bool shard__hard_state_is_durable(const struct shard *s);
  */
 
 void batch_end_of_turn(struct shard *s);
+void batch_push(struct shard *s);
 void batch_refuse(struct shard *s, int err); /* whoever waits gets err */
 void batch_close(struct shard *s);           /* nobody waits; frees */
 void shard__apply(struct shard *s);
@@ -389,6 +395,14 @@ void wave_landed(struct replica *r, struct batch *b); /* applied, or given up; a
 
 bool hold_is_on(const struct shard *s);
 void hold_end(struct shard *s, uint64_t name);
+
+/* ---- lazy.c
+ * ---------------------------------------------------------------------------------------------------------
+ */
+
+void lazy_init(struct replica *r);
+void lazy_begin(struct shard *s); /* the open batch waits for company */
+void lazy_end(struct shard *s);   /* it has some, or has gone */
 
 /* ---- fsm.c
  * ---------------------------------------------------------------------------------------------------------

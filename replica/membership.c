@@ -176,6 +176,7 @@ static bool reconcile(struct shard *s, uint64_t now_ms)
 static int transfer_to(struct shard *s, uint64_t id)
 {
     struct consensus_update *update = NULL;
+    batch_push(s); /* while leadership moves nothing goes into the log */
     int rv = consensus_transfer(s->consensus, env_now_ms(s->r->env), id, &update);
     shard__handle(s, rv, update);
     return rv;

@@ -293,8 +293,11 @@ static void ahead_serve(struct shard *s)
 /* An entry in flight or in the open batch will move the clock by itself. */
 static void ahead_tick(struct shard *s)
 {
-    if (list_empty(&s->reads_ahead) || s->in_flight_count > 0 || s->ready_count > 0 ||
-        (s->open != NULL && s->open->count > 0)) {
+    if (list_empty(&s->reads_ahead) || s->in_flight_count > 0 || s->ready_count > 0) {
+        return;
+    }
+    if (s->open != NULL && s->open->count > 0) {
+        shard_hurry(s);
         return;
     }
     uint64_t stamp = shard__stamp(s);

@@ -149,6 +149,10 @@ struct shard_read {
  * change nothing. */
 int shard_propose_tx(struct shard *shard, uint16_t kind, struct slice body,
                      struct shard_command *command);
+/* TX_DECIDE and TX_FORGET wait some milliseconds for something else to share an entry with, unless
+ * they are hurried: somebody waits for what they do. They keep their place before what is proposed
+ * later. */
+void shard_hurry(struct shard *shard);
 /* The stamp that an entry proposed now would get, at least; this node leads. */
 uint64_t shard_now(struct shard *shard);
 /* Would a sequenced command with this prefix be accepted? As shard_propose(). */

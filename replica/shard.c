@@ -684,9 +684,9 @@ static struct shard *shard_new(struct replica *r, uint64_t uid)
     s->uid = uid;
     s->self_id = r->opts.self_id;
     struct list *lists[] = {
-        &s->link,        &s->turn_link,   &s->wave_link,       &s->durable_link, &s->ready,
-        &s->in_flight,   &s->batch_pool,  &s->reads,           &s->reads_done,   &s->reads_failed,
-        &s->reads_ahead, &s->round.reads, &s->checkpoint_waits};
+        &s->link,         &s->turn_link,   &s->wave_link,   &s->durable_link,    &s->lazy_link,
+        &s->ready,        &s->in_flight,   &s->batch_pool,  &s->reads,           &s->reads_done,
+        &s->reads_failed, &s->reads_ahead, &s->round.reads, &s->checkpoint_waits};
     s->read_patience.cb = read_on_patience;
     for (size_t i = 0; i < sizeof lists / sizeof *lists; i++) {
         list_init(lists[i]);
@@ -824,6 +824,7 @@ void shard__free(struct shard *s)
     list_remove(&s->turn_link);
     list_remove(&s->wave_link);
     list_remove(&s->durable_link);
+    list_remove(&s->lazy_link);
     buf_close(&s->held);
     mem_free(s->marks);
     mem_free(s->dir);

@@ -423,6 +423,38 @@ static void a_hold_stops_writes_until_it_is_closed(void **state)
     world_close(&w);
 }
 
+static uint64_t entries_of(struct world *w, uint32_t shard)
+{
+    return heap_index(world_heap(w, world_leader(w, w->uids[shard]), w->uids[shard]));
+}
+
+static void outcomes_share_an_entry_with_the_next_command(void **state)
+{
+    (void)state;
+    static struct world w;
+    struct transfer t = {.shards = {0, 1}, .count = 2};
+    world_open(&w, 7);
+    for (uint32_t i = 0; i < 2; i++) {
+        t.ptrs[i] = world_alloc(&w, i, 0);
+    }
+    world_settle(&w, 1000);
+    uint64_t before[2] = {entries_of(&w, 0), entries_of(&w, 1)};
+    for (uint64_t k = 1; k <= 20; k++) {
+        t.seq = 0;
+        t.value = k;
+        assert_int_equal(commit(&w, &t).code, 0);
+    }
+    /* Two for each transaction would be 40. The last outcome goes when its time has come. */
+    world_settle(&w, 1000);
+    for (uint32_t i = 0; i < 2; i++) {
+        uint64_t entries = entries_of(&w, i) - before[i];
+        assert_true(entries >= 21);
+        assert_true(entries <= 30);
+        assert_int_equal(world_value(&w, i, t.ptrs[i], NULL), 20);
+    }
+    world_close(&w);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -432,6 +464,7 @@ int main(void)
         cmocka_unit_test(a_coordinator_may_die_at_any_moment),
         cmocka_unit_test(a_hold_stops_writes_until_it_is_closed),
         cmocka_unit_test(a_read_waits_for_what_is_being_decided),
+        cmocka_unit_test(outcomes_share_an_entry_with_the_next_command),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
