@@ -306,6 +306,20 @@ static void collect_message(struct consensus *c, const struct raft_message *in)
     }
 }
 
+/* Guard (l): libraft tells the next leader to stand for election as soon as it acknowledges
+ * anything at all. While entries are on their way to it, it ignores that, and isn't told again:
+ * this leader would refuse all work for an election timeout, and go on leading. What may have been
+ * told too early isn't sent, and is said with the acknowledgement of the last entry. */
+static bool is_too_early(struct consensus *c, const struct raft_message *message)
+{
+    if (message->type != RAFT_TIMEOUT_NOW ||
+        consensus_match_index(c, message->server_id) >= message->timeout_now.last_log_index) {
+        return false;
+    }
+    c->raft.leader_state.transferring = false;
+    return true;
+}
+
 static int error_of(int raft_error)
 {
     switch (raft_error) {
@@ -355,7 +369,9 @@ int consensus__step(struct consensus *c, struct raft_event *event, const struct 
     }
     if (u.flags & (RAFT_UPDATE_MESSAGES)) {
         for (unsigned i = 0; i < u.messages.n; i++) {
-            collect_message(c, &u.messages.batch[i]);
+            if (!is_too_early(c, &u.messages.batch[i])) {
+                collect_message(c, &u.messages.batch[i]);
+            }
         }
     }
     return 0;

@@ -267,6 +267,29 @@ static void k_a_snapshot_at_index_one_is_sent(void **state)
     fixture_close(&f);
 }
 
+static void l_an_heir_is_told_when_it_has_everything(void **state)
+{
+    (void)state;
+    struct fixture f;
+    fixture_open(&f, 3, 3);
+    become_leader(&f);
+    assert_int_equal(submit(&f, "x"), 0);
+    assert_int_equal(submit(&f, "y"), 0);
+    persist(&f);
+    assert_int_equal(consensus_transfer(f.c, f.now, 2, &f.u), 0);
+    assert_null(sent_to(&f, MSG_TIMEOUT_NOW, 2));
+    must_receive(&f, append_result(&f, 2, f.last - 1, 0));
+    assert_null(sent_to(&f, MSG_TIMEOUT_NOW, 2)); /* it would ignore it */
+    assert_int_equal(consensus_transferee(f.c), 2);
+    must_receive(&f, append_result(&f, 2, f.last, 0));
+    const struct consensus_message *m = sent_to(&f, MSG_TIMEOUT_NOW, 2);
+    assert_non_null(m);
+    assert_int_equal(m->index, f.last);
+    must_receive(&f, append_result(&f, 2, f.last, 0));
+    assert_null(sent_to(&f, MSG_TIMEOUT_NOW, 2)); /* once */
+    fixture_close(&f);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -281,6 +304,7 @@ int main(void)
         cmocka_unit_test(i_a_late_rejection_of_what_matches_is_ignored),
         cmocka_unit_test(k_a_snapshot_at_index_one_is_sent),
         cmocka_unit_test(j_a_standby_votes_and_forgets_a_silent_leader),
+        cmocka_unit_test(l_an_heir_is_told_when_it_has_everything),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
