@@ -82,6 +82,15 @@ static void back_off(struct shard *s)
     s->checkpoint_retry_ms = env_now_ms(s->r->env) + s->checkpoint_backoff_ms;
 }
 
+void checkpoint_retry(struct replica *r)
+{
+    list_for_each (it, &r->shards) {
+        struct shard *s = list_entry(it, struct shard, link);
+        s->checkpoint_backoff_ms = 0;
+        s->checkpoint_retry_ms = 0;
+    }
+}
+
 /* ---- who waits for one ---- */
 
 static void waits_answer(struct shard *s, const struct image_result *result, uint64_t index,

@@ -611,6 +611,8 @@ uint64_t room_next_checkpoint(const struct shard *s, uint64_t *more);
  */
 
 void checkpoint_want(struct shard *s, bool pressed);
+/* Space has come back: no checkpoint waits on because there was none. */
+void checkpoint_retry(struct replica *r);
 /* Starts the next one that is due and possible. */
 void checkpoint_run(struct replica *r);
 void checkpoint_tick(struct shard *s, uint64_t now_ms);

@@ -60,6 +60,9 @@ void room_tick(struct replica *r, uint64_t now_ms)
                (unsigned long long)room->needed_bytes);
     }
     if (!room->tight) {
+        if (was_tight) {
+            checkpoint_retry(r); /* those that found no space wait no longer than the space did */
+        }
         return;
     }
     list_for_each (it, &r->shards) {
