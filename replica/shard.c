@@ -101,9 +101,15 @@ void shard__fail(struct shard *s, int err, const char *text)
     shard__refuse_waiters(s, ERR_IO);
 }
 
+/* While an image that came from another replica is being made durable, the files of what it
+ * replaces go: pages of that heap that weren't loaded yet can't be read any more, and nobody will.
+ * If the image fails, its files are still there, and what is damaged stays damaged. */
 int shard_check_damage(struct shard *shard)
 {
     const char *text;
+    if (shard->install.step == INSTALL_WRITING) {
+        return 0;
+    }
     int rv = shard->heap == NULL ? 0 : heap_damage(shard->heap, &text);
     if (rv != 0) {
         shard__fail(shard, rv, text);
