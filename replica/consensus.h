@@ -138,8 +138,9 @@ int consensus_receive(struct consensus *c, uint64_t now_ms, struct consensus_mes
                       struct consensus_update **update);
 int consensus_tick(struct consensus *c, uint64_t now_ms, struct consensus_update **update);
 /* A reluctant replica leaves elections to the others: it lets ELECTIONS_HELD_BACK timeouts pass
- * without a leader before it campaigns, and takes no leadership that is handed to it. It votes as
- * before. No event; false at first. */
+ * without a leader before it campaigns, and takes no leadership that is handed to it. Each attempt
+ * of a candidate that lacks entries of this replica counts for half of them. It votes as before. No
+ * event; false at first. */
 void consensus_set_reluctant(struct consensus *c, bool reluctant);
 /* Entries up to index (with this term at it) are durable in our own log as it is now: after a
  * truncation that isn't durable yet, only what lies before it (wal_log_durable_index). A position

@@ -215,8 +215,18 @@ static int receive_append_result(struct consensus *c, const struct consensus_mes
     return give(c, &message, NULL, 0, NULL);
 }
 
+static bool lacks_entries_of_ours(const struct consensus *c, const struct consensus_message *m)
+{
+    uint64_t last = consensus__trail_last(&c->raft.trail);
+    uint64_t term = consensus__trail_term(&c->raft.trail, last);
+    return m->log_term < term || (m->log_term == term && m->index < last);
+}
+
 static int receive_vote(struct consensus *c, const struct consensus_message *m)
 {
+    if (c->reluctant && (m->flags & MSG_PRE_VOTE) != 0 && lacks_entries_of_ours(c, m)) {
+        c->held_back += ELECTIONS_HELD_BACK / 2; /* they try, and perhaps only we can win */
+    }
     struct raft_message message;
     char address[ADDRESS_BYTES];
     address_message(m, &message, address);

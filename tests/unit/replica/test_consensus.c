@@ -419,6 +419,23 @@ static void timeout_now_makes_an_up_to_date_follower_campaign_at_once(void **sta
     fixture_close(&f);
 }
 
+static void a_reluctant_replica_stands_in_for_others_that_lack_entries(void **state)
+{
+    (void)state;
+    struct fixture f;
+    fixture_open(&f, 3, 3);
+    consensus_set_reluctant(f.c, true);
+    must_receive(&f, append(&f, 2, 2, 3, 1, 1));
+    tick(&f, consensus_timeout_ms(f.c) - f.now);
+    must_receive(&f, vote(3, 3, 2, 1, MSG_PRE_VOTE));
+    tick(&f, consensus_timeout_ms(f.c) - f.now);
+    assert_int_equal(consensus_state(f.c), CONSENSUS_FOLLOWER);
+    must_receive(&f, vote(3, 3, 2, 1, MSG_PRE_VOTE));
+    tick(&f, consensus_timeout_ms(f.c) - f.now);
+    assert_int_equal(consensus_state(f.c), CONSENSUS_CANDIDATE);
+    fixture_close(&f);
+}
+
 static void a_reluctant_replica_leaves_elections_to_others_but_not_for_ever(void **state)
 {
     (void)state;
@@ -690,6 +707,7 @@ int main(void)
         cmocka_unit_test(leadership_is_handed_over),
         cmocka_unit_test(timeout_now_makes_an_up_to_date_follower_campaign_at_once),
         cmocka_unit_test(a_reluctant_replica_leaves_elections_to_others_but_not_for_ever),
+        cmocka_unit_test(a_reluctant_replica_stands_in_for_others_that_lack_entries),
         cmocka_unit_test(a_server_is_added_caught_up_promoted_and_another_removed),
         cmocka_unit_test(a_standby_that_lacks_nothing_has_caught_up_at_once),
         cmocka_unit_test(only_one_server_changes_at_a_time),
