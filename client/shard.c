@@ -235,17 +235,17 @@ void core__shard_bounce(struct core_shard *shard, struct core_node *from, int er
 {
     struct core *core = shard->core;
     note(shard, err, from, text);
-    if (err == ERR_NOSHARD && core->phase == CORE_READY) {
-        if (++shard->homeless > HOMELESS_ROUNDS * core->node_count) {
-            shard->homeless = 0;
-            shard_gone(shard);
-            return;
-        }
-    } else if (err == ERR_NOTLEADER || err == ERR_BUSY) {
+    if (err == ERR_NOTLEADER || err == ERR_BUSY) {
         shard->homeless = 0;
     }
     if (shard->leader != from) {
         return; /* another answer of that node has told us before */
+    }
+    if (err == ERR_NOSHARD && core->phase == CORE_READY &&
+        ++shard->homeless > HOMELESS_ROUNDS * core->node_count) {
+        shard->homeless = 0;
+        shard_gone(shard);
+        return;
     }
     core->stats.bounces++;
     shard->failures++;

@@ -161,6 +161,26 @@ static void an_overloaded_node_is_left_alone_for_as_long_as_it_asks(void **state
     fake_close(&f);
 }
 
+/* A node without a replica says so to each of the requests that were on their way to it. */
+static void a_node_without_the_shard_counts_once(void **state)
+{
+    (void)state;
+    begin(NULL);
+    static struct fake_call c[20];
+    fake_add(&f, &c[0], 0);
+    assert_int_equal(fake_wait(&f, &c[0]), 0);
+    f.refuse = ERR_NOSHARD;
+    f.refuse_times = 20;
+    for (uint32_t i = 0; i < 20; i++) {
+        fake_add(&f, &c[i], 0);
+    }
+    for (uint32_t i = 0; i < 20; i++) {
+        assert_int_equal(fake_wait(&f, &c[i]), 0);
+    }
+    assert_int_equal(f.counters[0], 21);
+    fake_close(&f);
+}
+
 static void a_silent_node_is_given_up_for_another(void **state)
 {
     (void)state;
@@ -772,6 +792,7 @@ int main(void)
         cmocka_unit_test(calls_wait_for_a_leader_until_their_deadline),
         cmocka_unit_test(a_node_that_goes_away_gets_no_new_requests),
         cmocka_unit_test(an_overloaded_node_is_left_alone_for_as_long_as_it_asks),
+        cmocka_unit_test(a_node_without_the_shard_counts_once),
         cmocka_unit_test(a_silent_node_is_given_up_for_another),
         cmocka_unit_test(questions_go_to_the_node_they_name),
         cmocka_unit_test(an_answer_of_the_wrong_kind_costs_the_connection_and_no_more),
