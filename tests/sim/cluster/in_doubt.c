@@ -1,13 +1,18 @@
 #include "sim/cluster/in_doubt.h"
 
 #include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
 
 #include "alloc/txn.h"
+#include "coord/coord.h"
+#include "node/internal.h"
 #include "sim/cluster/cluster.h"
 #include "sim/internal.h"
 
 #define LOOK_NS  (50 * SIM_MS)
 #define LIMIT_NS (5 * SIM_SECOND)
+#define SAY_NS   (500 * SIM_MS)
 
 static struct in_doubt_record *record_of(struct in_doubt *d, uint64_t uid,
                                          const struct txn_name *name)
@@ -20,6 +25,32 @@ static struct in_doubt_record *record_of(struct in_doubt *d, uint64_t uid,
         }
     }
     return NULL;
+}
+
+/* For whoever replays a run: who works on it, and what it waits for. */
+static void say(struct cluster *c, uint64_t uid, const struct txn_name *name, uint64_t age_ns)
+{
+    static const char *const purposes[] = {"commits", "recovers", "finishes"};
+    static const char *const states[] = {"gathering", "committing", "aborting", "done"};
+    static const char parts[] = "paynl+"; /* enum coord_part */
+    cluster_say(
+        c, "shard %" PRIu64 ": %" PRIu64 ".%" PRIu64 ".%" PRIu64 " in doubt for %" PRIu64 " ms",
+        uid, name->home, name->session, name->seq, age_ns / SIM_MS);
+    for (uint32_t i = 0; i < c->node_count; i++) {
+        struct coord_view view;
+        char text[TX_PARTICIPANTS_MAX * 32] = "";
+        struct node *node = c->nodes[i].node;
+        if (node == NULL || node->coord == NULL || !coord_look(node->coord, name, &view)) {
+            continue;
+        }
+        for (uint32_t k = 0; k < view.count; k++) {
+            size_t len = strlen(text);
+            (void)snprintf(text + len, sizeof text - len, " %" PRIu64 "%c(%u)", view.uids[k],
+                           parts[view.parts[k]], view.tries[k]);
+        }
+        cluster_say(c, "   %s %s it, %s:%s", c->nodes[i].name, purposes[view.purpose],
+                    states[view.state], text);
+    }
 }
 
 static void look_at(struct cluster *c, uint64_t uid, const struct txn_name *name)
@@ -44,6 +75,9 @@ static void look_at(struct cluster *c, uint64_t uid, const struct txn_name *name
     }
     uint64_t age = now - (r->since_ns > d->healed_ns ? r->since_ns : d->healed_ns);
     d->longest_ns = age > d->longest_ns ? age : d->longest_ns;
+    if (c->verbose && age >= SAY_NS && age % SAY_NS < LOOK_NS) {
+        say(c, uid, name, age);
+    }
     if (age > LIMIT_NS) {
         cluster_fail(c,
                      "shard %" PRIu64 ": transaction %" PRIu64 ".%" PRIu64 ".%" PRIu64

@@ -97,7 +97,8 @@ static void kill_coordinator(struct cluster *c, uint64_t home)
 
 static void die_in_commit(struct cluster *c, struct mortal *m)
 {
-    bool crashes = c->mode == MODE_CRASH || c->mode == MODE_ALL_DOWN || c->mode == MODE_MIXED;
+    bool crashes =
+        c->faults && (c->mode == MODE_CRASH || c->mode == MODE_ALL_DOWN || c->mode == MODE_MIXED);
     uint64_t home = m->client.bank.home;
     c->counts.deaths++;
     die(c, m);
