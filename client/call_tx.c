@@ -34,18 +34,22 @@ static int check_bytes(struct core_call *call, struct slice bytes)
     return 0;
 }
 
+int core_prepare_tx_commit_on(struct core_call *call, struct core_shard *shard, struct slice part)
+{
+    int rv = check_bytes(call, part);
+    if (rv == 0) {
+        struct msg_tx_commit_one m = {.uid = shard->uid, .part = part};
+        call->shard = shard;
+        CORE_PREPARE(call, TX_COMMIT_ONE, tx_commit_one, &m, rv);
+    }
+    return rv;
+}
+
 int core_prepare_tx_commit_one(struct core_call *call, struct core_heap *heap, uint32_t shard,
                                struct slice part)
 {
     int rv = core__aim_shard(call, heap, shard);
-    if (rv == 0) {
-        rv = check_bytes(call, part);
-    }
-    if (rv == 0) {
-        struct msg_tx_commit_one m = {.uid = call->shard->uid, .part = part};
-        CORE_PREPARE(call, TX_COMMIT_ONE, tx_commit_one, &m, rv);
-    }
-    return rv;
+    return rv != 0 ? rv : core_prepare_tx_commit_on(call, call->shard, part);
 }
 
 int core_prepare_tx_commit(struct core_call *call, struct core_heap *heap, uint32_t shard,

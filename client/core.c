@@ -186,6 +186,9 @@ void core_call(struct core *core, struct core_call *call)
         return;
     }
     if (core->call_count >= CORE_CALLS_MAX) {
+        if (call->reserved != NULL) {
+            core_tx_release(call->reserved);
+        }
         core__call_finish(call, ERR_BUSY, "%u calls are pending: wait for some of them",
                           CORE_CALLS_MAX);
         return;

@@ -15,6 +15,7 @@
 
 struct core;
 struct core_heap;
+struct core_shard;
 struct core_op;
 
 #define CORE_CALLS_MAX  (1u << 20) /* unfinished calls of one client; beyond: BUSY */
@@ -203,6 +204,8 @@ int core_prepare_lease_get(struct core_call *call, struct core_heap *heap, uint3
                            uint64_t lease);
 int core_prepare_tx_commit_one(struct core_call *call, struct core_heap *heap, uint32_t shard,
                                struct slice part);
+/* The same without the heap, which may be closed: shards stay until the core is. */
+int core_prepare_tx_commit_on(struct core_call *call, struct core_shard *shard, struct slice part);
 int core_prepare_tx_commit(struct core_call *call, struct core_heap *heap, uint32_t shard,
                            uint64_t deadline, struct slice parts);
 /* err CONFLICT: it doesn't hold (any more). */

@@ -23,6 +23,7 @@ void sdk__embedded_use(const struct embedded_ops *ops)
 struct place {
     struct core_shard shard;
     struct embedded_heap *heap;
+    _Atomic uint32_t users; /* the open heap, and who has sdk__embedded_keep()t it */
 };
 
 static struct embedded_heap *heap_of(const struct core_call *call)
@@ -49,12 +50,26 @@ int sdk__embedded_connect(const char *url, struct cairn_client *client)
     return rv == 0 ? 0 : sdk__fail(rv, "%s", e.text);
 }
 
+void sdk__embedded_keep(struct core_shard *shard)
+{
+    atomic_fetch_add(&container_of(shard, struct place, shard)->users, 1);
+}
+
+void sdk__embedded_let_go(struct core_shard *shard)
+{
+    struct place *place = container_of(shard, struct place, shard);
+    if (atomic_fetch_sub(&place->users, 1) == 1) {
+        sdk__lease_pool_free(shard->pool);
+        mem_free(place);
+    }
+}
+
 void sdk__embedded_heap_close(struct cairn_heap *heap)
 {
-    struct place *place = container_of(heap->core->shards[0], struct place, shard);
+    struct core_shard *shard = heap->core->shards[0];
+    sdk__lease_pool_return(heap->client, shard);
     core_heap_close(heap->core);
-    sdk__lease_pool_free(place->shard.pool);
-    mem_free(place);
+    sdk__embedded_let_go(shard);
     mem_free(heap);
 }
 
@@ -87,6 +102,7 @@ static int heap_open(struct cairn_client *client, struct core_call *call, struct
         return refuse(call, ERR_NOMEM, NULL);
     }
     place->heap = heap;
+    place->users = 1;
     core->id = client->embedded->heap_mark(heap);
     core->count = 1;
     core->shards[0] = &place->shard;

@@ -22,6 +22,9 @@ static struct sdk_stripe *stripe_of(struct cairn_client *client, const struct ca
 
 static void destroy(struct cairn_future *future)
 {
+    if (future->set != NULL) {
+        sdk__tx_settled(future);
+    }
     buf_close(&future->call.bytes);
     mem_free(future->data);
     mem_free(future);
@@ -56,18 +59,28 @@ static void on_done(struct core_call *call)
     }
 }
 
+/* Under the directory's lock: what wants to make calls of its own waits until it is let go. */
 bool sdk__future_settled(struct cairn_future *future)
 {
     unsigned before = atomic_fetch_or(&future->state, FUTURE_READY);
-    if ((before & FUTURE_CALLBACK) == 0 && (before & FUTURE_FREED) != 0) {
-        destroy(future);
+    if ((before & FUTURE_CALLBACK) != 0) {
+        return true;
     }
-    return (before & FUTURE_CALLBACK) != 0;
+    bool freed = (before & FUTURE_FREED) != 0;
+    if (freed && future->set == NULL) {
+        destroy(future);
+        return false;
+    }
+    return freed;
 }
 
 void sdk__future_call(struct cairn_future *future)
 {
-    callback_run(future);
+    if ((atomic_load(&future->state) & FUTURE_CALLBACK) != 0) {
+        callback_run(future);
+    } else {
+        destroy(future);
+    }
 }
 
 static void on_submit(struct sdk_item *item)
@@ -93,13 +106,18 @@ void sdk__future_init(struct cairn_future *future, struct cairn_client *client)
     future->callback.run = on_callback;
 }
 
-struct cairn_future *sdk__future_new(struct cairn_heap *heap)
+struct cairn_future *sdk__future_of(struct cairn_client *client)
 {
-    struct cairn_future *future = heap == NULL ? NULL : mem_alloc(sizeof *future);
+    struct cairn_future *future = mem_alloc(sizeof *future);
     if (future != NULL) {
-        sdk__future_init(future, heap->client);
+        sdk__future_init(future, client);
     }
     return future;
+}
+
+struct cairn_future *sdk__future_new(struct cairn_heap *heap)
+{
+    return heap == NULL ? NULL : sdk__future_of(heap->client);
 }
 
 void sdk__future_ready(struct cairn_future *future)
@@ -135,6 +153,9 @@ int sdk__future_run(struct cairn_future *future, int prepared)
     }
     if (sdk__on_library_thread(future->client)) {
         core_call_discard(&future->call);
+        if (future->call.reserved != NULL) {
+            core_tx_release(future->call.reserved);
+        }
         return sdk__fail(CAIRN_E_INVAL, "a blocking call in a callback: use the _async form there");
     }
     if (future->client->embedded != NULL) {

@@ -77,6 +77,9 @@ struct cairn_future {
     cairn_future_cb cb;
     void *arg;
     uint8_t *data; /* READ: the future's own bytes */
+    /* A commit's that allocates: what is to be given back when it comes to nothing (tx_commit.c).
+     */
+    struct tx_set *set;
     struct core_call
         call; /* the library thread's until FUTURE_READY; last: not all of it is zeroed */
 };
@@ -92,6 +95,9 @@ bool sdk__is_foreign(const struct cairn_client *client);
 void sdk__embedded_use(const struct embedded_ops *ops);
 int sdk__embedded_connect(const char *url, struct cairn_client *client);
 void sdk__embedded_heap_close(struct cairn_heap *heap);
+/* Requests to a heap may be made after its close, until it is let go. thread: any */
+void sdk__embedded_keep(struct core_shard *shard);
+void sdk__embedded_let_go(struct core_shard *shard);
 /* Runs a prepared call to its end, and hands one over. */
 void sdk__embedded_run(struct cairn_future *future);
 void sdk__embedded_submit(struct cairn_future *future);
@@ -102,15 +108,23 @@ void sdk__embedded_watch(struct cairn_heap *heap, struct embedded_call *call); /
 /* error.c: set the calling thread's message and return err. An empty text becomes the code's. */
 int sdk__fail(int err, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
+/* tx_commit.c: the future of a commit that has a set is freed, with its outcome. */
+void sdk__tx_settled(struct cairn_future *future);
+
+/* lease.c. A directory has no session whose end gives back the pointers that nobody has taken. */
+void sdk__lease_pool_return(struct cairn_client *client, struct core_shard *shard);
+
 /* type.c: appends a type as it travels; INVAL, NOMEM, said already. */
 int sdk__type_encode(const struct cairn_type *type, struct buf *out);
 
 /* future.c */
-/* A directory's call has its outcome. True: there is a callback, for sdk__future_call(). */
+/* A directory's call has its outcome. True: there is something to do on the
+ * library thread, for sdk__future_call(). */
 bool sdk__future_settled(struct cairn_future *future);
 void sdk__future_call(struct cairn_future *future); /* on the library thread */
 void sdk__future_init(struct cairn_future *future, struct cairn_client *client);
-struct cairn_future *sdk__future_new(struct cairn_heap *heap); /* NULL: no memory, or no heap */
+struct cairn_future *sdk__future_new(struct cairn_heap *heap);    /* NULL: no memory, or no heap */
+struct cairn_future *sdk__future_of(struct cairn_client *client); /* NULL: no memory */
 void sdk__future_ready(struct cairn_future *future); /* with the outcome it has: nothing to do */
 /* `prepared` is what core_prepare_*() returned for future->call (the future is freed if it failed).
  */

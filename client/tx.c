@@ -73,7 +73,7 @@ int cairn_tx_begin(cairn_heap *heap, const cairn_tx_opts *opts, cairn_tx **out)
     if (rv != 0) {
         return rv;
     }
-    struct tx_set *set = sdk__tx_set_new();
+    struct tx_set *set = sdk__tx_set_new(heap->client);
     struct cairn_tx *tx = set == NULL ? NULL : part_new(set, heap);
     if (tx == NULL) {
         mem_free(set);

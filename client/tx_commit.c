@@ -22,6 +22,7 @@ cairn_ptr cairn_tx_conflict(void)
 struct commit {
     uint64_t version;
     cairn_tx_id id; /* number 0: it was never sent */
+    bool several;   /* shards */
 };
 
 static int conflict_fail(const struct tx_parts *parts, uint64_t what, uint64_t version)
@@ -121,12 +122,19 @@ static int commit(struct cairn_tx *tx, struct commit *out)
     if (rv == 0) {
         rv = tx->set->writes && parts->count > 0 ? send(tx, parts, out) : check(tx, parts);
     }
-    if (tx->set->allocated) {
-        sdk__lease_burn_unused(tx->set, nothing_happened(rv), parts->count > 1);
-    }
+    out->several = parts->count > 1;
     sdk__tx_parts_free(parts);
     mem_free(parts);
     return rv;
+}
+
+/* With its outcome, behind which nothing is done with it any more. */
+static void end(struct tx_set *set, int err, bool several)
+{
+    if (set->allocated) {
+        sdk__lease_burn_unused(set, nothing_happened(err), several);
+    }
+    sdk__tx_set_free(set);
 }
 
 int cairn_tx_commit(cairn_tx *tx, uint64_t *version)
@@ -136,46 +144,85 @@ int cairn_tx_commit(cairn_tx *tx, uint64_t *version)
     if (version != NULL) {
         *version = done.version;
     }
-    sdk__tx_set_free(tx->set);
+    end(tx->set, rv, done.several);
     return rv;
+}
+
+/* ---- without waiting ---- */
+
+static int prepare_async(struct cairn_tx *tx, struct cairn_future *f, struct tx_parts *parts)
+{
+    struct buf joined = {0};
+    uint32_t left = sdk__tx_left_ms(tx->set);
+    if (f == NULL || parts == NULL) {
+        return sdk__fail(CAIRN_E_NOMEM, "out of memory for a transaction");
+    }
+    if (left == 0) {
+        return sdk__fail(CAIRN_E_TIMEOUT, "the transaction's deadline has passed");
+    }
+    int rv = sdk__tx_parts_encode(tx->set, parts);
+    if (rv != 0) {
+        return rv;
+    }
+    if (parts->count == 0) {
+        f->call.kind = KIND_TX_COMMIT_ONE;
+        sdk__future_ready(f);
+        return 0;
+    }
+    f->call.timeout_ms = left;
+    rv = prepare(tx->set, &f->call, parts, &joined);
+    buf_close(&joined);
+    if (rv != 0) {
+        core_call_discard(&f->call);
+        return f->call.text[0] != '\0' ? sdk__fail(rv, "%s", f->call.text) : rv;
+    }
+    f->call.reserved = sdk__tx_take_number(tx->set);
+    return 0;
+}
+
+/* Until the outcome is known, its set knows which pointers may have to be given back. */
+static void keep_set(struct cairn_tx *tx, struct cairn_future *f)
+{
+    sdk__tx_set_drop_bytes(tx->set);
+    if (tx->set->client->embedded != NULL) {
+        tx->set->kept = tx->heap->core->shards[0];
+        sdk__embedded_keep(tx->set->kept);
+    }
+    f->set = tx->set;
+}
+
+void sdk__tx_settled(struct cairn_future *f)
+{
+    end(f->set, f->call.err, f->call.kind == KIND_TX_COMMIT);
 }
 
 /* One that only reads is sent like one that writes: it is as valid, though the log knows of it. */
 int cairn_tx_commit_async(cairn_tx *tx, cairn_future **future)
 {
-    struct buf joined = {0};
+    struct tx_set *set = tx->set;
     struct tx_parts *parts = mem_zalloc(sizeof *parts);
     struct cairn_future *f = sdk__future_new(tx->heap);
-    uint32_t left = sdk__tx_left_ms(tx->set);
     *future = NULL;
-    int rv = parts == NULL || f == NULL ? CAIRN_E_NOMEM : 0;
-    if (rv == 0) {
-        rv = left == 0 ? CAIRN_E_TIMEOUT : sdk__tx_parts_encode(tx->set, parts);
+    int rv = prepare_async(tx, f, parts);
+    if (rv == 0 && set->allocated) {
+        keep_set(tx, f);
+        set = NULL;
     }
-    if (rv == 0 && parts->count == 0) {
-        f->call.kind = KIND_TX_COMMIT_ONE;
-        sdk__future_ready(f);
+    if (rv == 0 && parts->count > 0) {
+        rv = sdk__future_start(f, 0, future);
+        assert(rv == 0);
+    } else if (rv == 0) {
         *future = f;
     } else {
-        if (rv == 0) {
-            f->call.timeout_ms = left;
-            rv = prepare(tx->set, &f->call, parts, &joined);
-            f->call.reserved = rv == 0 ? sdk__tx_take_number(tx->set) : NULL;
-        }
-        if (rv != 0 && f != NULL && f->call.text[0] == '\0') {
-            (void)snprintf(f->call.text, sizeof f->call.text, "%.200s", cairn_errormsg());
-        }
-        rv = sdk__future_start(f, rv, future);
+        mem_free(f); /* nothing is known of it yet */
     }
-    if (rv != 0 && tx->set->allocated) {
-        sdk__lease_burn_unused(tx->set, true, false);
-    }
-    buf_close(&joined);
     if (parts != NULL) {
         sdk__tx_parts_free(parts);
         mem_free(parts);
     }
-    sdk__tx_set_free(tx->set);
+    if (set != NULL) {
+        end(set, rv, false);
+    }
     return rv;
 }
 
@@ -272,8 +319,8 @@ static int run_once(struct cairn_heap *heap, const cairn_tx_opts *opts, struct r
     }
     run->strict = wants_one_time(tx->set, rv);
     run->again = is_for_another_try(rv) || (rv == CAIRN_E_BUSY && tx->set->unfound);
-    if (runs) {
-        sdk__tx_set_free(tx->set);
+    if (runs) { /* settled, perhaps: shards may have given pointers back themselves */
+        end(tx->set, rv, done.several);
     } else {
         cairn_tx_abort(tx);
     }

@@ -28,10 +28,8 @@ static void on_release(struct sdk_item *item)
 void sdk__tx_release(struct tx_set *set)
 {
     if (set->reserved != NULL) {
-        struct cairn_client *client =
-            list_entry(set->parts.next, struct cairn_tx, link)->heap->client;
         set->reserved->item.run = on_release;
-        sdk__push(client, &set->reserved->item);
+        sdk__push(set->client, &set->reserved->item);
         set->reserved = NULL;
     }
 }

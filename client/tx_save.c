@@ -174,9 +174,12 @@ static int digit_of(char c)
 
 static int bytes_of(const char *text, size_t len, struct buf *out)
 {
-    uint8_t *at = len % 2 != 0 || len == 0 ? NULL : buf_extend(out, len / 2);
-    if (at == NULL) {
+    if (len % 2 != 0 || len == 0) {
         return damaged();
+    }
+    uint8_t *at = buf_extend(out, len / 2);
+    if (at == NULL) {
+        return sdk__fail(CAIRN_E_NOMEM, "out of memory for a transaction");
     }
     for (size_t i = 0; i < len / 2; i++) {
         int high = digit_of(text[i * 2]);

@@ -6,10 +6,11 @@
 #include "base/assert.h"
 #include "base/mem.h"
 
-struct tx_set *sdk__tx_set_new(void)
+struct tx_set *sdk__tx_set_new(struct cairn_client *client)
 {
     struct tx_set *set = mem_zalloc(sizeof *set);
     if (set != NULL) {
+        set->client = client;
         list_init(&set->objects);
         list_init(&set->roots);
         list_init(&set->directories);
@@ -28,14 +29,24 @@ static void ranges_free(struct list *ranges)
     }
 }
 
-void sdk__tx_set_free(struct tx_set *set)
+void sdk__tx_set_drop_bytes(struct tx_set *set)
 {
-    sdk__tx_release(set);
-    list_for_each_safe (it, next, &set->objects) {
+    list_for_each (it, &set->objects) {
         struct tx_object *object = list_entry(it, struct tx_object, link);
         ranges_free(&object->writes);
         ranges_free(&object->compares);
-        mem_free(object);
+    }
+}
+
+void sdk__tx_set_free(struct tx_set *set)
+{
+    sdk__tx_release(set);
+    sdk__tx_set_drop_bytes(set);
+    if (set->kept != NULL) {
+        sdk__embedded_let_go(set->kept);
+    }
+    list_for_each_safe (it, next, &set->objects) {
+        mem_free(list_entry(it, struct tx_object, link));
     }
     list_for_each_safe (it, next, &set->roots) {
         mem_free(list_entry(it, struct tx_root, link));

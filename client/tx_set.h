@@ -59,6 +59,7 @@ struct tx_directory {
 
 #define TX_BUCKETS 64u
 struct tx_set {
+    struct cairn_client *client;
     cairn_tx_opts opts;
     uint64_t deadline_ns; /* CLOCK_MONOTONIC */
     uint64_t at;          /* all is read as of then; 0: newest */
@@ -77,7 +78,8 @@ struct tx_set {
     uint64_t turn;        /* the object that it has its turn at, 0: none */
     uint64_t turn_at;     /* the only one that it may have it at, 0: any */
     struct list objects, roots, directories;
-    struct list parts; /* struct cairn_tx, joined ones too */
+    struct list parts;       /* struct cairn_tx, joined ones too */
+    struct core_shard *kept; /* sdk__embedded_keep()t until the set is freed; NULL: none */
     /* Once the commit has its id: the number that it will be sent under, and where to. */
     struct tx_reserved *reserved;
     struct cairn_heap *home_heap;
@@ -94,8 +96,10 @@ struct cairn_tx {
 };
 
 /* tx_set.c */
-struct tx_set *sdk__tx_set_new(void);
+struct tx_set *sdk__tx_set_new(struct cairn_client *client);
 void sdk__tx_set_free(struct tx_set *set);
+/* Nothing but the names of what it has to do with is needed any more. */
+void sdk__tx_set_drop_bytes(struct tx_set *set);
 int sdk__tx_name_compare(struct slice a, struct slice b); /* bytewise, as the shards list them */
 /* Found or made; NULL: no memory. The pointer is of that shard. */
 struct tx_object *sdk__tx_set_object(struct tx_set *set, struct cairn_heap *heap,
@@ -206,8 +210,8 @@ int sdk__tx_settle(struct cairn_client *client, const cairn_tx_id *id, uint32_t 
 int sdk__lease_take(struct cairn_heap *heap, uint32_t shard, uint32_t timeout_ms, uint64_t *ptr,
                     uint64_t *session);
 /* The pointers of objects that won't be born stop being promised: they are stale from now on, and
- * the leases that they are of can end. In the background. all: else only those that were freed.
- * singly: shards may have done so with some of them already. */
+ * the leases that they are of can end. In the background; the heap may be closed. all: else only
+ * those that were freed. singly: shards may have done so with some of them already. */
 void sdk__lease_burn_unused(const struct tx_set *set, bool all, bool singly);
 
 #endif

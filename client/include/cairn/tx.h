@@ -85,7 +85,8 @@ CAIRN_API int cairn_tx_root_list(cairn_tx *tx, cairn_root_cb cb, void *arg);
  * TX_TOO_LATE, TOOBIG, LIMIT, NOSPACE, STALE, RANGE, DENIED: nothing happened. tx ends in any case.
  */
 CAIRN_API int cairn_tx_commit(cairn_tx *tx, uint64_t *version);
-/* cairn_future_get_u64(): the version. One that only read is sent like one that writes. */
+/* cairn_future_get_u64(): the version. One that only read is sent like one that writes. Pointers of
+ * one that fails go stale when the future is freed. */
 CAIRN_API int cairn_tx_commit_async(cairn_tx *tx, cairn_future **future);
 CAIRN_API void cairn_tx_abort(cairn_tx *tx); /* no round trip; NULL is allowed */
 

@@ -14,7 +14,8 @@
 #define BIG_BYTES                                                                                  \
     (3u << 20) /* any object's bytes beyond OBJECT_BYTES read as zeroes, up to here                \
                 */
-#define HELD_MAX 4096u
+#define HELD_MAX  4096u
+#define FIRST_UID 16u
 
 struct held {
     struct rpc_conn *conn;
@@ -35,7 +36,7 @@ struct server {
     bool holding;
     struct held held[HELD_MAX];
     uint32_t held_count;
-    uint64_t sessions, objects;
+    uint64_t sessions, objects, leases;
     uint64_t root;
     uint64_t retention_ms;
     uint32_t type_number;
@@ -77,16 +78,18 @@ static void answer_heap(struct rpc_conn *conn, uint64_t request, struct slice in
 {
     struct msg_heap_open q;
     (void)message_decode_heap_open(in, &q);
-    if (!slice_equals(q.name, slice_of("h", 1))) {
+    uint64_t count = slice_equals(q.name, slice_of("h", 1)) ? 1 : 2;
+    if (count == 2 && !slice_equals(q.name, slice_of("two", 3))) {
         (void)rpc_send_error(conn, request, ERR_NOTFOUND, 1, 0, 0, "no such heap");
         return;
     }
     struct buf shards = {0};
-    uint64_t uid = 16;
     uint32_t node = 1;
-    put(&shards, &uid, 8);
-    put(&shards, &node, 4);
-    struct msg_heap_info m = {.heap_id = 1, .shards = slice_of(shards.data, shards.len)};
+    for (uint64_t uid = FIRST_UID; uid < FIRST_UID + count; uid++) {
+        put(&shards, &uid, 8);
+        put(&shards, &node, 4);
+    }
+    struct msg_heap_info m = {.heap_id = count, .shards = slice_of(shards.data, shards.len)};
     struct buf body = {0};
     (void)message_encode_heap_info(&m, &body);
     answer(conn, request, KIND_HEAP_INFO, &body);
@@ -128,6 +131,10 @@ static void on_command(struct server *s, struct rpc_conn *conn, const struct fra
         struct msg_root_set m;
         (void)message_decode_root_set(body, &m);
         s->root = m.ptr;
+    } else if (h->kind == KIND_LEASE) {
+        struct msg_lease m;
+        (void)message_decode_lease(body, &m);
+        r.value = ++s->leases << 32 | m.session;
     } else if (h->kind == KIND_FREE) {
         r.code = -ERR_STALE;
     } else if (h->kind == KIND_REALLOC) {
@@ -244,6 +251,25 @@ static void answer_objects(struct rpc_conn *conn, uint64_t request, struct slice
     buf_close(&objects);
 }
 
+/* Its number says whose it is. */
+static void answer_lease(struct rpc_conn *conn, uint64_t request, struct slice in)
+{
+    struct msg_lease_get q;
+    struct buf ptrs = {0};
+    struct buf body = {0};
+    (void)message_decode_lease_get(in, &q);
+    for (uint64_t i = 0; i < 64; i++) {
+        uint64_t ptr =
+            (q.uid - FIRST_UID) << 52 | UINT64_C(2) << 38 | ((q.lease >> 32) * 64 + i) % OBJECTS;
+        put(&ptrs, &ptr, sizeof ptr);
+    }
+    struct msg_lease_info m = {.session = q.lease & UINT32_MAX,
+                               .ptrs = slice_of(ptrs.data, ptrs.len)};
+    (void)message_encode_lease_info(&m, &body);
+    answer(conn, request, KIND_LEASE_INFO, &body);
+    buf_close(&ptrs);
+}
+
 static void serve(struct server *s, struct rpc_conn *conn, const struct frame_header *h,
                   struct slice in)
 {
@@ -286,6 +312,16 @@ static void serve(struct server *s, struct rpc_conn *conn, const struct frame_he
         (void)message_encode_root_list_result(&m, &body);
         answer(conn, id, KIND_ROOT_LIST_RESULT, &body);
         buf_close(&entries);
+    } else if (h->kind == KIND_LEASE_GET) {
+        answer_lease(conn, id, in);
+    } else if (h->kind == KIND_TX_VALIDATE) {
+        struct msg_tx_validated m = {.valid = 1, .clock = 4};
+        (void)message_encode_tx_validated(&m, &body);
+        answer(conn, id, KIND_TX_VALIDATED, &body);
+    } else if (h->kind == KIND_TX_HOLD) {
+        struct msg_tx_held m = {.clock = 4, .hold = 1};
+        (void)message_encode_tx_held(&m, &body);
+        answer(conn, id, KIND_TX_HELD, &body);
     } else if (h->kind == KIND_ADMIN) {
         struct msg_admin_result m = {.json = slice_of("{\"ok\":true}", 11)};
         (void)message_encode_admin_result(&m, &body);

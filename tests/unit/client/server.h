@@ -1,5 +1,6 @@
 /* One node in a thread, over real TLS, with objects in plain memory: what the SDK's threads and
- * futures are tested against. */
+ * futures are tested against. It has heaps "h", of one shard, and "two"; to transactions it says
+ * yes, and does nothing. */
 #ifndef CAIRN_TESTS_UNIT_CLIENT_SERVER_H
 #define CAIRN_TESTS_UNIT_CLIENT_SERVER_H
 

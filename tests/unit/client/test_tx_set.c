@@ -9,7 +9,7 @@ static struct cairn_heap heap;
 
 static struct tx_set *set_new(void)
 {
-    struct tx_set *set = sdk__tx_set_new();
+    struct tx_set *set = sdk__tx_set_new(NULL);
     assert_non_null(set);
     set->opts.items_max = TX_ITEMS_MAX;
     set->opts.bytes_max = TX_BYTES_MAX;

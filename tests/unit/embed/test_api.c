@@ -5,30 +5,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "support/dir.h"
-#include "support/test.h"
-
-#include "cairn/cairn.h"
-
-static struct dir dir;
-static const char *query = "?mode=disk";
-static cairn_client *client;
-static cairn_heap *heap;
-
-static int open_url(cairn_client **out)
-{
-    char url[DIR_PATH_BYTES + 64];
-    (void)snprintf(url, sizeof url, "file://%s/db%s", dir.path, query);
-    return cairn_connect(url, NULL, out);
-}
-
-static void must(int rv)
-{
-    if (rv != 0) {
-        print_error("%s: %s\n", cairn_error_name(rv), cairn_errormsg());
-    }
-    assert_int_equal(rv, 0);
-}
+#include "unit/embed/fixture.h"
 
 static void heap_make(const char *name)
 {
@@ -42,7 +19,7 @@ static void reopen(void)
 {
     cairn_heap_close(heap);
     cairn_client_free(client);
-    must(open_url(&client));
+    must(open_client(&client));
     must(cairn_heap_open(client, "h", &heap));
 }
 
@@ -50,18 +27,9 @@ static int begin(void **state)
 {
     (void)state;
     dir_open(&dir);
-    must(open_url(&client));
+    must(open_client(&client));
     heap_make("h");
     must(cairn_heap_open(client, "h", &heap));
-    return 0;
-}
-
-static int end(void **state)
-{
-    (void)state;
-    cairn_heap_close(heap);
-    cairn_client_free(client);
-    dir_close(&dir);
     return 0;
 }
 
@@ -299,10 +267,10 @@ static void damage_is_reported_and_not_guessed_at(void **state)
     cairn_heap_close(heap);
     cairn_client_free(client);
     dir_file_flip(dir_path(&dir, "db/instance", path), 20, 1);
-    assert_int_equal(open_url(&c), CAIRN_E_CORRUPT);
+    assert_int_equal(open_client(&c), CAIRN_E_CORRUPT);
     assert_non_null(strstr(cairn_errormsg(), "instance"));
     dir_file_flip(path, 20, 1);
-    must(open_url(&client));
+    must(open_client(&client));
     must(cairn_heap_open(client, "h", &heap));
 }
 
@@ -312,10 +280,10 @@ static void the_directory_is_open_once(void **state)
 {
     (void)state;
     cairn_client *second = NULL;
-    assert_int_equal(open_url(&second), CAIRN_E_LOCKED);
+    assert_int_equal(open_client(&second), CAIRN_E_LOCKED);
     pid_t pid = fork();
     if (pid == 0) {
-        _exit(open_url(&second) == CAIRN_E_LOCKED ? 0 : 1);
+        _exit(open_client(&second) == CAIRN_E_LOCKED ? 0 : 1);
     }
     int status = 1;
     assert_int_equal(waitpid(pid, &status, 0), pid);
@@ -497,7 +465,7 @@ static void pending_calls_end_when_the_client_is_freed(void **state)
         done += rv == 0;
         cairn_future_free(futures[i]);
     }
-    must(open_url(&client));
+    must(open_client(&client));
     must(cairn_heap_open(client, "h", &heap));
     uint64_t value = 0;
     must(cairn_read(heap, ptr, 0, &value, sizeof value, NULL));
@@ -615,9 +583,9 @@ static void history_goes_when_it_is_no_longer_wanted(void **state)
 int main(int argc, char **argv)
 {
     if (argc > 1 && strcmp(argv[1], "pmem") == 0) {
-        query = "?mode=pmem";
+        mode = "pmem";
     }
-#define TEST(name) cmocka_unit_test_setup_teardown(name, begin, end)
+#define TEST(name) cmocka_unit_test_setup_teardown(name, begin, fixture_end)
     const struct CMUnitTest tests[] = {
         TEST(every_call_works),
         TEST(errors_are_those_of_a_cluster),

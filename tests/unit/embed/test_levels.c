@@ -5,71 +5,9 @@
 #include <stdatomic.h>
 #include <unistd.h>
 
-#include "support/dir.h"
-#include "support/test.h"
+#include "unit/embed/fixture.h"
 
 #include "cairn/graph.h"
-#include "cairn/tx.h"
-
-static struct dir dir;
-static const char *mode = "disk";
-static cairn_client *client;
-static cairn_heap *heap;
-
-static bool on_cluster(void)
-{
-    return strcmp(mode, "cluster") == 0;
-}
-
-static void must(int rv)
-{
-    if (rv != 0) {
-        print_error("%s: %s\n", cairn_error_name(rv), cairn_errormsg());
-    }
-    assert_int_equal(rv, 0);
-}
-
-static int open_client(cairn_client **out)
-{
-    char url[DIR_PATH_BYTES + 64];
-    if (on_cluster()) {
-        return cairn_connect(NULL, NULL, out);
-    }
-    (void)snprintf(url, sizeof url, "file://%s/db?mode=%s", dir.path, mode);
-    return cairn_connect(url, NULL, out);
-}
-
-static void heap_new(uint32_t shards, cairn_heap **out)
-{
-    static int number;
-    char name[32];
-    cairn_heap_opts opts;
-    (void)snprintf(name, sizeof name, "levels%d-%ld", number++, (long)getpid());
-    cairn_heap_opts_init(&opts, sizeof opts);
-    opts.bytes_max = 64u << 20;
-    opts.shards = shards;
-    must(cairn_heap_create(client, name, &opts));
-    must(cairn_heap_open(client, name, out));
-}
-
-static int begin(void **state)
-{
-    (void)state;
-    const char *shards = getenv("TX_SHARDS");
-    dir_open(&dir);
-    must(open_client(&client));
-    heap_new(shards != NULL ? (uint32_t)strtoul(shards, NULL, 10) : 3, &heap);
-    return 0;
-}
-
-static int end(void **state)
-{
-    (void)state;
-    cairn_heap_close(heap);
-    cairn_client_free(client);
-    dir_close(&dir);
-    return 0;
-}
 
 static cairn_tx *start(void)
 {
@@ -79,37 +17,6 @@ static cairn_tx *start(void)
     opts.isolation = CAIRN_SNAPSHOT;
     must(cairn_tx_begin(heap, &opts, &tx));
     return tx;
-}
-
-static cairn_ptr object(uint64_t value)
-{
-    cairn_ptr ptr;
-    must(cairn_alloc_init(heap, 64, 0, &value, sizeof value, &ptr));
-    return ptr;
-}
-
-static void put(cairn_ptr ptr, uint64_t value)
-{
-    must(cairn_write(heap, ptr, 0, &value, sizeof value));
-}
-
-static uint64_t value_of(cairn_ptr ptr)
-{
-    uint64_t value = 0;
-    must(cairn_read(heap, ptr, 0, &value, sizeof value, NULL));
-    return value;
-}
-
-static void set(cairn_tx *tx, cairn_ptr ptr, uint64_t value)
-{
-    must(cairn_tx_write(tx, ptr, 0, &value, sizeof value));
-}
-
-static uint64_t get(cairn_tx *tx, cairn_ptr ptr)
-{
-    uint64_t value = 0;
-    must(cairn_tx_read(tx, ptr, 0, &value, sizeof value));
-    return value;
 }
 
 /* ---- what a snapshot sees ---- */
@@ -506,14 +413,19 @@ int main(int argc, char **argv)
         mode = argv[1];
     }
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_setup_teardown(all_reads_are_of_the_moment_of_the_first, begin, end),
-        cmocka_unit_test_setup_teardown(who_committed_first_wins, begin, end),
-        cmocka_unit_test_setup_teardown(a_snapshot_goes_on_where_it_was_saved, begin, end),
-        cmocka_unit_test_setup_teardown(the_checks_of_writes_count, begin, end),
-        cmocka_unit_test_setup_teardown(two_heaps_are_seen_at_one_version, begin, end),
-        cmocka_unit_test_setup_teardown(long_readers_and_writers_get_through, begin, end),
-        cmocka_unit_test_setup_teardown(snapshots_and_writers_get_through, begin, end),
-        cmocka_unit_test_setup_teardown(a_reader_may_turn_out_to_write, begin, end),
+        cmocka_unit_test_setup_teardown(all_reads_are_of_the_moment_of_the_first, fixture_begin,
+                                        fixture_end),
+        cmocka_unit_test_setup_teardown(who_committed_first_wins, fixture_begin, fixture_end),
+        cmocka_unit_test_setup_teardown(a_snapshot_goes_on_where_it_was_saved, fixture_begin,
+                                        fixture_end),
+        cmocka_unit_test_setup_teardown(the_checks_of_writes_count, fixture_begin, fixture_end),
+        cmocka_unit_test_setup_teardown(two_heaps_are_seen_at_one_version, fixture_begin,
+                                        fixture_end),
+        cmocka_unit_test_setup_teardown(long_readers_and_writers_get_through, fixture_begin,
+                                        fixture_end),
+        cmocka_unit_test_setup_teardown(snapshots_and_writers_get_through, fixture_begin,
+                                        fixture_end),
+        cmocka_unit_test_setup_teardown(a_reader_may_turn_out_to_write, fixture_begin, fixture_end),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

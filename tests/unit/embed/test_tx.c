@@ -4,97 +4,13 @@
 #include <pthread.h>
 #include <unistd.h>
 
-#include "support/dir.h"
-#include "support/test.h"
-
-#include "cairn/tx.h"
-
-static struct dir dir;
-static const char *mode = "disk";
-static cairn_client *client;
-static cairn_heap *heap;
-
-static bool on_cluster(void)
-{
-    return strcmp(mode, "cluster") == 0;
-}
-
-static void must(int rv)
-{
-    if (rv != 0) {
-        print_error("%s: %s\n", cairn_error_name(rv), cairn_errormsg());
-    }
-    assert_int_equal(rv, 0);
-}
-
-static int open_client(cairn_client **out)
-{
-    char url[DIR_PATH_BYTES + 64];
-    if (on_cluster()) {
-        return cairn_connect(NULL, NULL, out);
-    }
-    (void)snprintf(url, sizeof url, "file://%s/db?mode=%s", dir.path, mode);
-    return cairn_connect(url, NULL, out);
-}
-
-static int begin(void **state)
-{
-    (void)state;
-    static int number;
-    char name[32];
-    cairn_heap_opts opts;
-    dir_open(&dir);
-    must(open_client(&client));
-    (void)snprintf(name, sizeof name, "tx%d-%ld", number++, (long)getpid());
-    cairn_heap_opts_init(&opts, sizeof opts);
-    opts.bytes_max = 64u << 20;
-    const char *shards = getenv("TX_SHARDS");
-    opts.shards = shards != NULL ? (uint32_t)strtoul(shards, NULL, 10) : 3;
-    must(cairn_heap_create(client, name, &opts));
-    must(cairn_heap_open(client, name, &heap));
-    return 0;
-}
-
-static int end(void **state)
-{
-    (void)state;
-    cairn_heap_close(heap);
-    cairn_client_free(client);
-    dir_close(&dir);
-    return 0;
-}
+#include "unit/embed/fixture.h"
 
 static cairn_tx *start(void)
 {
     cairn_tx *tx = NULL;
     must(cairn_tx_begin(heap, NULL, &tx));
     return tx;
-}
-
-static cairn_ptr object(uint64_t value)
-{
-    cairn_ptr ptr;
-    must(cairn_alloc_init(heap, 64, 0, &value, sizeof value, &ptr));
-    return ptr;
-}
-
-static uint64_t value_of(cairn_ptr ptr)
-{
-    uint64_t value = 0;
-    must(cairn_read(heap, ptr, 0, &value, sizeof value, NULL));
-    return value;
-}
-
-static void set(cairn_tx *tx, cairn_ptr ptr, uint64_t value)
-{
-    must(cairn_tx_write(tx, ptr, 0, &value, sizeof value));
-}
-
-static uint64_t get(cairn_tx *tx, cairn_ptr ptr)
-{
-    uint64_t value = 0;
-    must(cairn_tx_read(tx, ptr, 0, &value, sizeof value));
-    return value;
 }
 
 /* ---- what a transaction sees and leaves ---- */
@@ -853,31 +769,41 @@ int main(int argc, char **argv)
         mode = argv[1];
     }
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_setup_teardown(all_of_it_happens_at_one_version, begin, end),
-        cmocka_unit_test_setup_teardown(it_reads_what_it_has_written, begin, end),
-        cmocka_unit_test_setup_teardown(roots_are_seen_as_the_transaction_leaves_them, begin, end),
+        cmocka_unit_test_setup_teardown(all_of_it_happens_at_one_version, fixture_begin,
+                                        fixture_end),
+        cmocka_unit_test_setup_teardown(it_reads_what_it_has_written, fixture_begin, fixture_end),
+        cmocka_unit_test_setup_teardown(roots_are_seen_as_the_transaction_leaves_them,
+                                        fixture_begin, fixture_end),
         cmocka_unit_test_setup_teardown(an_aborted_one_leaves_nothing_and_its_pointers_go_stale,
-                                        begin, end),
-        cmocka_unit_test_setup_teardown(who_comes_second_gets_a_conflict, begin, end),
-        cmocka_unit_test_setup_teardown(absence_is_something_that_was_read, begin, end),
-        cmocka_unit_test_setup_teardown(a_range_beyond_the_end_is_a_size_that_was_read, begin, end),
-        cmocka_unit_test_setup_teardown(compares_hold_at_the_commit, begin, end),
-        cmocka_unit_test_setup_teardown(one_that_only_read_is_asked_about_in_the_end, begin, end),
-        cmocka_unit_test_setup_teardown(read_committed_validates_compares_alone, begin, end),
-        cmocka_unit_test_setup_teardown(what_cannot_be_done_undoes_all_of_it, begin, end),
-        cmocka_unit_test_setup_teardown(limits_are_told_by_the_call_that_meets_them, begin, end),
-        cmocka_unit_test_setup_teardown(no_money_is_made_or_lost, begin, end),
-        cmocka_unit_test_setup_teardown(running_ends_by_itself, begin, end),
-        cmocka_unit_test_setup_teardown(pointers_of_lost_tries_go_back, begin, end),
-        cmocka_unit_test_setup_teardown(commits_can_be_waited_for, begin, end),
-        cmocka_unit_test_setup_teardown(pointers_change_in_one_step, begin, end),
-        cmocka_unit_test_setup_teardown(nodes_move_between_lists, begin, end),
-        cmocka_unit_test_setup_teardown(objects_are_born_linked, begin, end),
+                                        fixture_begin, fixture_end),
+        cmocka_unit_test_setup_teardown(who_comes_second_gets_a_conflict, fixture_begin,
+                                        fixture_end),
+        cmocka_unit_test_setup_teardown(absence_is_something_that_was_read, fixture_begin,
+                                        fixture_end),
+        cmocka_unit_test_setup_teardown(a_range_beyond_the_end_is_a_size_that_was_read,
+                                        fixture_begin, fixture_end),
+        cmocka_unit_test_setup_teardown(compares_hold_at_the_commit, fixture_begin, fixture_end),
+        cmocka_unit_test_setup_teardown(one_that_only_read_is_asked_about_in_the_end, fixture_begin,
+                                        fixture_end),
+        cmocka_unit_test_setup_teardown(read_committed_validates_compares_alone, fixture_begin,
+                                        fixture_end),
+        cmocka_unit_test_setup_teardown(what_cannot_be_done_undoes_all_of_it, fixture_begin,
+                                        fixture_end),
+        cmocka_unit_test_setup_teardown(limits_are_told_by_the_call_that_meets_them, fixture_begin,
+                                        fixture_end),
+        cmocka_unit_test_setup_teardown(no_money_is_made_or_lost, fixture_begin, fixture_end),
+        cmocka_unit_test_setup_teardown(running_ends_by_itself, fixture_begin, fixture_end),
+        cmocka_unit_test_setup_teardown(pointers_of_lost_tries_go_back, fixture_begin, fixture_end),
+        cmocka_unit_test_setup_teardown(commits_can_be_waited_for, fixture_begin, fixture_end),
+        cmocka_unit_test_setup_teardown(pointers_change_in_one_step, fixture_begin, fixture_end),
+        cmocka_unit_test_setup_teardown(nodes_move_between_lists, fixture_begin, fixture_end),
+        cmocka_unit_test_setup_teardown(objects_are_born_linked, fixture_begin, fixture_end),
         cmocka_unit_test(ids_are_text_and_back),
-        cmocka_unit_test_setup_teardown(what_became_of_a_commit_can_be_asked, begin, end),
-        cmocka_unit_test_setup_teardown(it_goes_on_where_it_was_saved, begin, end),
-        cmocka_unit_test_setup_teardown(one_can_read_as_of_a_version, begin, end),
-        cmocka_unit_test_setup_teardown(two_heaps_change_together, begin, end),
+        cmocka_unit_test_setup_teardown(what_became_of_a_commit_can_be_asked, fixture_begin,
+                                        fixture_end),
+        cmocka_unit_test_setup_teardown(it_goes_on_where_it_was_saved, fixture_begin, fixture_end),
+        cmocka_unit_test_setup_teardown(one_can_read_as_of_a_version, fixture_begin, fixture_end),
+        cmocka_unit_test_setup_teardown(two_heaps_change_together, fixture_begin, fixture_end),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
