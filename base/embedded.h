@@ -108,7 +108,8 @@ struct embedded_call {
      * the change was being written; it may or may not be there after the next open. */
     int err;
     const char *text;     /* static, or the directory's; NULL: the code says it all */
-    uint64_t value;       /* ALLOC, ROOT_GET: pointer; ADD_U64: the value before; as heap_outcome */
+    uint64_t value;       /* ALLOC, ROOT_GET: pointer; ADD_U64: the value before; as heap_outcome;
+                             SNAPSHOT_TOO_OLD of a read: the heap's retention, version: its oldest */
     uint64_t version;     /* commands: of the change; READ, STAT, ROOT_GET: of what was read */
     uint64_t object_size; /* STAT */
     uint32_t object_type, object_flags;

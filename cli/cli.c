@@ -133,11 +133,10 @@ int cli_fail(struct cli *cli, int code, const char *what)
     const char *why = cairn_errormsg();
     if (code == CAIRN_E_SNAPSHOT_TOO_OLD) {
         return cli_error(cli, code,
-                         "%s: nothing is kept of that version any more. `cairnctl heap get HEAP` "
-                         "says for how long versions are kept, `obj history` which ones of an "
-                         "object are; `heap set HEAP retention=1h` keeps them for longer from now "
-                         "on",
-                         what);
+                         "%s: %s. `cairnctl obj history` says which versions of an object are kept "
+                         "(`heap get HEAP`: for how long); `heap set HEAP retention=1h` keeps them "
+                         "for longer from now on",
+                         what, why[0] != 0 ? why : cairn_strerror(code));
     }
     return cli_error(cli, code, "%s: %s", what, why[0] != 0 ? why : cairn_strerror(code));
 }

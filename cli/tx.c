@@ -303,7 +303,9 @@ int verb_tx_commit(struct cli *cli)
     }
     if (rv == CAIRN_E_INDOUBT) {
         code = cli_error(cli, rv,
-                         "nobody could say what became of it: ask `cairnctl tx outcome %s`", text);
+                         "%s: nobody could say what became of it (%s): ask `cairnctl tx outcome "
+                         "%s`",
+                         f.path, cairn_errormsg(), text);
     } else if (rv != 0) {
         code = cli_fail(cli, rv, f.path);
     } else {

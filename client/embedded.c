@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "base/assert.h"
+#include "base/hlc.h"
 #include "base/mem.h"
 #include "client/internal.h"
 #include "client/sdk.h"
@@ -452,7 +453,9 @@ static bool take(const struct core_call *call, struct embedded_request *c)
 static void give(struct core_call *call, struct embedded_call *c)
 {
     call->err = c->err;
-    if (c->err != 0) {
+    if (c->err == ERR_SNAPSHOT_TOO_OLD && c->text == NULL) {
+        hlc_say_oldest(c->version, c->value, call->text, sizeof call->text);
+    } else if (c->err != 0) {
         (void)refuse(call, c->err, c->text);
     }
     call->value = c->value;

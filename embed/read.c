@@ -194,6 +194,10 @@ void embed__read(struct embedded_heap *h, struct embedded_call *call)
         rv = read_objects(h, call);
         break;
     }
+    if (rv == ERR_SNAPSHOT_TOO_OLD) {
+        call->version = heap_safepoint(h->heap);
+        call->value = heap_retention_ms(h->heap);
+    }
     if (embed__check_damage(h) != 0) {
         rv = h->db->failed;
         text = h->db->fail_text;

@@ -3,6 +3,7 @@
 
 #include "base/assert.h"
 #include "base/hash.h"
+#include "base/hlc.h"
 #include "base/log.h"
 #include "base/mem.h"
 #include "node/internal.h"
@@ -264,6 +265,18 @@ static bool waits_for_turn(struct request *request)
     return !turns_take(node->turns, request->uid, ptr, tries, &request->turn);
 }
 
+static void read_refuse(const struct request *request, int err, struct shard *shard)
+{
+    char text[ERR_TEXT_BYTES];
+    if (err != ERR_SNAPSHOT_TOO_OLD || shard == NULL) {
+        refuse(request->client, request->request_id, err, request->uid, shard);
+        return;
+    }
+    const struct heap *heap = shard_heap(shard);
+    hlc_say_oldest(heap_safepoint(heap), heap_retention_ms(heap), text, sizeof text);
+    refuse_with(request->client, request->request_id, err, text);
+}
+
 /* Confirmed, or what it waited for is decided: the state is at least as new as when it was asked
  * for. */
 static void read_serve(struct request *request, int err)
@@ -285,7 +298,7 @@ static void read_serve(struct request *request, int err)
         }
     }
     if (request->client != NULL && err != 0) {
-        refuse(request->client, request->request_id, err, request->uid, shard);
+        read_refuse(request, err, shard);
     }
     request_free(request);
 }

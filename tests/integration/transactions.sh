@@ -160,15 +160,17 @@ expect 0 cairnctl tx read "$tx" a -o json
 [ "$(jq -r .data.hex <<<"$out")" = 6f6c64 ] || fail "not as of $then: $out"
 expect 2 cairnctl tx write "$tx" a --data 'own'
 expect 0 cairnctl tx abort "$tx"
-sleep 2
+sleep 1
+moment=$(date -u +%FT%T.%3N+00:00)
+sleep 1
 expect 0 cairnctl root set hand fresh "$now"
 expect 0 cairnctl root rm hand a
 expect 3 cairnctl root get hand a
-expect 0 cairnctl root get hand a --at -1s
+expect 0 cairnctl root get hand a --at "$moment"
 [ "$out" = "$now" ] || fail "the root was $now, and is said to have been $out"
-expect 0 cairnctl obj read hand/a --at -1s --file -
-expect 3 cairnctl root get hand fresh --at -1s
-expect 0 cairnctl root ls hand --at -1s -o json
+expect 0 cairnctl obj read hand/a --at "$moment" --file -
+expect 3 cairnctl root get hand fresh --at "$moment"
+expect 0 cairnctl root ls hand --at "$moment" -o json
 jq -e '[.data.roots[].name] | index("a") != null and index("fresh") == null' <<<"$out" >/dev/null || fail "roots of then: $out"
 expect 0 cairnctl root ls hand --at "$(date -u +%FT%T.000+00:00)" -o json
 too_old() { # verb...: history is given back every few seconds; before that it reaches back to the heap's beginning
@@ -182,6 +184,20 @@ eventually 30 too_old obj read "hand/$now"
 expect 3 cairnctl obj read "hand/$now" --at -1h
 has "$err" 'heap get HEAP'
 expect 2 cairnctl root get hand a --at yesterday
+expect 0 cairnctl heap create brief --shards 1 --size 16M --retention 2s
+cluster_wait 60
+expect 0 cairnctl obj alloc brief --data 'first'
+brief=brief/$out
+expect 0 cairnctl obj stat "$brief" -o json
+first=$(jq -r .data.version <<<"$out")
+oldest_is_told() { # and it can be read
+    local said oldest
+    cairnctl obj write "$brief" --data 'later' >/dev/null
+    said=$(cairnctl obj read "$brief" --at "$first" 2>&1) && return 1
+    oldest=$(sed -nE 's/.*CAIRN_E_SNAPSHOT_TOO_OLD: .* the oldest that can be read of this shard is ([0-9]+) \(20[0-9-]+T[0-9:.]+Z\); its heap keeps versions for 2 s\..*/\1/p' <<<"$said")
+    [ -n "$oldest" ] && cairnctl obj read "$brief" --at "$oldest" >/dev/null
+}
+eventually 30 oldest_is_told
 
 step "all replicas are equal, and sound"
 expect 0 cairnctl replica check --timeout 60

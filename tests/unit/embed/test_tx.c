@@ -730,6 +730,31 @@ static void one_can_read_as_of_a_version(void **state)
     must(cairn_tx_commit(tx, NULL));
 }
 
+static void what_is_too_old_says_what_there_is(void **state)
+{
+    (void)state;
+    cairn_ptr a = object(1);
+    cairn_object before;
+    cairn_tx_opts opts;
+    cairn_tx *tx = NULL;
+    uint64_t value;
+    must(cairn_stat(heap, a, &before));
+    put(a, 2);
+    cairn_tx_opts_init(&opts, sizeof opts);
+    opts.read_at = before.version;
+    must(cairn_tx_begin(heap, &opts, &tx));
+    assert_int_equal(cairn_tx_read(tx, a, 0, &value, sizeof value), CAIRN_E_SNAPSHOT_TOO_OLD);
+    const char *oldest = strstr(cairn_errormsg(), "the oldest that can be read of this shard is ");
+    assert_non_null(oldest);
+    assert_non_null(strstr(oldest, "keeps no history"));
+    opts.read_at = strtoull(oldest + strcspn(oldest, "0123456789"), NULL, 10);
+    cairn_tx_abort(tx);
+    assert_true(opts.read_at > before.version);
+    must(cairn_tx_begin(heap, &opts, &tx));
+    assert_int_equal(get(tx, a), 2);
+    must(cairn_tx_commit(tx, NULL));
+}
+
 static void two_heaps_change_together(void **state)
 {
     (void)state;
@@ -803,6 +828,8 @@ int main(int argc, char **argv)
                                         fixture_end),
         cmocka_unit_test_setup_teardown(it_goes_on_where_it_was_saved, fixture_begin, fixture_end),
         cmocka_unit_test_setup_teardown(one_can_read_as_of_a_version, fixture_begin, fixture_end),
+        cmocka_unit_test_setup_teardown(what_is_too_old_says_what_there_is, fixture_begin,
+                                        fixture_end),
         cmocka_unit_test_setup_teardown(two_heaps_change_together, fixture_begin, fixture_end),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
