@@ -18,6 +18,11 @@
 
 static const char *const lane_names[] = {"client", "raft", "bulk"};
 
+static uint64_t keepalive_ms(const struct rpc_conn *c)
+{
+    return c->lane == RPC_LANE_RAFT ? RAFT_KEEPALIVE_MS : KEEPALIVE_MS;
+}
+
 /* ---- sending ----------------------------------------------------------------------------------
  */
 
@@ -168,7 +173,7 @@ static bool call_on_ready(struct rpc_conn *c, const struct msg_hello *hello,
         return false;
     }
     c->pinged_ns = env_now_ns(c->env);
-    env_timer_start_in_ms(c->env, &c->timer, KEEPALIVE_MS);
+    env_timer_start_in_ms(c->env, &c->timer, keepalive_ms(c));
     return true;
 }
 
@@ -523,20 +528,22 @@ static void on_timer(struct env_timer *timer)
         c->heard_ns = now;
     }
     uint64_t silent_ms = (now - c->heard_ns) / 1000000u;
-    if (silent_ms >= SILENCE_MAX_MS) {
+    if (silent_ms >= (c->lane == RPC_LANE_RAFT ? RAFT_SILENCE_MAX_MS : SILENCE_MAX_MS)) {
         const struct env_peer *peer = env_conn_peer(c->env, c->stream);
         log_warn("rpc", "closing a silent connection", "peer=%s name=%s silent_ms=%llu",
                  peer->address, peer->name, (unsigned long long)silent_ms);
-        close_with(c, ERR_TIMEOUT, "nothing heard for 6 s");
+        close_with(c, ERR_TIMEOUT,
+                   c->lane == RPC_LANE_RAFT ? "nothing heard for 2 s" : "nothing heard for 6 s");
         return;
     }
-    if (silent_ms >= KEEPALIVE_MS && now - c->pinged_ns >= KEEPALIVE_MS * UINT64_C(1000000)) {
+    uint64_t keepalive = keepalive_ms(c);
+    if (silent_ms >= keepalive && now - c->pinged_ns >= keepalive * UINT64_C(1000000)) {
         struct msg_ping m = {.stamp = now};
         struct buf body = {0};
         c->pinged_ns = now;
         (void)send_encoded(c, KIND_PING, 0, &body, message_encode_ping(&m, &body));
     }
-    uint64_t next_ms = silent_ms < KEEPALIVE_MS ? KEEPALIVE_MS - silent_ms : KEEPALIVE_MS;
+    uint64_t next_ms = silent_ms < keepalive ? keepalive - silent_ms : keepalive;
     env_timer_start_in_ms(c->env, &c->timer, next_ms);
 }
 

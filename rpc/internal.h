@@ -4,9 +4,13 @@
 
 #include "rpc/rpc.h"
 
-#define HELLO_TIMEOUT_MS    5000u
-#define KEEPALIVE_MS        2000u /* of silence: then a PING goes out */
-#define SILENCE_MAX_MS      6000u /* without a byte from the peer: closed */
+#define HELLO_TIMEOUT_MS 5000u
+#define KEEPALIVE_MS     2000u /* of silence: then a PING goes out */
+#define SILENCE_MAX_MS   6000u /* without a byte from the peer: closed */
+/* The same between nodes on the raft lane: what was sent into a connection that has died is sent
+ * again over the next one, and shards and transactions wait for that. */
+#define RAFT_KEEPALIVE_MS   500u
+#define RAFT_SILENCE_MAX_MS 2000u
 #define INPUT_KEEP_BYTES    4096u /* an empty input buffer larger than this is freed */
 #define RPC_CAUSE_BYTES     288u
 #define LINK_BACKOFF_MS     50u

@@ -240,7 +240,7 @@ static void closing_in_on_frame_ends_delivery(void **state)
     fixture_close(&x);
 }
 
-static void silence_is_pinged_then_ended(void **state)
+static void silence_is_pinged(void **state)
 {
     (void)state;
     struct fixture x;
@@ -253,11 +253,17 @@ static void silence_is_pinged_then_ended(void **state)
     assert_true(stats.frames_in > 5);
     assert_true(stats.frames_in < 40);
     fixture_close(&x);
+}
 
-    /* A peer that says HELLO and never again anything. */
+/* A peer that says HELLO and never again anything. */
+static void is_ended_after(enum rpc_lane lane, enum env_role role, uint64_t ms)
+{
+    struct fixture x;
     fixture_open(&x);
+    x.f.client_peer.role = role;
     uint8_t bytes[256];
-    struct msg_hello m = {.wire_major = RPC_WIRE_MAJOR, .name = slice_of("alice", 5)};
+    struct msg_hello m = {
+        .wire_major = RPC_WIRE_MAJOR, .lane = (uint8_t)lane, .name = slice_of("alice", 5)};
     struct buf body = {0};
     assert_int_equal(message_encode_hello(&m, &body), 0);
     frame_pack(&(struct frame_header){.length = (uint32_t)body.len, .kind = KIND_HELLO}, bytes);
@@ -265,15 +271,23 @@ static void silence_is_pinged_then_ended(void **state)
     struct env_conn *raw = fake_raw(&x.f);
     fake_raw_send(raw, bytes, FRAME_HEADER_BYTES + body.len);
     buf_close(&body);
-    fake_run(&x.f, 5900);
+    fake_run(&x.f, ms - 100);
     assert_int_equal(x.in.ready, 1);
     assert_int_equal(x.in.closed, 0);
-    fake_run(&x.f, 2200);
+    fake_run(&x.f, ms / 3 + 200);
     assert_int_equal(x.in.closed, 1);
     assert_int_equal(x.in.reason, ERR_TIMEOUT);
     assert_true(fake_raw_closed(raw));
     fake_raw_close(raw);
     fixture_close(&x);
+}
+
+static void a_silent_peer_is_given_up_sooner_by_a_node(void **state)
+{
+    (void)state;
+    is_ended_after(RPC_LANE_CLIENT, ENV_ROLE_USER, 6000);
+    is_ended_after(RPC_LANE_BULK, ENV_ROLE_NODE, 6000);
+    is_ended_after(RPC_LANE_RAFT, ENV_ROLE_NODE, 2000);
 }
 
 static void no_hello_within_5_s_ends_it(void **state)
@@ -465,7 +479,8 @@ int main(void)
         cmocka_unit_test(a_refusal_in_on_ready_reaches_the_other_side),
         cmocka_unit_test(a_pause_holds_frames_back_in_order),
         cmocka_unit_test(closing_in_on_frame_ends_delivery),
-        cmocka_unit_test(silence_is_pinged_then_ended),
+        cmocka_unit_test(silence_is_pinged),
+        cmocka_unit_test(a_silent_peer_is_given_up_sooner_by_a_node),
         cmocka_unit_test(no_hello_within_5_s_ends_it),
         cmocka_unit_test(no_connection_within_5_s_ends_the_attempt),
         cmocka_unit_test(an_answer_that_cannot_be_queued_closes_the_connection),
