@@ -35,12 +35,21 @@ static bool is_older(struct shard *shard, uint64_t version, uint64_t ms)
     return hlc_to_ms(shard_now(shard)) > hlc_to_ms(version) + ms;
 }
 
-static void scan_prepared(struct coord *coord, struct shard *shard)
+/* Home's leader is who coordinates: without a machine here it was one that led before. */
+static bool is_orphan(struct shard *shard, const struct shard_info *info,
+                      const struct txn_name *name, const struct txn_record *record)
+{
+    uint64_t ms =
+        name->home == info->uid && info->led_ms >= COORD_HEIR_MS ? COORD_HEIR_MS : COORD_ORPHAN_MS;
+    return record->state == TXN_PREPARED && is_older(shard, record->prepared_at, ms);
+}
+
+static void scan_prepared(struct coord *coord, struct shard *shard, const struct shard_info *info)
 {
     struct txn_name name = {0};
     struct txn_record record;
     while (txn_next(shard_heap(shard), &name, &record)) {
-        if (record.state == TXN_PREPARED && is_older(shard, record.prepared_at, COORD_ORPHAN_MS)) {
+        if (is_orphan(shard, info, &name, &record)) {
             coord__adopt(coord, shard, &name, COORD_RECOVER);
         }
     }
@@ -62,7 +71,7 @@ static void scan_committed(struct coord *coord, struct shard *shard, uint64_t ui
         if (!txn_next(shard_heap(shard), &name, &record)) {
             return;
         }
-        uint64_t patience = name.home == uid ? COORD_ORPHAN_MS : 4 * COORD_ORPHAN_MS;
+        uint64_t patience = name.home == uid ? COORD_HEIR_MS : 4 * COORD_ORPHAN_MS;
         if (record.state == TXN_COMMITTED && is_older(shard, record.deadline, patience) &&
             !coord__forgets(coord, &name)) {
             coord__adopt(coord, shard, &name, COORD_FINISH);
@@ -85,8 +94,8 @@ static void scan_shard(void *arg, struct shard *shard)
         return;
     }
     txn_count(shard_heap(shard), &counts);
-    if (counts.prepared > 0 && is_older(shard, counts.oldest_prepared_at, COORD_ORPHAN_MS)) {
-        scan_prepared(coord, shard);
+    if (counts.prepared > 0 && is_older(shard, counts.oldest_prepared_at, COORD_HEIR_MS)) {
+        scan_prepared(coord, shard, &info);
     }
     if (counts.committed > 0 || coord->cursor_uid == info.uid) {
         scan_committed(coord, shard, info.uid);

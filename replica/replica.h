@@ -188,7 +188,8 @@ struct shard_info {
     enum consensus_state state;
     uint32_t leader_node; /* 0 unknown */
     bool failed, installing;
-    bool serving; /* leads and has applied an entry of its term */
+    bool serving;    /* leads and has applied an entry of its term */
+    uint64_t led_ms; /* for so long, serving or not yet; 0: another one does */
     uint64_t term, last_index, commit_index, applied_index, first_index;
     uint64_t checkpoint_index, checkpoint_sequence;
     uint64_t sessions;

@@ -69,6 +69,7 @@ void shard_get_info(const struct shard *shard, struct shard_info *out)
     out->leader_node = replica_id_node(consensus_leader(shard->consensus));
     out->installing = shard->install.step != INSTALL_NONE;
     out->serving = shard__leads(shard) && shard->serving;
+    out->led_ms = shard__leads(shard) ? env_now_ms(shard->r->env) - shard->lead_since_ms : 0;
     out->term = consensus_term(shard->consensus);
     out->commit_index = consensus_commit_index(shard->consensus);
     consensus_get_config(shard->consensus, &out->config);

@@ -231,6 +231,42 @@ static void a_coordinator_may_die_at_any_moment(void **state)
     assert_true(outcomes[1] > 0);
 }
 
+/* A new leader of home knows that whoever coordinated is gone: it doesn't wait as others do. */
+static void homes_next_leader_brings_it_to_an_end_soon(void **state)
+{
+    (void)state;
+    static struct world w;
+    struct transfer t = {.shards = {0, 1}, .count = 2, .value = 3};
+    world_ignore_leaks(true);
+    world_open(&w, 9);
+    t.ptrs[0] = world_alloc(&w, 0, 1);
+    t.ptrs[1] = world_alloc(&w, 1, 2);
+    uint32_t home = world_leader(&w, w.uids[0]);
+    uint32_t other = world_leader(&w, w.uids[1]);
+    assert_int_not_equal(home, other);
+    sim_net_cut(w.nodes[home].host, w.nodes[other].host, true);
+    sim_net_cut(w.nodes[other].host, w.nodes[home].host, true);
+    struct buf body = encode(&w, &t);
+    struct answer *a = world_send(&w, home, KIND_TX_COMMIT, slice_of(body.data, body.len));
+    world_run_ms(&w, 50);
+    assert_int_equal(counts_of(&w, 0).prepared, 1);
+    assert_int_equal(counts_of(&w, 1).prepared, 0);
+    world_kill(&w, home);
+    (void)world_leader(&w, w.uids[0]);
+    world_run_ms(&w, 300);
+    assert_int_equal(counts_of(&w, 0).prepared, 1); /* the client might come again */
+    world_run_ms(&w, 400);
+    assert_int_equal(counts_of(&w, 0).prepared, 0);
+    buf_close(&body);
+    world_answer_free(a);
+    sim_net_heal(w.sim);
+    world_start(&w, home);
+    assert_int_equal(world_value(&w, 0, t.ptrs[0], NULL), 1);
+    assert_int_equal(world_value(&w, 1, t.ptrs[1], NULL), 2);
+    world_close(&w);
+    world_ignore_leaks(false);
+}
+
 static void a_read_waits_for_what_is_being_decided(void **state)
 {
     (void)state;
@@ -463,6 +499,7 @@ int main(void)
         cmocka_unit_test(a_retry_gets_the_same_answer_and_settling_tells_it),
         cmocka_unit_test(a_coordinator_may_die_at_any_moment),
         cmocka_unit_test(a_hold_stops_writes_until_it_is_closed),
+        cmocka_unit_test(homes_next_leader_brings_it_to_an_end_soon),
         cmocka_unit_test(a_read_waits_for_what_is_being_decided),
         cmocka_unit_test(outcomes_share_an_entry_with_the_next_command),
     };
