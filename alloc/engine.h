@@ -168,6 +168,9 @@ bool extent_alloc_below(struct heap *h, bool object, uint64_t bytes, uint64_t li
 bool extent_fits_below(const struct heap *h, uint64_t bytes, uint64_t limit, uint64_t *granule);
 bool extent_is_object(const struct heap *h, uint64_t granule);
 void extent_free(struct heap *h, uint64_t granule);
+/* It is near: what it reads and changes is likely to be far away, and each part of it somewhere
+ * else, so all is asked for at once. */
+void extent_prefetch(const struct heap *h, uint64_t granule);
 /* Changes a used extent's size without moving it. New bytes read as zero. False: what is behind it
  * isn't free. Never fails when shrinking; never grows the data, since a lack of local memory must
  * not look like an answer (I2). */

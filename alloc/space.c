@@ -462,9 +462,7 @@ static void settle_tail(struct heap *h, uint64_t end)
     }
 }
 
-/* What a free reads and changes is likely to be far away, and each part of it somewhere else: so
- * all is asked for at once. */
-static void prefetch(const struct heap *h, uint64_t granule)
+void extent_prefetch(const struct heap *h, uint64_t granule)
 {
     uint64_t word = granule / 64 & ~(uint64_t)3; /* of its line */
     __builtin_prefetch(granules_at(h, word));
@@ -479,7 +477,7 @@ static void prefetch(const struct heap *h, uint64_t granule)
 
 void extent_free(struct heap *h, uint64_t granule)
 {
-    prefetch(h, granule);
+    extent_prefetch(h, granule);
     uint64_t end = extent_end(h, granule);
     give_back(h, granule, end);
     settle_tail(h, end);

@@ -116,21 +116,51 @@ static int apply_one(struct embedded_heap *h, uint64_t version, const struct rec
     }
 }
 
+/* An entry's commands, each read two before it is applied, so that memory can be asked for. */
+#define AHEAD 2u
+struct ahead {
+    struct record_reader reader;
+    struct record records[4]; /* those from `taken` to `read`, each at its number modulo 4 */
+    uint32_t read, taken;
+    int end; /* why there is none behind them */
+};
+
+static const struct record *ahead_next(struct ahead *a, const struct heap *heap)
+{
+    while (a->end == 0 && a->read <= a->taken + AHEAD) {
+        struct record *r = &a->records[a->read % 4];
+        a->end = record_read(&a->reader, r);
+        if (a->end == 0) {
+            heap_foresee_slot(heap, r->command.ptr);
+            a->read++;
+        }
+    }
+    if (a->taken == a->read) {
+        return NULL;
+    }
+    if (a->taken + 1 < a->read) {
+        heap_foresee_object(heap, a->records[(a->taken + 1) % 4].command.ptr);
+    }
+    return &a->records[a->taken++ % 4];
+}
+
 int embed__apply(struct embedded_heap *h, uint64_t index, uint64_t term, struct slice entry,
                  struct list *calls)
 {
-    struct record_reader reader;
-    struct record record;
+    struct ahead ahead;
+    const struct record *record;
     struct heap_outcome outcome;
     const char *damage;
-    int rv = record_read_open(&reader, entry);
+    ahead.read = ahead.taken = 0;
+    ahead.end = 0;
+    int rv = record_read_open(&ahead.reader, entry);
     if (rv != 0) {
         return rv;
     }
-    heap_begin(h->heap, index, term, reader.stamp);
-    for (uint32_t i = 0; (rv = record_read(&reader, &record)) == 0; i++) {
+    heap_begin(h->heap, index, term, ahead.reader.stamp);
+    for (uint32_t i = 0; (record = ahead_next(&ahead, h->heap)) != NULL; i++) {
         uint64_t version = heap_next_version(h->heap);
-        rv = apply_one(h, version, &record, &outcome);
+        rv = apply_one(h, version, record, &outcome);
         if (rv == 0) {
             rv = heap_damage(h->heap, &damage);
         }
@@ -147,7 +177,7 @@ int embed__apply(struct embedded_heap *h, uint64_t index, uint64_t term, struct 
         }
     }
     heap_end(h->heap);
-    return rv == ERR_NOTFOUND ? 0 : rv;
+    return rv != 0 ? rv : ahead.end == ERR_NOTFOUND ? 0 : ahead.end;
 }
 
 /* ---- batches ---- */

@@ -503,6 +503,38 @@ static uint64_t stamp_entry(struct heap *heap, uint64_t term, uint64_t stamp)
     return stamp;
 }
 
+/* The object that a command changes; 0: none, or not known before it is decoded. */
+static uint64_t object_of(uint16_t kind, struct slice body)
+{
+    switch (kind) {
+    case KIND_FREE:
+    case KIND_REALLOC:
+    case KIND_WRITE:
+    case KIND_COMPARE_AND_WRITE:
+    case KIND_ADD_U64:
+    case KIND_WRITE_IF_VERSION: /* each begins with the pointer */
+        return body.len < COMMAND_PREFIX_BYTES + 8 ? 0 : load_u64(body.data + COMMAND_PREFIX_BYTES);
+    default:
+        return 0;
+    }
+}
+
+/* Runs two commands ahead of those that are applied. */
+struct scout {
+    struct cursor at;
+    uint64_t next; /* the object of the one behind the one to be applied */
+};
+
+static void scout_step(struct scout *s, const struct heap *heap)
+{
+    heap_foresee_object(heap, s->next);
+    uint16_t kind = cursor_u16(&s->at);
+    (void)cursor_u16(&s->at);
+    struct slice body = cursor_bytes(&s->at, cursor_u32(&s->at));
+    s->next = s->at.failed ? 0 : object_of(kind, body);
+    heap_foresee_slot(heap, s->next);
+}
+
 static int apply_batch(struct heap *heap, uint64_t uid, const struct wal_entry *entry,
                        struct command_result *results, uint32_t results_max,
                        struct fsm_effects *effects)
@@ -517,7 +549,11 @@ static int apply_batch(struct heap *heap, uint64_t uid, const struct wal_entry *
     }
     stamp = stamp_entry(heap, entry->term, stamp);
     struct command_result unwanted = {0};
+    struct scout scout = {.at = c};
+    scout_step(&scout, heap);
+    scout_step(&scout, heap);
     for (uint32_t i = 0; i < count; i++) {
+        scout_step(&scout, heap);
         uint16_t kind = cursor_u16(&c);
         uint16_t zero = cursor_u16(&c);
         struct slice body = cursor_bytes(&c, cursor_u32(&c));
