@@ -148,7 +148,8 @@ struct heap_change {
     uint64_t size;    /* after the change */
     uint64_t offset;  /* of what was overwritten */
     uint32_t len;
-    uint32_t kind; /* enum undo_kind of alloc/heap_layout.h; 0: older than the history */
+    uint32_t kind;  /* enum undo_kind of alloc/heap_layout.h; 0: older than the history */
+    uint64_t order; /* as in undo_record: which entry it came in; 0: older than the history */
 };
 /* ERR_STALE when nothing of it is left. */
 int heap_history(const struct heap *heap, uint64_t ptr, uint64_t skip, struct heap_change *out,

@@ -173,6 +173,7 @@ static void describe(const struct undo_record *r, uint64_t size, struct heap_cha
     out->offset = r->offset;
     out->len = r->kind == UNDO_RESIZE ? (uint32_t)(r->size - r->offset) : r->len;
     out->kind = r->kind;
+    out->order = r->order;
 }
 
 int heap_history(const struct heap *heap, uint64_t ptr, uint64_t skip, struct heap_change *out,

@@ -1,7 +1,9 @@
-/* obj blame: which change each byte of an object is of, as far as its history goes. */
+/* obj blame: which change each byte of an object is of, as far as its history goes, and who made
+ * it, as far as the shard's log goes. */
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "cli/cli.h"
 
@@ -87,6 +89,67 @@ static int by_begin(const void *a, const void *b)
     return x->begin < y->begin ? -1 : x->begin > y->begin ? 1 : 0;
 }
 
+/* ---- who ---- */
+
+/* What the shard's leader says, by version; empty when nobody says anything. */
+static json_t *writers_of(struct cli *cli, const char *what, cairn_ptr ptr)
+{
+    char heap[64];
+    json_t *nodes = NULL;
+    json_t *writers = json_object();
+    size_t i;
+    size_t k;
+    const json_t *node;
+    json_t *writer;
+    bool served = false;
+    snprintf(heap, sizeof heap, "%.*s", (int)strcspn(what, "/"), what);
+    json_t *args = json_pack("{s:s,s:o}", "heap", heap, "ptr", cli_u64(ptr.word));
+    int rv = cli_ask_all(cli, "writers", args, &nodes);
+    json_array_foreach(nodes, i, node)
+    {
+        const json_t *answer = json_object_get(node, "answer");
+        served = served || json_is_true(json_object_get(answer, "serving"));
+        json_array_foreach(json_object_get(answer, "writers"), k, writer)
+        {
+            json_object_set(writers, json_string_value(json_object_get(writer, "version")), writer);
+        }
+    }
+    json_decref(nodes);
+    if (rv != 0 || !served) {
+        cli_warn(cli, "nobody could say who made the changes: %s",
+                 rv != 0 ? cairn_errormsg() : "no node that answers leads the shard");
+    }
+    return writers;
+}
+
+/* The user's name; else the hash that the session keeps of it. */
+static json_t *user_of(const json_t *writer)
+{
+    char text[32];
+    const char *name = json_string_value(json_object_get(writer, "user"));
+    const char *owner = json_string_value(json_object_get(writer, "owner"));
+    if (name == NULL && owner != NULL) {
+        snprintf(text, sizeof text, "#%s", owner);
+        name = text;
+    }
+    return json_string(name != NULL ? name : "");
+}
+
+static void add_writers(json_t *rows, const json_t *writers)
+{
+    size_t i;
+    json_t *row;
+    json_array_foreach(rows, i, row)
+    {
+        json_t *writer =
+            json_object_get(writers, json_string_value(json_object_get(row, "version")));
+        json_object_set_new(row, "user", user_of(writer));
+        json_object_set(row, "writer", writer != NULL ? writer : json_null());
+    }
+}
+
+/* ---- what ---- */
+
 static json_t *rows_of(struct blame *b)
 {
     static const char *const kinds[] = {"(older)", "write", "resize", "birth", "free"};
@@ -104,11 +167,9 @@ static json_t *rows_of(struct blame *b)
 
 int verb_obj_blame(struct cli *cli)
 {
-    static const struct cli_column columns[] = {{"OFFSET", "offset", true},
-                                                {"BYTES", "length", true},
-                                                {"CHANGE", "kind", false},
-                                                {"VERSION", "version", true},
-                                                {"TIME", "time", false}};
+    static const struct cli_column columns[] = {
+        {"OFFSET", "offset", true}, {"BYTES", "length", true},    {"CHANGE", "kind", false},
+        {"USER", "user", false},    {"VERSION", "version", true}, {"TIME", "time", false}};
     cairn_heap *heap;
     cairn_ptr ptr;
     cairn_object object;
@@ -133,6 +194,9 @@ int verb_obj_blame(struct cli *cli)
         }
     }
     json_t *rows = rows_of(&b);
+    json_t *writers = rv == 0 ? writers_of(cli, cli->argv[0], ptr) : NULL;
+    add_writers(rows, writers);
+    json_decref(writers);
     free(b.done);
     free(b.open);
     if (rv != 0 || b.failed) {

@@ -342,6 +342,11 @@ static json_t *transactions(struct node *node, json_t *args, struct answer_error
     return admin__transactions(node, args);
 }
 
+static json_t *writers(struct node *node, json_t *args, struct answer_error *e)
+{
+    return admin__writers(node, args, &e->err, &e->text);
+}
+
 static json_t *transaction(struct node *node, json_t *args, struct answer_error *e)
 {
     json_t *answer = admin__transaction(node, args);
@@ -360,6 +365,7 @@ static const struct {
     {"status", status},           {"heaps", heaps},
     {"shards", shards},           {"transactions", transactions},
     {"transaction", transaction}, {"transfer", transfer},
+    {"writers", writers},
 };
 
 /* ---- verbs whose answer comes later ---- */

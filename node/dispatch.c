@@ -662,6 +662,7 @@ static int on_ready(void *arg, struct rpc_conn *conn, const struct msg_hello *he
     client->conn = conn;
     client->peer_number = number;
     client->owner = hash64(0, who->name, strlen(who->name));
+    users__note(node, client->owner, who->name);
     list_init(&client->requests);
     list_push_back(&node->clients, &client->link);
     rpc_set_data(conn, client);

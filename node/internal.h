@@ -100,6 +100,13 @@ struct request {
     uint8_t inside[REQUEST_BODY_INLINE];
 };
 
+/* Users that have connected, by the hash that sessions keep. */
+#define USERS_KNOWN_MAX 256u
+struct user_name {
+    uint64_t owner;
+    char name[USER_NAME_BYTES_MAX + 1]; /* empty: a free place */
+};
+
 struct node {
     struct env *env;
     struct node_config config;
@@ -146,6 +153,9 @@ struct node {
     void (*stopped)(void *arg);
     void *stopped_arg;
     int stop_pending;
+
+    struct user_name users[USERS_KNOWN_MAX]; /* a ring */
+    uint32_t users_next;
 };
 
 /* node.c */
@@ -248,6 +258,10 @@ void inspect__abandon(struct node *node);
 json_t *admin__transactions(struct node *node, const json_t *args);
 /* NULL: args name none, or memory is short. */
 json_t *admin__transaction(struct node *node, const json_t *args);
+/* NULL: *err, with a text. */
+json_t *admin__writers(struct node *node, const json_t *args, int *err, struct err_text *e);
+void users__note(struct node *node, uint64_t owner, const char *name);
+const char *users__name(const struct node *node, uint64_t owner); /* NULL: not met */
 /* admin.c: appends the JSON text of an answer to *out, or returns an error with a text. */
 int admin__answer(struct node *node, struct slice verb, struct slice args, struct buf *out,
                   struct err_text *e);

@@ -466,6 +466,7 @@ int session_expire(struct heap *heap, uint64_t id, uint64_t renewed,
 const uint8_t *session_results(const struct heap *heap, const struct session_record *record);
 /* 0, ERR_SESSION_EXPIRED, or ERR_DENIED (another owner's). */
 int session_check(const struct heap *heap, uint64_t id, uint64_t owner);
+bool session_owner(const struct heap *heap, uint64_t id, uint64_t *owner); /* false: not known */
 /* Looks at a few sessions of a led shard and proposes to end what has expired. */
 void session_sweep(struct shard *s);
 

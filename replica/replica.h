@@ -223,6 +223,19 @@ typedef void (*shard_tx_step_cb)(void *arg, const struct shard_tx_step *step);
 int shard_trace_tx(struct shard *shard, const struct txn_name *name, uint64_t *from,
                    shard_tx_step_cb cb, void *arg);
 
+/* Who made a change of an object. */
+struct shard_writer {
+    uint64_t version;      /* of the change */
+    uint16_t kind;         /* of the command; 0: one of several of the session */
+    uint64_t home;         /* uid of the shard that the session is on */
+    uint64_t session, seq; /* 0: not known */
+    uint64_t owner;        /* hash of the user's name; 0: not known */
+};
+/* Of each record of the object's history, newest first; the last one may be older than it. *from:
+ * the first entry of the log that was looked at. As heap_history(), or as shard_trace_tx(). */
+int shard_writers(struct shard *shard, uint64_t ptr, struct shard_writer *out, size_t max,
+                  size_t *count, uint64_t *from);
+
 struct catalog_heap {
     char name[HEAP_NAME_BYTES_MAX + 1];
     uint64_t heap_id, shard_bytes_max, retention_ms;

@@ -297,18 +297,30 @@ int session_expire(struct heap *heap, uint64_t id, uint64_t renewed,
     return session_close(heap, id);
 }
 
-int session_check(const struct heap *heap, uint64_t id, uint64_t owner)
+bool session_owner(const struct heap *heap, uint64_t id, uint64_t *owner)
 {
     struct session_record record;
+    struct tombstone_record t;
     const uint8_t *value;
-    if (!record_get(heap, id, &record, &value)) {
-        struct tombstone_record t;
-        if (!tombstone_find(heap, id, &t, &value)) {
-            return ERR_SESSION_EXPIRED;
-        }
-        record.owner = t.owner; /* it may be a retry: applying it tells, and runs nothing */
+    if (record_get(heap, id, &record, &value)) {
+        *owner = record.owner;
+        return true;
     }
-    return record.owner == owner ? 0 : ERR_DENIED;
+    if (tombstone_find(heap, id, &t, &value)) {
+        *owner = t.owner;
+        return true;
+    }
+    return false;
+}
+
+/* Of one that has ended, too: it may be a retry, and applying it tells, and runs nothing. */
+int session_check(const struct heap *heap, uint64_t id, uint64_t owner)
+{
+    uint64_t known;
+    if (!session_owner(heap, id, &known)) {
+        return ERR_SESSION_EXPIRED;
+    }
+    return known == owner ? 0 : ERR_DENIED;
 }
 
 /* ---- numbers of transactions over several shards, whose home this shard is ---- */

@@ -199,6 +199,29 @@ oldest_is_told() { # and it can be read
 }
 eventually 30 oldest_is_told
 
+step "blame says who"
+"$root/scripts/certs" "$dir/certs" user app >/dev/null
+as_app() { CAIRN_CERT=$dir/certs/app.crt CAIRN_KEY=$dir/certs/app.key "$@"; }
+expect 0 cairnctl obj alloc hand --data 'who wrote these?'
+shared=hand/$out
+expect 0 cairnctl root set hand shared "$out"
+expect 0 as_app cairnctl obj write "$shared" --off 4 --data 'WROTE'
+expect 0 cairnctl tx begin hand "$tx"
+expect 0 cairnctl tx write "$tx" shared --off 10 --data 'THESE'
+for name in b c d; do expect 0 cairnctl tx write "$tx" "$name" --data "$name-3"; done
+expect 0 cairnctl tx commit "$tx" -o json
+id=$(jq -r .data.id <<<"$out")
+expect 0 cairnctl obj blame "$shared"
+has "$out" ' 5 +write +app '
+expect 0 cairnctl obj blame "$shared" -o json
+jq -e '[.data.ranges[] | [.offset, .length, .user, .writer.command]] == [[0, 4, "admin", "ALLOC"], [4, 5, "app", "WRITE"],
+    [9, 1, "admin", "ALLOC"], [10, 5, "admin", "TX_DECIDE"], [15, 1, "admin", "ALLOC"]]' <<<"$out" >/dev/null || fail "blame: $out"
+named=$(jq -r '.data.ranges[3].writer | "\(.home).\(.session).\(.seq)"' <<<"$out")
+expect 0 cairnctl tx trace "$named" -o json
+traced=$(jq -c '[.data.steps[].committed_at | values] | unique' <<<"$out")
+expect 0 cairnctl tx trace "$id" -o json
+[ "$(jq -c '[.data.steps[].committed_at | values] | unique' <<<"$out")" = "$traced" ] || fail "$named isn't $id"
+
 step "all replicas are equal, and sound"
 expect 0 cairnctl replica check --timeout 60
 expect 0 cairnctl heap check bank

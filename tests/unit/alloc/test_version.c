@@ -115,9 +115,9 @@ static void each_version_of_an_object_can_be_read(void **state)
     assert_int_equal(heap_history(f.heap, ptr, 0, c, 8, &count), 0);
     assert_int_equal(count, 6);
     const struct heap_change want[] = {
-        {freed, again, 0, 0, 0, UNDO_FREE},   {again, grown, 4, 2, 2, UNDO_WRITE},
-        {grown, cut, 4, 2, 0, UNDO_RESIZE},   {cut, written, 2, 2, 3, UNDO_RESIZE},
-        {written, born, 5, 1, 2, UNDO_WRITE}, {born, 0, 5, 0, 0, UNDO_BIRTH},
+        {freed, again, 0, 0, 0, UNDO_FREE, 0},   {again, grown, 4, 2, 2, UNDO_WRITE, 0},
+        {grown, cut, 4, 2, 0, UNDO_RESIZE, 0},   {cut, written, 2, 2, 3, UNDO_RESIZE, 0},
+        {written, born, 5, 1, 2, UNDO_WRITE, 0}, {born, 0, 5, 0, 0, UNDO_BIRTH, 0},
     };
     for (size_t i = 0; i < 6; i++) {
         assert_int_equal(c[i].version, want[i].version);
@@ -126,6 +126,7 @@ static void each_version_of_an_object_can_be_read(void **state)
         assert_int_equal(c[i].offset, want[i].offset);
         assert_int_equal(c[i].len, want[i].len);
         assert_int_equal(c[i].kind, want[i].kind);
+        assert_true(c[i].order != 0 && (i == 0 || c[i].order < c[i - 1].order));
     }
     assert_int_equal(heap_history(f.heap, ptr, 4, c, 1, &count), 0);
     assert_int_equal(count, 1);
