@@ -30,11 +30,12 @@ int open_client(cairn_client **out)
     return cairn_connect(url, NULL, out);
 }
 
-static char name[32];
+static char name[32];      /* of the newest heap */
+static char main_name[32]; /* of `heap` */
 
 const char *heap_name(void)
 {
-    return name;
+    return main_name;
 }
 
 void heap_new(uint32_t shards, cairn_heap **out)
@@ -49,22 +50,40 @@ void heap_new(uint32_t shards, cairn_heap **out)
     must(cairn_heap_open(client, name, out));
 }
 
+int fixture_fresh(void **state)
+{
+    (void)fixture_over(state);
+    return fixture_begin(state);
+}
+
 int fixture_begin(void **state)
 {
     (void)state;
+    if (client != NULL) {
+        return 0;
+    }
     const char *shards = getenv("TX_SHARDS");
     dir_open(&dir);
     must(open_client(&client));
     heap_new(shards != NULL ? (uint32_t)strtoul(shards, NULL, 10) : 3, &heap);
+    memcpy(main_name, name, sizeof name);
     return 0;
 }
 
 int fixture_end(void **state)
 {
+    return on_cluster() ? 0 : fixture_over(state);
+}
+
+int fixture_over(void **state)
+{
     (void)state;
-    cairn_heap_close(heap);
-    cairn_client_free(client);
-    dir_close(&dir);
+    if (client != NULL) {
+        cairn_heap_close(heap);
+        cairn_client_free(client);
+        dir_close(&dir);
+        client = NULL;
+    }
     return 0;
 }
 

@@ -19,11 +19,15 @@ void must(int rv);
 int open_client(cairn_client **out);
 /* Another heap of `client`, of 64 MiB, under a name of its own. */
 void heap_new(uint32_t shards, cairn_heap **out);
-const char *heap_name(void); /* of the newest one */
+const char *heap_name(void); /* of `heap` */
 
-/* Set-up and tear-down: a client with a heap of $TX_SHARDS (3) shards. */
+/* Set-up and tear-down: a client with a heap of $TX_SHARDS (3) shards. On a cluster, where making
+ * one takes elections, the tests of a program share it (fixture_over() is the group's tear-down),
+ * but for those that begin with fixture_fresh(). */
 int fixture_begin(void **state);
+int fixture_fresh(void **state);
 int fixture_end(void **state);
+int fixture_over(void **state);
 
 /* Objects of 64 bytes that begin with a number. */
 cairn_ptr object(uint64_t value);

@@ -177,5 +177,5 @@ int main(int argc, char **argv)
         TEST(of_one_that_is_neither_committed_nor_aborted),
         TEST(of_one_that_is_aborted_and_what_nobody_has_taken),
     };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return cmocka_run_group_tests(tests, NULL, fixture_over);
 }

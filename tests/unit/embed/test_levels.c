@@ -427,5 +427,5 @@ int main(int argc, char **argv)
                                         fixture_end),
         cmocka_unit_test_setup_teardown(a_reader_may_turn_out_to_write, fixture_begin, fixture_end),
     };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return cmocka_run_group_tests(tests, NULL, fixture_over);
 }

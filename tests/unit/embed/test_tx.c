@@ -828,9 +828,9 @@ int main(int argc, char **argv)
                                         fixture_end),
         cmocka_unit_test_setup_teardown(it_goes_on_where_it_was_saved, fixture_begin, fixture_end),
         cmocka_unit_test_setup_teardown(one_can_read_as_of_a_version, fixture_begin, fixture_end),
-        cmocka_unit_test_setup_teardown(what_is_too_old_says_what_there_is, fixture_begin,
+        cmocka_unit_test_setup_teardown(what_is_too_old_says_what_there_is, fixture_fresh,
                                         fixture_end),
         cmocka_unit_test_setup_teardown(two_heaps_change_together, fixture_begin, fixture_end),
     };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return cmocka_run_group_tests(tests, NULL, fixture_over);
 }
