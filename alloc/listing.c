@@ -158,19 +158,20 @@ static int append_event(const struct heap *heap, const struct events_filter *fil
 }
 
 int listing_events(const struct heap *heap, const struct events_filter *filter,
-                   struct events_cursor *cursor, uint32_t max, bool values, uint32_t budget,
+                   struct events_cursor *cursor, const struct listing_share *share, uint32_t budget,
                    struct buf *out)
 {
     size_t begin = out->len;
+    uint32_t max = share->max < WATCH_CHANGES_MAX ? share->max : WATCH_CHANGES_MAX;
+    uint32_t bytes_max = share->bytes_max < WATCH_BYTES_MAX ? share->bytes_max : WATCH_BYTES_MAX;
     uint32_t count = 0;
-    int rv = max == 0 ? ERR_INVAL : 0;
-    while (rv == 0 && count < max && count < WATCH_CHANGES_MAX &&
-           out->len - begin < WATCH_BYTES_MAX) {
+    int rv = max == 0 || bytes_max == 0 ? ERR_INVAL : 0;
+    while (rv == 0 && count < max && out->len - begin < bytes_max) {
         struct heap_event e;
         struct events_cursor before = *cursor;
         rv = events_next(heap, filter, cursor, &budget, &e);
         if (rv == 0) {
-            rv = append_event(heap, filter, &e, values, out);
+            rv = append_event(heap, filter, &e, share->values, out);
             if (rv != 0) {
                 *cursor = before; /* it comes again */
                 break;

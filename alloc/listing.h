@@ -32,11 +32,16 @@ struct listing_filter {
 /* *next: where to go on, 0 at the end. */
 int listing_objects(const struct heap *heap, const struct listing_filter *filter, struct buf *out,
                     uint64_t *next);
-/* Changes behind the cursor, as WATCH_RESULT has them: at most min(max, WATCH_CHANGES_MAX), and
- * none that begins behind WATCH_BYTES_MAX; looks at `budget` records at most. 0: some came. Else
- * nothing did: as events_next(), or ERR_INVAL (max is 0), ERR_NOMEM. */
+/* How much of the changes. */
+struct listing_share {
+    uint32_t max;       /* changes, WATCH_CHANGES_MAX at most */
+    uint32_t bytes_max; /* none begins behind it, or behind WATCH_BYTES_MAX */
+    bool values;
+};
+/* Changes behind the cursor, as WATCH_RESULT has them; looks at `budget` records at most. 0: some
+ * came. Else nothing did: as events_next(), or ERR_INVAL (a share of 0), ERR_NOMEM. */
 int listing_events(const struct heap *heap, const struct events_filter *filter,
-                   struct events_cursor *cursor, uint32_t max, bool values, uint32_t budget,
+                   struct events_cursor *cursor, const struct listing_share *share, uint32_t budget,
                    struct buf *out);
 
 #endif

@@ -4,6 +4,16 @@
 #include "base/assert.h"
 #include "base/hash.h"
 
+#define RETENTION_PARTS 4u
+#define WAIT_MS_MIN     100u /* nobody shall ask all the time */
+
+uint64_t waiters_wait_ms(const struct heap *heap, uint64_t wait_ms)
+{
+    uint64_t most = heap_retention_ms(heap) / RETENTION_PARTS;
+    most = most < WAIT_MS_MIN ? WAIT_MS_MIN : most;
+    return wait_ms < most ? wait_ms : most;
+}
+
 void waiters_init(struct events_waiters *ws)
 {
     *ws = (struct events_waiters){0};

@@ -29,6 +29,10 @@ struct events_waiters {
     struct list looking;
 };
 
+/* How long one may wait that asks for wait_ms: not so long that its token, which it has to go on
+ * from if it is cut off, leaves the history meanwhile. */
+uint64_t waiters_wait_ms(const struct heap *heap, uint64_t wait_ms);
+
 void waiters_init(struct events_waiters *ws);
 /* looking: else it has just looked at everything there is (events_next: ERR_NOTFOUND). */
 void waiters_add(struct events_waiters *ws, const struct heap *heap, struct events_waiter *w,

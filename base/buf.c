@@ -31,6 +31,16 @@ void buf_clear(struct buf *b)
     b->len = 0;
 }
 
+void buf_shrink(struct buf *b)
+{
+    size_t capacity = b->len == 0 ? 1 : b->len;
+    uint8_t *data = capacity >= b->capacity ? NULL : mem_realloc(b->data, capacity);
+    if (data != NULL) {
+        b->data = data;
+        b->capacity = capacity;
+    }
+}
+
 int buf_reserve(struct buf *b, size_t more)
 {
     assert(b->len <= b->capacity);

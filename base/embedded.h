@@ -63,7 +63,7 @@ enum embedded_op {
 /* One watch: caller's memory, zeroed before the first call, borrowed until a call is finished, and
  * used for one at a time. */
 struct embedded_watch {
-    uint32_t what, from, type, max; /* as in WATCH (docs/protocol.md) */
+    uint32_t what, from, type, max, bytes_max; /* as in WATCH (docs/protocol.md) */
     uint32_t wait_ms;
     bool values;
     uint64_t ptr, token, at;

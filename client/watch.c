@@ -147,6 +147,7 @@ static void ask_directory(struct cairn_watch *w)
     d->watch.from = query.from;
     d->watch.type = query.type;
     d->watch.max = query.max;
+    d->watch.bytes_max = query.bytes_max;
     d->watch.wait_ms = w->asks[0].opened ? WATCH_POLL_MS : 0;
     d->watch.values = query.values != 0;
     d->watch.ptr = query.ptr;
@@ -235,7 +236,8 @@ static void on_close(struct sdk_item *item)
 
 void cairn_watch_opts_init(cairn_watch_opts *opts, size_t struct_size)
 {
-    cairn_watch_opts all = {.struct_size = struct_size, .from = CAIRN_WATCH_NOW};
+    cairn_watch_opts all = {
+        .struct_size = struct_size, .from = CAIRN_WATCH_NOW, .bytes_max = 16u << 20};
     memset(opts, 0, struct_size);
     memcpy(opts, &all, struct_size < sizeof all ? struct_size : sizeof all);
 }
@@ -292,6 +294,10 @@ static int open_watch(struct cairn_heap *heap, const struct msg_watch *what, uin
     }
     if (sdk__on_library_thread(heap->client)) {
         return sdk__fail(CAIRN_E_INVAL, "a watch can't be opened in a callback");
+    }
+    if (taken.bytes_max < watch_reader_bytes_min(count)) {
+        return sdk__fail(CAIRN_E_INVAL, "a watch of %u shards needs bytes_max of %llu or more",
+                         count, (unsigned long long)watch_reader_bytes_min(count));
     }
     int rv = watch_reader_new(what, core_heap_id(heap->core), shard, count, &taken, &reader);
     if (rv != 0) {

@@ -15,6 +15,7 @@
 #define TOKEN_BYTES_MAX  (TOKEN_HEAD_BYTES + 8u * SHARDS_PER_HEAP_MAX)
 #define CHANGE_HEAD      68u
 #define CHANGE_ROOT      5u
+#define CHANGE_BYTES_MAX (CHANGE_HEAD + ROOT_NAME_BYTES_MAX + 2u * WATCH_VALUE_BYTES_MAX)
 #define FROM_TOKEN       1u
 #define FROM_OLDEST      2u
 #define SHARD_SHIFT      52
@@ -41,7 +42,7 @@ static void text_of(const uint8_t *bytes, size_t len, char *out)
     *out = '\0';
 }
 
-/* False: not of this alphabet, or too long. */
+/* False: not of this alphabet, or too long, or no such text comes of any bytes. */
 static bool bytes_of(const char *text, uint8_t *out, size_t max, size_t *len)
 {
     uint32_t bits = 0;
@@ -62,7 +63,7 @@ static bool bytes_of(const char *text, uint8_t *out, size_t max, size_t *len)
             *len += 1;
         }
     }
-    return true;
+    return count < 6 && (bits & ((1u << count) - 1)) == 0;
 }
 
 static uint64_t subject(const struct watch_reader *r)
@@ -116,12 +117,28 @@ static int take_token(struct watch_reader *r, const char *token)
 
 /* ---- life ---- */
 
+/* What all sources have, and what was taken last, fits into bytes_max: each source has its part for
+ * itself, so that none that is full keeps another one from being heard. An answer is as long as its
+ * last change begins early enough. */
+static uint32_t share_of(uint64_t bytes_max, uint32_t count)
+{
+    uint64_t share = bytes_max / (count + 1u);
+    uint64_t most = WATCH_BYTES_MAX + CHANGE_BYTES_MAX;
+    return (uint32_t)(share < most ? share : most);
+}
+
+uint64_t watch_reader_bytes_min(uint32_t count)
+{
+    return (count + 1u) * (uint64_t)(CHANGE_BYTES_MAX + 1u);
+}
+
 int watch_reader_new(const struct msg_watch *what, uint64_t heap, uint32_t shard, uint32_t count,
                      const cairn_watch_opts *opts, struct watch_reader **out)
 {
     *out = NULL;
     assert(count > 0 && count <= SHARDS_PER_HEAP_MAX);
     assert(what->name.len <= ROOT_NAME_BYTES_MAX);
+    assert(opts->bytes_max >= watch_reader_bytes_min(count));
     struct watch_reader *r = mem_zalloc(sizeof *r + count * sizeof r->sources[0]);
     if (r == NULL) {
         return ERR_NOMEM;
@@ -132,6 +149,8 @@ int watch_reader_new(const struct msg_watch *what, uint64_t heap, uint32_t shard
     r->query = *what;
     r->query.name = slice_of(r->name, what->name.len);
     r->query.max = WATCH_CHANGES_MAX;
+    r->share = share_of(opts->bytes_max, count);
+    r->query.bytes_max = r->share - CHANGE_BYTES_MAX;
     r->query.values = opts->values != 0;
     r->heap = heap;
     r->count = count;
@@ -172,8 +191,8 @@ void watch_reader_free(struct watch_reader *r)
     }
     for (uint32_t i = 0; i < r->count; i++) {
         buf_close(&r->sources[i].changes);
-        buf_close(&r->sources[i].spent);
     }
+    buf_close(&r->spent);
     mem_free(r);
 }
 
@@ -215,6 +234,9 @@ int watch_reader_hear(struct watch_reader *r, uint32_t i, uint64_t token, struct
     uint64_t first = 0;
     size_t at = 0;
     assert(!s->full);
+    if (changes->len > r->share) {
+        return ERR_PROTOCOL;
+    }
     for (size_t len; at < changes->len; at += len) {
         const uint8_t *c = changes->data + at;
         len = change_bytes(c, changes->len - at);
@@ -236,15 +258,12 @@ int watch_reader_hear(struct watch_reader *r, uint32_t i, uint64_t token, struct
     s->heard = true;
     s->next = token;
     s->taken = 0;
-    if (s->changes.len > 0) {
-        buf_close(&s->spent);
-        s->spent = s->changes;
-    } else {
-        buf_close(&s->changes);
+    s->full = changes->len > 0;
+    if (s->full) {
+        buf_shrink(changes);
+        s->changes = *changes;
+        *changes = (struct buf){0};
     }
-    s->changes = *changes;
-    *changes = (struct buf){0};
-    s->full = s->changes.len > 0;
     if (!s->full) {
         s->position = token;
     }
@@ -303,6 +322,7 @@ static void describe(struct watch_reader *r, const struct watch_source *s, const
 bool watch_reader_next(struct watch_reader *r, cairn_event *out, uint32_t *emptied)
 {
     *emptied = UINT32_MAX;
+    buf_close(&r->spent);
     for (uint32_t k = 0; k < r->count; k++) {
         struct watch_source *s = &r->sources[(r->turn + k) % r->count];
         if (!s->full) {
@@ -315,7 +335,9 @@ bool watch_reader_next(struct watch_reader *r, cairn_event *out, uint32_t *empti
         describe(r, s, at, out);
         if (s->taken == s->changes.len) {
             s->position = s->next;
-            s->full = false; /* its bytes stay, for `out` */
+            s->full = false;
+            r->spent = s->changes; /* for `out` */
+            s->changes = (struct buf){0};
             r->turn = (r->turn + 1) % r->count;
             *emptied = s->shard;
         }

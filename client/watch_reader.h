@@ -16,8 +16,7 @@ struct watch_source {
     uint64_t position; /* of the last change taken */
     uint64_t next;     /* where it goes on behind `changes` */
     struct buf changes;
-    size_t taken;     /* bytes of them */
-    struct buf spent; /* the ones before: the last event taken may still point there */
+    size_t taken; /* bytes of them */
 };
 struct watch_reader {
     struct msg_watch query; /* name: in `name` */
@@ -25,6 +24,8 @@ struct watch_reader {
     char event_name[ROOT_NAME_BYTES_MAX + 1];
     uint64_t heap;
     uint32_t count, turn;
+    uint32_t share;   /* bytes that a source may have: with `spent` they stay within the bound */
+    struct buf spent; /* taken to its end: the last event taken may point there */
     struct watch_source sources[];
 };
 
@@ -32,6 +33,8 @@ struct watch_reader {
  * 0 on. ERR_INVAL (a token that isn't one, or of another watch), ERR_NOMEM. */
 int watch_reader_new(const struct msg_watch *what, uint64_t heap, uint32_t shard, uint32_t count,
                      const cairn_watch_opts *opts, struct watch_reader **out);
+/* Least opts->bytes_max of so many sources (an assert of watch_reader_new). */
+uint64_t watch_reader_bytes_min(uint32_t count);
 void watch_reader_free(struct watch_reader *r); /* NULL is allowed */
 /* Should source number i be asked? Not while it has something to take. */
 bool watch_reader_wants(const struct watch_reader *r, uint32_t i);

@@ -64,8 +64,9 @@ static void stay(struct embedded_heap *h, struct embedded_place *p, bool looking
 
 static void look(struct embedded_heap *h, struct embedded_place *p)
 {
-    int rv = listing_events(h->heap, &p->waiter.filter, &p->waiter.cursor, p->watch->max,
-                            p->watch->values, LOOK_RECORDS, &p->call->bytes);
+    const struct listing_share share = {p->watch->max, p->watch->bytes_max, p->watch->values};
+    int rv = listing_events(h->heap, &p->waiter.filter, &p->waiter.cursor, &share, LOOK_RECORDS,
+                            &p->call->bytes);
     if (h->db->failed != 0 || embed__check_damage(h) != 0) {
         refuse(h, p, h->db->failed);
     } else if (rv == 0 || (rv == ERR_NOTFOUND && env_now_ns(embed_env(h->db)) >= p->until_ns)) {
@@ -94,7 +95,8 @@ static void begin(struct embedded_heap *h, struct embedded_place *p)
                                               .ptr = w->ptr,
                                               .name = w->name,
                                               .at = w->at};
-    p->until_ns = env_now_ns(embed_env(h->db)) + w->wait_ms * UINT64_C(1000000);
+    p->until_ns =
+        env_now_ns(embed_env(h->db)) + waiters_wait_ms(h->heap, w->wait_ms) * UINT64_C(1000000);
     if (w->from == EVENTS_OLDEST && is_ahead(h, w->at)) {
         embed__finish(h->db, p->call, ERR_INVAL, "the version is more than a second in the future");
         return;

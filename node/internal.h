@@ -4,6 +4,7 @@
 
 #include <jansson.h>
 
+#include "alloc/listing.h"
 #include "alloc/txn.h"
 #include "alloc/waiters.h"
 #include "base/limits.h"
@@ -65,8 +66,7 @@ struct client {
 struct watch {
     struct events_waiter waiter;
     uint64_t until_ns; /* then it is answered, also without changes */
-    uint32_t max;
-    bool values;
+    struct listing_share share;
 };
 /* Where the answer to one ended. */
 struct watch_hint {

@@ -12,7 +12,6 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "alloc/listing.h"
 #include "base/assert.h"
 #include "base/mem.h"
 #include "node/internal.h"
@@ -176,8 +175,8 @@ static void look(struct request *request)
         end_refused(request, ERR_NOSHARD);
         return;
     }
-    int rv = listing_events(shard_heap(shard), &w->waiter.filter, &w->waiter.cursor, w->max,
-                            w->values, LOOK_RECORDS, &changes);
+    int rv = listing_events(shard_heap(shard), &w->waiter.filter, &w->waiter.cursor, &w->share,
+                            LOOK_RECORDS, &changes);
     if (rv == 0 || (rv == ERR_NOTFOUND && env_now_ns(node->env) >= w->until_ns)) {
         end_answered(request, &changes);
     } else if (rv == ERR_NOTFOUND || rv == ERR_BUSY) {
@@ -360,7 +359,7 @@ static int check(const struct msg_watch *m, struct slice body)
 {
     bool good = body.len <= REQUEST_BODY_INLINE && m->uid != SHARD_META && m->from < EVENTS_FROMS &&
                 m->what >= EVENTS_OBJECT && m->what < EVENTS_WHATS && m->max > 0 &&
-                m->wait_ms <= WATCH_WAIT_MS_MAX;
+                m->bytes_max > 0 && m->wait_ms <= WATCH_WAIT_MS_MAX;
     return good ? 0 : ERR_PROTOCOL;
 }
 
@@ -384,15 +383,15 @@ static void confirmed(struct shard_read *read, int err)
     }
     int rv = message_decode_watch(request->body, &m);
     assert(rv == 0); /* as when it came */
-    request->watch =
-        (struct watch){.waiter = {.filter = {.what = (enum events_what)m.what,
-                                             .type = m.type,
-                                             .ptr = m.ptr,
-                                             .name = m.name,
-                                             .at = m.at}},
-                       .until_ns = env_now_ns(node->env) + m.wait_ms * UINT64_C(1000000),
-                       .max = m.max,
-                       .values = m.values != 0};
+    request->watch = (struct watch){.waiter = {.filter = {.what = (enum events_what)m.what,
+                                                          .type = m.type,
+                                                          .ptr = m.ptr,
+                                                          .name = m.name,
+                                                          .at = m.at}},
+                                    .until_ns = env_now_ns(node->env) +
+                                                waiters_wait_ms(shard_heap(shard), m.wait_ms) *
+                                                    UINT64_C(1000000),
+                                    .share = {m.max, m.bytes_max, m.values != 0}};
     rv = events_begin(shard_heap(shard), &request->watch.waiter.filter, (enum events_from)m.from,
                       m.token, &request->watch.waiter.cursor);
     if (rv != 0) {

@@ -15,8 +15,10 @@
  * order but what versions tell. Only what is committed is seen; the changes of a transaction on one
  * shard come together (`more`), on several shards each for itself, with the same version.
  *
- * A watch holds at most 512 KiB (plus two changes) of each shard, however slowly it is read. One
- * thread at a time per watch; cairn_watch_free() before the heap is closed. */
+ * What a watch holds of changes that nobody has taken stays within opts.bytes_max, however slowly
+ * it is read: each shard has a part of that, and isn't asked for more before it is empty. Nothing
+ * is lost by it but time. One thread at a time per watch; cairn_watch_free() before the heap is
+ * closed. */
 #ifndef CAIRN_WATCH_H
 #define CAIRN_WATCH_H
 
@@ -40,6 +42,8 @@ typedef struct cairn_watch_opts {
     int values;         /* non-zero: events with bytes; default 0 */
     uint64_t version;   /* CAIRN_WATCH_VERSION */
     const char *token;  /* CAIRN_WATCH_TOKEN; copied */
+    uint64_t bytes_max; /* held by the watch; default 16 MiB, least 8.4 KiB for each shard and one
+                           more (INVAL). Above 265 KiB for each nothing more is gained */
 } cairn_watch_opts;
 CAIRN_API void cairn_watch_opts_init(cairn_watch_opts *opts, size_t struct_size);
 

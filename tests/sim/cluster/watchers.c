@@ -156,6 +156,7 @@ static void open_watch(struct watcher *w, const char *token)
     opts.from = token != NULL ? CAIRN_WATCH_TOKEN : CAIRN_WATCH_NOW;
     opts.token = token;
     opts.values = client->index % 2 == 0;
+    opts.bytes_max = watch_reader_bytes_min(shards) + below(client, 1u << 20);
     switch (client->index % 4) {
     case 0:
         what.what = WATCH_OBJECT;
