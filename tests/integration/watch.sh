@@ -3,7 +3,7 @@
 build=$1
 # shellcheck source=tests/integration/lib.sh
 source "$(dirname "$0")/lib.sh"
-it_cluster
+it_cluster test_embed_watch
 
 expect 0 cairnctl heap create w --shards 3 --retention 10m
 expect 0 cairnctl obj alloc w --size 8 --type 7
@@ -74,3 +74,17 @@ expect 0 cairnctl heap set plain retention=10m
 expect 3 cairnctl watch plain --from 1
 has "$err" 'the oldest version to watch this shard from is [0-9]+'
 expect 7 cairnctl watch w --object "$ptr" --timeout 1
+
+step "the SDK's watches, on five shards"
+expect 0 env WATCH_SHARDS=5 test_embed_watch cluster
+step "the same while one node after the other is killed"
+WATCH_SHARDS=3 test_embed_watch cluster >"$dir/killed" 2>&1 &
+watcher=$!
+for n in 1 2 3; do
+    sleep 3
+    cluster_kill $n
+    sleep 1
+    cluster_start $n
+    cluster_wait 60
+done
+wait $watcher || fail "with nodes killed: $(tail -n 20 "$dir/killed")"

@@ -11,7 +11,7 @@
 
 #define WORLD_NODES   3u
 #define WORLD_SHARDS  3u
-#define WORLD_ANSWERS 64u
+#define WORLD_ANSWERS 1100u
 
 struct world;
 
