@@ -31,8 +31,8 @@ void buf_init(struct buf *b);
 void buf_close(struct buf *b);
 void buf_clear(struct buf *b);
 void buf_shrink(struct buf *b);
-    /* to what is in it, if there is memory for that */ /* len = 0, keeps the memory */
-int buf_reserve(struct buf *b, size_t more);            /* room for `more` bytes: 0 or ERR_NOMEM */
+/* to what is in it, if there is memory for that */ /* len = 0, keeps the memory */
+int buf_reserve(struct buf *b, size_t more);        /* room for `more` bytes: 0 or ERR_NOMEM */
 int buf_append(struct buf *b, const void *data,
                size_t len);                     /* copied; 0 or ERR_NOMEM (nothing appended) */
 uint8_t *buf_extend(struct buf *b, size_t len); /* len uninitialised bytes at the end, or NULL */
