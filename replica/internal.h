@@ -21,9 +21,10 @@
     (1u << 20) /* entries of one message; at least one entry in any case                           \
                 */
 #define APPEND_TOTAL_BYTES_MAX                                                                     \
-    (8u << 20)               /* entries sent for one message of consensus, split up                \
-                              */
-#define ENTRY_ITEM_BYTES 13u /* of an entry in a payload, without its bytes: term, type, length */
+    (8u << 20)                /* entries sent for one message of consensus, split up               \
+                               */
+#define ENTRIES_OUT_MAX  256u /* entries of one message */
+#define ENTRY_ITEM_BYTES 13u  /* of an entry in a payload, without its bytes: term, type, length */
 #define HELD_BYTES_MAX   (8u << 20) /* messages of a shard that wait for its hard state */
 #define APPLY_BYTES_PER_TURN                                                                       \
     (1u << 20) /* replay and catching up leave the loop to others after this much */
@@ -298,6 +299,8 @@ struct replica {
     void (*stop_done)(void *arg);
     void *stop_arg;
 
+    /* Of the message being sent. Not on the stack, which the compiler clears. */
+    struct wal_entry entries_out[ENTRIES_OUT_MAX];
     struct wal_entry *entries_in; /* of a received message; grows */
     size_t entries_in_capacity;
     struct buf scratch;

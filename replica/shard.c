@@ -14,7 +14,6 @@
 #include "replica/internal.h"
 
 #define META_BYTES_MAX_DEFAULT ((uint64_t)64 << 20)
-#define READ_ENTRIES           256u
 
 /* ---- small questions
  * -----------------------------------------------------------------------------------------------
@@ -275,7 +274,7 @@ static void release_held(struct shard *s)
 /* One message with many entries leaves as several; each stands on its own. */
 static void send_append(struct shard *s, struct consensus_message m)
 {
-    struct wal_entry entries[READ_ENTRIES];
+    struct wal_entry *entries = s->r->entries_out;
     uint64_t end = m.index + m.count;
     size_t total = 0;
     if (m.count == 0) {
@@ -284,7 +283,7 @@ static void send_append(struct shard *s, struct consensus_message m)
     }
     while (m.index < end && total < APPEND_TOTAL_BYTES_MAX) {
         size_t count = 0;
-        size_t want = end - m.index < READ_ENTRIES ? (size_t)(end - m.index) : READ_ENTRIES;
+        size_t want = end - m.index < ENTRIES_OUT_MAX ? (size_t)(end - m.index) : ENTRIES_OUT_MAX;
         int rv = wal_log_read(s->log, m.index + 1, entries, want, APPEND_PAYLOAD_BYTES, &count);
         if (rv != 0 || count == 0) {
             s->log_is_shorter = s->log_is_shorter || rv == ERR_NOTFOUND;
