@@ -107,6 +107,32 @@ static int before_and_after(struct cli *cli, const char *name, json_t *shards, c
     return code;
 }
 
+/* The work between two looks at the shards. Exit code, said already; *shards is given if it is 0.
+ */
+static int pass(struct cli *cli, int (*work)(cairn_heap *heap, uint32_t shard, json_t *row),
+                bool checkpoint, json_t **shards, size_t *failed)
+{
+    const char *name = cli->argv[0];
+    json_t *rows = NULL;
+    *failed = 0;
+    *shards = json_array();
+    int code = before_and_after(cli, name, *shards, "before");
+    if (code == 0) {
+        code = each_shard(cli, name, *shards, work);
+    }
+    if (code == 0 && checkpoint) {
+        code = space_checkpoint_all(cli, name, &rows, failed);
+        json_decref(code == 0 ? rows : NULL);
+    }
+    if (code == 0) {
+        code = before_and_after(cli, name, *shards, "after");
+    }
+    if (code != 0) {
+        json_decref(*shards);
+    }
+    return code;
+}
+
 int verb_heap_defrag(struct cli *cli)
 {
     static const struct cli_column columns[] = {
@@ -114,24 +140,17 @@ int verb_heap_defrag(struct cli *cli)
         {"STEPS", "steps", true},          {"EXTERNAL BEFORE", "external_before", true},
         {"AFTER", "external_after", true}, {"ARENA BEFORE", "arena_before", true},
         {"AFTER", "arena_after", true},    {"DONE", "done", false}};
+    json_t *shards = NULL;
+    size_t failed = 0;
     if (cli->argc != 1) {
         return cli_usage(cli, "heap defrag HEAP");
     }
-    json_t *shards = json_array();
-    int code = before_and_after(cli, cli->argv[0], shards, "before");
+    int code = pass(cli, defrag_shard, false, &shards, &failed);
     if (code == 0) {
-        code = each_shard(cli, cli->argv[0], shards, defrag_shard);
+        cli_answer(cli, json_pack("{s:s,s:o}", "name", cli->argv[0], "shards", shards), shards,
+                   COLUMNS(columns), NULL);
     }
-    if (code == 0) {
-        code = before_and_after(cli, cli->argv[0], shards, "after");
-    }
-    if (code != 0) {
-        json_decref(shards);
-        return code;
-    }
-    cli_answer(cli, json_pack("{s:s,s:o}", "name", cli->argv[0], "shards", shards), shards,
-               COLUMNS(columns), NULL);
-    return EXIT_OK;
+    return code;
 }
 
 int verb_heap_shrink(struct cli *cli)
@@ -142,26 +161,13 @@ int verb_heap_shrink(struct cli *cli)
                                                 {"AFTER", "arena_after", true},
                                                 {"FILES BEFORE", "files_before", true},
                                                 {"AFTER", "files_after", true}};
-    json_t *rows = NULL;
+    json_t *shards = NULL;
     size_t failed = 0;
     if (cli->argc != 1) {
         return cli_usage(cli, "heap shrink HEAP");
     }
-    json_t *shards = json_array();
-    int code = before_and_after(cli, cli->argv[0], shards, "before");
-    if (code == 0) {
-        code = each_shard(cli, cli->argv[0], shards, trim_shard);
-    }
-    if (code == 0) {
-        /* Only the next image is smaller. */
-        code = space_checkpoint_all(cli, cli->argv[0], &rows, &failed);
-        json_decref(code == 0 ? rows : NULL);
-    }
-    if (code == 0) {
-        code = before_and_after(cli, cli->argv[0], shards, "after");
-    }
+    int code = pass(cli, trim_shard, true, &shards, &failed); /* only the next image is smaller */
     if (code != 0) {
-        json_decref(shards);
         return code;
     }
     cli_answer(cli, json_pack("{s:s,s:o}", "name", cli->argv[0], "shards", shards), shards,

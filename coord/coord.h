@@ -15,7 +15,7 @@ struct coord;
 #define COORD_PATIENCE_MS 1000u /* no vote for so long: ask it to refuse */
 #define COORD_RESEND_MS   300u  /* the same request again, to whoever leads now */
 #define COORD_ORPHAN_MS   1500u /* a prepared record without a machine here: recover it */
-#define COORD_HEIR_MS     500u  /* ... at home, after its coordinator led; clients come again first */
+#define COORD_HEIR_MS     500u /* ... at home, after its coordinator led; clients come again first */
 #define COORD_PUSH_MS     250u  /* ... when a read waits for it */
 #define COORD_READ_MS     2000u /* a read waits so long for a decision; then BUSY */
 #define COORD_FORGET_MS   500u  /* TX_FORGET is sent in batches, so often */
