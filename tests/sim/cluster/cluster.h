@@ -9,6 +9,7 @@
 #include "sim/cluster/accounts.h"
 #include "sim/cluster/in_doubt.h"
 #include "sim/cluster/mortals.h"
+#include "sim/cluster/relay.h"
 #include "sim/cluster/transactions.h"
 #include "sim/cluster/watchers.h"
 #include "sim/history.h"
@@ -117,6 +118,7 @@ struct client_host {
     struct tx_slot tx;
     struct watcher watcher;
     struct account_slot bank;
+    struct relay relay;
     struct core_call setup;
     bool setup_running;
     uint64_t next_value;
@@ -129,6 +131,7 @@ struct mortal {
 
 struct cluster_counts {
     uint64_t changes_seen, watch_gaps, watch_resumes;
+    uint64_t relay_writes, relay_reads;
     uint64_t ok, failed, unknown, conflicts, transactions, past_audits, at_one_time, deaths;
     uint64_t crashes, power_losses, pauses, restarts, wipes, stops;
     uint64_t cuts, net_faults, disk_faults, full_windows, clock_jumps, bit_flips;
@@ -146,7 +149,7 @@ struct cluster {
     struct mortal mortals[MORTALS];
     struct node_config config;
     uint64_t registers[REGISTERS], counters[COUNTERS], root_values[ROOTS], lists[LISTS];
-    uint64_t accounts[ACCOUNTS];
+    uint64_t accounts[ACCOUNTS], relay_words[RELAYS][RELAY_WORDS];
     bool faults; /* they go on */
     uint64_t faults_end_ns, nemesis_at_ns;
     uint32_t nemesis_step;

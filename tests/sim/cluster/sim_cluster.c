@@ -98,6 +98,9 @@ static void finish(struct cluster *c)
     if (!c->bad && c->tame && c->counts.at_one_time == 0) {
         cluster_fail(c, "nothing was read at one time: this proves nothing of snapshots");
     }
+    if (!c->bad && c->tame && c->counts.relay_reads == 0) {
+        cluster_fail(c, "no relay was read: this proves nothing of strict reads");
+    }
     if (!c->bad && c->mode != MODE_NONE && nemesis_applied(c) == 0) {
         cluster_fail(c, "no fault was applied: this proves nothing");
     }
@@ -155,8 +158,9 @@ static bool run_one(struct run *run)
            k->shards_failed, k->refused, k->snapshots, (double)virtual_ms / 1000, events, took,
            run->trace);
     printf("     watches saw %" PRIu64 " changes, went on from a token %" PRIu64
-           " times, fell behind the history %" PRIu64 " times\n",
-           k->changes_seen, k->watch_resumes, k->watch_gaps);
+           " times, fell behind the history %" PRIu64 " times; relays wrote %" PRIu64
+           " words and were read %" PRIu64 " times\n",
+           k->changes_seen, k->watch_resumes, k->watch_gaps, k->relay_writes, k->relay_reads);
     if (bad) {
         printf("     %s\n     replay: sim_cluster --seed %" PRIu64 " --mode %s --seconds %" PRIu64
                " --verbose\n",

@@ -138,6 +138,11 @@ static uint64_t *object_place(struct cluster *c, uint32_t n)
         return &c->accounts[n];
     }
     n -= ACCOUNTS;
+    if (n <
+        RELAYS * RELAY_WORDS) { /* one after another: those of a relay are on different shards */
+        return &c->relay_words[n / RELAY_WORDS][n % RELAY_WORDS];
+    }
+    n -= RELAYS * RELAY_WORDS;
     return n < ROOTS ? &c->root_values[n] : NULL;
 }
 
@@ -585,6 +590,7 @@ static void client_go(void *arg)
     transactions_go(client);
     watchers_go(client);
     accounts_go(client);
+    relay_go(client);
 }
 
 void clients_go(struct cluster *c)
@@ -610,7 +616,8 @@ bool clients_idle(const struct cluster *c)
                 return false;
             }
         }
-        if (client->setup_running || !transactions_idle(client) || !accounts_idle(client)) {
+        if (client->setup_running || !transactions_idle(client) || !accounts_idle(client) ||
+            !relay_idle(client)) {
             return false;
         }
     }
@@ -755,6 +762,7 @@ static void client_close(void *arg)
     transactions_stop(client);
     watchers_stop(client);
     accounts_stop(client);
+    relay_stop(client);
     if (client->heap != NULL) {
         core_heap_close(client->heap);
         client->heap = NULL;
@@ -788,6 +796,7 @@ void clients_free(struct cluster *c)
     for (uint32_t i = 0; i < c->client_count; i++) {
         struct client_host *client = &c->clients[i];
         accounts_free(client);
+        relay_free(client);
         watchers_free(client);
         if (client->env == NULL) {
             continue;
