@@ -18,6 +18,7 @@
 #define WAL_ROOM_RESERVE_BYTES (16u << 20)
 #define WAL_SILENCE_MS         50
 #define WAL_TICK_MS            1000
+#define WAL_TICK_FULL_MS       100 /* of a full log: its shards release it one after another */
 #define WAL_RETRY_MS           10
 #define WAL_RELOCATE_STEP      (256u << 10) /* bytes re-appended per step */
 #define WAL_RELOCATE_SEGMENTS  4            /* fewer segments are never worth a relocation */

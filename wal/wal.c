@@ -387,15 +387,19 @@ uint64_t wal_room_bytes(const struct wal *wal)
     return 2 * wal->segment_bytes + WAL_ROOM_RESERVE_BYTES;
 }
 
+static bool is_full(const struct wal *wal)
+{
+    return (wal->segment_count + 1) * wal->segment_bytes > wal->opts.disk_bytes_max;
+}
+
 bool wal_has_room(const struct wal *wal)
 {
     return wal->failed == 0 && !wal->closing && !wal->no_space &&
-           wal->pending_bytes <= WAL_PENDING_BYTES_SOFT &&
-           (wal->segment_count + 1) * wal->segment_bytes <= wal->opts.disk_bytes_max &&
+           wal->pending_bytes <= WAL_PENDING_BYTES_SOFT && !is_full(wal) &&
            wal->disk_free_bytes >= wal_room_bytes(wal);
 }
 
-/* ---- once a second
+/* ---- once a second, and more often while a full log keeps writers waiting
  * ------------------------------------------------------------------------------------------------
  */
 
@@ -435,7 +439,8 @@ static void on_tick(struct env_timer *timer)
     if (wal->failed != 0) {
         return;
     }
-    env_timer_start_in_ms(wal->env, &wal->tick_timer, WAL_TICK_MS);
+    env_timer_start_in_ms(wal->env, &wal->tick_timer,
+                          is_full(wal) ? WAL_TICK_FULL_MS : WAL_TICK_MS);
     if (env_disk_free(wal->env, wal->dir, &wal->disk_free_bytes) != 0) {
         wal->disk_free_bytes = UINT64_MAX; /* not known: the preparation of segments will tell */
     }
