@@ -108,15 +108,15 @@ static int ask(const struct snapshot *s, struct place *p, prepare_fn prepare)
 }
 
 /* Waits for what was asked, whatever became of the others. The first failure is said. */
-static int ask_all(struct snapshot *s, prepare_fn prepare)
+static int ask_some(struct snapshot *s, uint32_t first, uint32_t end, prepare_fn prepare)
 {
-    uint32_t asked = 0;
+    uint32_t asked = first;
     int rv = 0;
-    while (rv == 0 && asked < s->count) {
+    while (rv == 0 && asked < end) {
         rv = ask(s, &s->places[asked], prepare);
         asked += rv == 0;
     }
-    for (uint32_t i = 0; i < asked; i++) {
+    for (uint32_t i = first; i < asked; i++) {
         struct place *p = &s->places[i];
         int waited = cairn_future_wait(p->future, UINT32_MAX);
         const struct core_call *call = &p->future->call;
@@ -133,6 +133,16 @@ static int ask_all(struct snapshot *s, prepare_fn prepare)
 }
 
 /* ---- finding the time ---- */
+
+/* Writers are held off at one shard first: it is there that readers wait for their turn. Asked all
+ * at once, many readers would hold some shards each while they wait for others, until the holds are
+ * over, and none of them would ever get through. */
+static int hold_all(struct snapshot *s)
+{
+    uint32_t first = s->set->strict ? 1 : 0;
+    int rv = first == 0 ? 0 : ask_some(s, 0, first, prepare_hold);
+    return rv == 0 ? ask_some(s, first, s->count, prepare_hold) : rv;
+}
 
 /* TX_UNDECIDED: a hold was over, or its leader gone. SNAPSHOT_TOO_OLD: a heap that kept no history
  * does so from now on. INVAL: the shards' clocks are more than a second apart. INDOUBT: it may have
@@ -151,9 +161,9 @@ static int find(struct snapshot *s, uint64_t *at)
             sdk__pause_us(SNAPSHOT_PAUSE_US << tries);
         }
         s->at = 0;
-        rv = ask_all(s, prepare_hold);
+        rv = hold_all(s);
         *at = s->at; /* answers to the closing are of later clocks */
-        rv = rv == 0 ? ask_all(s, prepare_close) : rv;
+        rv = rv == 0 ? ask_some(s, 0, s->count, prepare_close) : rv;
         if (rv == 0 || !is_for_another_try(rv)) {
             return rv;
         }

@@ -25,7 +25,8 @@ struct snapshot {
     bool strict;
     struct snapshot_call calls[SNAPSHOT_SHARDS_MAX];
     struct env_timer pause;
-    uint32_t out, tries;
+    uint32_t out, tries, held;
+    uint64_t began_ns;
     uint64_t at; /* what was found */
     uint64_t newest;
     int err;
