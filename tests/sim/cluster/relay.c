@@ -29,7 +29,7 @@ static uint64_t words(const struct relay *r)
 
 static bool is_double(uint64_t n)
 {
-    return n % DOUBLE_EVERY == 0;
+    return n > 0 && n % DOUBLE_EVERY == 0;
 }
 
 /* What the word holds between write m and the next. */
@@ -104,6 +104,15 @@ static void wrote(struct relay *r, uint64_t version)
     r->client->cluster->counts.relay_writes++;
 }
 
+/* The last write of one of the words that are being written now was of two shards: its outcome,
+ * which its client knows, may be on its way to this one still. */
+static bool follows_double(const struct relay *r)
+{
+    bool follows = is_double(word_after(r, r->done, r->begun % words(r)));
+    return follows ||
+           (is_double(r->begun) && is_double(word_after(r, r->done, (r->begun + 1) % words(r))));
+}
+
 static void written(struct core_call *call)
 {
     struct relay *r = container_of(call, struct relay, write);
@@ -113,9 +122,8 @@ static void written(struct core_call *call)
         write_next(r);
         return;
     }
-    /* Only this client writes here; one that it doesn't know the end of may stand in its own way.
-     */
-    if (call->err == ERR_CONFLICT && !r->unsure) {
+    /* Only this client writes here, and may stand in its own way. */
+    if (call->err == ERR_CONFLICT && !r->unsure && !follows_double(r)) {
         cluster_fail(r->client->cluster,
                      "client %u: a reader stood in the way of write %" PRIu64 ": %s",
                      r->client->index, r->begun, call->text);
