@@ -562,10 +562,13 @@ void wal__flush(struct wal *wal)
             if (fill_empty(wal)) {
                 return;
             }
-            /* A few waiting bytes go with the next write, which starts when this one completes:
-             * fewer syncs and fewer wake-ups for the same work. */
+            /* Under load a few waiting bytes go with the next write, which starts when this one
+             * completes: fewer syncs and fewer wake-ups for the same work. While a single record is
+             * being written there is no load, and waiting would only make the second one late: of
+             * the two shards of a transaction, say. */
             if (wal->in_flight > 0 && wal->fill->used < WAL_SECOND_WRITE_BYTES &&
-                wal->fill->used < wal->block_target / 2) {
+                wal->fill->used < wal->block_target / 2 &&
+                wal->writes[wal->oldest_write].head.records > 1) {
                 return;
             }
             if (wal__close_fill(wal) != 0) {

@@ -80,7 +80,8 @@ static void few_waiting_bytes_go_with_the_next_write(void **state)
     (void)state;
     fixture_must_open(f);
     l = one_log(f);
-    mem_env_tasks(&f->env); /* the first write starts */
+    assert_true(model_append(&f->model, f->wal, l, 1));
+    mem_env_tasks(&f->env); /* the first write starts: what made the log, and an entry */
     first = wal_position(f->wal);
     assert_true(model_append(&f->model, f->wal, l, 1));
     mem_env_tasks(&f->env);
@@ -93,6 +94,28 @@ static void few_waiting_bytes_go_with_the_next_write(void **state)
     assert_int_equal(wal_durable_position(f->wal), wal_position(f->wal));
     wal_stats(f->wal, &s);
     assert_int_equal(s.writes, 2);
+    finish(f);
+}
+
+static void what_comes_behind_a_single_record_does_not_wait(void **state)
+{
+    struct fixture *f = start(2);
+    struct model_log *l;
+    struct wal_stats s;
+
+    (void)state;
+    fixture_must_open(f);
+    l = one_log(f);
+    mem_env_tasks(&f->env); /* the first write starts: what made the log */
+    for (int i = 0; i < 2; i++) {
+        assert_true(model_append(&f->model, f->wal, l, 1));
+        mem_env_tasks(&f->env);
+        assert_int_equal(f->env.works_queued, 2 + 1); /* and the preparation of a segment */
+    }
+    mem_env_settle(&f->env);
+    assert_int_equal(wal_durable_position(f->wal), wal_position(f->wal));
+    wal_stats(f->wal, &s);
+    assert_int_equal(s.writes, 3);
     finish(f);
 }
 
@@ -610,6 +633,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_turns_appends_become_one_write),
         cmocka_unit_test(few_waiting_bytes_go_with_the_next_write),
+        cmocka_unit_test(what_comes_behind_a_single_record_does_not_wait),
         cmocka_unit_test(durable_is_the_contiguous_prefix_when_the_second_write_is_first),
         cmocka_unit_test(a_completion_counts_only_for_the_copy_that_it_wrote),
         cmocka_unit_test(state_of_every_kind_survives_a_restart),
