@@ -345,7 +345,7 @@ static void load_to_write(struct arena *a, uint64_t page, bool whole)
     }
 }
 
-/* A page that isn't hot. */
+/* A page that isn't hot, and isn't present or needs to be loaded or saved. */
 static __attribute__((noinline)) void warm(struct arena *a, uint64_t page, uint64_t lines,
                                            bool whole)
 {
@@ -370,11 +370,32 @@ static __attribute__((noinline)) void warm(struct arena *a, uint64_t page, uint6
     a->lines[page] = lines;
 }
 
+/* In pmem mode every page of a commit is warmed anew: first of its listed ones, and no more to do
+ * than that, is the usual case. */
+static inline bool warm_again(struct arena *a, uint64_t page, uint64_t lines)
+{
+    if (!a->tracked || (a->unloaded_count | a->view_count) != 0 || page >= a->pages ||
+        a->touched_count >= ARENA_TOUCHED_MAX) {
+        return false;
+    }
+    uint64_t word = page >> 6;
+    uint64_t bit = (uint64_t)1 << (page & 63);
+    if ((a->present.words[word] & a->unhashed.words[word] & ~a->dirty.words[word] & bit) == 0) {
+        return false;
+    }
+    a->dirty.words[word] |= bit;
+    a->dirty.sums[word >> 6] |= (uint64_t)1 << (word & 63);
+    a->dirty_count++;
+    a->touched[a->touched_count++] = page;
+    a->lines[page] = lines;
+    return true;
+}
+
 static inline void touch(struct arena *a, uint64_t page, uint64_t lines, bool whole)
 {
     if (arena_is_hot(a, page)) {
         a->lines[page] |= lines;
-    } else {
+    } else if (!warm_again(a, page, lines)) {
         warm(a, page, lines, whole);
     }
 }
