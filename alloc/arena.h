@@ -148,6 +148,19 @@ static inline bool arena_is_hot(const struct arena *a, uint64_t page)
 {
     return a->lines[page] != 0;
 }
+/* Marks lines of a page for writing. Where lines aren't tracked, the first test is all there is to
+ * it, and which lines they are isn't computed. */
+static inline void arena_mark(struct arena *a, uint64_t page, uint64_t lines)
+{
+    uint64_t marked = a->lines[page];
+    if (__builtin_expect(marked != PAGE_LINES_ALL, 0) && (lines & ~marked) != 0) {
+        arena_touch(a, page, lines);
+    }
+}
+static inline bool arena_is_marked(const struct arena *a, uint64_t page, uint64_t lines)
+{
+    return (lines & ~a->lines[page]) == 0;
+}
 /* For writing: every line is marked, and nothing but [address, address + len) may be written. Valid
  * until the command ends. len > 0. */
 static inline void *arena_write(struct arena *a, uint64_t address, uint64_t len)
@@ -157,19 +170,13 @@ static inline void *arena_write(struct arena *a, uint64_t address, uint64_t len)
         arena_touch_range(a, address, len);
         return a->base + address;
     }
-    uint64_t lines = arena_lines(address, len);
-    if ((lines & ~a->lines[page]) != 0) {
-        arena_touch(a, page, lines);
-    }
+    arena_mark(a, page, arena_lines(address, len));
     return a->base + address;
 }
 /* The same for what doesn't reach beyond the 64-byte line at `address`. */
 static inline void *arena_write_line(struct arena *a, uint64_t address)
 {
-    uint64_t page = address >> PAGE_SHIFT;
-    if ((a->lines[page] >> (address >> LINE_SHIFT & 63) & 1) == 0) {
-        arena_touch(a, page, (uint64_t)1 << (address >> LINE_SHIFT & 63));
-    }
+    arena_mark(a, address >> PAGE_SHIFT, (uint64_t)1 << (address >> LINE_SHIFT & 63));
     return a->base + address;
 }
 /* The same for a caller that writes all of it: whole pages aren't zeroed first. */

@@ -114,18 +114,19 @@ static inline struct heap_header *header_edit(struct heap *h)
 {
     return (struct heap_header *)arena_write(&h->arena, 0, offsetof(struct heap_header, maps));
 }
-/* Only object_count .. block_bytes of it. */
+/* Only index .. block_bytes of it: what nearly every command changes. heap_begin() marks it for the
+ * entry, in which no view is opened; then header_counts() will do. */
+#define HEADER_COUNTS_FROM  offsetof(struct heap_header, index)
+#define HEADER_COUNTS_BYTES (offsetof(struct heap_header, retention_ms) - HEADER_COUNTS_FROM)
 static inline struct heap_header *header_counts_edit(struct heap *h)
 {
-    uint64_t from = offsetof(struct heap_header, object_count);
-    (void)arena_write(&h->arena, from, offsetof(struct heap_header, retention_ms) - from);
+    (void)arena_write(&h->arena, HEADER_COUNTS_FROM, HEADER_COUNTS_BYTES);
     return (struct heap_header *)h->arena.base;
 }
-/* Only index, term and clock. */
-static inline struct heap_header *header_clock_edit(struct heap *h)
+static inline struct heap_header *header_counts(struct heap *h)
 {
-    uint64_t from = offsetof(struct heap_header, index);
-    (void)arena_write(&h->arena, from, offsetof(struct heap_header, data_bytes) - from);
+    assert_slow(
+        arena_is_marked(&h->arena, 0, arena_lines(HEADER_COUNTS_FROM, HEADER_COUNTS_BYTES)));
     return (struct heap_header *)h->arena.base;
 }
 static inline struct map_root *header_map_edit(struct heap *h, enum heap_map map)
@@ -218,7 +219,11 @@ uint64_t space_trim(struct heap *h, uint64_t bytes);
 
 /* ---- slab.c: blocks -------------------------------------------------------------------------- */
 
-extern const uint16_t slab_sizes[SLAB_CLASSES];
+struct slab_class {
+    uint32_t bytes;   /* of a block */
+    uint32_t inverse; /* 2^32 / bytes, rounded up: offset * inverse >> 32 divides a multiple */
+};
+extern const struct slab_class slab_classes[SLAB_CLASSES];
 static inline uint32_t class_of(uint64_t bytes)
 {
     assert(bytes <= SLAB_BLOCK_BYTES_MAX);
@@ -238,7 +243,7 @@ static inline uint32_t class_of(uint64_t bytes)
 static inline uint32_t class_bytes(uint32_t class_number)
 {
     assert(class_number < SLAB_CLASSES);
-    return slab_sizes[class_number];
+    return slab_classes[class_number].bytes;
 }
 /* Blocks that fit in a slab and where the first is. */
 uint32_t slab_shape(uint64_t slab_bytes, uint32_t class_number, uint32_t *first);
@@ -453,7 +458,21 @@ struct object_shape {
     uint32_t head;
     bool table;
 };
-struct object_shape object_shape_of(uint64_t size, uint32_t type);
+static inline struct object_shape object_shape_of(uint64_t size, uint32_t type)
+{
+    struct object_shape s = {.head = sizeof(struct object_header_wide)};
+    if (size > OBJECT_CHUNK_BYTES) {
+        s.table = true;
+        s.bytes = s.head + object_chunks(size) * sizeof(uint64_t);
+    } else {
+        if (size <= OBJECT_NARROW_BYTES_MAX - sizeof(struct object_header) &&
+            type < OBJECT_NARROW_TYPES) {
+            s.head = sizeof(struct object_header);
+        }
+        s.bytes = s.head + size;
+    }
+    return s;
+}
 /* Writes the header of an object that is shaped so; HISTORY is all of `flags` that counts. */
 void object_set_header(struct heap *h, uint64_t place, const struct object_shape *shape,
                        const struct object_view *o);

@@ -109,7 +109,7 @@ void heap_begin(struct heap *heap, uint64_t index, uint64_t term, uint64_t entry
 {
     assert(!heap->in_entry);
     assert(index > header(heap)->index);
-    struct heap_header *hd = header_clock_edit(heap);
+    struct heap_header *hd = header_counts_edit(heap);
     hd->index = index;
     hd->term = term;
     heap->entry_time = entry_time;
@@ -145,7 +145,7 @@ uint64_t heap_work(const struct heap *heap)
 uint64_t heap_next_version(struct heap *heap)
 {
     assert(heap->in_entry);
-    struct heap_header *hd = header_clock_edit(heap);
+    struct heap_header *hd = header_counts(heap);
     hd->clock = heap->entry_time > hd->clock ? heap->entry_time : hd->clock + 1;
     return hd->clock;
 }

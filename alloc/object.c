@@ -2,23 +2,7 @@
  * its block is zero, so that growing in place has nothing to clear. */
 #include <string.h>
 
-#include "alloc/engine.h"
-
-struct object_shape object_shape_of(uint64_t size, uint32_t type)
-{
-    struct object_shape s = {.head = sizeof(struct object_header_wide)};
-    if (size > OBJECT_CHUNK_BYTES) {
-        s.table = true;
-        s.bytes = s.head + object_chunks(size) * sizeof(uint64_t);
-    } else {
-        if (size <= OBJECT_NARROW_BYTES_MAX - sizeof(struct object_header) &&
-            type < OBJECT_NARROW_TYPES) {
-            s.head = sizeof(struct object_header);
-        }
-        s.bytes = s.head + size;
-    }
-    return s;
-}
+#include "alloc/small.h"
 
 static inline void header_put(void *at, uint64_t block, const struct object_shape *shape,
                               const struct object_view *o)
@@ -26,17 +10,17 @@ static inline void header_put(void *at, uint64_t block, const struct object_shap
     struct object_header *head = at;
     uint64_t flags =
         (o->flags & (OBJECT_HISTORY | OBJECT_INTENT)) | (shape->table ? OBJECT_TABLE : 0);
+    uint64_t word = o->slot | flags << OBJECT_FLAGS_SHIFT;
     head->version = o->version;
-    head->word = o->slot | flags << OBJECT_FLAGS_SHIFT;
     if (shape->head == sizeof *head) {
         uint64_t slack = block - shape->bytes;
         assert(slack <= OBJECT_SLACK_MAX);
         assert(o->type < OBJECT_NARROW_TYPES);
-        head->word |= slack << OBJECT_SLACK_SHIFT | (uint64_t)o->type << OBJECT_TYPE_SHIFT;
+        head->word = word | slack << OBJECT_SLACK_SHIFT | (uint64_t)o->type << OBJECT_TYPE_SHIFT;
         return;
     }
     struct object_header_wide *wide = at;
-    head->word |= OBJECT_WIDE;
+    head->word = word | OBJECT_WIDE;
     wide->size = (uint32_t)o->size;
     wide->type = o->type;
     wide->reserved = 0;
@@ -64,7 +48,8 @@ static void object_set_version(struct heap *h, uint64_t place, uint64_t version)
     head->version = version;
 }
 
-int object_find(const struct heap *h, uint64_t ptr, bool dead, uint64_t *place)
+static inline int find(const struct heap *h, uint64_t ptr, bool dead, struct slot_at *at,
+                       uint64_t *place)
 {
     if (ptr == 0 || ptr_shard(ptr) != header(h)->shard) {
         return ERR_INVAL;
@@ -73,7 +58,8 @@ int object_find(const struct heap *h, uint64_t ptr, bool dead, uint64_t *place)
     if (rv != 0) {
         return rv;
     }
-    uint64_t word = slot_peek(h, ptr_slot(ptr));
+    *at = slot_locate(h, ptr_slot(ptr));
+    uint64_t word = at->page != NULL ? *at->entry : 0;
     enum slot_state state = slot_word_state(word);
     if (slot_word_generation(word) != ptr_generation(ptr) ||
         (state != SLOT_LIVE && (!dead || state != SLOT_DEAD))) {
@@ -81,6 +67,12 @@ int object_find(const struct heap *h, uint64_t ptr, bool dead, uint64_t *place)
     }
     *place = slot_word_place(word);
     return object_load(h, *place);
+}
+
+int object_find(const struct heap *h, uint64_t ptr, bool dead, uint64_t *place)
+{
+    struct slot_at at;
+    return find(h, ptr, dead, &at, place);
 }
 
 /* ---- chunks ---- */
@@ -261,14 +253,16 @@ int object_size_check(uint64_t size, struct slice init)
 }
 
 /* An object in a slab: each byte of the block is written once. */
-static int build_small(struct heap *h, const struct object_view *o,
-                       const struct object_shape *shape, struct slice init, uint64_t *place)
+static inline __attribute__((always_inline)) int build_small(struct heap *h,
+                                                             const struct object_view *o,
+                                                             const struct object_shape *shape,
+                                                             struct slice init, uint64_t *place)
 {
-    int rv = block_alloc_small(h, POOL_OBJECTS, shape->bytes, place);
+    int rv = block_take(h, POOL_OBJECTS, shape->bytes, place);
     if (rv != 0) {
         return rv;
     }
-    uint64_t block = class_bytes(place_class(*place));
+    uint64_t block = class_bytes(class_of(shape->bytes));
     uint8_t *at = arena_write(&h->arena, block_address(h, *place), block);
     header_put(at, block, shape, o);
     if (init.len > 0) {
@@ -281,12 +275,9 @@ static int build_small(struct heap *h, const struct object_view *o,
     return 0;
 }
 
-static int build_filled(struct heap *h, struct object_view *o, struct slice init, uint64_t *place)
+static __attribute__((noinline)) int build_large(struct heap *h, struct object_view *o,
+                                                 struct slice init, uint64_t *place)
 {
-    struct object_shape shape = object_shape_of(o->size, o->type);
-    if (shape.bytes <= slab_block_bytes_max(h) && !shape.table && o->size <= header(h)->bytes_max) {
-        return build_small(h, o, &shape, init, place);
-    }
     int rv = object_build(h, o, place);
     if (rv == 0 && init.len > 0) {
         object_decode(h, *place, o);
@@ -295,12 +286,25 @@ static int build_filled(struct heap *h, struct object_view *o, struct slice init
     return rv;
 }
 
-/* All of an allocation but the slot. */
-static int object_create(struct heap *h, uint64_t version, uint64_t slot, uint64_t size,
-                         uint32_t type, struct slice init, uint64_t *place)
+static inline __attribute__((always_inline)) int build_filled(struct heap *h, uint64_t version,
+                                                              uint64_t slot, uint64_t size,
+                                                              uint32_t type, struct slice init,
+                                                              uint64_t *place)
 {
     struct object_view o = {.size = size, .version = version, .slot = slot, .type = type};
-    int rv = build_filled(h, &o, init, place);
+    struct object_shape shape = object_shape_of(size, type);
+    return shape.bytes <= slab_block_bytes_max(h) && !shape.table
+               ? build_small(h, &o, &shape, init, place)
+               : build_large(h, &o, init, place);
+}
+
+/* All of an allocation but the slot. */
+static inline __attribute__((always_inline)) int object_create(struct heap *h, uint64_t version,
+                                                               uint64_t slot, uint64_t size,
+                                                               uint32_t type, struct slice init,
+                                                               uint64_t *place)
+{
+    int rv = build_filled(h, version, slot, size, type, init, place);
     if (rv != 0) {
         return rv;
     }
@@ -311,7 +315,7 @@ static int object_create(struct heap *h, uint64_t version, uint64_t slot, uint64
             return rv;
         }
     }
-    struct heap_header *hd = header_counts_edit(h);
+    struct heap_header *hd = header_counts(h);
     hd->object_count++;
     hd->object_bytes += size;
     return 0;
@@ -321,17 +325,19 @@ int heap_alloc(struct heap *heap, uint64_t version, uint64_t size, uint32_t type
                uint64_t *ptr)
 {
     *ptr = 0;
-    int rv = object_size_check(size, init);
+    struct slot_at at;
     uint64_t slot = 0;
     uint64_t place = 0;
+    int rv = object_size_check(size, init);
     if (rv == 0) {
-        rv = slot_prepare(heap, &slot);
+        rv = slot_next(heap, &slot, &at);
     }
     if (rv == 0) {
         rv = object_create(heap, version, slot, size, type, init, &place);
     }
     if (rv == 0) {
-        *ptr = ptr_make(header(heap)->shard, slot_take(heap, slot, SLOT_LIVE, place), slot);
+        slot_mark(heap, &at);
+        *ptr = ptr_make(header(heap)->shard, slot_bind(&at, SLOT_LIVE, place), slot);
     }
     return rv;
 }
@@ -356,8 +362,9 @@ int heap_alloc_leased(struct heap *heap, uint64_t version, uint64_t session, uin
 int heap_free_object(struct heap *heap, uint64_t version, uint64_t ptr)
 {
     uint64_t place = 0;
+    struct slot_at at;
     slot_prefetch(heap, ptr_slot(ptr));
-    int rv = object_find(heap, ptr, false, &place);
+    int rv = find(heap, ptr, false, &at, &place);
     if (rv == 0) {
         rv = object_load_all(heap, place);
     }
@@ -383,18 +390,21 @@ int heap_free_object(struct heap *heap, uint64_t version, uint64_t ptr)
         object_set_version(heap, place, version);
         slot_set(heap, o.slot, SLOT_DEAD, place);
     } else {
-        slot_release(heap, o.slot);
+        slot_mark(heap, &at);
+        slot_unbind(heap, &at);
         if (in_slab && (o.flags & OBJECT_TABLE) == 0) {
-            block_free_small(heap, POOL_OBJECTS, place, slab);
+            block_give(heap, POOL_OBJECTS, place, slab);
         } else {
             drop(heap, place, &o);
         }
     }
-    struct heap_header *hd = header_counts_edit(heap);
+    struct heap_header *hd = header_counts(heap);
     hd->object_count--;
     hd->object_bytes -= o.size;
-    hd->dead_count += dead;
-    hd->dead_bytes += dead ? o.size : 0;
+    if (dead) {
+        hd->dead_count++;
+        hd->dead_bytes += o.size;
+    }
     return 0;
 }
 
@@ -403,8 +413,7 @@ int heap_free_object(struct heap *heap, uint64_t version, uint64_t ptr)
 int object_reserve(struct heap *h, uint64_t slot, uint64_t size, uint32_t type, struct slice init,
                    uint64_t *place)
 {
-    struct object_view o = {.size = size, .slot = slot, .type = type};
-    return build_filled(h, &o, init, place);
+    return build_filled(h, 0, slot, size, type, init, place);
 }
 
 /* As undo_push(), but history gives way where there is no room for it. */
@@ -432,7 +441,7 @@ int object_birth(struct heap *h, uint64_t version, uint64_t place)
     struct object_view o;
     object_decode(h, place, &o);
     object_set_version(h, place, version);
-    struct heap_header *hd = header_counts_edit(h);
+    struct heap_header *hd = header_counts(h);
     hd->object_count++;
     hd->object_bytes += o.size;
     return 0;
@@ -462,7 +471,7 @@ int object_end(struct heap *h, uint64_t version, uint64_t place)
     }
     struct object_view o;
     object_decode(h, place, &o);
-    struct heap_header *hd = header_counts_edit(h);
+    struct heap_header *hd = header_counts(h);
     hd->object_count--;
     hd->object_bytes -= o.size;
     if ((o.flags & OBJECT_HISTORY) == 0) {

@@ -1,14 +1,20 @@
 /* Blocks: small ones from slabs of their class and pool, larger ones as extents of their own. */
 #include <string.h>
 
-#include "alloc/engine.h"
+#include "alloc/small.h"
 
 /* 32..128 in steps of 16, then 8 per doubling to 1 KiB, then 4 per doubling to 4 KiB. */
-const uint16_t slab_sizes[SLAB_CLASSES] = {
-    32,  48,  64,  80,  96,   112,  128,  144,  160,  176,  192,  208,  224,
-    240, 256, 288, 320, 352,  384,  416,  448,  480,  512,  576,  640,  704,
-    768, 832, 896, 960, 1024, 1280, 1536, 1792, 2048, 2560, 3072, 3584, 4096,
+#define C(size)                                                                                    \
+    {                                                                                              \
+        size, (uint32_t)((((uint64_t)1 << 32) + (size)-1) / (size))                                \
+    }
+const struct slab_class slab_classes[SLAB_CLASSES] = {
+    C(32),   C(48),   C(64),   C(80),   C(96),   C(112),  C(128),  C(144),  C(160),  C(176),
+    C(192),  C(208),  C(224),  C(240),  C(256),  C(288),  C(320),  C(352),  C(384),  C(416),
+    C(448),  C(480),  C(512),  C(576),  C(640),  C(704),  C(768),  C(832),  C(896),  C(960),
+    C(1024), C(1280), C(1536), C(1792), C(2048), C(2560), C(3072), C(3584), C(4096),
 };
+#undef C
 
 uint32_t slab_shape(uint64_t slab_bytes, uint32_t class_number, uint32_t *first)
 {
@@ -33,21 +39,14 @@ static struct slab *slab_edit(struct heap *h, uint64_t granule)
     return (struct slab *)arena_write_line(&h->arena, granule_address(h, granule));
 }
 
-static uint64_t *word_edit(struct heap *h, uint64_t granule, uint32_t word)
-{
-    uint64_t at = granule_address(h, granule) + sizeof(struct slab) + word * sizeof(uint64_t);
-    return (uint64_t *)arena_write_line(&h->arena, at);
-}
-
 /* So many slabs of a list are compared when its first one is full, if the next has so much free. */
 #define LIST_LOOKS 16u
 #define LIST_SHARE 64u /* of its blocks */
 
 /* ---- the list of slabs with a free block ---- */
 
-static void list_append(struct heap *h, struct slab_list *list, uint64_t granule)
+static void list_append(struct heap *h, struct slab_list *list, struct slab *s, uint64_t granule)
 {
-    struct slab *s = slab_edit(h, granule);
     uint32_t link = (uint32_t)granule + 1;
     s->next = 0;
     s->prev = list->tail;
@@ -76,9 +75,8 @@ static void list_relink(struct heap *h, struct slab_list *list, const struct sla
     }
 }
 
-static void list_take(struct heap *h, struct slab_list *list, uint64_t granule)
+static void list_take(struct heap *h, struct slab_list *list, struct slab *s)
 {
-    struct slab *s = slab_edit(h, granule);
     list_relink(h, list, s, s->next, s->prev);
     s->next = s->prev = 0;
     list->partial--;
@@ -104,8 +102,9 @@ static void list_settle(struct heap *h, struct slab_list *list)
         }
         link = slab_get(h, link - 1)->next;
     }
-    list_take(h, list, head - 1);
-    list_append(h, list, head - 1);
+    struct slab *first = slab_edit(h, head - 1);
+    list_take(h, list, first);
+    list_append(h, list, first, head - 1);
 }
 
 void slab_moved(struct heap *h, uint64_t granule, uint64_t to)
@@ -135,11 +134,11 @@ static void slab_make(struct heap *h, enum pool pool, uint32_t class_number, uin
     s->first = first;
     struct slab_list *list = header_slabs_edit(h, pool, class_number);
     list->slabs++;
-    list_append(h, list, granule);
+    list_append(h, list, s, granule);
     h->room.blocks[pool][class_number] += blocks;
 }
 
-static int slab_new(struct heap *h, enum pool pool, uint32_t class_number)
+int slab_new(struct heap *h, enum pool pool, uint32_t class_number)
 {
     uint64_t bytes =
         header(h)->slabs[pool][class_number].slabs == 0 ? SLAB_BYTES_FIRST : SLAB_BYTES;
@@ -154,73 +153,30 @@ static int slab_new(struct heap *h, enum pool pool, uint32_t class_number)
     return rv;
 }
 
-/* A block of a slab that has a free one. Its bytes are what they are. */
-static uint64_t block_take(struct heap *h, uint64_t granule)
+void slab_is_full(struct heap *h, struct slab *s)
 {
-    struct slab *s = slab_edit(h, granule);
-    assert(s->used < s->blocks);
-    uint32_t word = s->hint;
-    while (s->map[word] == ~(uint64_t)0) {
-        word++;
-    }
-    uint32_t block = word * 64 + (uint32_t)__builtin_ctzll(~s->map[word]);
-    assert(block < s->blocks);
-    *word_edit(h, granule, word) |= (uint64_t)1 << (block & 63);
-    s->hint = (uint16_t)word;
-    s->used++;
-    h->room.blocks[s->pool][s->class]--;
-    if (s->used == s->blocks) {
-        struct slab_list *list = header_slabs_edit(h, (enum pool)s->pool, s->class);
-        list_take(h, list, granule);
-        list_settle(h, list);
-    }
-    return slab_place(h, granule, s, block);
-}
-
-static int slab_alloc(struct heap *h, enum pool pool, uint32_t class_number, uint64_t *place)
-{
-    const struct slab_list *list = header_slabs(h, pool, class_number);
-    if (list->head == 0) {
-        int rv = slab_new(h, pool, class_number);
-        if (rv != 0) {
-            return rv;
-        }
-    }
-    *place = block_take(h, list->head - 1);
-    return 0;
+    struct slab_list *list = header_slabs_edit(h, (enum pool)s->pool, s->class);
+    list_take(h, list, s);
+    list_settle(h, list);
 }
 
 static void slab_release(struct heap *h, uint64_t granule)
 {
-    const struct slab *s = slab_get(h, granule);
+    struct slab *s = slab_edit(h, granule);
     struct slab_list *list = header_slabs_edit(h, (enum pool)s->pool, s->class);
     assert(s->used == 0);
     h->room.blocks[s->pool][s->class] -= s->blocks;
-    list_take(h, list, granule);
+    list_take(h, list, s);
     list->slabs--;
     extent_free(h, granule);
 }
 
-static void slab_free(struct heap *h, enum pool pool, uint64_t place, uint64_t granule)
+void slab_has_room(struct heap *h, struct slab *s, uint64_t granule)
 {
-    struct slab *s = slab_edit(h, granule);
-    assert(s->magic == BLOCK_MAGIC_SLAB);
-    assert(s->pool == pool);
-    assert(s->class == place_class(place));
-    uint64_t offset = place_offset(place) - (granule << h->regions.granule_shift) - s->first;
-    uint32_t block = (uint32_t)offset / class_bytes(s->class);
-    const struct slab_list *list = header_slabs(h, pool, s->class);
-    uint64_t *word = word_edit(h, granule, block / 64);
-    assert((*word >> (block & 63) & 1) != 0);
-    *word &= ~((uint64_t)1 << (block & 63));
-    if (block / 64 < s->hint) {
-        s->hint = (uint16_t)(block / 64);
+    struct slab_list *list = header_slabs_edit(h, (enum pool)s->pool, s->class);
+    if (s->used + 1 == s->blocks) {
+        list_append(h, list, s, granule);
     }
-    if (s->used == s->blocks) {
-        list_append(h, header_slabs_edit(h, pool, s->class), granule);
-    }
-    s->used--;
-    h->room.blocks[pool][s->class]++;
     /* One empty slab may stay, so that a class at its edge doesn't come and go. */
     if (s->used == 0 && list->partial > 1) {
         slab_release(h, granule);
@@ -247,10 +203,7 @@ bool slab_alloc_elsewhere(struct heap *h, enum pool pool, uint32_t class_number,
     if (link == 0) {
         return false;
     }
-    *place = block_take(h, link - 1);
-    struct heap_header *hd = header_edit(h);
-    hd->block_count[pool]++;
-    hd->block_bytes[pool] += class_bytes(class_number);
+    *place = slab_take(h, pool, class_number, link - 1);
     return true;
 }
 
@@ -295,22 +248,9 @@ bool slab_block_next(const struct heap *h, uint64_t granule, uint32_t from, uint
 
 /* ---- blocks of any size ---- */
 
-static void count_block(struct heap *h, enum pool pool, uint64_t bytes)
-{
-    struct heap_header *hd = header_counts_edit(h);
-    hd->block_count[pool]++;
-    hd->block_bytes[pool] += bytes;
-}
-
 int block_alloc_small(struct heap *h, enum pool pool, uint64_t bytes, uint64_t *place)
 {
-    uint32_t class_number = class_of(bytes);
-    *place = 0;
-    int rv = slab_alloc(h, pool, class_number, place);
-    if (rv == 0) {
-        count_block(h, pool, class_bytes(class_number));
-    }
-    return rv;
+    return block_take(h, pool, bytes, place);
 }
 
 int block_alloc(struct heap *h, enum pool pool, uint64_t bytes, uint64_t *place)
@@ -329,17 +269,14 @@ int block_alloc(struct heap *h, enum pool pool, uint64_t bytes, uint64_t *place)
     int rv = extent_alloc(h, pool == POOL_OBJECTS, bytes, &granule);
     if (rv == 0) {
         *place = place_make(granule << shift, PLACE_NO_CLASS);
-        count_block(h, pool, (bytes + ((uint64_t)1 << shift) - 1) >> shift << shift);
+        blocks_count(h, pool, 1, (bytes + ((uint64_t)1 << shift) - 1) >> shift << shift);
     }
     return rv;
 }
 
 void block_free_small(struct heap *h, enum pool pool, uint64_t place, uint64_t granule)
 {
-    struct heap_header *hd = header_counts_edit(h);
-    hd->block_count[pool]--;
-    hd->block_bytes[pool] -= class_bytes(place_class(place));
-    slab_free(h, pool, place, granule);
+    block_give(h, pool, place, granule);
 }
 
 void block_free(struct heap *h, enum pool pool, uint64_t place)
@@ -348,9 +285,7 @@ void block_free(struct heap *h, enum pool pool, uint64_t place)
         block_free_small(h, pool, place, slab_of(h, place));
         return;
     }
-    struct heap_header *hd = header_counts_edit(h);
-    hd->block_count[pool]--;
-    hd->block_bytes[pool] -= block_bytes(h, place);
+    blocks_count(h, pool, (uint64_t)-1, -block_bytes(h, place));
     assert(extent_is_object(h, place_granule(h, place)) == (pool == POOL_OBJECTS));
     extent_free(h, place_granule(h, place));
 }

@@ -3,10 +3,9 @@
  * its frame to a new page. */
 #include <string.h>
 
-#include "alloc/engine.h"
+#include "alloc/small.h"
 
-#define SLOTS_USABLE (SLOTS_PER_PAGE - SLOT_FIRST)
-#define NEXT_MASK    (SLOT_PAGE_QUEUED - 1)
+#define NEXT_MASK (SLOT_PAGE_QUEUED - 1)
 
 static inline struct slot_page *page_edit(struct heap *h, uint64_t page)
 {
@@ -20,12 +19,6 @@ static inline const struct slot_page *page_get(const struct heap *h, uint64_t pa
     int64_t frame = slot_frame(h, page);
     assert(frame >= 0);
     return (const struct slot_page *)arena_at(&h->arena, slot_frame_address(h, (uint64_t)frame));
-}
-
-static inline uint64_t *entry_edit(struct heap *h, const struct slot_page *p, uint64_t slot)
-{
-    uint64_t at = (uint64_t)((const uint8_t *)p - h->arena.base) + slot % SLOTS_PER_PAGE * 8;
-    return (uint64_t *)arena_write_line(&h->arena, at);
 }
 
 /* A page that takes 510 slots into use: a frame, and with every 1024th a page of the directory. */
@@ -121,39 +114,31 @@ int slot_prepare(struct heap *h, uint64_t *slot)
     return 0;
 }
 
-uint32_t slot_take(struct heap *h, uint64_t slot, enum slot_state state, uint64_t place)
+/* A slot that exists, marked. */
+static struct slot_at slot_edit(struct heap *h, uint64_t slot)
 {
-    assert(state == SLOT_LIVE || state == SLOT_LEASED);
-    struct slot_page *p = page_edit(h, slot / SLOTS_PER_PAGE);
-    uint64_t *entry = entry_edit(h, p, slot);
-    assert(slot_word_state(*entry) == SLOT_FREE);
-    uint32_t generation = 1;
-    if (p->head != 0) {
-        assert(p->head == slot % SLOTS_PER_PAGE);
-        generation = slot_word_generation(*entry);
-        p->head = (uint16_t)slot_word_place(*entry);
-    } else {
-        assert(p->fresh == slot % SLOTS_PER_PAGE);
-        p->fresh++;
-    }
-    p->free_count--;
-    *entry = slot_word(generation, state, place);
-    return generation;
+    struct slot_at at = slot_locate(h, slot);
+    assert(at.page != NULL);
+    slot_mark(h, &at);
+    return at;
 }
 
-static bool is_bound(uint64_t word)
+uint32_t slot_take(struct heap *h, uint64_t slot, enum slot_state state, uint64_t place)
 {
-    enum slot_state state = slot_word_state(word);
-    return state == SLOT_LIVE || state == SLOT_LEASED || state == SLOT_DEAD ||
-           state == SLOT_PREPARED;
+    struct slot_at at = slot_edit(h, slot);
+    assert(state == SLOT_LIVE || state == SLOT_LEASED);
+    assert(slot % SLOTS_PER_PAGE == (at.page->head != 0 ? at.page->head : at.page->fresh));
+    return slot_bind(&at, state, place);
 }
 
 void slot_set(struct heap *h, uint64_t slot, enum slot_state state, uint64_t place)
 {
-    uint64_t *entry = entry_edit(h, page_get(h, slot / SLOTS_PER_PAGE), slot);
-    assert(is_bound(*entry));
-    *entry = slot_word(slot_word_generation(*entry), state, place);
-    assert(is_bound(*entry));
+    struct slot_at at = slot_locate(h, slot);
+    assert(at.page != NULL);
+    slot_mark_entry(h, &at);
+    assert(slot_is_bound(*at.entry));
+    *at.entry = slot_word(slot_word_generation(*at.entry), state, place);
+    assert(slot_is_bound(*at.entry));
 }
 
 /* All its slots are retired: the frame is free for another page. */
@@ -187,31 +172,32 @@ static void page_enqueue(struct heap *h, struct slot_page *p)
     hd->slot_queue_count++;
 }
 
-void slot_release(struct heap *h, uint64_t slot)
+void slot_page_join(struct heap *h, struct slot_page *p)
 {
-    uint64_t page = slot / SLOTS_PER_PAGE;
-    struct slot_page *p = page_edit(h, page);
-    uint64_t *entry = entry_edit(h, p, slot);
-    uint32_t generation = slot_word_generation(*entry);
-    assert(is_bound(*entry));
-    if (generation == SLOT_GENERATION_MAX) {
-        *entry = slot_word(generation, SLOT_RETIRED, 0);
-        p->retired++;
-        if (p->retired == SLOTS_USABLE) {
-            page_leave(h, page); /* no entry is free, so it isn't in the queue */
-            return;
-        }
-    } else {
-        *entry = slot_word(generation + 1, SLOT_FREE, p->head);
-        p->head = (uint16_t)(slot % SLOTS_PER_PAGE);
-        p->free_count++;
-    }
-    /* A page with many retired slots may never have so many free ones: then all that can be is
-     * enough. */
-    uint32_t enough =
-        SLOTS_USABLE - p->retired < SLOT_PAGE_REUSE ? SLOTS_USABLE - p->retired : SLOT_PAGE_REUSE;
+    /* With many retired slots a page may never have SLOT_PAGE_REUSE free ones: then all that can be
+     * is enough. */
+    uint32_t usable = SLOTS_USABLE - p->retired;
+    uint32_t enough = usable < SLOT_PAGE_REUSE ? usable : SLOT_PAGE_REUSE;
     if (p->free_count >= enough && (p->next & SLOT_PAGE_QUEUED) == 0 &&
-        header(h)->slot_current != page + 1) {
+        header(h)->slot_current != p->page + 1) {
         page_enqueue(h, p);
     }
+}
+
+void slot_retire(struct heap *h, const struct slot_at *at)
+{
+    struct slot_page *p = at->page;
+    *at->entry = slot_word(SLOT_GENERATION_MAX, SLOT_RETIRED, 0);
+    p->retired++;
+    if (p->retired == SLOTS_USABLE) {
+        page_leave(h, p->page); /* no entry is free, so it isn't in the queue */
+        return;
+    }
+    slot_page_join(h, p);
+}
+
+void slot_release(struct heap *h, uint64_t slot)
+{
+    struct slot_at at = slot_edit(h, slot);
+    slot_unbind(h, &at);
 }

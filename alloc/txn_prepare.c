@@ -451,7 +451,7 @@ int txn_apply_prepare(struct heap *heap, uint64_t version, const struct txn_prep
 void heap_clock_advance(struct heap *heap, uint64_t at)
 {
     if (at > header(heap)->clock) {
-        header_clock_edit(heap)->clock = at;
+        header_counts(heap)->clock = at;
     }
 }
 

@@ -239,6 +239,7 @@ static int open_view(struct heap *heap, bool checkpoint, bool all, struct view *
         pageset_clear(&a->dirty, a->pages);
         a->dirty_count = 0;
     }
+    assert(!heap->in_entry);
     arena_cool(a);
     view->epoch = ++a->epoch;
     a->views[a->view_count++] = view;
