@@ -114,10 +114,10 @@ static inline struct heap_header *header_edit(struct heap *h)
 {
     return (struct heap_header *)arena_write(&h->arena, 0, offsetof(struct heap_header, maps));
 }
-/* Only index .. block_bytes of it: what nearly every command changes. heap_begin() marks it for the
+/* Only index .. dead_bytes of it: what nearly every command changes. heap_begin() marks it for the
  * entry, in which no view is opened; then header_counts() will do. */
 #define HEADER_COUNTS_FROM  offsetof(struct heap_header, index)
-#define HEADER_COUNTS_BYTES (offsetof(struct heap_header, retention_ms) - HEADER_COUNTS_FROM)
+#define HEADER_COUNTS_BYTES (offsetof(struct heap_header, slot_frames) - HEADER_COUNTS_FROM)
 static inline struct heap_header *header_counts_edit(struct heap *h)
 {
     (void)arena_write(&h->arena, HEADER_COUNTS_FROM, HEADER_COUNTS_BYTES);

@@ -10,7 +10,7 @@
 #include "base/assert.h"
 
 #define HEAP_MAGIC  0x315041454e524943ull /* "CIRNEAP1" */
-#define HEAP_FORMAT 3u
+#define HEAP_FORMAT 4u
 #define HEAP_ENGINE 5u
 
 #define PAGE_SHIFT     12
@@ -253,10 +253,16 @@ struct heap_header {
     uint32_t shard;
     uint32_t granule_shift;
     uint64_t bytes_max;
-    uint64_t index, term, clock;
-
     uint64_t data_bytes;    /* the data ends here; a multiple of the page and the granule */
     uint64_t used_granules; /* of used extents */
+
+    /* Two lines, what nearly every entry changes: pmem mode writes few others of this page. */
+    uint64_t index, term, clock;
+    uint64_t object_count, object_bytes; /* live ones, as asked for */
+    uint64_t block_bytes[POOLS];
+    uint64_t block_count[POOLS]; /* blocks in use */
+    uint64_t chunk_count; /* blocks of POOL_OBJECTS that are chunks, those of undo records too */
+    uint64_t dead_count, dead_bytes; /* freed, still readable at older versions */
 
     uint32_t slot_frames; /* ever used */
     /* list of empty frames (number + 1; the link is the frame's first word) */
@@ -268,12 +274,6 @@ struct heap_header {
     uint32_t slot_queue_head, slot_queue_tail; /* page + 1 */
     uint32_t slot_queue_count;
     uint32_t reserved0;
-
-    uint64_t object_count, object_bytes; /* live ones, as asked for */
-    uint64_t dead_count, dead_bytes;     /* freed, still readable at older versions */
-    uint64_t chunk_count; /* blocks of POOL_OBJECTS that are chunks, those of undo records too */
-    uint64_t block_count[POOLS]; /* blocks in use */
-    uint64_t block_bytes[POOLS];
 
     uint64_t retention_ms;           /* how far back versions can be read; 0: no history is kept */
     uint64_t safepoint;              /* versions below it may be gone; never moves back */
@@ -296,7 +296,7 @@ struct heap_header {
     uint8_t fsm[512];
 };
 static_assert(sizeof(struct heap_header) <= 4096, "media format: one page");
-static_assert(offsetof(struct heap_header, index) == 48, "media format");
+static_assert(offsetof(struct heap_header, index) == 64, "media format");
 static_assert(offsetof(struct heap_header, fsm) % 8 == 0,
               "the replica keeps 64-bit fields in there");
 
