@@ -15,6 +15,9 @@ static size_t size = 64;
 static bool mixed;
 static bool latency, rotate;
 static unsigned turn;
+static unsigned commit_steps; /* that become durable together */
+static uint64_t steps_taken;
+static uint64_t commits[TABLE_MAX]; /* in which one the object was exchanged last */
 static unsigned live = 10000;
 static uint64_t table[TABLE_MAX];
 static uint32_t sizes[TABLE_MAX];
@@ -92,9 +95,24 @@ static void prepare(void)
     }
 }
 
-static void step_alloc_free(void)
+/* Whose turn it is. An object that this commit has made isn't exchanged by it once more: it may be
+ * under way yet. That goes for every system, so that all do the same. */
+static unsigned victim(void)
 {
     unsigned i = rotate ? turn++ % live : (unsigned)(dice() % live);
+    if (commit_steps > 1) {
+        uint64_t commit = steps_taken++ / commit_steps + 1;
+        while (commits[i] == commit) {
+            i = (unsigned)(dice() % live);
+        }
+        commits[i] = commit;
+    }
+    return i;
+}
+
+static void step_alloc_free(void)
+{
+    unsigned i = victim();
     if (sys->exchange != NULL) {
         sizes[i] = (uint32_t)draw();
         sys->exchange(table, i, fill, sizes[i]);
@@ -128,6 +146,8 @@ static void run(const char *workload, unsigned commit, uint64_t steps, double se
                 void (*step)(void))
 {
     prepare();
+    commit_steps = commit < live ? commit : 0;
+    steps_taken = live; /* the preparation's */
     uint64_t wall = clock_ns(CLOCK_MONOTONIC);
     uint64_t cpu = clock_ns(CLOCK_PROCESS_CPUTIME_ID);
     uint64_t deadline = wall + (uint64_t)(seconds * 1e9);

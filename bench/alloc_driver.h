@@ -31,7 +31,8 @@ struct alloc_system {
     /* table[i] = a new object, its old one is freed, all or nothing. NULL: not offered. */
     void (*replace)(uint64_t *table, unsigned i, const void *fill, size_t bytes);
     /* alloc_free's step in one call that may be under way until the commit: table[i] is freed and
-     * gets a new object. NULL: free and alloc do. */
+     * gets a new object; not before the commit is it exchanged again, in any system. NULL: free and
+     * alloc do. */
     void (*exchange)(uint64_t *table, unsigned i, const void *fill, size_t bytes);
     /* One step is complete. */
     void (*step)(void);
