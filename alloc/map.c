@@ -3,6 +3,7 @@
  */
 #include <string.h>
 
+#include "alloc/ahead.h"
 #include "alloc/engine.h"
 #include "base/hash.h"
 
@@ -89,6 +90,29 @@ static uint64_t find(const struct heap *h, enum heap_map map, struct slice key)
         at = c < 0 ? n->left : n->right;
     }
     return 0;
+}
+
+const uint8_t *heap_map_ahead(const struct heap *heap, enum heap_map map, struct slice key,
+                              unsigned step)
+{
+    if (!heap_is_loaded(heap)) {
+        return NULL;
+    }
+    const uint64_t *known = known_places(heap, map, key);
+    if (step == 2) {
+        __builtin_prefetch(known);
+    }
+    if (step < 3 || known[0] == 0) {
+        return NULL;
+    }
+    const struct map_node *n = node_get(heap, known[0]);
+    if (step == 3) {
+        __builtin_prefetch(n, 1);
+        __builtin_prefetch((const uint8_t *)n + LINE_BYTES, 1);
+        __builtin_prefetch(&heap->arena.lines[block_address(heap, known[0]) >> PAGE_SHIFT]);
+        return NULL;
+    }
+    return n->map == map && key_compare(key, node_key(n)) == 0 ? node_value(n).data : NULL;
 }
 
 /* Path from the root to the key, or to where it would hang. True: found, as the last one. */

@@ -6,6 +6,7 @@
 #define CAIRN_BASE_MEM_H
 
 #include <stddef.h>
+#include <stdint.h>
 
 void *mem_alloc(size_t bytes);                /* uninitialised; bytes > 0 */
 void *mem_zalloc(size_t bytes);               /* zeroed; bytes > 0 */
@@ -19,5 +20,13 @@ void mem_free(void *block); /* NULL is allowed; also frees mem_aligned() */
 void mem_fault(long after, long repeat);
 /* Allocations that failed by mem_fault() on this thread since it was last armed. */
 long mem_fault_hits(void);
+
+/* Asks the caches for the lines of [from, from + bytes), which needn't be readable. */
+static inline void lines_prefetch(const void *from, size_t bytes)
+{
+    for (size_t at = 0; at < bytes; at += 64) {
+        __builtin_prefetch((const uint8_t *)from + at);
+    }
+}
 
 #endif

@@ -12,6 +12,7 @@
 #define BATCH_POOL_MAX  8u
 #define BATCH_BYTES_MIN 1024u
 #define APPLY_ENTRIES   64u
+#define APPLY_FEW       4u
 #define CLOCK_LEAD_MS                                                                              \
     500u /* a stamp runs ahead of the median clock by this much at most (rules X16) */
 #define CLOCK_SAMPLE_MS_MAX 5000u /* older samples say nothing */
@@ -592,17 +593,21 @@ static uint64_t apply_limit(const struct shard *s)
     return limit;
 }
 
-void shard__apply(struct shard *s)
+uint64_t shard__apply_next(const struct shard *s)
 {
-    struct wal_entry entries[APPLY_ENTRIES];
+    bool none = s->failed || s->install.step != INSTALL_NONE || s->applied >= apply_limit(s);
+    return none ? 0 : s->applied + 1;
+}
+
+static void apply_read(struct shard *s, struct wal_entry *entries, size_t entries_max)
+{
     size_t budget = APPLY_BYTES_PER_TURN;
-    uint64_t before = s->applied;
     while (!s->failed && s->install.step == INSTALL_NONE && s->applied < apply_limit(s)) {
         size_t count;
         uint64_t left = apply_limit(s) - s->applied;
         int rv = wal_log_read(s->log, s->applied + 1, entries,
-                              left < APPLY_ENTRIES ? (size_t)left : APPLY_ENTRIES,
-                              APPLY_BYTES_PER_TURN, &count);
+                              left < entries_max ? (size_t)left : entries_max, APPLY_BYTES_PER_TURN,
+                              &count);
         if (rv != 0 || count == 0) {
             shard__fail(s, rv != 0 ? rv : ERR_CORRUPT, "the log could not be read");
             break;
@@ -635,6 +640,27 @@ void shard__apply(struct shard *s)
             }
             break;
         }
+    }
+}
+
+/* A function of its own, so that only who needs so large an array has it zeroed. */
+static __attribute__((noinline)) void apply_many(struct shard *s)
+{
+    struct wal_entry entries[APPLY_ENTRIES];
+    apply_read(s, entries, APPLY_ENTRIES);
+}
+
+void shard__apply(struct shard *s)
+{
+    struct wal_entry few[APPLY_FEW];
+    uint64_t before = s->applied;
+    if (shard__apply_next(s) == 0) {
+        return;
+    }
+    if (apply_limit(s) - before <= APPLY_FEW) {
+        apply_read(s, few, APPLY_FEW);
+    } else {
+        apply_many(s);
     }
     if (s->applied != before && !s->failed) {
         wal_log_applied(s->log, s->applied);

@@ -937,3 +937,8 @@ bool consensus_change_pending(const struct consensus *c)
 {
     return c->raft.configuration_uncommitted_index != 0;
 }
+
+void consensus_ahead(const struct consensus *c)
+{
+    lines_prefetch(c, offsetof(struct consensus, install));
+}

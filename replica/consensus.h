@@ -195,4 +195,7 @@ bool consensus_change_pending(const struct consensus *c);
 int consensus_config_decode(struct slice data, struct consensus_config *out);
 int consensus_config_encode(const struct consensus_config *config, struct buf *out);
 
+/* Asks the caches for it. */
+void consensus_ahead(const struct consensus *c);
+
 #endif

@@ -503,8 +503,7 @@ static uint64_t stamp_entry(struct heap *heap, uint64_t term, uint64_t stamp)
     return stamp;
 }
 
-/* The object that a command changes; 0: none, or not known before it is decoded. */
-static uint64_t object_of(uint16_t kind, struct slice body)
+uint64_t fsm_object_of(uint16_t kind, struct slice body)
 {
     switch (kind) {
     case KIND_FREE:
@@ -531,7 +530,7 @@ static void scout_step(struct scout *s, const struct heap *heap)
     uint16_t kind = cursor_u16(&s->at);
     (void)cursor_u16(&s->at);
     struct slice body = cursor_bytes(&s->at, cursor_u32(&s->at));
-    s->next = s->at.failed ? 0 : object_of(kind, body);
+    s->next = s->at.failed ? 0 : fsm_object_of(kind, body);
     heap_foresee_slot(heap, s->next);
 }
 

@@ -159,6 +159,7 @@ struct shard {
     struct list turn_link;    /* replica->turn_shards, else alone */
     struct list wave_link;    /* replica->wave.waiting, else alone */
     struct list durable_link; /* replica->durable_shards while marks or messages wait, else alone */
+    struct list apply_link;   /* replica->apply_shards, else alone */
     struct list lazy_link;    /* replica->lazy_shards while the open batch waits for company */
     uint64_t uid, heap_id;
     uint32_t number; /* index in its heap */
@@ -275,6 +276,8 @@ struct replica {
         struct env_timer timer;
     } wave;
     struct list durable_shards;
+    bool gathering;           /* news of many shards is being taken in ... */
+    struct list apply_shards; /* ... and these apply behind it */
     struct list lazy_shards;
     struct env_timer lazy;
     struct env_timer tick;
@@ -352,6 +355,8 @@ void shard__fail(struct shard *s, int err, const char *text);
 /* What consensus answered to an event: does all that follows from it. err from the event; update
  * NULL with an error. */
 void shard__handle(struct shard *s, int err, struct consensus_update *update);
+/* Applies and answers what may be by now. */
+void shard__catch_up(struct shard *s);
 /* Only the storing, sending and noting part of it, without applying. */
 void shard__absorb(struct shard *s, int err, struct consensus_update *update);
 void shard__tick(struct shard *s, uint64_t now_ms);
@@ -377,8 +382,20 @@ void batch_push(struct shard *s);
 void batch_refuse(struct shard *s, int err); /* whoever waits gets err */
 void batch_close(struct shard *s);           /* nobody waits; frees */
 void shard__apply(struct shard *s);
+/* The entry that it would apply next; 0: none for now. */
+uint64_t shard__apply_next(const struct shard *s);
 /* HLC of an entry submitted now. */
 uint64_t shard__stamp(struct shard *s);
+
+/* ---- ahead.c
+ * ---------------------------------------------------------------------------------------------------------
+ */
+
+/* What these shards will apply next, asked for before any of them does. */
+#define AHEAD_SHARDS_MAX 32u
+void ahead_apply(struct shard *const *shards, uint32_t count);
+/* The shards that items of a received batch are for: before they are looked at. */
+void ahead_receive(struct replica *r, struct slice items);
 
 /* ---- wave.c
  * ---------------------------------------------------------------------------------------------------------
@@ -424,6 +441,8 @@ int fsm_apply(struct heap *heap, uint64_t index, const struct wal_entry *entry,
  * at most FSM_WORK_MAX. 0: as little as most. */
 #define FSM_WORK_MAX 2048u
 uint32_t fsm_work(const struct heap *heap, uint16_t kind, struct slice body);
+/* The object that a command changes; 0: none, or not known before it is decoded. */
+uint64_t fsm_object_of(uint16_t kind, struct slice body);
 /* Checks that a command may stand in an entry of this shard. 0, ERR_PROTOCOL, ERR_INVAL. */
 int fsm_validate(uint64_t uid, uint16_t kind, struct slice body, struct command_prefix *prefix);
 /* What the replica keeps in a heap that passed heap_check() is what it would have written: no call
@@ -467,6 +486,8 @@ int session_expire(struct heap *heap, uint64_t id, uint64_t renewed,
                    const struct tombstone_bounds *bounds, const struct fsm_now *now);
 /* The `window` results of a session that exists. */
 const uint8_t *session_results(const struct heap *heap, const struct session_record *record);
+/* A session and the result of that number: as heap_map_ahead(). */
+void session_ahead(const struct heap *heap, uint64_t id, uint64_t seq, unsigned step);
 /* 0, ERR_SESSION_EXPIRED, or ERR_DENIED (another owner's). */
 int session_check(const struct heap *heap, uint64_t id, uint64_t owner);
 bool session_owner(const struct heap *heap, uint64_t id, uint64_t *owner); /* false: not known */

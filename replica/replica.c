@@ -568,6 +568,7 @@ int replica_open(const struct replica_opts *opts, struct replica **out, struct e
     list_init(&r->shards);
     list_init(&r->turn_shards);
     list_init(&r->durable_shards);
+    list_init(&r->apply_shards);
     wave_init(r);
     r->turn.cb = turn_run;
     r->tick.cb = tick_run;
@@ -627,6 +628,35 @@ void replica_free(struct replica *r)
     mem_free(r);
 }
 
+/* ---- many shards at once
+ * -----------------------------------------------------------------------------------------------
+ */
+
+/* What follows is about many shards: consensus first, for all of them, then applying. */
+static void gather_begin(struct replica *r)
+{
+    r->gathering = true;
+}
+
+static void gather_end(struct replica *r)
+{
+    struct shard *some[AHEAD_SHARDS_MAX];
+    r->gathering = false;
+    while (!list_empty(&r->apply_shards)) {
+        uint32_t count = 0;
+        while (count < AHEAD_SHARDS_MAX && !list_empty(&r->apply_shards)) {
+            some[count] = list_entry(r->apply_shards.next, struct shard, apply_link);
+            list_remove(&some[count++]->apply_link);
+        }
+        if (count > 1) {
+            ahead_apply(some, count);
+        }
+        for (uint32_t i = 0; i < count; i++) {
+            shard__catch_up(some[i]);
+        }
+    }
+}
+
 /* ---- from the log
  * --------------------------------------------------------------------------------------------------
  */
@@ -636,6 +666,7 @@ void replica_log_durable(struct replica *r, uint64_t position)
     struct list now;
     list_init(&now);
     list_splice(&now, &r->durable_shards);
+    gather_begin(r);
     while (!list_empty(&now)) {
         struct shard *s = list_entry(now.next, struct shard, durable_link);
         list_remove(&s->durable_link);
@@ -644,6 +675,7 @@ void replica_log_durable(struct replica *r, uint64_t position)
             list_push_back(&r->durable_shards, &s->durable_link);
         }
     }
+    gather_end(r);
     if (r->checkpoints_wanted && r->checkpointing == NULL) {
         checkpoint_run(r); /* now what was applied is durable, with some luck */
     }
@@ -774,13 +806,8 @@ static int receive_raft(struct replica *r, uint32_t node, struct slice body)
     return rv == ERR_PROTOCOL ? rv : 0;
 }
 
-int replica_receive(struct replica *r, uint32_t node, struct slice items)
+static int receive_items(struct replica *r, uint32_t node, struct slice items)
 {
-    struct peer *peer = replica__peer(r, node);
-    if (peer == NULL || r->stopped) {
-        return peer == NULL ? ERR_PROTOCOL : 0;
-    }
-    peer->heard_ms = env_now_ms(r->env);
     int result = 0;
     struct cursor c = cursor_of(items);
     while (cursor_left(&c) > 0) {
@@ -804,6 +831,20 @@ int replica_receive(struct replica *r, uint32_t node, struct slice items)
         }
     }
     return result;
+}
+
+int replica_receive(struct replica *r, uint32_t node, struct slice items)
+{
+    struct peer *peer = replica__peer(r, node);
+    if (peer == NULL || r->stopped) {
+        return peer == NULL ? ERR_PROTOCOL : 0;
+    }
+    peer->heard_ms = env_now_ms(r->env);
+    ahead_receive(r, items);
+    gather_begin(r);
+    int rv = receive_items(r, node, items);
+    gather_end(r);
+    return rv;
 }
 
 int replica_bulk_serve(struct replica *r, uint32_t node, uint16_t kind, struct slice body,

@@ -1,6 +1,7 @@
 /* Sessions: exactly once, however often a command is retried (rules X18, X19, E22). */
 #include <string.h>
 
+#include "alloc/ahead.h"
 #include "base/hash.h"
 #include "base/hlc.h"
 #include "replica/fsm_layout.h"
@@ -57,6 +58,19 @@ static bool record_get(const struct heap *heap, uint64_t id, struct session_reco
     assert(found.len == record_bytes(out->window));
     *value = found.data;
     return true;
+}
+
+void session_ahead(const struct heap *heap, uint64_t id, uint64_t seq, unsigned step)
+{
+    struct session_key key;
+    const uint8_t *value = heap_map_ahead(heap, HEAP_MAP_SESSIONS, key_of(id, &key), step);
+    if (value != NULL) {
+        struct session_record record;
+        memcpy(&record, value, sizeof record);
+        if (record.window != 0) {
+            __builtin_prefetch(value + result_offset(seq, record.window), 1);
+        }
+    }
 }
 
 /* When the session was renewed last: by a command of its own, or because a leader's term began,

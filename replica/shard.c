@@ -461,6 +461,15 @@ void shard__absorb(struct shard *s, int err, struct consensus_update *u)
 void shard__handle(struct shard *s, int err, struct consensus_update *update)
 {
     shard__absorb(s, err, update);
+    if (!s->r->gathering) {
+        shard__catch_up(s);
+    } else if (list_empty(&s->apply_link)) {
+        list_push_back(&s->r->apply_shards, &s->apply_link);
+    }
+}
+
+void shard__catch_up(struct shard *s)
+{
     if (!s->failed) {
         shard__apply(s);
     }
@@ -689,10 +698,10 @@ static struct shard *shard_new(struct replica *r, uint64_t uid)
     s->r = r;
     s->uid = uid;
     s->self_id = r->opts.self_id;
-    struct list *lists[] = {
-        &s->link,         &s->turn_link,   &s->wave_link,   &s->durable_link,    &s->lazy_link,
-        &s->ready,        &s->in_flight,   &s->batch_pool,  &s->reads,           &s->reads_done,
-        &s->reads_failed, &s->reads_ahead, &s->round.reads, &s->checkpoint_waits};
+    struct list *lists[] = {&s->link,        &s->turn_link,   &s->wave_link,       &s->durable_link,
+                            &s->apply_link,  &s->lazy_link,   &s->ready,           &s->in_flight,
+                            &s->batch_pool,  &s->reads,       &s->reads_done,      &s->reads_failed,
+                            &s->reads_ahead, &s->round.reads, &s->checkpoint_waits};
     s->read_patience.cb = read_on_patience;
     for (size_t i = 0; i < sizeof lists / sizeof *lists; i++) {
         list_init(lists[i]);
@@ -830,6 +839,7 @@ void shard__free(struct shard *s)
     list_remove(&s->turn_link);
     list_remove(&s->wave_link);
     list_remove(&s->durable_link);
+    list_remove(&s->apply_link);
     list_remove(&s->lazy_link);
     buf_close(&s->held);
     mem_free(s->marks);

@@ -732,6 +732,27 @@ int wal_log_read(struct wal_log *log, uint64_t index, struct wal_entry *out, siz
     return 0;
 }
 
+void wal_log_ahead(const struct wal_log *log)
+{
+    lines_prefetch(log, sizeof *log);
+}
+
+struct slice wal_entry_ahead(const struct wal_log *log, uint64_t index, unsigned step)
+{
+    const struct wal_item *item = wal__item(log, index);
+
+    if (item == NULL || step == 0) {
+        __builtin_prefetch(item);
+        return slice_of(NULL, 0);
+    }
+    if (step == 1 && item->data != NULL) {
+        __builtin_prefetch(item->block);
+        __builtin_prefetch(item->data);
+        __builtin_prefetch(item->data + 64);
+    }
+    return step < 2 || item->data == NULL ? slice_of(NULL, 0) : slice_of(item->data, item->len);
+}
+
 int wal__item_load(struct wal_log *log, uint64_t index, struct wal_block **block,
                    struct slice *data)
 {

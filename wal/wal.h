@@ -155,6 +155,13 @@ void wal_log_applied(struct wal_log *log, uint64_t index);
 int wal_log_read(struct wal_log *log, uint64_t index, struct wal_entry *out, size_t max,
                  size_t bytes_max, size_t *count);
 
+/* Asks the caches for the log itself. */
+void wal_log_ahead(const struct wal_log *log);
+/* Asks them for what wal_log_read() of this entry will read, a step (0 to 2) at a time, so that
+ * those of several logs pass side by side. From step 2 on: the entry's bytes if they are in
+ * memory, else nothing. */
+struct slice wal_entry_ahead(const struct wal_log *log, uint64_t index, unsigned step);
+
 /* Offline: prints every record of the log in `dir` through cb, in order, without changing anything.
  * Returns 0, or ERR_CORRUPT after the last good record. */
 struct wal_dump_record {

@@ -1,0 +1,54 @@
+/* What a command of a heap will read, asked for step by step. */
+#include "alloc/ahead.h"
+
+#include "alloc/engine.h"
+
+#define OBJECT_LINES 5u /* of header and bytes: what a small object has */
+
+void heap_ahead(const struct heap *heap, unsigned step)
+{
+    if (step == 0) {
+        __builtin_prefetch(&heap->arena.base);
+        __builtin_prefetch(&heap->arena.lines);
+        __builtin_prefetch(&heap->arena.unloaded_count);
+        __builtin_prefetch(&heap->regions);
+        __builtin_prefetch(&heap->regions.data_at);
+        __builtin_prefetch(&heap->map_places);
+    } else if (step == 1 && heap_is_loaded(heap)) {
+        const struct heap_header *hd = header(heap);
+        __builtin_prefetch(&hd->uid);
+        __builtin_prefetch(&hd->index);
+        __builtin_prefetch(&hd->slot_pages);
+        __builtin_prefetch(&hd->retention_ms);
+        __builtin_prefetch(hd->fsm);
+        __builtin_prefetch(hd->fsm + LINE_BYTES);
+        __builtin_prefetch(heap->arena.lines);
+    }
+}
+
+void heap_object_ahead(const struct heap *heap, uint64_t ptr, unsigned step)
+{
+    uint64_t slot = ptr_slot(ptr);
+    if (!heap_is_loaded(heap) || slot / SLOTS_PER_PAGE >= header(heap)->slot_pages) {
+        return;
+    }
+    if (step == 2) {
+        uint64_t at = heap->regions.directory_at + slot / SLOTS_PER_PAGE * sizeof(uint32_t);
+        __builtin_prefetch(heap->arena.base + at);
+    } else if (step == 3) {
+        int64_t frame = slot_frame(heap, slot / SLOTS_PER_PAGE);
+        if (frame >= 0) {
+            __builtin_prefetch(heap->arena.base + slot_frame_address(heap, (uint64_t)frame) +
+                               slot % SLOTS_PER_PAGE * 8);
+        }
+    } else if (step == 4) {
+        uint64_t word = slot_peek(heap, slot);
+        if (slot_word_state(word) == SLOT_LIVE) {
+            uint64_t at = block_address(heap, slot_word_place(word));
+            for (unsigned i = 0; i < OBJECT_LINES; i++) {
+                __builtin_prefetch(heap->arena.base + at + (size_t)i * LINE_BYTES, 1);
+            }
+            __builtin_prefetch(&heap->arena.lines[at >> PAGE_SHIFT]);
+        }
+    }
+}

@@ -1,0 +1,23 @@
+/* Asking ahead for the memory that commands are about to read.
+ *
+ * Where many shards take turns, each look-up of theirs is a chain of misses in the caches and the
+ * TLB: heap, directory, slot, object; places, node, value. Whoever knows several look-ups in
+ * advance takes one step of all of them, then the next, so that the misses pass side by side.
+ * Nothing here changes anything or fails, and what was asked for in vain costs nothing but that. */
+#ifndef CAIRN_ALLOC_AHEAD_H
+#define CAIRN_ALLOC_AHEAD_H
+
+#include "alloc/heap.h"
+
+#define HEAP_AHEAD_STEPS 5u
+
+/* What every command of the heap reads: two steps, 0 and 1. */
+void heap_ahead(const struct heap *heap, unsigned step);
+/* An object that will be read or written: steps 2 to 4, behind those of the heap. */
+void heap_object_ahead(const struct heap *heap, uint64_t ptr, unsigned step);
+/* The value of a key, likewise. From step 4 on: where it is, if that is known without a search;
+ * else NULL. */
+const uint8_t *heap_map_ahead(const struct heap *heap, enum heap_map map, struct slice key,
+                              unsigned step);
+
+#endif
