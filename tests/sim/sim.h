@@ -113,4 +113,8 @@ bool sim_net_reset_between(struct sim_host *a, struct sim_host *b); /* false: th
 /* One end of a random connection vanishes without a word: the other end learns it when it sends. */
 bool sim_net_half_open_one(struct sim *sim, struct sim_host *host);
 
+/* What a killed process held is nobody's leak: what is allocated while this is on isn't looked for.
+ * Where nobody is killed, everything is. */
+void sim_ignore_leaks(bool on);
+
 #endif

@@ -2,6 +2,10 @@
 #include <stdio.h>
 #include <string.h>
 
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/lsan_interface.h>
+#endif
+
 #include "base/hash.h"
 #include "base/log.h"
 #include "sim/internal.h"
@@ -808,4 +812,17 @@ void sim_clock_drift(struct sim_host *host, int32_t parts_per_million)
     host->wall_offset_us += elapsed_us * host->wall_drift_ppm / 1000000;
     host->wall_drift_from_ns = now;
     host->wall_drift_ppm = parts_per_million;
+}
+
+void sim_ignore_leaks(bool on)
+{
+#if defined(__SANITIZE_ADDRESS__)
+    if (on) {
+        __lsan_disable();
+    } else {
+        __lsan_enable();
+    }
+#else
+    (void)on;
+#endif
 }

@@ -197,7 +197,7 @@ static void a_coordinator_may_die_at_any_moment(void **state)
     (void)state;
     static struct world w;
     uint32_t outcomes[2] = {0, 0};
-    world_ignore_leaks(true);
+    sim_ignore_leaks(true);
     for (uint32_t moment = 0; moment < 14; moment++) {
         struct transfer t = {.shards = {0, 1}, .count = 2, .value = 8};
         world_open(&w, 100 + moment);
@@ -226,7 +226,7 @@ static void a_coordinator_may_die_at_any_moment(void **state)
         assert_int_equal(r.code, values[0] == 8 ? 0 : -ERR_TX_ABORTED);
         world_close(&w);
     }
-    world_ignore_leaks(false);
+    sim_ignore_leaks(false);
     assert_true(outcomes[0] > 0);
     assert_true(outcomes[1] > 0);
 }
@@ -237,7 +237,7 @@ static void homes_next_leader_brings_it_to_an_end_soon(void **state)
     (void)state;
     static struct world w;
     struct transfer t = {.shards = {0, 1}, .count = 2, .value = 3};
-    world_ignore_leaks(true);
+    sim_ignore_leaks(true);
     world_open(&w, 9);
     t.ptrs[0] = world_alloc(&w, 0, 1);
     t.ptrs[1] = world_alloc(&w, 1, 2);
@@ -264,7 +264,7 @@ static void homes_next_leader_brings_it_to_an_end_soon(void **state)
     assert_int_equal(world_value(&w, 0, t.ptrs[0], NULL), 1);
     assert_int_equal(world_value(&w, 1, t.ptrs[1], NULL), 2);
     world_close(&w);
-    world_ignore_leaks(false);
+    sim_ignore_leaks(false);
 }
 
 static void a_read_waits_for_what_is_being_decided(void **state)

@@ -8,10 +8,6 @@
 #include "base/log.h"
 #include "base/mem.h"
 
-#if defined(__SANITIZE_ADDRESS__)
-#include <sanitizer/lsan_interface.h>
-#endif
-
 #define STEP_MS 2u
 
 /* ---- nodes ---- */
@@ -54,19 +50,6 @@ void world_kill(struct world *w, uint32_t node)
     sim_proc_kill(w->nodes[node].env, SIM_SIGKILL);
     world_run_ms(w, STEP_MS);
     assert(w->nodes[node].env == NULL);
-}
-
-void world_ignore_leaks(bool on)
-{
-#if defined(__SANITIZE_ADDRESS__)
-    if (on) {
-        __lsan_disable();
-    } else {
-        __lsan_enable();
-    }
-#else
-    (void)on;
-#endif
 }
 
 static void on_stopped(void *arg)

@@ -60,9 +60,6 @@ void world_close(struct world *w);
 void world_run_ms(struct world *w, uint64_t ms);
 void world_start(struct world *w, uint32_t node);
 void world_kill(struct world *w, uint32_t node);
-/* What a killed process held is nobody's leak: what is allocated while this is on isn't looked for.
- * Where nobody is killed, everything is. */
-void world_ignore_leaks(bool on);
 
 /* Index of the node that leads and serves; waits for one. */
 uint32_t world_leader(struct world *w, uint64_t uid);

@@ -75,14 +75,14 @@ static int end(void **state)
 /* Of a world in which nodes are killed. */
 static int begin_killing(void **state)
 {
-    world_ignore_leaks(true);
+    sim_ignore_leaks(true);
     return begin(state);
 }
 
 static int end_killing(void **state)
 {
     int rv = end(state);
-    world_ignore_leaks(false);
+    sim_ignore_leaks(false);
     return rv;
 }
 
