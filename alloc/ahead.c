@@ -52,3 +52,28 @@ void heap_object_ahead(const struct heap *heap, uint64_t ptr, unsigned step)
         }
     }
 }
+
+/* ---- within an entry ---- */
+
+void heap_foresee_slot(const struct heap *h, uint64_t ptr)
+{
+    slot_prefetch(h, ptr_slot(ptr));
+}
+
+void heap_foresee_object(const struct heap *h, uint64_t ptr)
+{
+    if (h->arena.unloaded_count != 0) {
+        return; /* the slot's page may be one of them */
+    }
+    uint64_t word = slot_peek(h, ptr_slot(ptr));
+    if (slot_word_state(word) != SLOT_LIVE || slot_word_generation(word) != ptr_generation(ptr)) {
+        return;
+    }
+    uint64_t place = slot_word_place(word);
+    uint64_t address = block_address(h, place);
+    __builtin_prefetch(h->arena.base + address);
+    __builtin_prefetch(&h->arena.lines[address >> PAGE_SHIFT]);
+    if (place_class(place) == PLACE_NO_CLASS) {
+        extent_prefetch(h, place_granule(h, place));
+    }
+}

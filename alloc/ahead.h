@@ -1,4 +1,6 @@
-/* Asking ahead for the memory that commands are about to read.
+/* Asking ahead for the memory that commands are about to read. In a large heap, or where many
+ * shards take turns, nothing of it is in a cache, and one thing leads to the next: slot, block,
+ * maps.
  *
  * Where many shards take turns, each look-up of theirs is a chain of misses in the caches and the
  * TLB: heap, directory, slot, object; places, node, value. Whoever knows several look-ups in
@@ -19,5 +21,11 @@ void heap_object_ahead(const struct heap *heap, uint64_t ptr, unsigned step);
  * else NULL. */
 const uint8_t *heap_map_ahead(const struct heap *heap, enum heap_map map, struct slice key,
                               unsigned step);
+
+/* Within an entry: a command on object `ptr` will be applied soon, but not as the next one. First
+ * for its slot, and one command later, when that is near, for what it names. Any number will do for
+ * a pointer. */
+void heap_foresee_slot(const struct heap *heap, uint64_t ptr);
+void heap_foresee_object(const struct heap *heap, uint64_t ptr);
 
 #endif

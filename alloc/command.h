@@ -56,12 +56,6 @@ struct heap_outcome {
 int heap_apply(struct heap *heap, uint64_t version, const struct heap_command *command,
                struct heap_outcome *out);
 
-/* A command on object `ptr` will be applied soon, but not as the next one: asks for the memory that
- * it will need. First for the slot, and one command later, when that is near, for what it names.
- * Any number will do for a pointer. */
-void heap_foresee_slot(const struct heap *heap, uint64_t ptr);
-void heap_foresee_object(const struct heap *heap, uint64_t ptr);
-
 /* Roots. ERR_NOTFOUND. */
 struct root_record {
     uint64_t ptr;

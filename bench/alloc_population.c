@@ -72,7 +72,7 @@ static uint64_t granule_of(const struct bench *b, uint64_t slot)
     return place_granule(b->heap, slot_word_place(slot_get(b->heap, slot)));
 }
 
-/* As applying an entry does it (alloc/foresee.c). */
+/* As applying an entry does it (alloc/ahead.h). */
 static void foresee(const struct bench *b, const uint64_t *slots, uint64_t i, uint64_t count)
 {
     if (i + 2 < count) {

@@ -10,6 +10,7 @@
  * with one drain. */
 #include <string.h>
 
+#include "alloc/ahead.h"
 #include "base/assert.h"
 #include "base/hlc.h"
 #include "base/mem.h"

@@ -3,6 +3,7 @@
  * be understood gets ERR_PROTOCOL, here as on every other replica. */
 #include <string.h>
 
+#include "alloc/ahead.h"
 #include "alloc/command.h"
 #include "replica/internal.h"
 
