@@ -550,8 +550,11 @@ static void *write_on(void *arg)
 {
     uint64_t before;
     (void)arg;
-    while (!atomic_load(&stop)) {
-        (void)cairn_add_u64(heap, object, 0, 1, &before);
+    for (uint32_t i = 1; !atomic_load(&stop); i++) {
+        must(cairn_add_u64(heap, object, 0, 1, &before));
+        if (i % 16 == 0) {
+            (void)usleep(10000); /* the heap keeps all of this history */
+        }
     }
     return NULL;
 }
