@@ -98,8 +98,8 @@ void tx__hold(struct client *client, const struct frame_header *header, struct s
         rv = shard_read_index(shard, &request->read);
     } else if (rv == 0) {
         request->command.cb = hold_reached;
-        request->by.seq = shard_hold(shard, m.hold_ms);
-        rv = request->by.seq != 0 ? shard_barrier(shard, &request->command) : ERR_BUSY;
+        rv = shard_hold(shard, m.hold_ms, &request->by.seq);
+        rv = rv == 0 ? shard_barrier(shard, &request->command) : rv;
     }
     if (rv != 0) {
         dispatch__refuse(request, rv);

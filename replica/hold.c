@@ -50,12 +50,16 @@ static bool may_begin(struct shard *s, uint64_t now_ms)
     return s->hold_credit_ms >= TX_HOLD_MS_MAX;
 }
 
-uint64_t shard_hold(struct shard *shard, uint32_t hold_ms)
+int shard_hold(struct shard *shard, uint32_t hold_ms, uint64_t *hold)
 {
     uint64_t now_ms = env_now_ms(shard->r->env);
     assert(hold_ms <= TX_HOLD_MS_MAX);
-    if (!shard__leads(shard) || !may_begin(shard, now_ms)) {
-        return 0;
+    *hold = 0;
+    if (!shard__leads(shard)) {
+        return ERR_NOTLEADER; /* BUSY would have the reader ask here again */
+    }
+    if (!may_begin(shard, now_ms)) {
+        return ERR_BUSY;
     }
     for (uint32_t i = 0; i < HOLDS_MAX; i++) {
         struct hold *h = &shard->holds[i];
@@ -65,10 +69,11 @@ uint64_t shard_hold(struct shard *shard, uint32_t hold_ms)
             h->until_ms = now_ms + hold_ms;
             shard->held_until_ms =
                 h->until_ms > shard->held_until_ms ? h->until_ms : shard->held_until_ms;
-            return name_of(shard, h->number);
+            *hold = name_of(shard, h->number);
+            return 0;
         }
     }
-    return 0;
+    return ERR_BUSY;
 }
 
 bool shard_holds(const struct shard *shard, uint64_t hold)

@@ -162,9 +162,9 @@ int shard_check_commit(const struct shard *shard, const struct command_prefix *p
 int shard_barrier(struct shard *shard, struct shard_command *command);
 /* From now on shard_propose() and TX_PREPARE are BUSY, for hold_ms (<= TX_HOLD_MS_MAX) or until
  * TX_CLOSE with this hold is proposed: what comes later has later versions. Holds overlap, but no
- * more than half of the time is held. Returns
- * its name (term and number), 0 when this node doesn't lead or too many are held. */
-uint64_t shard_hold(struct shard *shard, uint32_t hold_ms);
+ * more than half of the time is held. *hold: its name (term and number). BUSY: too many are held;
+ * NOTLEADER. */
+int shard_hold(struct shard *shard, uint32_t hold_ms, uint64_t *hold);
 /* Is it still held, in the same term? */
 bool shard_holds(const struct shard *shard, uint64_t hold);
 int shard_read_index(struct shard *shard,

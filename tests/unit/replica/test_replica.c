@@ -325,6 +325,36 @@ static void all_nodes_losing_power_lose_nothing(void **state)
     sim_ignore_leaks(false);
 }
 
+/* ---- holds ---- */
+
+static int hold_at(struct cluster *c, uint32_t node, uint64_t uid, uint64_t *hold)
+{
+    return shard_hold(replica_shard(c->nodes[node].replica, uid), TX_HOLD_MS_MAX, hold);
+}
+
+static void writers_are_held_off_for_half_of_the_time_by_the_leader_alone(void **state)
+{
+    (void)state;
+    struct cluster c;
+    uint64_t hold;
+    cluster_open(&c, 15, SMALL_LOG);
+    uint64_t uid = cluster_heap(&c, "h", 1, HEAP_BYTES);
+    uint32_t leader = cluster_leader(&c, uid);
+    for (uint32_t i = 0; i < CLUSTER_NODES; i++) {
+        assert_int_equal(hold_at(&c, i, uid, &hold), i == leader ? 0 : ERR_NOTLEADER);
+        assert_true((hold != 0) == (i == leader));
+    }
+    uint32_t given = 0;
+    for (uint32_t i = 0; i < 20; i++) { /* one after the other, each until its time is up */
+        cluster_run_ms(&c, TX_HOLD_MS_MAX);
+        int rv = hold_at(&c, leader, uid, &hold);
+        assert_true(rv == 0 || rv == ERR_BUSY);
+        given += rv == 0;
+    }
+    assert_in_range(given, 8, 13); /* half, and what is saved up at first */
+    cluster_close(&c);
+}
+
 /* ---- commands that cost more than their bytes say ---- */
 
 #define HEAVY 12u
@@ -902,6 +932,7 @@ int main(void)
         cmocka_unit_test(a_jump_of_the_clock_expires_nobody),
         cmocka_unit_test(heaps_come_and_go_and_uids_are_never_used_again),
         cmocka_unit_test(all_nodes_losing_power_lose_nothing),
+        cmocka_unit_test(writers_are_held_off_for_half_of_the_time_by_the_leader_alone),
         cmocka_unit_test(heavy_commands_dont_share_one_entry),
         cmocka_unit_test(a_replica_too_far_behind_is_filled_by_pages),
         cmocka_unit_test(a_node_that_lost_its_disk_joins_under_a_new_id),
