@@ -34,18 +34,6 @@ struct run {
     uint64_t trace, ok;
 };
 
-/* Shards serve within ten election timeouts, and the only node that can lead one may have the
- * longest.
- */
-static uint64_t slowest_election_ms(const struct cluster *c)
-{
-    uint64_t ms = 0;
-    for (uint32_t i = 0; i < c->node_count; i++) {
-        ms = c->nodes[i].election_ms > ms ? c->nodes[i].election_ms : ms;
-    }
-    return ms;
-}
-
 static void recover(struct cluster *c)
 {
     /* Nodes that were down just now, or replay, get their time to be up at all. */
@@ -56,12 +44,7 @@ static void recover(struct cluster *c)
     /* Nodes whose clocks are off leave elections to others for eight election timeouts, also where
      * the only one whose clock is right lacks an entry and can't win. */
     bool jumped = c->mode == MODE_CLOCK || c->mode == MODE_MIXED;
-    uint64_t limit = sim_now_ns(c->sim) + 10 * slowest_election_ms(c) * SIM_MS;
     cluster_run_ms(c, jumped ? RECOVER_CLOCK_MS : RECOVER_MS);
-    /* Whether every shard is led the look after transactions in doubt knows. */
-    while (!c->bad && c->in_doubt.healed_ns == 0 && sim_now_ns(c->sim) < limit) {
-        cluster_run_ms(c, 1000);
-    }
     c->calm = true; /* what fails from here on has no excuse */
     cluster_say(c, "calm");
     uint64_t before = c->counts.ok;

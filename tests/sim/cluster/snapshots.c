@@ -6,8 +6,7 @@
 #include "base/limits.h"
 #include "sim/cluster/cluster.h"
 
-#define PAUSE_US    3000u
-#define PATIENCE_NS (5 * SIM_SECOND)
+#define PAUSE_US 3000u
 
 static void hold_all(struct snapshot *s);
 
@@ -32,15 +31,6 @@ static bool is_for_another_try(int err)
            err == ERR_INDOUBT;
 }
 
-/* A program begins anew until its deadline (ADR 0007 §8), which is in vain while clocks have jumped
- * apart. */
-static bool is_over(const struct snapshot *s)
-{
-    const struct cluster *c = s->client->cluster;
-    return c->mode == MODE_CLOCK || c->mode == MODE_MIXED ||
-           sim_now_ns(c->sim) - s->began_ns > PATIENCE_NS;
-}
-
 static void closed(struct core_call *call)
 {
     struct snapshot *s = container_of(call, struct snapshot_call, call)->snapshot;
@@ -49,13 +39,12 @@ static void closed(struct core_call *call)
     }
     if (s->err == 0 || !is_for_another_try(s->err)) {
         s->cb(s, s->err);
-    } else if (++s->tries >= SNAPSHOT_TRIES && is_over(s)) {
+    } else if (++s->tries == SNAPSHOT_TRIES) {
         s->cb(s, ERR_BUSY);
     } else {
         s->pause.cb = again;
         env_timer_start(s->client->env, &s->pause,
-                        env_now_ns(s->client->env) +
-                            (uint64_t)PAUSE_US * (s->tries < 20 ? s->tries : 20) * 1000);
+                        env_now_ns(s->client->env) + (uint64_t)PAUSE_US * s->tries * 1000);
     }
 }
 
@@ -133,7 +122,6 @@ void snapshot_find(struct snapshot *s, struct client_host *client, bool strict, 
     s->strict = strict;
     s->cb = cb;
     s->tries = 0;
-    s->began_ns = sim_now_ns(client->cluster->sim);
     s->text[0] = '\0';
     hold_all(s);
 }

@@ -26,7 +26,6 @@ struct snapshot {
     struct snapshot_call calls[SNAPSHOT_SHARDS_MAX];
     struct env_timer pause;
     uint32_t out, tries, held;
-    uint64_t began_ns;
     uint64_t at; /* what was found */
     uint64_t newest;
     int err;
