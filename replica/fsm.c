@@ -507,6 +507,7 @@ static uint64_t stamp_entry(struct heap *heap, uint64_t term, uint64_t stamp)
 uint64_t fsm_object_of(uint16_t kind, struct slice body)
 {
     switch (kind) {
+    case KIND_ALLOC_LEASED:
     case KIND_FREE:
     case KIND_REALLOC:
     case KIND_WRITE:

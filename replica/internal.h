@@ -441,7 +441,7 @@ int fsm_apply(struct heap *heap, uint64_t index, const struct wal_entry *entry,
  * at most FSM_WORK_MAX. 0: as little as most. */
 #define FSM_WORK_MAX 2048u
 uint32_t fsm_work(const struct heap *heap, uint16_t kind, struct slice body);
-/* The object that a command changes; 0: none, or not known before it is decoded. */
+/* The object that a plain command is on; 0: it is on none, or allocates where nobody knows yet. */
 uint64_t fsm_object_of(uint16_t kind, struct slice body);
 /* Checks that a command may stand in an entry of this shard. 0, ERR_PROTOCOL, ERR_INVAL. */
 int fsm_validate(uint64_t uid, uint16_t kind, struct slice body, struct command_prefix *prefix);
@@ -673,5 +673,21 @@ void membership_tick(struct shard *s, uint64_t now_ms);
  */
 int membership_hand_over(struct shard *s);
 uint64_t membership_heir(struct shard *s); /* who that would be, 0 nobody */
+
+/* ---- log_scan.c -----------------------------------------------------------------------------
+ */
+
+/* The commands of an entry, one after another. open: false, it isn't one of commands. */
+struct entry_commands {
+    struct cursor at;
+    uint32_t left;
+    uint64_t stamp;
+};
+bool entry_commands_open(struct entry_commands *c, const struct wal_entry *entry);
+bool entry_commands_next(struct entry_commands *c, uint16_t *kind, struct slice *body);
+typedef void (*log_scan_cb)(void *arg, uint64_t index, const struct wal_entry *entry);
+/* The newest applied entries that the log still has, oldest first: at most SHARD_TRACE_ENTRIES_MAX,
+ * and 8 MiB. *from: the first of them. ERR_IO, ERR_CORRUPT: the log can't be read. */
+int log_scan(struct shard *shard, uint64_t *from, log_scan_cb cb, void *arg);
 
 #endif

@@ -4,10 +4,6 @@
 #include "alloc/txn.h"
 #include "replica/internal.h"
 
-#define READ_ENTRIES    64u
-#define READ_BYTES      (256u << 10)
-#define TRACE_BYTES_MAX (16u << 20) /* the reactor waits for as much from the disk, at worst */
-
 struct trace {
     const struct txn_name *name;
     uint64_t uid;
@@ -93,22 +89,18 @@ static bool is_step(const struct trace *t, uint16_t kind, struct slice body,
     }
 }
 
-static void look_at(const struct trace *t, uint64_t index, const struct wal_entry *entry)
+static void look_at(void *arg, uint64_t index, const struct wal_entry *entry)
 {
-    struct cursor c = cursor_of(entry->data);
-    if (entry->type != ENTRY_COMMAND || cursor_u16(&c) != ENTRY_FORMAT) {
+    const struct trace *t = arg;
+    struct entry_commands commands;
+    uint16_t kind;
+    struct slice body;
+    if (!entry_commands_open(&commands, entry)) {
         return;
     }
-    cursor_u16(&c);
-    uint32_t count = cursor_u32(&c);
-    uint64_t stamp = cursor_u64(&c);
-    for (uint32_t i = 0; i < count && !c.failed; i++) {
-        struct shard_tx_step step = {.index = index, .term = entry->term, .stamp = stamp};
-        uint16_t kind = cursor_u16(&c);
-        cursor_u16(&c);
-        uint32_t length = cursor_u32(&c);
-        struct slice body = cursor_bytes(&c, length);
-        if (!c.failed && is_step(t, kind, body, &step)) {
+    while (entry_commands_next(&commands, &kind, &body)) {
+        struct shard_tx_step step = {.index = index, .term = entry->term, .stamp = commands.stamp};
+        if (is_step(t, kind, body, &step)) {
             t->cb(t->arg, &step);
         }
     }
@@ -118,29 +110,5 @@ int shard_trace_tx(struct shard *shard, const struct txn_name *name, uint64_t *f
                    shard_tx_step_cb cb, void *arg)
 {
     struct trace t = {name, shard->uid, cb, arg};
-    struct wal_entry entries[READ_ENTRIES];
-    uint64_t first = wal_log_prev_index(shard->log) + 1;
-    uint64_t end = shard->applied + 1;
-    size_t bytes = 0;
-    if (end > first + SHARD_TRACE_ENTRIES_MAX) {
-        first = end - SHARD_TRACE_ENTRIES_MAX;
-    }
-    *from = first;
-    for (uint64_t index = first; index < end && bytes < TRACE_BYTES_MAX;) {
-        size_t count = 0;
-        size_t want = end - index < READ_ENTRIES ? (size_t)(end - index) : READ_ENTRIES;
-        int rv = wal_log_read(shard->log, index, entries, want, READ_BYTES, &count);
-        if (rv != 0 || count == 0) {
-            return rv;
-        }
-        for (size_t i = 0; i < count; i++) {
-            look_at(&t, index + i, &entries[i]);
-            bytes += entries[i].data.len;
-            if (entries[i].block != NULL) {
-                wal_block_unref(entries[i].block);
-            }
-        }
-        index += count;
-    }
-    return 0;
+    return log_scan(shard, from, look_at, &t);
 }

@@ -9,12 +9,9 @@
 #include "base/hlc.h"
 #include "replica/internal.h"
 
-#define READ_ENTRIES   64u
-#define READ_BYTES     (256u << 10)
-#define LOOK_BYTES_MAX (16u << 20) /* the reactor waits for as much from the disk, at worst */
-#define COMMANDS_MAX   64u         /* of one entry that may be meant */
-#define OPENS_MAX      1024u
-#define PREPARES_MAX   256u
+#define COMMANDS_MAX 64u /* of one entry that may be meant */
+#define OPENS_MAX    1024u
+#define PREPARES_MAX 256u
 /* A session's id is the version of its opening. The n-th command of an entry gets the entry's stamp
  * + n; or more, where the shard's clock was ahead of that: by no more than this (rules X14, X16).
  */
@@ -74,38 +71,6 @@ static bool part_touches(struct slice part, uint64_t ptr, bool *bears)
     return touches;
 }
 
-/* The object of a command on one; 0: it is none, or allocates. */
-static uint64_t object_of(uint16_t kind, struct slice body)
-{
-    union {
-        struct msg_alloc_leased alloc_leased;
-        struct msg_free free;
-        struct msg_realloc realloc;
-        struct msg_write write;
-        struct msg_compare_and_write compare;
-        struct msg_add_u64 add;
-        struct msg_write_if_version versioned;
-    } m;
-    switch (kind) {
-    case KIND_ALLOC_LEASED:
-        return message_decode_alloc_leased(body, &m.alloc_leased) == 0 ? m.alloc_leased.ptr : 0;
-    case KIND_FREE:
-        return message_decode_free(body, &m.free) == 0 ? m.free.ptr : 0;
-    case KIND_REALLOC:
-        return message_decode_realloc(body, &m.realloc) == 0 ? m.realloc.ptr : 0;
-    case KIND_WRITE:
-        return message_decode_write(body, &m.write) == 0 ? m.write.ptr : 0;
-    case KIND_COMPARE_AND_WRITE:
-        return message_decode_compare_and_write(body, &m.compare) == 0 ? m.compare.ptr : 0;
-    case KIND_ADD_U64:
-        return message_decode_add_u64(body, &m.add) == 0 ? m.add.ptr : 0;
-    case KIND_WRITE_IF_VERSION:
-        return message_decode_write_if_version(body, &m.versioned) == 0 ? m.versioned.ptr : 0;
-    default:
-        return 0;
-    }
-}
-
 static void add_candidate(struct look *l, uint16_t kind, bool bears,
                           const struct shard_writer *writer)
 {
@@ -148,7 +113,7 @@ static void gather(struct look *l, uint16_t kind, struct slice body)
         gather_decision(l, body);
         return;
     }
-    bool touches = kind == KIND_ALLOC || object_of(kind, body) == l->ptr;
+    bool touches = kind == KIND_ALLOC || fsm_object_of(kind, body) == l->ptr;
     bool bears = kind == KIND_ALLOC_LEASED;
     if (kind == KIND_TX_COMMIT_ONE) {
         touches =
@@ -283,64 +248,30 @@ static void settle_entry(struct look *l, uint64_t index)
 
 /* ---- the log ---- */
 
-static void look_at(struct look *l, uint64_t index, const struct wal_entry *entry)
+static void look_at(void *arg, uint64_t index, const struct wal_entry *entry)
 {
-    struct cursor c = cursor_of(entry->data);
+    struct look *l = arg;
+    struct entry_commands commands;
+    uint16_t kind;
+    struct slice body;
     bool wanted = false;
-    if (entry->type != ENTRY_COMMAND || cursor_u16(&c) != ENTRY_FORMAT) {
+    if (!entry_commands_open(&commands, entry)) {
         return;
     }
     for (size_t i = 0; i < l->count && !wanted; i++) {
         wanted = is_of(l, i, index);
     }
-    cursor_u16(&c);
-    uint32_t count = cursor_u32(&c);
-    uint64_t stamp = cursor_u64(&c);
     l->candidate_count = 0;
     l->overflow = false;
-    for (uint32_t i = 0; i < count && !c.failed; i++) {
-        uint16_t kind = cursor_u16(&c);
-        cursor_u16(&c);
-        struct slice body = cursor_bytes(&c, cursor_u32(&c));
-        if (!c.failed) {
-            note(l, kind, stamp + i, body);
-        }
-        if (!c.failed && wanted) {
+    for (uint32_t i = 0; entry_commands_next(&commands, &kind, &body); i++) {
+        note(l, kind, commands.stamp + i, body);
+        if (wanted) {
             gather(l, kind, body);
         }
     }
     if (wanted) {
         settle_entry(l, index);
     }
-}
-
-static int look_through(struct look *l, struct shard *shard, uint64_t *from)
-{
-    struct wal_entry entries[READ_ENTRIES];
-    uint64_t first = wal_log_prev_index(shard->log) + 1;
-    uint64_t end = shard->applied + 1;
-    size_t bytes = 0;
-    if (end > first + SHARD_TRACE_ENTRIES_MAX) {
-        first = end - SHARD_TRACE_ENTRIES_MAX;
-    }
-    *from = first;
-    for (uint64_t index = first; index < end && bytes < LOOK_BYTES_MAX;) {
-        size_t count = 0;
-        size_t want = end - index < READ_ENTRIES ? (size_t)(end - index) : READ_ENTRIES;
-        int rv = wal_log_read(shard->log, index, entries, want, READ_BYTES, &count);
-        if (rv != 0 || count == 0) {
-            return rv;
-        }
-        for (size_t i = 0; i < count; i++) {
-            look_at(l, index + i, &entries[i]);
-            bytes += entries[i].data.len;
-            if (entries[i].block != NULL) {
-                wal_block_unref(entries[i].block);
-            }
-        }
-        index += count;
-    }
-    return 0;
 }
 
 /* 0: nobody can tell. */
@@ -383,7 +314,7 @@ int shard_writers(struct shard *shard, uint64_t ptr, struct shard_writer *out, s
         l->changes = changes;
         l->writers = out;
         l->count = *count;
-        rv = look_through(l, shard, from);
+        rv = log_scan(shard, from, look_at, l);
     }
     for (size_t i = 0; rv == 0 && i < *count; i++) {
         if (out[i].session != 0 && out[i].owner == 0) {

@@ -615,6 +615,37 @@ static struct command_result retain(struct cluster_client *client, uint64_t ms)
     return client_command(client, KIND_SET_RETENTION, &body);
 }
 
+static void the_newest_writers_are_found_in_a_long_log(void **state)
+{
+    (void)state;
+    static uint8_t bytes[64 << 10];
+    struct cluster c;
+    struct cluster_client client;
+    struct shard_writer writers[64];
+    size_t count = 0;
+    uint64_t from = 0;
+    cluster_open(&c, 21, (uint64_t)64 << 20);
+    uint64_t uid = cluster_heap(&c, "h", 1, (uint64_t)64 << 20);
+    (void)client_open(&client, &c, uid, 77, 8, 60000);
+    assert_int_equal(retain(&client, 600000).code, 0);
+    uint64_t small = client_alloc(&client, 8, slice_of(NULL, 0));
+    uint64_t large = client_alloc(&client, sizeof bytes, slice_of(NULL, 0));
+    assert_int_equal(client_add(&client, small, 1).code, 0);
+    for (uint32_t i = 0; i < 150; i++) { /* more than is read again */
+        memset(bytes, (int)i + 1, sizeof bytes);
+        assert_int_equal(client_write(&client, large, 0, slice_of(bytes, sizeof bytes)).code, 0);
+    }
+    assert_int_equal(client_add(&client, small, 1).code, 0);
+    struct shard *shard = replica_shard(c.nodes[cluster_leader(&c, uid)].replica, uid);
+    assert_int_equal(shard_writers(shard, small, writers, 64, &count, &from), 0);
+    assert_true(count >= 2);
+    assert_int_equal(writers[0].session, client.session);
+    assert_int_equal(writers[0].kind, KIND_ADD_U64);
+    assert_int_equal(writers[1].session, 0);
+    assert_true(from > 1);
+    cluster_close(&c);
+}
+
 struct moment {
     uint64_t ptr, at, clock, value;
     int rv;
@@ -932,6 +963,7 @@ int main(void)
         cmocka_unit_test(a_jump_of_the_clock_expires_nobody),
         cmocka_unit_test(heaps_come_and_go_and_uids_are_never_used_again),
         cmocka_unit_test(all_nodes_losing_power_lose_nothing),
+        cmocka_unit_test(the_newest_writers_are_found_in_a_long_log),
         cmocka_unit_test(writers_are_held_off_for_half_of_the_time_by_the_leader_alone),
         cmocka_unit_test(heavy_commands_dont_share_one_entry),
         cmocka_unit_test(a_replica_too_far_behind_is_filled_by_pages),
