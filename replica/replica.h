@@ -218,8 +218,8 @@ struct shard_tx_step {
 };
 typedef void (*shard_tx_step_cb)(void *arg, const struct shard_tx_step *step);
 #define SHARD_TRACE_ENTRIES_MAX 8192u /* the newest applied ones */
-/* In log order, of so much of the log's end as 8 MiB are; cb runs inside. *from: the first entry that was looked at. ERR_IO, ERR_CORRUPT: the
- * log can't be read. */
+/* In log order, of so much of the log's end as 8 MiB are; cb runs inside. *from: the first entry
+ * that was looked at. ERR_IO, ERR_CORRUPT: the log can't be read. */
 int shard_trace_tx(struct shard *shard, const struct txn_name *name, uint64_t *from,
                    shard_tx_step_cb cb, void *arg);
 
