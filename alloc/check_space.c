@@ -142,6 +142,11 @@ static void check_free_pages(struct check *c)
 
 /* ---- slabs ---- */
 
+static uint64_t low_bits(uint32_t count)
+{
+    return count == 64 ? ~(uint64_t)0 : ((uint64_t)1 << count) - 1;
+}
+
 static void check_slab(struct check *c, uint64_t granule, uint64_t bytes)
 {
     uint64_t address = granule_address(c->h, granule);
@@ -158,8 +163,9 @@ static void check_slab(struct check *c, uint64_t granule, uint64_t bytes)
     uint32_t first = 0;
     uint32_t blocks = slab_shape(bytes, s->class, &first);
     uint32_t words = (blocks + 63) / 64;
-    if (s->first != first || s->blocks != blocks || s->used > blocks || s->hint >= words ||
-        s->reserved != 0 || check_data(c, address, first) == NULL) {
+    if (s->first != first || s->blocks != blocks || s->used > blocks || s->reserved0 != 0 ||
+        s->reserved1 != 0 || (s->roomy & ~low_bits(words)) != 0 ||
+        check_data(c, address, first) == NULL) {
         check_damage(c, "slab-header",
                      "slab at granule %" PRIu64 " (page %" PRIu64 "): its header doesn't fit class "
                      "%u",
@@ -168,9 +174,9 @@ static void check_slab(struct check *c, uint64_t granule, uint64_t bytes)
     }
     uint32_t used = 0;
     for (uint32_t w = 0; w < words; w++) {
-        uint32_t in_word = blocks - w * 64 < 64 ? blocks - w * 64 : 64;
-        uint64_t all = in_word == 64 ? ~(uint64_t)0 : ((uint64_t)1 << in_word) - 1;
-        if ((s->map[w] & ~all) != 0 || (w < s->hint && s->map[w] != all)) {
+        uint64_t all = low_bits(blocks - w * 64 < 64 ? blocks - w * 64 : 64);
+        bool roomy = (s->roomy >> w & 1) != 0;
+        if ((~s->map[w] & ~all) != 0 || roomy != (s->map[w] != ~(uint64_t)0)) {
             check_damage(c, "slab-bitmap",
                          "slab at granule %" PRIu64 ": word %u of its bitmap is wrong", granule, w);
         }

@@ -300,11 +300,26 @@ static inline uint64_t block_bytes(const struct heap *h, uint64_t place)
 /* Could the block hold so many bytes where it is (in its class, or as an extent that can be
  * resized)? Does it, and keeps the counters. Bytes gained read as zero. */
 bool block_resize(struct heap *h, enum pool pool, uint64_t place, uint64_t bytes);
-/* The slab that a block of a class lies in: its granule. */
+/* The slab that a block of a class lies in: its granule. A slab is so short that it begins in the
+ * word of that granule or in one of the four before. Which one is random, so there is no branch. */
 static inline uint64_t slab_of(const struct heap *h, uint64_t place)
 {
+    static_assert(SLAB_BYTES >> GRANULE_SHIFT_MIN <= 4 * 64, "starts in one of five words");
     assert(place_class(place) != PLACE_NO_CLASS);
-    return extent_of(h, place_granule(h, place));
+    uint64_t granule = place_granule(h, place);
+    uint64_t w = granule / 64;
+    if (w < 4) {
+        return extent_of(h, granule);
+    }
+    const struct granules *g = granules_at(h, w - 4);
+    uint64_t upto = ~(uint64_t)0 >> (63 - (granule & 63));
+    uint32_t has = (uint32_t)(g[0].start != 0) | (uint32_t)(g[1].start != 0) << 1 |
+                   (uint32_t)(g[2].start != 0) << 2 | (uint32_t)(g[3].start != 0) << 3 |
+                   (uint32_t)((g[4].start & upto) != 0) << 4;
+    assert(has != 0);
+    uint32_t last = 31 - (uint32_t)__builtin_clz(has);
+    uint64_t starts = g[last].start & (upto | ((uint64_t)(last >> 2) - 1));
+    return (w - 4 + last) * 64 + 63 - (uint64_t)__builtin_clzll(starts);
 }
 static inline const struct slab *slab_get(const struct heap *h, uint64_t granule)
 {

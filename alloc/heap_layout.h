@@ -10,8 +10,8 @@
 #include "base/assert.h"
 
 #define HEAP_MAGIC  0x315041454e524943ull /* "CIRNEAP1" */
-#define HEAP_FORMAT 4u
-#define HEAP_ENGINE 5u
+#define HEAP_FORMAT 5u
+#define HEAP_ENGINE 6u
 
 #define PAGE_SHIFT     12
 #define PAGE_BYTES     ((uint64_t)1 << PAGE_SHIFT)
@@ -66,8 +66,8 @@ enum pool { POOL_OBJECTS, POOL_MAPS, POOL_UNDO, POOLS };
 #define BLOCK_MAGIC_MAP  0x4e50414du /* "MAPN" */
 #define BLOCK_MAGIC_UNDO 0x4f444e55u /* "UNDO" */
 
-/* At the start of the slab's extent; the bitmap follows (bit set: block in use), then, 16-byte
- * aligned, the blocks. */
+/* At the start of the slab's extent; the bitmap follows (bit set: block in use, or behind the last
+ * one), then, 16-byte aligned, the blocks. */
 struct slab {
     uint32_t magic;
     uint8_t class;
@@ -75,12 +75,14 @@ struct slab {
     uint16_t blocks;
     uint32_t next, prev; /* granule + 1: slabs of the class with a free block; 0: none */
     uint16_t used;
-    uint16_t hint;  /* no word of the bitmap below it has a free block */
+    uint16_t reserved0;
     uint32_t first; /* offset of the first block */
-    uint64_t reserved;
+    uint32_t roomy; /* bit n: word n of the bitmap has a free block */
+    uint32_t reserved1;
     uint64_t map[];
 };
 static_assert(sizeof(struct slab) == 32, "media format");
+static_assert(SLAB_BYTES / 32 / 64 <= 32, "a bit for every word of a bitmap");
 
 struct slab_list {
     uint32_t head, tail;

@@ -132,6 +132,11 @@ static void slab_make(struct heap *h, enum pool pool, uint32_t class_number, uin
     s->pool = (uint8_t)pool;
     s->blocks = (uint16_t)blocks;
     s->first = first;
+    uint32_t words = (blocks + 63) / 64;
+    s->roomy = (uint32_t)(((uint64_t)1 << words) - 1);
+    if (blocks % 64 != 0) {
+        s->map[words - 1] = ~(uint64_t)0 << blocks % 64;
+    }
     struct slab_list *list = header_slabs_edit(h, pool, class_number);
     list->slabs++;
     list_append(h, list, s, granule);
@@ -240,7 +245,7 @@ bool slab_block_next(const struct heap *h, uint64_t granule, uint32_t from, uint
         }
         if (bits != 0) {
             *block = word * 64 + (uint32_t)__builtin_ctzll(bits);
-            return true;
+            return *block < s->blocks;
         }
     }
     return false;

@@ -108,7 +108,8 @@ static inline void slot_unbind(struct heap *h, const struct slot_at *at)
     p->head = (uint16_t)((uintptr_t)at->entry % PAGE_BYTES / sizeof *at->entry);
     p->free_count++;
     /* A page with many retired slots may never have so many free ones: see slot_page_join(). */
-    if (p->free_count + p->retired >= SLOT_PAGE_REUSE && (p->next & SLOT_PAGE_QUEUED) == 0) {
+    uint32_t many = (uint32_t)(p->free_count + p->retired >= (int)SLOT_PAGE_REUSE);
+    if ((many & ~p->next >> 31) != 0) { /* one branch: the two are rarely true together */
         slot_page_join(h, p);
     }
 }
@@ -151,16 +152,15 @@ static inline uint64_t slab_take(struct heap *h, enum pool pool, uint32_t class_
     uint64_t offset = granule << h->regions.granule_shift;
     uint64_t address = h->regions.data_at + offset;
     struct slab *s = (struct slab *)(void *)(h->arena.base + address);
-    uint32_t word = s->hint;
-    uint64_t free = ~s->map[word];
-    while (free == 0) {
-        free = ~s->map[++word];
-    }
-    uint32_t block = word * 64 + (uint32_t)__builtin_ctzll(free);
+    assert(s->roomy != 0);
+    uint32_t word = (uint32_t)__builtin_ctz(s->roomy);
+    uint64_t map = s->map[word];
+    uint32_t block = word * 64 + (uint32_t)__builtin_ctzll(~map);
     assert(block < s->blocks);
     slab_mark(h, address, word);
-    s->map[word] |= free & -free;
-    s->hint = (uint16_t)word;
+    map |= map + 1; /* its lowest zero */
+    s->map[word] = map;
+    s->roomy &= ~((uint32_t)(map == ~(uint64_t)0) << word);
     s->used++;
     h->room.blocks[pool][class_number]--;
     uint32_t bytes = class_bytes(class_number);
@@ -205,7 +205,7 @@ static inline void block_give(struct heap *h, enum pool pool, uint64_t place, ui
     slab_mark(h, address, word);
     assert((s->map[word] & bit) != 0);
     s->map[word] &= ~bit;
-    s->hint = word < s->hint ? (uint16_t)word : s->hint;
+    s->roomy |= (uint32_t)1 << word;
     s->used--;
     h->room.blocks[pool][class_number]++;
     blocks_count(h, pool, (uint64_t)-1, -(uint64_t)class_bytes(class_number));

@@ -175,9 +175,6 @@ static bool hit_slab_header(struct injection *x)
         return false;
     }
     uint64_t byte = below(x, sizeof(struct slab));
-    if (byte == offsetof(struct slab, hint) || byte == offsetof(struct slab, hint) + 1) {
-        byte = 0; /* it may be lower than it has to */
-    }
     injection_flip(x, granule_address(x->heap, granule) + byte, below(x, 8));
     return true;
 }
