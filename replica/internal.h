@@ -143,6 +143,18 @@ struct hold {
     uint32_t number;
 };
 
+/* ---- entries that leave later
+ * ------------------------------------------------------------------------------------------
+ */
+
+/* Kept back for one server: entries index + 1 .., of a message in this term. */
+#define LATE_MAX (REPLICAS_MAX - 1u) /* servers of a shard; more get theirs at once */
+struct late {
+    uint64_t to, term, index, log_term;
+    uint32_t count; /* 0: nothing */
+    uint8_t version;
+};
+
 /* ---- a shard
  * -------------------------------------------------------------------------------------------------------
  */
@@ -161,6 +173,7 @@ struct shard {
     struct list durable_link; /* replica->durable_shards while marks or messages wait, else alone */
     struct list apply_link;   /* replica->apply_shards, else alone */
     struct list lazy_link;    /* replica->lazy_shards while the open batch waits for company */
+    struct list late_link;    /* replica->late_shards while entries are kept back, else alone */
     uint64_t uid, heap_id;
     uint32_t number; /* index in its heap */
     uint64_t self_id;
@@ -196,6 +209,9 @@ struct shard {
 
     struct batch *open;
     uint64_t lazy_ms; /* since when it waits for company */
+    struct late late[LATE_MAX];
+    uint64_t late_ms;  /* since when something is kept back */
+    size_t late_bytes; /* of entries, about */
     struct list ready;
     uint32_t ready_count;
     struct list in_flight;
@@ -280,6 +296,8 @@ struct replica {
     struct list apply_shards; /* ... and these apply behind it */
     struct list lazy_shards;
     struct env_timer lazy;
+    struct list late_shards; /* longest ago first */
+    struct env_timer late;
     struct env_timer tick;
     struct env_timer again; /* work left over for the next turn */
 
@@ -369,6 +387,8 @@ int shard__propose_for(struct shard *s, uint16_t kind, struct slice body,
                        struct shard_command *command);
 int shard__propose_tick(struct shard *s); /* an entry that only moves the clock */
 bool shard__leads(const struct shard *s);
+/* Entries out of the log, as several messages if there are many; each stands on its own. */
+void shard__send_append(struct shard *s, const struct consensus_message *message);
 /* Answers everyone who waits for a command or a read. */
 void shard__refuse_waiters(struct shard *s, int err);
 bool shard__hard_state_is_durable(const struct shard *s);
@@ -423,6 +443,19 @@ void hold_end(struct shard *s, uint64_t name);
 void lazy_init(struct replica *r);
 void lazy_begin(struct shard *s); /* the open batch waits for company */
 void lazy_end(struct shard *s);   /* it has some, or has gone */
+
+/* ---- thrifty.c
+ * -----------------------------------------------------------------------------------------------------
+ */
+
+void thrifty_init(struct replica *r);
+void thrifty_close(struct replica *r);
+/* Keeps a message of this update back, if others are enough for its entries. */
+bool thrifty_keep(struct shard *s, const struct consensus_update *u,
+                  const struct consensus_message *m);
+void thrifty_release_to(struct shard *s, uint64_t to); /* what is kept back leaves */
+void thrifty_release(struct shard *s);
+void thrifty_forget(struct shard *s); /* it doesn't lead any more */
 
 /* ---- fsm.c
  * ---------------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@
 #define PREFER_AFTER_MS       5000u
 #define PREFER_BACKOFF_MS_MIN 10000u
 #define PREFER_BACKOFF_MS_MAX 600000u
-#define PREFER_LAG_MAX        16u /* entries in flight don't count as lagging */
+#define PREFER_LAG_MAX        256u /* entries in flight or kept back don't count as lagging */
 #define CATCH_UP_RETRY_MS     2000u
 
 struct wanted {
@@ -177,6 +177,7 @@ static int transfer_to(struct shard *s, uint64_t id)
 {
     struct consensus_update *update = NULL;
     batch_push(s); /* while leadership moves nothing goes into the log */
+    thrifty_release(s);
     int rv = consensus_transfer(s->consensus, env_now_ms(s->r->env), id, &update);
     shard__handle(s, rv, update);
     return rv;

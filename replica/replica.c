@@ -574,6 +574,7 @@ int replica_open(const struct replica_opts *opts, struct replica **out, struct e
     r->tick.cb = tick_run;
     r->again.cb = again_run;
     lazy_init(r);
+    thrifty_init(r);
     for (uint32_t i = 0; i < opts->node_count; i++) {
         if (opts->nodes[i] != opts->node) {
             r->peers[r->peer_count].node = opts->nodes[i];
@@ -610,6 +611,7 @@ void replica_free(struct replica *r)
     env_timer_stop(r->env, &r->tick);
     env_timer_stop(r->env, &r->again);
     wave_close(r);
+    thrifty_close(r);
     env_timer_stop(r->env, &r->lazy);
     if (r->turn.queued) {
         list_remove(&r->turn.link);

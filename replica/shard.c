@@ -93,6 +93,7 @@ void shard__fail(struct shard *s, int err, const char *text)
     }
     s->failed = true;
     s->serving = false;
+    thrifty_forget(s);
     buf_clear(&s->held);
     if (s->r->cbs->on_shard_failed != NULL) {
         s->r->cbs->on_shard_failed(s->r->arg, s, err, text);
@@ -271,9 +272,9 @@ static void release_held(struct shard *s)
     buf_clear(&s->held);
 }
 
-/* One message with many entries leaves as several; each stands on its own. */
-static void send_append(struct shard *s, struct consensus_message m)
+void shard__send_append(struct shard *s, const struct consensus_message *message)
 {
+    struct consensus_message m = *message;
     struct wal_entry *entries = s->r->entries_out;
     uint64_t end = m.index + m.count;
     size_t total = 0;
@@ -315,8 +316,12 @@ static void send_messages(struct shard *s, const struct consensus_update *u)
 {
     for (size_t i = 0; i < u->message_count; i++) {
         const struct consensus_message *m = &u->messages[i];
+        if (thrifty_keep(s, u, m)) {
+            continue;
+        }
+        thrifty_release_to(s, m->to);
         if (m->type == MSG_APPEND) {
-            send_append(s, *m);
+            shard__send_append(s, m);
         } else if (m->type == MSG_SNAPSHOT) {
             send_snapshot(s, *m);
         } else {
@@ -420,6 +425,7 @@ static void note_leadership(struct shard *s, bool was_leader)
         s->serving = false;
         s->needs_tick = false;
         s->lead_term = 0;
+        thrifty_forget(s);
         shard__refuse_waiters(s, ERR_NOTLEADER);
     }
     uint64_t leader = consensus_leader(s->consensus);
@@ -698,10 +704,11 @@ static struct shard *shard_new(struct replica *r, uint64_t uid)
     s->r = r;
     s->uid = uid;
     s->self_id = r->opts.self_id;
-    struct list *lists[] = {&s->link,        &s->turn_link,   &s->wave_link,       &s->durable_link,
-                            &s->apply_link,  &s->lazy_link,   &s->ready,           &s->in_flight,
-                            &s->batch_pool,  &s->reads,       &s->reads_done,      &s->reads_failed,
-                            &s->reads_ahead, &s->round.reads, &s->checkpoint_waits};
+    struct list *lists[] = {
+        &s->link,         &s->turn_link,   &s->wave_link,   &s->durable_link,
+        &s->apply_link,   &s->lazy_link,   &s->late_link,   &s->ready,
+        &s->in_flight,    &s->batch_pool,  &s->reads,       &s->reads_done,
+        &s->reads_failed, &s->reads_ahead, &s->round.reads, &s->checkpoint_waits};
     s->read_patience.cb = read_on_patience;
     for (size_t i = 0; i < sizeof lists / sizeof *lists; i++) {
         list_init(lists[i]);
@@ -825,6 +832,7 @@ void shard__free(struct shard *s)
 {
     s->failed = true;
     env_timer_stop(s->r->env, &s->read_patience);
+    thrifty_forget(s);
     shard__refuse_waiters(s, ERR_SHUTDOWN);
     if (s->image != NULL) {
         image_close(s->image);

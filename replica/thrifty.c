@@ -1,0 +1,196 @@
+/* New entries leave at once for as many voters as a majority takes, and for the others a little
+ * later, many at a time.
+ *
+ * An entry costs a follower two wakings, a write and a sync, and the leader a message out and one
+ * in, whether its answer is the one that commits the entry or comes after. So the leader asks only
+ * those whose answers it needs: voters that have stored all that is committed, itself included,
+ * which are the fast ones by that very fact. What is for the others is kept back: once
+ * THRIFTY_MS have passed since the first of it, or much has gathered, it leaves as one message.
+ *
+ * That is at the same time what happens when one that was asked doesn't answer: after THRIFTY_MS
+ * all have the entry, those that answer commit it, and who didn't isn't among the fast ones any
+ * more. No state remembers that; who has stored what is committed is looked at for each entry.
+ *
+ * To consensus it is a message that takes its time. Only entries of commands that were submitted
+ * just now are kept back: who catches up, votes or is handed leadership waits for nothing. */
+#include <string.h>
+
+#include "replica/internal.h"
+
+#define THRIFTY_MS        5u
+#define THRIFTY_BYTES_MAX (128u << 10)
+
+static bool has_all_committed(const struct shard *s, uint64_t id, uint64_t commit)
+{
+    uint64_t stored =
+        id == s->self_id ? wal_log_durable_index(s->log) : consensus_match_index(s->consensus, id);
+    return stored >= commit;
+}
+
+/* Voters are taken in the order of their node numbers, from our own on and around, so that each
+ * node's first choice is another one. */
+static uint32_t distance(const struct shard *s, uint64_t id)
+{
+    return (replica_id_node(id) - s->r->opts.node) & 0xffu;
+}
+
+/* A majority is asked without this server: fast voters come before it. */
+static bool can_wait(const struct shard *s, uint64_t id)
+{
+    struct consensus_config config;
+    uint64_t commit = consensus_commit_index(s->consensus);
+    bool fast[NODES_MAX * 2];
+    bool is_fast = false;
+    uint32_t voters = 0;
+    uint32_t before = 0;
+    consensus_get_config(s->consensus, &config);
+    for (uint32_t i = 0; i < config.count; i++) {
+        const struct consensus_server *server = &config.servers[i];
+        fast[i] = server->role == CONSENSUS_VOTER && has_all_committed(s, server->id, commit);
+        voters += server->role == CONSENSUS_VOTER;
+        is_fast = is_fast || (fast[i] && server->id == id);
+    }
+    for (uint32_t i = 0; i < config.count; i++) {
+        uint64_t other = config.servers[i].id;
+        before += fast[i] && other != id && (!is_fast || distance(s, other) < distance(s, id));
+    }
+    return before > voters / 2;
+}
+
+static struct late *late_of(struct shard *s, uint64_t to)
+{
+    for (uint32_t i = 0; i < LATE_MAX; i++) {
+        if (s->late[i].count > 0 && s->late[i].to == to) {
+            return &s->late[i];
+        }
+    }
+    return NULL;
+}
+
+static struct late *late_new(struct shard *s, const struct consensus_message *m)
+{
+    for (uint32_t i = 0; i < LATE_MAX; i++) {
+        struct late *late = &s->late[i];
+        if (late->count == 0) {
+            *late = (struct late){.to = m->to,
+                                  .term = m->term,
+                                  .index = m->index,
+                                  .log_term = m->log_term,
+                                  .version = m->version};
+            return late;
+        }
+    }
+    return NULL;
+}
+
+/* The first of it is kept since now. */
+static void begin(struct shard *s)
+{
+    struct replica *r = s->r;
+    if (!list_empty(&s->late_link)) {
+        return;
+    }
+    s->late_ms = env_now_ms(r->env);
+    s->late_bytes = 0;
+    list_push_back(&r->late_shards, &s->late_link);
+    if (r->late.slot == 0) {
+        env_timer_start_in_ms(r->env, &r->late, THRIFTY_MS);
+    }
+}
+
+static void send(struct shard *s, struct late *late)
+{
+    struct consensus_message m = {
+        .type = MSG_APPEND,
+        .from = s->self_id,
+        .to = late->to,
+        .term = late->term,
+        .index = late->index,
+        .log_term = late->log_term,
+        .commit = consensus_commit_index(s->consensus),
+        .count = late->count,
+        .version = late->version,
+    };
+    late->count = 0;
+    if (shard__leads(s) && consensus_term(s->consensus) == m.term) {
+        shard__send_append(s, &m);
+    }
+}
+
+bool thrifty_keep(struct shard *s, const struct consensus_update *u,
+                  const struct consensus_message *m)
+{
+    bool fresh = m->type == MSG_APPEND && m->count > 0 && m->count == u->entry_count &&
+                 m->index + 1 == u->first_index && u->entries[0].type == ENTRY_COMMAND;
+    if (!fresh || s->r->stopping || !can_wait(s, m->to)) {
+        return false;
+    }
+    struct late *late = late_of(s, m->to);
+    if (late != NULL && (late->term != m->term || late->index + late->count != m->index)) {
+        return false;
+    }
+    late = late != NULL ? late : late_new(s, m);
+    if (late == NULL) {
+        return false;
+    }
+    begin(s);
+    late->count += m->count;
+    for (size_t i = 0; i < u->entry_count; i++) {
+        s->late_bytes += u->entries[i].data.len;
+    }
+    if (s->late_bytes > THRIFTY_BYTES_MAX) {
+        thrifty_release(s);
+    }
+    return true;
+}
+
+void thrifty_release_to(struct shard *s, uint64_t to)
+{
+    struct late *late = late_of(s, to);
+    if (late != NULL) {
+        send(s, late);
+    }
+}
+
+void thrifty_release(struct shard *s)
+{
+    list_remove(&s->late_link);
+    for (uint32_t i = 0; i < LATE_MAX; i++) {
+        if (s->late[i].count > 0) {
+            send(s, &s->late[i]);
+        }
+    }
+}
+
+void thrifty_forget(struct shard *s)
+{
+    list_remove(&s->late_link);
+    memset(s->late, 0, sizeof s->late);
+}
+
+/* First kept, first sent. */
+static void on_timer(struct env_timer *timer)
+{
+    struct replica *r = container_of(timer, struct replica, late);
+    uint64_t now_ms = env_now_ms(r->env);
+    while (!list_empty(&r->late_shards)) {
+        struct shard *s = list_entry(r->late_shards.next, struct shard, late_link);
+        uint64_t age_ms = now_ms - s->late_ms;
+        if (age_ms < THRIFTY_MS) {
+            env_timer_start_in_ms(r->env, timer, THRIFTY_MS - age_ms);
+            return;
+        }
+        thrifty_release(s);
+    }
+}
+
+void thrifty_init(struct replica *r)
+{
+    list_init(&r->late_shards);
+    r->late.cb = on_timer;
+}
+
+void thrifty_close(struct replica *r)
+{
+    env_timer_stop(r->env, &r->late);
+}
