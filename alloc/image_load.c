@@ -307,7 +307,8 @@ int image_adopt(const struct image *image, struct arena *arena, uint64_t bytes_m
                 struct heap **heap, struct err_text *e)
 {
     struct heap *loaded = NULL;
-    int rv = (own ? heap_adopt_own : heap_adopt)(arena, bytes_max, &loaded, e);
+    int rv = own ? heap_adopt_own(arena, bytes_max, &loaded, e)
+                 : heap_adopt(arena, bytes_max, &loaded, e);
     if (rv != 0) {
         arena_close(arena);
         return rv;

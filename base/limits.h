@@ -50,9 +50,9 @@
 #define WATCH_CHANGES_MAX      1024         /* in one answer of WATCH */
 #define WATCH_BYTES_MAX        (256u << 10) /* no further change begins behind it */
 #define WATCH_VALUE_BYTES_MAX  4096         /* of one change, before or after it */
-#define WATCHES_PER_SHARD_MAX  1024         /* that wait at a time; beyond: LIMIT */
-#define WATCHES_PER_CONN_MAX   1024
-#define WATCHES_PER_USER_MAX   4096                        /* of one user on one node */
+#define WATCHES_PER_SHARD_MAX  1024u        /* that wait at a time; beyond: LIMIT */
+#define WATCHES_PER_CONN_MAX   1024u
+#define WATCHES_PER_USER_MAX   4096u                       /* of one user on one node */
 #define RETENTION_MS_MAX       (366ull * 24 * 3600 * 1000) /* of a heap's history */
 #define CONNECTIONS_MAX        4096                        /* accepted connections of a node */
 #define HANDSHAKES_MAX         256                         /* of them not yet authenticated */

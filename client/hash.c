@@ -465,7 +465,7 @@ int cairn_hash_remove(cairn_heap *heap, cairn_ptr hash, const void *key, size_t 
 static int each(cairn_heap *heap, cairn_ptr hash, cairn_hash_cb cb, void *arg)
 {
     struct hash_root root;
-    cairn_ptr first;
+    cairn_ptr first = CAIRN_NULL;
     uint8_t last[CAIRN_HASH_KEY_BYTES_MAX];
     uint8_t key[CAIRN_HASH_KEY_BYTES_MAX];
     size_t last_len = 0;

@@ -479,7 +479,7 @@ static int begin_commit(struct coord *coord, struct shard *shard, struct slice b
                         const struct txn_name *name, const struct command_prefix *prefix,
                         uint64_t owner, struct shard_command *command)
 {
-    struct msg_tx_commit m;
+    struct msg_tx_commit m = {0};
     uint32_t count = 0;
     struct coord_actions actions;
     if (coord->stats.running >= TX_COMMITS_PER_NODE) {

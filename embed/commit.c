@@ -525,6 +525,7 @@ bool embed__call_sleep(struct embedded *db, struct embedded_call *call, uint64_t
                        bool works)
 {
     struct inline_waiter waiter = {.same = call->waiter};
+    /* cppcheck-suppress autoVariables; it is taken out below */
     call->waiter = &waiter;
     bool in_time = works ? inline_wait(&db->env, &waiter, deadline_ns)
                          : inline_sleep(&db->env, &waiter, deadline_ns);

@@ -66,7 +66,7 @@ static struct shard *led_here(struct node *node, const json_t *args, uint64_t *p
     const char *heap = json_string_value(json_object_get(args, "heap"));
     const char *text = json_string_value(json_object_get(args, "ptr"));
     struct catalog_shard place;
-    struct shard_info info;
+    struct shard_info info = {0};
     if (node->replica == NULL || heap == NULL || text == NULL ||
         sscanf(text, "%" SCNu64, ptr) != 1 ||
         catalog_shard_of(node->replica, slice_of(heap, strlen(heap)), ptr_shard(*ptr), &place) !=

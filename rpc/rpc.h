@@ -12,7 +12,7 @@
 #include "base/limits.h"
 #include "rpc/message.h"
 
-#define RPC_WIRE_MAJOR     1
+#define RPC_WIRE_MAJOR     1u
 #define RPC_WIRE_MINOR     0
 #define FRAME_HEADER_BYTES 32u
 #define RPC_PARTS_MAX      32u           /* slices of one rpc_send() */
