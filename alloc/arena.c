@@ -129,7 +129,7 @@ int arena_open(struct arena *a, uint64_t pages)
     a->pages = pages;
     size_t set = pageset_bytes(pages);
     size_t chunks = (size_t)((pages << PAGE_SHIFT >> CHUNK_SHIFT) / 64 + 1) * sizeof(uint64_t);
-    a->memory_bytes = 5 * set + chunks + 4 * (size_t)pages * sizeof(uint64_t);
+    a->memory_bytes = 6 * set + chunks + 4 * (size_t)pages * sizeof(uint64_t);
     a->memory = reserve(a->memory_bytes, PROT_READ | PROT_WRITE);
     if (a->memory == NULL) {
         return ERR_NOMEM;
@@ -140,7 +140,8 @@ int arena_open(struct arena *a, uint64_t pages)
         return ERR_NOMEM;
     }
     uint8_t *at = a->memory;
-    struct pageset *sets[] = {&a->present, &a->dirty, &a->unhashed, &a->stale, &a->unloaded};
+    struct pageset *sets[] = {&a->present, &a->dirty,    &a->unhashed,
+                              &a->stale,   &a->unloaded, &a->listed};
     for (size_t i = 0; i < sizeof sets / sizeof sets[0]; i++) {
         pageset_place(sets[i], at, pages);
         at += set;
@@ -311,14 +312,36 @@ static inline void mark_changed(struct arena *a, uint64_t page)
     if (!pageset_has(&a->dirty, page)) {
         pageset_add(&a->dirty, page);
         a->dirty_count++;
-        if (a->tracked) {
-            if (a->touched_count < ARENA_TOUCHED_MAX) {
-                a->touched[a->touched_count] = page;
-            }
-            a->touched_count += a->touched_count <= ARENA_TOUCHED_MAX;
-        }
     }
     pageset_add(&a->unhashed, page);
+}
+
+/* Lines of a page that weren't marked, at least one. Two are usual, so that there is no branch for
+ * the second. */
+static inline void list_lines(struct arena *a, uint64_t page, uint64_t lines)
+{
+    if (a->written_count > ARENA_WRITTEN_MAX) {
+        return;
+    }
+    uint64_t first = page << (PAGE_SHIFT - LINE_SHIFT);
+    uint64_t *to = a->written + a->written_count;
+    uint32_t last = 63 - (uint32_t)__builtin_clzll(lines);
+    uint64_t rest = lines & (lines - 1);
+    to[0] = first + (uint32_t)__builtin_ctzll(lines);
+    to[1] = first + last;
+    uint32_t count = 1 + (uint32_t)((rest | -rest) >> 63);
+    for (rest &= ~((uint64_t)1 << last); rest != 0; rest &= rest - 1) {
+        to[count++] = first + (uint32_t)__builtin_ctzll(rest);
+    }
+    a->written_count += count;
+}
+
+static void list_page(struct arena *a, uint64_t page)
+{
+    if (a->written_count <= ARENA_WRITTEN_MAX && !pageset_has(&a->listed, page)) {
+        pageset_add(&a->listed, page);
+        a->written[a->written_count++] = ARENA_WHOLE_PAGE | page;
+    }
 }
 
 /* An absent page whose memory has leftovers gets its zeroes, unless all of it will be overwritten.
@@ -360,22 +383,26 @@ static __attribute__((noinline)) void warm(struct arena *a, uint64_t page, uint6
         if (a->view_count != 0) {
             view_save(a, page);
         }
+        if (a->tracked) {
+            list_lines(a, page, lines);
+        }
     } else {
         wash(a, page, whole);
         pageset_add(&a->present, page);
         a->present_count++;
         lines = PAGE_LINES_ALL; /* what was there before isn't any more */
+        if (a->tracked) {
+            list_page(a, page);
+        }
     }
     mark_changed(a, page);
     a->lines[page] = lines;
 }
 
-/* In pmem mode every page of a commit is warmed anew: first of its listed ones, and no more to do
- * than that, is the usual case. */
-static inline bool warm_again(struct arena *a, uint64_t page, uint64_t lines)
+/* In pmem mode every page of a commit is warmed anew: no more to do than that is the usual case. */
+static inline bool warm_again(struct arena *a, uint64_t page)
 {
-    if (!a->tracked || (a->unloaded_count | a->view_count) != 0 || page >= a->pages ||
-        a->touched_count >= ARENA_TOUCHED_MAX) {
+    if (!a->tracked || (a->unloaded_count | a->view_count) != 0 || page >= a->pages) {
         return false;
     }
     uint64_t word = page >> 6;
@@ -386,16 +413,17 @@ static inline bool warm_again(struct arena *a, uint64_t page, uint64_t lines)
     a->dirty.words[word] |= bit;
     a->dirty.sums[word >> 6] |= (uint64_t)1 << (word & 63);
     a->dirty_count++;
-    a->touched[a->touched_count++] = page;
-    a->lines[page] = lines;
     return true;
 }
 
+/* At least one of the lines isn't marked. */
 static inline void touch(struct arena *a, uint64_t page, uint64_t lines, bool whole)
 {
-    if (arena_is_hot(a, page)) {
-        a->lines[page] |= lines;
-    } else if (!warm_again(a, page, lines)) {
+    uint64_t marked = a->lines[page];
+    if (marked != 0 || warm_again(a, page)) {
+        a->lines[page] = marked | lines;
+        list_lines(a, page, lines & ~marked); /* elsewhere all of a hot page's are marked */
+    } else {
         warm(a, page, lines, whole);
     }
 }
@@ -432,6 +460,9 @@ void *arena_overwrite(struct arena *a, uint64_t address, uint64_t len)
 
 void arena_cool(struct arena *a)
 {
+    if (a->tracked && a->dirty_count != 0) {
+        a->written_count = ARENA_WRITTEN_MAX + 1; /* what was written is in lines_before */
+    }
     for (uint64_t page = 0; (page = pageset_next(&a->unhashed, page, a->pages)) < a->pages;
          page++) {
         if (a->tracked) {
@@ -448,26 +479,28 @@ void arena_track(struct arena *a)
     a->tracked = true;
 }
 
-static void page_committed(struct arena *a, uint64_t page)
-{
-    a->lines[page] = 0;
-    a->lines_before[page] = 0;
-    pageset_remove(&a->dirty, page);
-}
-
 void arena_committed(struct arena *a)
 {
-    if (a->tracked && a->touched_count <= ARENA_TOUCHED_MAX) {
-        for (uint32_t i = 0; i < a->touched_count; i++) {
-            page_committed(a, a->touched[i]);
+    if (a->tracked && a->written_count <= ARENA_WRITTEN_MAX) {
+        for (uint32_t i = 0; i < a->written_count; i++) {
+            uint64_t entry = a->written[i];
+            uint64_t page = entry >> (PAGE_SHIFT - LINE_SHIFT);
+            if ((entry & ARENA_WHOLE_PAGE) != 0) {
+                page = entry & ~ARENA_WHOLE_PAGE;
+                pageset_remove(&a->listed, page);
+            }
+            a->lines[page] = 0;
+            pageset_remove(&a->dirty, page);
         }
     } else {
         for (uint64_t p = 0; (p = pageset_next(&a->dirty, p, a->pages)) < a->pages; p++) {
-            page_committed(a, p);
+            a->lines[p] = 0;
+            a->lines_before[p] = 0;
         }
         pageset_clear(&a->dirty, a->pages);
+        pageset_clear(&a->listed, a->pages);
     }
-    a->touched_count = 0;
+    a->written_count = 0;
     a->dirty_count = 0;
 }
 
@@ -548,6 +581,9 @@ void arena_drop(struct arena *a, uint64_t page, uint64_t count)
         pageset_remove(&a->present, p);
         a->present_count--;
         a->lines[p] = 0;
+        if (a->tracked) {
+            list_page(a, p);
+        }
         mark_changed(a, p);
         pageset_add(&a->stale, p);
         a->stale_count++;

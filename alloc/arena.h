@@ -55,7 +55,9 @@ struct arena_source {
     void (*close)(struct arena_source *source); /* the arena doesn't need it any more */
 };
 
-#define ARENA_TOUCHED_MAX 1024u
+#define ARENA_WRITTEN_MAX 2048u
+/* In written[]: all of a page, or that it became absent; its number follows. */
+#define ARENA_WHOLE_PAGE ((uint64_t)1 << 63)
 
 struct arena {
     uint8_t *base;
@@ -78,9 +80,12 @@ struct arena {
         *lines_before; /* tracked: written since the last commit, but not since the page cooled */
     bool tracked;      /* pmem mode: a commit asks which lines were written */
     bool mapped;       /* some memory shows a file until it is written: arena_load_mapped() */
-    uint32_t
-        touched_count; /* pages that became dirty since; above the maximum: not all are listed */
-    uint64_t touched[ARENA_TOUCHED_MAX];
+    /* Tracked: what was written since the last commit, in no order and perhaps twice: the number of
+     * a line (its address / LINE_BYTES), or ARENA_WHOLE_PAGE and a page. So a small commit is one
+     * loop, and asks nothing of pages and masks. A count above the maximum: not all is listed. */
+    uint32_t written_count;
+    uint64_t written[ARENA_WRITTEN_MAX + 64];
+    struct pageset listed; /* pages that are in there as a whole */
     uint64_t digest;
     uint64_t present_count, dirty_count, stale_count, unloaded_count;
     struct arena_source *source; /* NULL: nothing is unloaded */

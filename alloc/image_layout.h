@@ -80,9 +80,9 @@ static_assert(sizeof(struct pages_footer) == IMAGE_BLOCK_BYTES, "media format");
 
 /* ---- pmem: "image.pm": head, two journal halves, presence, pages ---- */
 
-#define PM_FORMAT       2u
+#define PM_FORMAT       3u
 #define PM_MAGIC        0x31304d5052494143ull /* "CAIRPM01" */
-#define PM_COMMIT_MAGIC 0x324c414e4a524943ull /* "CIRJNAL2" */
+#define PM_COMMIT_MAGIC 0x334c414e4a524943ull /* "CIRJNAL3" */
 #define PM_HALF_BYTES   ((uint64_t)4 << 20)
 
 struct pm_head {
@@ -99,17 +99,15 @@ struct pm_head {
 static_assert(sizeof(struct pm_head) == IMAGE_BLOCK_BYTES, "media format");
 
 /* A half is a row of commits, each a head and `bytes` of records, at multiples of 64. A commit
- * counts if its CRCs fit and its sequence follows that of the one before in its half. */
+ * counts if its CRC fits and its sequence follows that of the one before in its half. */
 struct pm_commit {
     uint64_t magic;
+    uint32_t crc; /* of all that follows in the head, and of the records */
+    uint32_t reserved;
     uint64_t sequence;
     uint64_t index, term;
     uint64_t bytes;
-    uint32_t body_crc;
-    uint32_t pad;
-    uint64_t reserved;
-    uint32_t reserved2;
-    uint32_t crc; /* of all before */
+    uint64_t reserved2[2];
 };
 static_assert(sizeof(struct pm_commit) == 64, "media format");
 

@@ -19,7 +19,6 @@
 #include <string.h>
 
 #include "alloc/image_pmem.h"
-#include "base/crc.h"
 #include "base/mem.h"
 
 /* More than the commits of a half can name: each page costs a record. */
@@ -105,15 +104,13 @@ int image_pm_start(struct image_pm *pm, const struct arena *arena, uint64_t half
     uint64_t commit = PM_HALF_BYTES + 2 * PAGE_BYTES;
     static_assert(PM_PAGE_BYTES_MAX + LINE_BYTES <= 2 * PAGE_BYTES, "room behind the end");
     /* Most of it is never touched. */
-    uint8_t *at = mem_zalloc((size_t)(2 * masks + 2 * lists + presence + PAGE_BYTES + commit));
+    uint8_t *at = mem_zalloc((size_t)(2 * masks + 2 * lists + presence + commit));
     if (at == NULL) {
         return ERR_NOMEM;
     }
     pm->memory = at;
     pm->commit = at;
     at += commit;
-    pm->header = at;
-    at += PAGE_BYTES;
     pm->present = (uint64_t *)(void *)at;
     at += presence;
     struct pm_lines *sets[] = {&pm->recent, &pm->behind};
@@ -128,7 +125,6 @@ int image_pm_start(struct image_pm *pm, const struct arena *arena, uint64_t half
         pm->present[p / 64] = arena->present.words[p / 64];
         p |= 63;
     }
-    memcpy(pm->header, arena_at(arena, 0), PAGE_BYTES);
     pm->half = half;
     pm->at = 0;
     pm->unfenced = false;
@@ -144,9 +140,8 @@ bool image_pm_commit_at(const struct image_pm *pm, uint64_t half, uint64_t at, u
     const uint8_t *from = pm->map + image_pm_half_at(half) + at;
     memcpy(out, from, sizeof *out);
     return out->magic == PM_COMMIT_MAGIC && (sequence == 0 || out->sequence == sequence) &&
-           out->crc == image_crc(out, sizeof *out) &&
            out->bytes <= PM_HALF_BYTES - sizeof *out - at &&
-           out->body_crc == (out->bytes == 0 ? 0 : crc32c(0, from + sizeof *out, out->bytes));
+           out->crc == pm_commit_crc(from, out->bytes);
 }
 
 static void commit_seal(struct pm_commit *c, uint64_t sequence, const struct heap *heap,
@@ -158,8 +153,7 @@ static void commit_seal(struct pm_commit *c, uint64_t sequence, const struct hea
     c->index = heap_index(heap);
     c->term = heap_term(heap);
     c->bytes = bytes;
-    c->body_crc = bytes == 0 ? 0 : crc32c(0, c + 1, bytes);
-    c->crc = image_crc(c, sizeof *c);
+    c->crc = pm_commit_crc(c, bytes);
 }
 
 /* Copies the records to their home. They are in bounds. */
@@ -185,11 +179,11 @@ void image_pm_drain(void)
 
 static void lines_add(struct pm_lines *l, uint64_t page, uint64_t mask)
 {
-    if (l->masks[page] == 0) {
-        assert(l->count < PM_LINES_MAX);
-        l->pages[l->count++] = page;
-    }
-    l->masks[page] |= mask;
+    uint64_t before = l->masks[page];
+    assert(l->count < PM_LINES_MAX);
+    l->pages[l->count] = page;
+    l->count += before == 0; /* one in two, at random: no branch */
+    l->masks[page] = before | mask;
 }
 
 /* Next run of set bits of a mask that isn't 0: where it begins, how long it is. */
@@ -277,14 +271,19 @@ struct writer {
     uint64_t word; /* of the presence bits, the last one that was recorded */
 };
 
-static void record(struct writer *w, uint64_t offset, const uint8_t *bytes, uint64_t len)
+static void record_word(struct writer *w, uint64_t offset, uint64_t word)
 {
-    store_u64(w->at, pm_record(offset, len));
-    w->at += sizeof(uint64_t);
-    for (uint64_t i = 0; i < len; i += 8) {
-        store_u64(w->at + i, load_u64(bytes + i));
-    }
-    w->at += len;
+    store_u64(w->at, pm_record(offset, sizeof word));
+    store_u64(w->at + sizeof word, word);
+    w->at += 2 * sizeof word;
+}
+
+/* A line of the arena, by its number. */
+static inline void record_line(struct writer *w, const struct arena *a, uint64_t line)
+{
+    store_u64(w->at, pm_record(w->pm->pages_at + line * LINE_BYTES, LINE_BYTES));
+    memcpy(w->at + sizeof(uint64_t), a->base + line * LINE_BYTES, LINE_BYTES);
+    w->at += sizeof(uint64_t) + LINE_BYTES;
 }
 
 static void record_lines(struct writer *w, uint64_t offset, const uint8_t *bytes, uint64_t mask)
@@ -315,33 +314,13 @@ static uint64_t lines_of_data(const uint8_t *bytes)
     return mask;
 }
 
-/* The header page changes with every step, a few words of it. */
-static void record_header(struct writer *w, const uint8_t *bytes, uint64_t mask)
-{
-    const uint8_t *old = w->pm->header;
-    for (; mask != 0; mask &= mask - 1) {
-        uint32_t line = (uint32_t)__builtin_ctzll(mask) * LINE_BYTES;
-        uint32_t differ = 0;
-        for (uint32_t i = 0; i < LINE_BYTES / 8; i++) {
-            uint64_t x = load_u64(old + line + i * 8) ^ load_u64(bytes + line + i * 8);
-            differ |= (uint32_t)(x != 0) << i;
-        }
-        uint32_t first = 0;
-        for (uint32_t count = 0; differ != 0; differ &= ~(uint32_t)run_mask(first, count)) {
-            count = run_of(differ, &first);
-            uint32_t at = line + first * 8;
-            record(w, w->pm->pages_at + at, bytes + at, (uint64_t)count * 8);
-        }
-    }
-}
-
-static inline void record_page(struct writer *w, const struct arena *a, uint64_t page)
+static void record_page(struct writer *w, const struct arena *a, uint64_t page)
 {
     const struct image_pm *pm = w->pm;
     uint64_t word = page / 64;
     if (pm->present[word] != a->present.words[word] && word != w->word) {
         w->word = word;
-        record(w, pm->presence_at + word * 8, (const uint8_t *)&a->present.words[word], 8);
+        record_word(w, pm->presence_at + word * 8, a->present.words[word]);
     }
     if (!pageset_has(&a->present, page)) {
         return;
@@ -349,10 +328,6 @@ static inline void record_page(struct writer *w, const struct arena *a, uint64_t
     uint64_t mask = arena_lines_written(a, page);
     uint64_t at = pm->pages_at + page * PAGE_BYTES;
     const uint8_t *bytes = a->base + (page << PAGE_SHIFT);
-    if (page == 0) {
-        record_header(w, bytes, mask);
-        return;
-    }
     if (mask == PAGE_LINES_ALL) {
         uint64_t data = lines_of_data(bytes);
         if (__builtin_popcountll(data) < 32) {
@@ -365,7 +340,7 @@ static inline void record_page(struct writer *w, const struct arena *a, uint64_t
 }
 
 /* The commit is in the current half: its lines have to go home some day. */
-static inline void note_page(struct image_pm *pm, const struct arena *a, uint64_t page)
+static void note_page(struct image_pm *pm, const struct arena *a, uint64_t page)
 {
     uint64_t word = page / 64;
     if (pm->present[word] != a->present.words[word]) {
@@ -377,21 +352,20 @@ static inline void note_page(struct image_pm *pm, const struct arena *a, uint64_
         return;
     }
     lines_add(&pm->recent, page + ((pm->pages_at - pm->presence_at) >> PAGE_SHIFT), mask);
-    if (page == 0) {
-        for (; mask != 0; mask &= mask - 1) {
-            uint64_t at = (uint64_t)__builtin_ctzll(mask) * LINE_BYTES;
-            memcpy(pm->header + at, a->base + at, LINE_BYTES);
-        }
-    }
 }
 
 /* False: it is too much for a half. */
 static bool record_all(struct writer *w, const struct arena *a)
 {
     const uint8_t *end = w->pm->commit + PM_HALF_BYTES;
-    if (a->touched_count <= ARENA_TOUCHED_MAX) {
-        for (uint32_t i = 0; i < a->touched_count && w->at <= end; i++) {
-            record_page(w, a, a->touched[i]);
+    if (a->written_count <= ARENA_WRITTEN_MAX) {
+        for (uint32_t i = 0; i < a->written_count && w->at <= end; i++) {
+            uint64_t entry = a->written[i];
+            if ((entry & ARENA_WHOLE_PAGE) != 0) {
+                record_page(w, a, entry & ~ARENA_WHOLE_PAGE);
+            } else {
+                record_line(w, a, entry);
+            }
         }
         return w->at <= end;
     }
@@ -404,9 +378,16 @@ static bool record_all(struct writer *w, const struct arena *a)
 
 static void note_all(struct image_pm *pm, const struct arena *a)
 {
-    if (a->touched_count <= ARENA_TOUCHED_MAX) {
-        for (uint32_t i = 0; i < a->touched_count; i++) {
-            note_page(pm, a, a->touched[i]);
+    if (a->written_count <= ARENA_WRITTEN_MAX) {
+        uint64_t first = (pm->pages_at - pm->presence_at) >> PAGE_SHIFT;
+        for (uint32_t i = 0; i < a->written_count; i++) {
+            uint64_t entry = a->written[i];
+            if ((entry & ARENA_WHOLE_PAGE) != 0) {
+                note_page(pm, a, entry & ~ARENA_WHOLE_PAGE);
+            } else {
+                lines_add(&pm->recent, first + (entry >> (PAGE_SHIFT - LINE_SHIFT)),
+                          (uint64_t)1 << (entry & 63));
+            }
         }
         return;
     }
@@ -452,7 +433,7 @@ int image_pm_commit(struct image *image, struct heap *heap)
     if (bytes > PM_HALF_BYTES - pm->at) {
         half_turn(pm);
     }
-    memset(w.at, 0, (size_t)(bytes - sizeof *head - body));
+    memset(w.at, 0, LINE_BYTES); /* what is behind the records up to the next multiple of it */
     commit_seal(head, image->super.sequence + 1, heap, body);
     ops->copy(pm->map + image_pm_half_at(pm->half) + pm->at, pm->commit, bytes);
     pm->at += bytes;

@@ -3,6 +3,7 @@
 #define CAIRN_ALLOC_IMAGE_PMEM_H
 
 #include "alloc/image_internal.h"
+#include "base/crc.h"
 
 /* Lines of the file that differ, or may differ, from the arena: a mask per page, counted from
  * presence_at on, and the pages that have one. */
@@ -28,7 +29,6 @@ struct image_pm {
     struct pm_lines recent, behind;
     void *memory;      /* of all that follows, and of the masks */
     uint64_t *present; /* as of the last commit, as in the file */
-    uint8_t *header;   /* page 0, likewise */
     uint8_t *commit;   /* being made: head and records */
 };
 
@@ -48,6 +48,12 @@ void image_pm_drain(void);
 /* Is there a commit at `at` of the half? sequence: which one it must be; 0: any. */
 bool image_pm_commit_at(const struct image_pm *pm, uint64_t half, uint64_t at, uint64_t sequence,
                         struct pm_commit *out);
+/* The CRC of a commit with so many bytes of records, which follow the head. */
+static inline uint32_t pm_commit_crc(const void *head, uint64_t bytes)
+{
+    const size_t from = offsetof(struct pm_commit, reserved);
+    return crc32c(0, (const uint8_t *)head + from, sizeof(struct pm_commit) - from + (size_t)bytes);
+}
 /* Bytes that a commit with so many bytes of records takes of its half. */
 static inline uint64_t image_pm_commit_bytes(uint64_t bytes)
 {

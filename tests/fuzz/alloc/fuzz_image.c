@@ -10,7 +10,7 @@
 #include <string.h>
 
 #include "alloc/command.h"
-#include "alloc/image_internal.h"
+#include "alloc/image_pmem.h"
 #include "base/crc.h"
 #include "unit/alloc/memdisk.h"
 
@@ -219,8 +219,7 @@ static void seal_pmem(struct memdisk *d)
             if (c.magic != PM_COMMIT_MAGIC || c.bytes > PM_HALF_BYTES - sizeof c - at) {
                 break;
             }
-            c.body_crc = c.bytes == 0 ? 0 : crc32c(0, half + at + sizeof c, c.bytes);
-            c.crc = image_crc(&c, sizeof c);
+            c.crc = pm_commit_crc(half + at, c.bytes);
             memcpy(half + at, &c, sizeof c);
             at += (sizeof c + c.bytes + 63) & ~(uint64_t)63;
         }
