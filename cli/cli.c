@@ -95,6 +95,30 @@ json_t *cli_text(const char *text)
     return out == NULL ? json_null() : out;
 }
 
+void cli_print_plain(FILE *file, const char *text)
+{
+    for (; *text != 0; text++) {
+        unsigned char c = (unsigned char)text[0];
+        unsigned char next = (unsigned char)text[1];
+        if (c < ' ' || c == 0x7f) {
+            fprintf(file, "\\x%02x", c);
+        } else if (c == 0xc2 && next >= 0x80 && next < 0xa0) { /* U+0080 to U+009F */
+            fprintf(file, "\\xc2\\x%02x", next);
+            text++;
+        } else {
+            fputc(c, file);
+        }
+    }
+}
+
+/* One line of text for people. */
+static void print_note(const char *head, const char *text)
+{
+    fprintf(stderr, "cairnctl: %s: ", head);
+    cli_print_plain(stderr, text);
+    fputc('\n', stderr);
+}
+
 static void print_envelope(struct cli *cli, json_t *data, json_t *error)
 {
     json_t *envelope = json_pack("{s:s,s:s,s:o,s:O,s:o}", "apiVersion", "cairn/v1", "kind",
@@ -112,7 +136,7 @@ static int say(struct cli *cli, int code, const char *text)
                        json_pack("{s:s,s:i,s:o}", "code", cairn_error_name(code), "number", code,
                                  "message", cli_text(text)));
     }
-    fprintf(stderr, "cairnctl: %s: %s\n", cairn_error_name(code), text);
+    print_note(cairn_error_name(code), text);
     return cli_exit_of(code);
 }
 
@@ -159,7 +183,7 @@ void cli_warn(struct cli *cli, const char *format, ...)
         }
     }
     json_array_append_new(cli->warnings, warning);
-    fprintf(stderr, "cairnctl: warning: %s\n", text);
+    print_note("warning", text);
 }
 
 /* ---- answers ---- */
@@ -184,7 +208,11 @@ static void print_table(const json_t *rows, const struct cli_column *columns, si
         return;
     }
     for (size_t c = 0; c < count; c++) {
-        scols_table_new_column(table, columns[c].title, 0, columns[c].right ? SCOLS_FL_RIGHT : 0);
+        struct libscols_column *column = scols_table_new_column(
+            table, columns[c].title, 0, columns[c].right ? SCOLS_FL_RIGHT : 0);
+        if (column != NULL) {
+            scols_column_set_safechars(column, "\\"); /* of cli_text(), which would be doubled */
+        }
     }
     for (size_t r = 0; r < json_array_size(rows); r++) {
         struct libscols_line *line = scols_table_new_line(table, NULL);

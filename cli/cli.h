@@ -9,6 +9,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 
 #include <cairn/tx.h>
 
@@ -70,6 +71,8 @@ void cli_warn(struct cli *cli, const char *format, ...) __attribute__((format(pr
 /* A JSON string of bytes that needn't be UTF-8, as names are: then "\\xff" stands for what isn't.
  */
 json_t *cli_text(const char *text);
+/* For a terminal: names may hold what steers one. */
+void cli_print_plain(FILE *file, const char *text);
 /* Versions, ids and pointers are strings: a JSON number keeps 53 bits in many a reader. */
 json_t *cli_u64(uint64_t value);
 json_t *cli_ptr(cairn_ptr ptr);

@@ -1,6 +1,8 @@
 /* What the user gives: bytes, versions and times, and consent. */
 #include "cli/cli.h"
 
+#include <ctype.h>
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -161,8 +163,9 @@ int cli_version(struct cli *cli, uint64_t *version)
     if (parse_time(cli->at + (cli->at[0] == '@'), version)) {
         return 0;
     }
+    errno = 0;
     *version = strtoull(cli->at, &end, 10);
-    if (end == cli->at || *end != 0 || *version == 0 || cli->at[0] == '-') {
+    if (!isdigit((unsigned char)cli->at[0]) || *end != 0 || *version == 0 || errno != 0) {
         return cli_error(cli, CAIRN_E_INVAL,
                          "--at: \"%s\" is neither a version nor a time: 2026-03-02T09:14:42Z, "
                          "09:14:42.050 (today, UTC), -10s or @now",

@@ -21,10 +21,11 @@ const struct cli_verb cli_verbs[] = {
     {"heap", "rm", verb_heap_rm, "NAME [--yes] [--dry-run]", "remove a heap and all its objects"},
     {"heap", "get", verb_heap_get, "HEAP", "settings of a heap"},
     {"heap", "set", verb_heap_set, "HEAP retention=10m", "how far back versions can be read"},
-    {"heap", "stats", verb_heap_stats, "HEAP [--by class|type]",
+    {"heap", "stats", verb_heap_stats, "HEAP [--by class|type] [--offline DATA_DIR [--shard UID]]",
      "objects, bytes, fragmentation and space of each shard"},
-    {"heap", "map", verb_heap_map, "HEAP", "a picture of how full which part of the arena is"},
-    {"heap", "check", verb_heap_check, "HEAP",
+    {"heap", "map", verb_heap_map, "HEAP [--offline DATA_DIR [--shard UID]]",
+     "a picture of how full which part of the arena is"},
+    {"heap", "check", verb_heap_check, "HEAP [--offline DATA_DIR [--shard UID]]",
      "verify every structure of every replica; dangling pointers"},
     {"heap", "defrag", verb_heap_defrag, "HEAP", "move objects together"},
     {"heap", "shrink", verb_heap_shrink, "HEAP", "give free space at the end back"},
@@ -100,52 +101,6 @@ int verb_version(struct cli *cli)
     char line[64];
     snprintf(line, sizeof line, "cairnctl %s", cairn_version());
     cli_answer(cli, json_pack("{s:s}", "version", cairn_version()), NULL, NULL, 0, line);
-    return EXIT_OK;
-}
-
-int verb_completion(struct cli *cli)
-{
-    if (cli->argc != 1 || strcmp(cli->argv[0], "bash") != 0) {
-        return cli_usage(cli, "completion bash");
-    }
-    printf("_cairnctl() {\n    local cur=${COMP_WORDS[COMP_CWORD]} words=() w i\n"
-           "    for ((i = 1; i < COMP_CWORD; i++)); do w=${COMP_WORDS[i]}; [[ $w == -* ]] || "
-           "words+=(\"$w\"); done\n"
-           "    case \"${#words[@]}:${words[0]}:${words[1]}\" in\n    0:*) COMPREPLY=($(compgen -W "
-           "\"");
-    const char *last = "";
-    for (size_t i = 0; i < cli_verb_count; i++) {
-        if (strcmp(last, cli_verbs[i].noun) != 0) {
-            printf("%s ", cli_verbs[i].noun);
-        }
-        last = cli_verbs[i].noun;
-    }
-    printf("\" -- \"$cur\")) ;;\n");
-    for (size_t i = 0; i < cli_verb_count; i++) {
-        if (cli_verbs[i].verb[0] == 0 ||
-            (i > 0 && strcmp(cli_verbs[i - 1].noun, cli_verbs[i].noun) == 0)) {
-            continue;
-        }
-        printf("    1:%s:*) COMPREPLY=($(compgen -W \"", cli_verbs[i].noun);
-        for (size_t k = i; k < cli_verb_count && strcmp(cli_verbs[k].noun, cli_verbs[i].noun) == 0;
-             k++) {
-            printf("%s ", cli_verbs[k].verb);
-        }
-        printf("\" -- \"$cur\")) ;;\n");
-    }
-    printf(
-        "    2:heap:[!cl]* | 2:heap:check | 2:type:* | 2:checkpoint:now | 2:shard:ls | 2:root:* | "
-        "2:replica:check | 2:obj:alloc)\n"
-        "        COMPREPLY=($(compgen -W \"$(cairnctl heap ls -o json 2>/dev/null |\n"
-        "            sed -n 's/.*\"name\": \"\\([^\"]*\\)\".*/\\1/p')\" -- \"$cur\")) ;;\n"
-        "    *) COMPREPLY=($(compgen -W \"--wait --timeout --shards --replicas --size --type "
-        "--data --hex --file "
-        "--off --len --at --isolation --by --depth --path --from --count --limit --field --object "
-        "--root --roots "
-        "--retention --yes --dry-run --output\" -- \"$cur\")) "
-        ";;\n    "
-        "esac\n}\n"
-        "complete -F _cairnctl cairnctl\n");
     return EXIT_OK;
 }
 
@@ -233,10 +188,55 @@ static const struct argp_option option_table[] = {
     {"to", KEY_TO, "INDEX", 0, "up to this log index", 1},
     {0}};
 
+int verb_completion(struct cli *cli)
+{
+    if (cli->argc != 1 || strcmp(cli->argv[0], "bash") != 0) {
+        return cli_usage(cli, "completion bash");
+    }
+    printf("_cairnctl() {\n    local cur=${COMP_WORDS[COMP_CWORD]} words=() w i\n"
+           "    for ((i = 1; i < COMP_CWORD; i++)); do w=${COMP_WORDS[i]}; [[ $w == -* ]] || "
+           "words+=(\"$w\"); done\n"
+           "    case \"${#words[@]}:${words[0]}:${words[1]}\" in\n    0:*) COMPREPLY=($(compgen -W "
+           "\"");
+    const char *last = "";
+    for (size_t i = 0; i < cli_verb_count; i++) {
+        if (strcmp(last, cli_verbs[i].noun) != 0) {
+            printf("%s ", cli_verbs[i].noun);
+        }
+        last = cli_verbs[i].noun;
+    }
+    printf("\" -- \"$cur\")) ;;\n");
+    for (size_t i = 0; i < cli_verb_count; i++) {
+        if (cli_verbs[i].verb[0] == 0 ||
+            (i > 0 && strcmp(cli_verbs[i - 1].noun, cli_verbs[i].noun) == 0)) {
+            continue;
+        }
+        printf("    1:%s:*) COMPREPLY=($(compgen -W \"", cli_verbs[i].noun);
+        for (size_t k = i; k < cli_verb_count && strcmp(cli_verbs[k].noun, cli_verbs[i].noun) == 0;
+             k++) {
+            printf("%s ", cli_verbs[k].verb);
+        }
+        printf("\" -- \"$cur\")) ;;\n");
+    }
+    printf(
+        "    2:heap:[!cl]* | 2:heap:check | 2:type:* | 2:checkpoint:now | 2:shard:ls | 2:root:* | "
+        "2:replica:check | 2:obj:alloc)\n"
+        "        COMPREPLY=($(compgen -W \"$(cairnctl heap ls -o json 2>/dev/null |\n"
+        "            sed -n 's/.*\"name\": \"\\([^\"]*\\)\".*/\\1/p')\" -- \"$cur\")) ;;\n"
+        "    *) COMPREPLY=($(compgen -W \"");
+    for (const struct argp_option *o = option_table; o->name != NULL; o++) {
+        printf("--%s ", o->name);
+    }
+    printf("\" -- \"$cur\")) ;;\n    esac\n}\ncomplete -F _cairnctl cairnctl\n");
+    return EXIT_OK;
+}
+
 struct words {
     struct cli *cli;
     char *words[160];
     int count;
+    const struct argp_option *given[64]; /* options of verbs */
+    size_t given_count;
     bool help;
     char problem[256]; /* the first thing wrong with the arguments; empty: none */
 };
@@ -273,10 +273,22 @@ static uint64_t number(struct argp_state *state, const char *text, const char *n
     return (uint64_t)value << shift;
 }
 
+/* Options of group 0 are for all verbs, and consent hurts none. */
+static void note_given(struct words *words, int key)
+{
+    for (const struct argp_option *o = option_table; o->name != NULL; o++) {
+        if (o->key == key && o->group != 0 && key != KEY_YES &&
+            words->given_count < sizeof words->given / sizeof words->given[0]) {
+            words->given[words->given_count++] = o;
+        }
+    }
+}
+
 static error_t parse_option(int key, char *arg, struct argp_state *state)
 {
     struct words *words = state->input;
     struct cli *cli = words->cli;
+    note_given(words, key);
     switch (key) {
     case 'h':
         words->help = true;
@@ -306,8 +318,12 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
         return 0;
     case KEY_TIMEOUT: {
         char text[32];
-        snprintf(text, sizeof text, "%.*s", (int)strcspn(arg, "s"), arg);
+        size_t len = strlen(arg);
+        snprintf(text, sizeof text, "%.*s", (int)(len - (len > 0 && arg[len - 1] == 's')), arg);
         cli->timeout_ms = (uint32_t)(number(state, text, "timeout", 86400) * 1000);
+        if (cli->timeout_ms == 0) {
+            problem(state, "--timeout: at least a second");
+        }
         cli->timeout_given = true;
         return 0;
     }
@@ -467,6 +483,30 @@ static bool takes_offline(const struct cli_verb *verb)
            verb->run == verb_heap_map || verb->run == verb_log_dump;
 }
 
+/* The verb's line names the options that it takes. */
+static bool takes(const struct cli_verb *verb, const char *option)
+{
+    size_t len = strlen(option);
+    for (const char *at = verb->arguments; (at = strstr(at, "--")) != NULL; at++) {
+        if (strncmp(at + 2, option, len) == 0 && strchr(" ]", at[2 + len]) != NULL) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* One that it doesn't take; NULL: none. To leave it out of account would be to do something else
+ * than what was asked for: the real thing, where --dry-run was given. */
+static const char *stray_option(const struct words *words, const struct cli_verb *verb)
+{
+    for (size_t i = 0; i < words->given_count; i++) {
+        if (!takes(verb, words->given[i]->name)) {
+            return words->given[i]->name;
+        }
+    }
+    return NULL;
+}
+
 /* The arguments were not understood, so that the option may not have been reached. */
 static bool asks_for_json(int argc, char **argv)
 {
@@ -537,6 +577,15 @@ int main(int argc, char **argv)
                                       "--offline is for heap check, heap stats, heap map and log "
                                       "dump; %s %s asks a cluster",
                                       verb->noun, verb->verb));
+    }
+    if (cli.uid != 0 && cli.offline == NULL) {
+        return finish(&cli, cli_error(&cli, CAIRN_E_INVAL, "--shard goes with --offline"));
+    }
+    const char *stray = stray_option(&words, verb);
+    if (stray != NULL) {
+        return finish(&cli, cli_error(&cli, CAIRN_E_INVAL, "--%s is none of its options: %s%s%s %s",
+                                      stray, verb->noun, skip == 2 ? " " : "", verb->verb,
+                                      verb->arguments));
     }
     if (cli.format == FORMAT_DOT && verb->run != verb_graph_fetch) {
         cli.format = FORMAT_TABLE;

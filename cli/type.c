@@ -218,7 +218,7 @@ static int parse_field(struct cli *cli, char *text, struct description *d)
     for (uint32_t i = 1; kind != NULL && i < KINDS; i++) {
         field->kind = strcmp(kind + 1, kinds[i].name) == 0 ? i : field->kind;
     }
-    if (kind == NULL || text[0] == 0 || field->kind == 0) {
+    if (kind == NULL || text[0] == 0 || field->kind == 0 || (target != NULL && target[1] == 0)) {
         return cli_error(cli, CAIRN_E_INVAL,
                          "\"%s\" must be NAME:KIND[*COUNT][=TARGET][@OFFSET]; kinds are bytes, "
                          "chars, u8 to u64, i8 to i64, f32, f64, ptr",

@@ -102,7 +102,9 @@ static void print_line(const cairn_event *e)
     printf("%-20" PRIu64 " %5" PRIu32 "  %-11s  %-24s", e->version, e->shard, kinds[e->kind],
            cairn_ptr_is_null(e->ptr) ? "-" : pointer);
     if (e->name != NULL) {
-        printf("  %s\n", e->name);
+        printf("  ");
+        cli_print_plain(stdout, e->name);
+        putchar('\n');
     } else {
         printf("  %" PRIu64 " bytes, %" PRIu32 " at %" PRIu64 "\n", e->size, e->len, e->offset);
     }

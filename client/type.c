@@ -27,17 +27,25 @@ uint32_t cairn_type_number(const cairn_type *type)
     return type->number != 0 ? type->number : number_of(type->name);
 }
 
+/* As the engine sees it (alloc/type.c): neither spaces nor control characters. */
 static bool name_is_valid(const char *name)
 {
     size_t len = name == NULL ? 0 : strnlen(name, NAME_BYTES_MAX + 1);
+    for (size_t i = 0; i < len; i++) {
+        if ((unsigned char)name[i] <= ' ' || name[i] == 0x7f) {
+            return false;
+        }
+    }
     return len > 0 && len <= NAME_BYTES_MAX;
 }
 
 static int encode_field(const cairn_type *type, const cairn_field *field, struct buf *out)
 {
     if (!name_is_valid(field->name)) {
-        return sdk__fail(CAIRN_E_INVAL, "type %s: a field's name has 1..%u bytes", type->name,
-                         NAME_BYTES_MAX);
+        return sdk__fail(CAIRN_E_INVAL,
+                         "type %s: a field's name has 1..%u bytes without spaces and control "
+                         "characters",
+                         type->name, NAME_BYTES_MAX);
     }
     if (field->kind < CAIRN_FIELD_BYTES || field->kind > CAIRN_FIELD_PTR) {
         return sdk__fail(CAIRN_E_INVAL, "type %s: field %s has no such kind", type->name,
@@ -65,7 +73,10 @@ static int encode_field(const cairn_type *type, const cairn_field *field, struct
 int sdk__type_encode(const cairn_type *type, struct buf *out)
 {
     if (type == NULL || !name_is_valid(type->name)) {
-        return sdk__fail(CAIRN_E_INVAL, "a type's name has 1..%u bytes", NAME_BYTES_MAX);
+        return sdk__fail(CAIRN_E_INVAL,
+                         "a type's name has 1..%u bytes without spaces and control "
+                         "characters",
+                         NAME_BYTES_MAX);
     }
     if (type->field_count > FIELDS_MAX || (type->field_count > 0 && type->fields == NULL)) {
         return sdk__fail(CAIRN_E_INVAL, "type %s: %u fields; at most %u", type->name,
@@ -161,6 +172,10 @@ int cairn_type_register(cairn_heap *heap, const cairn_type *type)
                            "changed its kind, the struct became smaller, or name or number are "
                            "another type's",
                            type->name, cairn_type_number(type));
+        } else if (rv == CAIRN_E_INVAL) {
+            rv = sdk__fail(rv,
+                           "type %s: fields overlap, have the same name or end beyond its %u bytes",
+                           type->name, type->size);
         }
     }
     buf_close(&bytes);

@@ -168,6 +168,39 @@ expect 0 cairnctl replica check --timeout 30
 has "$out" 'all replicas equal'
 json 0 '.data.different == 0 and .data.pending == 0' replica check bank --timeout 30
 
+step "what a verb doesn't take isn't left out of account"
+expect 2 cairnctl obj rollback bank/alice --at -1s --dry-run
+has "$err" '--dry-run is none of its options: obj rollback'
+expect 2 cairnctl heap ls --shards 5
+expect 2 cairnctl heap stats bank --shard 16
+for bad in +5 ' 5' 5x 99999999999999999999; do
+    expect 2 cairnctl root ls bank --at "$bad"
+    has "$err" 'neither a version nor a time'
+done
+expect 2 cairnctl heap ls --timeout 0
+expect 0 cairnctl heap ls --timeout 20s
+expect 2 cairnctl heap ls --timeout 20sec
+
+step "names that steer terminals are shown, not obeyed"
+p=$(cairnctl obj alloc bank --data x)
+expect 0 cairnctl root set bank $'\e[31mred\x01' "$p"
+expect 0 cairnctl root set bank $'\xff' "$p"
+expect 0 cairnctl root ls bank
+has "$out" '^\\x1b\[31mred\\x01 '
+has "$out" '^\\xff '
+expect 3 cairnctl root get bank $'\e[31mno'
+has "$err" '\\x1b\[31mno: not found'
+expect 0 cairnctl root rm bank $'\e[31mred\x01'
+expect 0 cairnctl root rm bank $'\xff'
+
+step "types that can't be"
+expect 2 cairnctl type register bank $'a\nb' n:i64
+has "$err" 'without spaces and control characters'
+expect 2 cairnctl type register bank t a:i64@0 b:i64@4
+has "$err" 'fields overlap'
+expect 2 cairnctl type register bank t 'a:ptr='
+expect 0 cairnctl obj free "bank/$p" --yes
+
 step "completion"
 cairnctl completion bash >"$dir/completion"
 bash -n "$dir/completion"
