@@ -3,7 +3,7 @@
  * `leader` is a supposition: from HEAP_INFO at first, then from NOTLEADER's hints, else the next
  * node in turn. It is changed by the first failure that a node answers with and by nothing that
  * arrives later from the same node, so that a thousand requests in flight at a deposed leader count
- * as one failure. While `retry_ns` lies ahead nothing is sent. */
+ * as one failure. While `retry_ns` lies ahead nothing is sent but what ends a hold. */
 #include <stdio.h>
 #include <string.h>
 
@@ -120,6 +120,27 @@ static void reserved(struct core_op *op)
     core__call_finish(call, 0, "%s", "");
 }
 
+/* Who waits because the shard is held waits until TX_CLOSE has come: it overtakes them, once. */
+static void send_closes(struct core_shard *shard)
+{
+    struct core_node *node = shard->leader;
+    list_for_each_safe (it, next, &shard->waiting) {
+        struct core_op *op = list_entry(it, struct core_op, link);
+        if (op->kind != KIND_TX_CLOSE) {
+            continue;
+        }
+        if (shard->last_err != ERR_BUSY || node == NULL || !core__node_usable(node) ||
+            shard->session == NULL || !core__session_room(shard->session)) {
+            return;
+        }
+        core__session_number(shard->session, op);
+        if (!send_one(shard, node, op)) {
+            core__shard_requeue(op);
+            return;
+        }
+    }
+}
+
 void core__shard_pump(struct core_shard *shard)
 {
     struct core *core = shard->core;
@@ -128,6 +149,7 @@ void core__shard_pump(struct core_shard *shard)
     }
     if (shard->retry_ns != 0) {
         if (env_now_ns(core->env) < shard->retry_ns) {
+            send_closes(shard);
             arm(shard, shard->retry_ns);
             return;
         }

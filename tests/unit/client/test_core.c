@@ -161,6 +161,37 @@ static void an_overloaded_node_is_left_alone_for_as_long_as_it_asks(void **state
     fake_close(&f);
 }
 
+/* It is what the others wait for: their shard is held until it comes. */
+static void what_ends_a_hold_overtakes_those_who_wait(void **state)
+{
+    (void)state;
+    begin(NULL);
+    struct fake_call add;
+    struct fake_call end = {0};
+    fake_add(&f, &add, 0);
+    assert_int_equal(fake_wait(&f, &add), 0);
+    f.refuse = ERR_BUSY;
+    f.refuse_times = 1;
+    f.retry_after_ms = 700;
+    uint64_t t0 = sim_now_ns(f.sim);
+    fake_add(&f, &add, 0);
+    fake_run(&f, 20);
+    assert_int_equal(core_prepare_tx_close(&end.call, f.heap, 0, 1000, 7, 1000), 0);
+    fake_submit(&f, &end);
+    assert_int_equal(fake_wait(&f, &end), 0);
+    assert_true(sim_now_ns(f.sim) - t0 < 100 * SIM_MS);
+    assert_false(add.done);
+    /* Refused itself, it waits like any other. */
+    f.refuse_times = 1;
+    memset(&end, 0, sizeof end);
+    assert_int_equal(core_prepare_tx_close(&end.call, f.heap, 0, 1000, 7, 1000), 0);
+    fake_submit(&f, &end);
+    assert_int_equal(fake_wait(&f, &end), 0);
+    assert_true(sim_now_ns(f.sim) - t0 >= 700 * SIM_MS);
+    assert_int_equal(fake_wait(&f, &add), 0);
+    fake_close(&f);
+}
+
 /* A node without a replica says so to each of the requests that were on their way to it. */
 static void a_node_without_the_shard_counts_once(void **state)
 {
@@ -792,6 +823,7 @@ int main(void)
         cmocka_unit_test(calls_wait_for_a_leader_until_their_deadline),
         cmocka_unit_test(a_node_that_goes_away_gets_no_new_requests),
         cmocka_unit_test(an_overloaded_node_is_left_alone_for_as_long_as_it_asks),
+        cmocka_unit_test(what_ends_a_hold_overtakes_those_who_wait),
         cmocka_unit_test(a_node_without_the_shard_counts_once),
         cmocka_unit_test(a_silent_node_is_given_up_for_another),
         cmocka_unit_test(questions_go_to_the_node_they_name),
