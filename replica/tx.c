@@ -79,8 +79,9 @@ static void answer(struct command_result *result, const struct txn_result *out)
     result->version = out->answer == TXN_NO ? out->conflict.what : out->version;
 }
 
-/* What the ring or the tombstone of the home session says of a transaction that has no record: an
- * answer, or *refuse, the code with which a vote is refused. */
+/* What the ring or the tombstone of the home session says of a transaction that has no record, or
+ * the record of a refusal (which doesn't keep why it was aborted): an answer, or *refuse, the code
+ * with which a vote is refused. */
 static bool session_answers(const struct heap *heap, const struct txn_name *name, uint64_t owner,
                             uint64_t digest, const struct fsm_now *now, struct txn_result *out,
                             int *refuse)
@@ -159,6 +160,7 @@ static int apply_prepare(struct heap *heap, uint64_t uid, struct slice body,
                                   .part = m.part};
     bool home = m.home == uid;
     bool known = txn_find(heap, &prepare.name, &record, &uids, &times);
+    bool says = known && record.state != TXN_REFUSED;
     if (home) {
         session_tx_renew(heap, m.tx_session, m.tx_acked, now);
     }
@@ -166,7 +168,7 @@ static int apply_prepare(struct heap *heap, uint64_t uid, struct slice body,
         refuse_other(result);
         return 0;
     }
-    if (home && !known &&
+    if (home && !says &&
         session_answers(heap, &prepare.name, m.owner, m.digest, now, &out, &refuse)) {
         answer(result, &out);
         return 0;
@@ -204,7 +206,8 @@ static int apply_refuse(struct heap *heap, uint64_t uid, struct slice body,
         refuse_other(result);
         return 0;
     }
-    if (m.home == uid && !known && session_answers(heap, &name, 0, m.digest, now, &out, &refuse)) {
+    bool says = known && record.state != TXN_REFUSED;
+    if (m.home == uid && !says && session_answers(heap, &name, 0, m.digest, now, &out, &refuse)) {
         answer(result, &out);
         return 0;
     }

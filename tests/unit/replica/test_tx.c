@@ -230,8 +230,14 @@ static void an_abort_rests_on_a_participant_and_is_told(void **state)
     assert_int_equal(abort_it(&m, 5, 99).code, ERR_PROTOCOL);
     assert_int_equal(settle(&m, 5).code, ERR_TX_UNDECIDED);
     assert_int_equal(abort_it(&m, 5, OTHER).value, TXN_APPLIED);
+    /* A client that has lost the answer asks again, and hears the same. */
     struct command_result no = prepare(&m, 5, DIGEST);
     assert_int_equal(no.value, TXN_NO);
+    assert_int_equal(no.code, ERR_CONFLICT);
+    assert_int_equal(no.version, 77);
+    no = refuse(&m, 5);
+    assert_int_equal(no.value, TXN_NO);
+    assert_int_equal(no.code, ERR_CONFLICT);
     assert_int_equal(settle(&m, 5).code, ERR_TX_ABORTED);
     m.now_ms += 6000; /* its record goes; the ring says what the abort said */
     assert_int_equal(refuse(&m, 9).value, TXN_NO);
