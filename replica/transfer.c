@@ -434,6 +434,19 @@ void transfer_answer(struct shard *s, uint64_t token, int err, uint16_t kind, st
     }
 }
 
+/* Everybody's log has got to where the view is: nobody wants it, or what lies behind it. */
+static bool everybody_has(const struct shard *s, uint64_t index)
+{
+    struct consensus_config config;
+    bool all = shard__leads(s);
+    consensus_get_config(s->consensus, &config);
+    for (uint32_t i = 0; i < config.count && all; i++) {
+        uint64_t id = config.servers[i].id;
+        all = id == s->self_id || consensus_match_index(s->consensus, id) >= index;
+    }
+    return all;
+}
+
 void transfer_tick(struct shard *s, uint64_t now_ms)
 {
     struct install *in = &s->install;
@@ -443,6 +456,10 @@ void transfer_tick(struct shard *s, uint64_t now_ms)
     if (pin->view != NULL && (view_canceled(pin->view) || now_ms - pin->used_ms >= idle_ms ||
                               (pin->done_ms != 0 && now_ms - pin->done_ms >= PIN_DONE_MS))) {
         pin_close(s);
+    } else if (pin->view != NULL && pin->done_ms != 0 && !wal_has_room(s->r->wal) &&
+               everybody_has(s, pin->manifest.index)) {
+        pin_close(s);
+        checkpoint_want(s, true); /* now: writers wait for it */
     }
     if (in->step == INSTALL_WAITING) {
         install_write(s);
