@@ -286,7 +286,10 @@ struct replica {
     struct {
         uint64_t number;    /* never 0 */
         uint32_t in_flight; /* batches of it that haven't come back */
+        uint32_t most;      /* the largest in_flight since it was 0 */
+        uint32_t before;    /* the same of the wave just before, 0: there was none */
         uint64_t begun_ms;  /* when the last batch of it went */
+        bool overdue;       /* those that wait go in the next turn */
         bool open;          /* batches may go in this turn */
         struct list waiting;
         struct env_timer timer;
@@ -428,6 +431,7 @@ void wave_turn(struct replica *r); /* a pass over the shards of this turn begins
 bool wave_take(struct shard *s);
 void wave_sent(struct replica *r, struct batch *b);   /* it goes */
 void wave_landed(struct replica *r, struct batch *b); /* applied, or given up; any batch */
+void wave_written(struct replica *r);                 /* the log may be free again */
 
 /* ---- hold.c
  * ---------------------------------------------------------------------------------------------------------

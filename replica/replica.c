@@ -165,6 +165,10 @@ static void meta_news(struct replica *r)
 static void turn_run(struct env_task *task)
 {
     struct replica *r = container_of(task, struct replica, turn);
+    if (wal_has_news(r->wal)) {
+        env_defer(r->env, task); /* one message with what follows from them */
+        return;
+    }
     struct list now;
     list_init(&now);
     list_splice(&now, &r->turn_shards);
@@ -678,6 +682,7 @@ void replica_log_durable(struct replica *r, uint64_t position)
         }
     }
     gather_end(r);
+    wave_written(r);
     if (r->checkpoints_wanted && r->checkpointing == NULL) {
         checkpoint_run(r); /* now what was applied is durable, with some luck */
     }

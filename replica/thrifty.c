@@ -168,19 +168,21 @@ void thrifty_forget(struct shard *s)
     memset(s->late, 0, sizeof s->late);
 }
 
-/* First kept, first sent. */
+/* What all shards have kept leaves with what was kept first: in one message. */
 static void on_timer(struct env_timer *timer)
 {
     struct replica *r = container_of(timer, struct replica, late);
-    uint64_t now_ms = env_now_ms(r->env);
+    if (list_empty(&r->late_shards)) {
+        return;
+    }
+    struct shard *first = list_entry(r->late_shards.next, struct shard, late_link);
+    uint64_t age_ms = env_now_ms(r->env) - first->late_ms;
+    if (age_ms < THRIFTY_MS) {
+        env_timer_start_in_ms(r->env, timer, THRIFTY_MS - age_ms);
+        return;
+    }
     while (!list_empty(&r->late_shards)) {
-        struct shard *s = list_entry(r->late_shards.next, struct shard, late_link);
-        uint64_t age_ms = now_ms - s->late_ms;
-        if (age_ms < THRIFTY_MS) {
-            env_timer_start_in_ms(r->env, timer, THRIFTY_MS - age_ms);
-            return;
-        }
-        thrifty_release(s);
+        thrifty_release(list_entry(r->late_shards.next, struct shard, late_link));
     }
 }
 

@@ -3,8 +3,11 @@
  * One shard collects while its entry is in flight, so that its batches grow with the load. Commands
  * that are spread over many shards find none of theirs in flight, and each would go at once, by
  * itself: a message, a record of TLS, a log write and a waking on every node for one or two
- * commands. So the shards collect together: while WAVE_BATCHES of them are in flight, what arrives
- * waits, and all that waits goes in one turn, as one message for each peer and one log write.
+ * commands. So the shards collect together: while a wave is in flight, what arrives waits, and all
+ * that waits goes in one turn, as one message for each peer and one log write. The turn is one in
+ * which the log is free to write: behind a write of several records a wave would wait there, and
+ * the message that tells the others of that write's end has room for it. Waves of a few batches
+ * don't make others wait, unless there was a large one just before.
  *
  * Batches of one wave mostly come back in one message, since they travelled in one. What doesn't
  * come back within WAVE_MS (no quorum, a slow disk) is counted no longer, so that a shard in
@@ -17,7 +20,11 @@
 
 static bool is_free(const struct replica *r)
 {
-    return r->wave.in_flight < WAVE_BATCHES;
+    if (wal_gathers(r->wal)) {
+        return false;
+    }
+    bool few = r->wave.most < WAVE_BATCHES && r->wave.before < WAVE_BATCHES;
+    return r->wave.in_flight == 0 || few;
 }
 
 static void release(struct replica *r)
@@ -43,6 +50,7 @@ static void on_timer(struct env_timer *timer)
     }
     r->wave.number++;
     r->wave.in_flight = 0;
+    r->wave.overdue = true;
     release(r);
 }
 
@@ -60,7 +68,8 @@ void wave_close(struct replica *r)
 
 void wave_turn(struct replica *r)
 {
-    r->wave.open = is_free(r);
+    r->wave.open = r->wave.overdue || is_free(r);
+    r->wave.overdue = false;
 }
 
 bool wave_take(struct shard *s)
@@ -80,9 +89,17 @@ bool wave_take(struct shard *s)
 
 void wave_sent(struct replica *r, struct batch *b)
 {
+    uint64_t now_ms = env_now_ms(r->env);
     b->wave = r->wave.number;
+    if (r->wave.in_flight == 0) {
+        r->wave.before = now_ms - r->wave.begun_ms < WAVE_MS ? r->wave.most : 0;
+        r->wave.most = 0;
+    }
     r->wave.in_flight++;
-    r->wave.begun_ms = env_now_ms(r->env);
+    if (r->wave.in_flight > r->wave.most) {
+        r->wave.most = r->wave.in_flight;
+    }
+    r->wave.begun_ms = now_ms;
 }
 
 void wave_landed(struct replica *r, struct batch *b)
@@ -93,6 +110,11 @@ void wave_landed(struct replica *r, struct batch *b)
     b->wave = 0;
     assert(r->wave.in_flight > 0);
     r->wave.in_flight--;
+    wave_written(r);
+}
+
+void wave_written(struct replica *r)
+{
     if (is_free(r)) {
         release(r);
     }

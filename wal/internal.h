@@ -304,6 +304,7 @@ struct wal {
     unsigned in_flight;
     unsigned oldest_write;
     struct env_task flush_task;
+    bool flush_is_behind; /* once more to the end of the turn */
     struct env_task notify_task;
     struct env_timer silence_timer;
     struct env_timer tick_timer;

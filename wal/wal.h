@@ -86,6 +86,10 @@ void wal_abandon(struct wal *wal);
 
 uint64_t wal_position(const struct wal *wal);         /* end of what was appended */
 uint64_t wal_durable_position(const struct wal *wal); /* end of what is durable */
+/* A write of several records is under way: what is appended meanwhile goes with the next one. */
+bool wal_gathers(const struct wal *wal);
+/* on_durable comes in this turn. */
+bool wal_has_news(const struct wal *wal);
 void wal_stats(const struct wal *wal, struct wal_stats *out);
 /* False while free disk space is below the reserve (two segments + 16 MiB) or disk_bytes_max is
  * reached: the leader answers BUSY instead of proposing. Re-evaluated every second. */

@@ -5,7 +5,8 @@
  *   wal__flush      closes the fill buffer, starts writes while fewer than two are in flight
  *   write_start     small blocks: seal and submit, without a worker
  *   write_run       on a worker: seal, pwrite, sync
- *   write_done      in order of the log: places, durable position, notify_task, the next flush
+ *   write_done      in order of the log: places, durable position, notify_task, behind it
+ * flush_task
  *
  * Where a block goes is settled when its buffer is closed: positions, offsets and the choice of the
  * block that opens a new segment follow from the order of appends alone, not from when writes
@@ -344,6 +345,24 @@ void wal__wake(struct wal *wal)
     }
 }
 
+bool wal_gathers(const struct wal *wal)
+{
+    return wal->in_flight > 0 && wal->writes[wal->oldest_write].head.records > 1;
+}
+
+bool wal_has_news(const struct wal *wal)
+{
+    return wal->notify_task.queued;
+}
+
+/* The next write begins behind what the owner does with the news, so that its messages leave before
+ * and what it appends is part of the write. */
+static void flush_behind(struct wal *wal)
+{
+    wal->flush_is_behind = true;
+    wal__wake(wal);
+}
+
 /* ---- failing
  * ------------------------------------------------------------------------------------------------------
  */
@@ -487,7 +506,7 @@ static void write_done(struct env_work *work)
         finish_releases(wal);
         wal__release(wal);
         env_defer(wal->env, &wal->notify_task);
-        wal__flush(wal);
+        flush_behind(wal);
         if (wal->relocating) {
             wal->relocating = wal__relocate(wal);
         }
@@ -566,9 +585,8 @@ void wal__flush(struct wal *wal)
              * completes: fewer syncs and fewer wake-ups for the same work. While a single record is
              * being written there is no load, and waiting would only make the second one late: of
              * the two shards of a transaction, say. */
-            if (wal->in_flight > 0 && wal->fill->used < WAL_SECOND_WRITE_BYTES &&
-                wal->fill->used < wal->block_target / 2 &&
-                wal->writes[wal->oldest_write].head.records > 1) {
+            if (wal_gathers(wal) && wal->fill->used < WAL_SECOND_WRITE_BYTES &&
+                wal->fill->used < wal->block_target / 2) {
                 return;
             }
             if (wal__close_fill(wal) != 0) {
@@ -592,6 +610,11 @@ static void on_flush(struct env_task *task)
 {
     struct wal *wal = container_of(task, struct wal, flush_task);
 
+    if (wal->flush_is_behind) {
+        wal->flush_is_behind = false;
+        wal__wake(wal);
+        return;
+    }
     wal__flush(wal);
 }
 
@@ -606,6 +629,7 @@ static void on_notify(struct env_task *task)
         }
         wal->notified_position = wal->durable_position;
         wal__cache_trim(wal);
+        flush_behind(wal);
         if (wal->opts.on_durable != NULL && !wal->closing) {
             wal->opts.on_durable(wal->opts.arg, wal->durable_position);
         }

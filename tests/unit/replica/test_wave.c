@@ -92,16 +92,48 @@ static void what_is_spread_over_shards_goes_in_waves(void **state)
     propose_all(&t);
     assert_int_equal(submitted(&t), AT_ONCE);
     uint64_t began = sim_now_ns(t.c.sim);
-    while (t.done == 0) {
+    while (t.done < AT_ONCE) {
         assert_int_equal(submitted(&t), AT_ONCE);
         (void)sim_step(t.c.sim);
     }
     cluster_run_ms(&t.c, 0);
-    assert_int_equal(submitted(&t), SHARDS); /* as soon as there was room, all the rest at once */
+    assert_int_equal(submitted(&t), SHARDS); /* as soon as all are back, all the rest at once */
     cluster_run_ms(&t.c, 50);
     assert_int_equal(t.done, SHARDS);
     assert_int_equal(t.failed, 0);
     assert_true(sim_now_ns(t.c.sim) - began < 100 * SIM_MS);
+    cluster_close(&t.c);
+}
+
+/* Outside of all waves, as full batches go. */
+static void push_three(void *arg)
+{
+    struct spread *t = arg;
+    while (t->next < 3) {
+        struct shard *s = t->shards[t->next];
+        propose_next(t);
+        batch_push(s);
+    }
+}
+
+static void a_wave_waits_for_the_log(void **state)
+{
+    (void)state;
+    struct spread t;
+    spread_open(&t);
+    sim_proc_call(t.node->env, push_three, &t);
+    assert_true(wal_gathers(t.node->wal));
+    sim_proc_call(t.node->env, propose_next, &t);
+    assert_int_equal(t.node->replica->wave.in_flight, 0);
+    while (wal_gathers(t.node->wal)) {
+        assert_int_equal(submitted(&t), 3);
+        (void)sim_step(t.c.sim);
+    }
+    cluster_run_ms(&t.c, 0);
+    assert_int_equal(submitted(&t), 4);
+    cluster_run_ms(&t.c, 50);
+    assert_int_equal(t.done, 4);
+    assert_int_equal(t.failed, 0);
     cluster_close(&t.c);
 }
 
@@ -128,6 +160,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(what_is_spread_over_shards_goes_in_waves),
+        cmocka_unit_test(a_wave_waits_for_the_log),
         cmocka_unit_test(shards_that_get_no_answer_hold_nobody_up),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
