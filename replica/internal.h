@@ -52,6 +52,12 @@ struct peer {
     bool clock_known;
     int64_t clock_offset_ms;
     uint64_t clock_ms;
+    /* How long it takes to store new entries, seen from here: thrifty.c. */
+    struct {
+        uint64_t uid, index; /* the shard's entry whose answer is timed; uid 0: none is */
+        uint64_t sent_ns;
+    } timed;
+    uint64_t answer_ns; /* smoothed */
 };
 
 /* ---- batches
@@ -460,6 +466,9 @@ bool thrifty_keep(struct shard *s, const struct consensus_update *u,
 void thrifty_release_to(struct shard *s, uint64_t to); /* what is kept back leaves */
 void thrifty_release(struct shard *s);
 void thrifty_forget(struct shard *s); /* it doesn't lead any more */
+/* How fast a server is: entries up to the index left for it; it answered. */
+void thrifty_sent(struct shard *s, uint64_t to, uint64_t index);
+void thrifty_answered(struct shard *s, uint64_t from);
 
 /* ---- fsm.c
  * ---------------------------------------------------------------------------------------------------------

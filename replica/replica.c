@@ -809,6 +809,9 @@ static int receive_raft(struct replica *r, uint32_t node, struct slice body)
     }
     struct consensus_update *update = NULL;
     rv = consensus_receive(s->consensus, env_now_ms(r->env), &m, &update);
+    if (raft.type == MSG_APPEND_RESULT) {
+        thrifty_answered(s, raft.from);
+    }
     shard__handle(s, rv, update);
     return rv == ERR_PROTOCOL ? rv : 0;
 }

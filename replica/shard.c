@@ -301,6 +301,7 @@ void shard__send_append(struct shard *s, const struct consensus_message *message
             }
         }
     }
+    thrifty_sent(s, m.to, m.index);
 }
 
 static void send_snapshot(struct shard *s, struct consensus_message m)

@@ -4,12 +4,12 @@
  * An entry costs a follower two wakings, a write and a sync, and the leader a message out and one
  * in, whether its answer is the one that commits the entry or comes after. So the leader asks only
  * those whose answers it needs: voters that have stored all that is committed, itself included,
- * which are the fast ones by that very fact. What is for the others is kept back: once
+ * and of these the fastest. What is for the others is kept back: once
  * THRIFTY_MS have passed since the first of it, or much has gathered, it leaves as one message.
  *
  * That is at the same time what happens when one that was asked doesn't answer: after THRIFTY_MS
- * all have the entry, those that answer commit it, and who didn't isn't among the fast ones any
- * more. No state remembers that; who has stored what is committed is looked at for each entry.
+ * all have the entry, those that answer commit it, and who didn't isn't asked any more. No state
+ * remembers that; who has stored what is committed is looked at for each entry.
  *
  * To consensus it is a message that takes its time. Only entries of commands that were submitted
  * just now are kept back: who catches up, votes or is handed leadership waits for nothing. */
@@ -19,6 +19,10 @@
 
 #define THRIFTY_MS        5u
 #define THRIFTY_BYTES_MAX (128u << 10)
+#define ANSWER_FAST_NS    500000u /* who answers within it isn't told from faster ones */
+#define ANSWER_SHARE      8u      /* a new time's weight in the smoothed one, divided by */
+#define ANSWER_LOST_MS    1000u
+#define MS_NS             UINT64_C(1000000)
 
 static bool has_all_committed(const struct shard *s, uint64_t id, uint64_t commit)
 {
@@ -27,12 +31,55 @@ static bool has_all_committed(const struct shard *s, uint64_t id, uint64_t commi
     return stored >= commit;
 }
 
-/* Voters are taken in the order of their node numbers, from our own on and around, so that each
- * node's first choice is another one. */
-static uint32_t distance(const struct shard *s, uint64_t id)
+/* ---- how fast a server is
+ * --------------------------------------------------------------------------------------------------
+ *
+ * One answer of each peer is timed at a time, whichever shard's; also those to what was kept back,
+ * so that nobody is forgotten who could be faster. */
+
+void thrifty_sent(struct shard *s, uint64_t to, uint64_t index)
 {
-    return (replica_id_node(id) - s->r->opts.node) & 0xffu;
+    struct peer *peer = replica__peer(s->r, replica_id_node(to));
+    uint64_t now_ns = env_now_ns(s->r->env);
+    if (peer == NULL ||
+        (peer->timed.uid != 0 && now_ns - peer->timed.sent_ns < ANSWER_LOST_MS * MS_NS)) {
+        return;
+    }
+    peer->timed.uid = s->uid;
+    peer->timed.index = index;
+    peer->timed.sent_ns = now_ns;
 }
+
+void thrifty_answered(struct shard *s, uint64_t from)
+{
+    struct peer *peer = replica__peer(s->r, replica_id_node(from));
+    if (peer == NULL || peer->timed.uid != s->uid ||
+        consensus_match_index(s->consensus, from) < peer->timed.index) {
+        return;
+    }
+    uint64_t ns = env_now_ns(s->r->env) - peer->timed.sent_ns;
+    uint64_t old = peer->answer_ns == 0 ? ns : peer->answer_ns;
+    peer->answer_ns = old - old / ANSWER_SHARE + ns / ANSWER_SHARE;
+    peer->timed.uid = 0;
+}
+
+/* Voters are taken in this order, the leader itself first: by how long they take, as a power of
+ * two, for small differences come and go; then by their node numbers, from our own on and around,
+ * so that each node's first choice is another one. */
+static uint32_t rank(const struct shard *s, uint64_t id)
+{
+    uint32_t node = replica_id_node(id);
+    const struct peer *peer = replica__peer(s->r, node);
+    uint32_t slowness = 0;
+    for (uint64_t ns = peer == NULL ? 0 : peer->answer_ns; ns >= ANSWER_FAST_NS; ns /= 2) {
+        slowness++;
+    }
+    return slowness << 8 | ((node - s->r->opts.node) & 0xffu);
+}
+
+/* ---- keeping back
+ * ----------------------------------------------------------------------------------------------------------
+ */
 
 /* A majority is asked without this server: fast voters come before it. */
 static bool can_wait(const struct shard *s, uint64_t id)
@@ -52,7 +99,7 @@ static bool can_wait(const struct shard *s, uint64_t id)
     }
     for (uint32_t i = 0; i < config.count; i++) {
         uint64_t other = config.servers[i].id;
-        before += fast[i] && other != id && (!is_fast || distance(s, other) < distance(s, id));
+        before += fast[i] && other != id && (!is_fast || rank(s, other) < rank(s, id));
     }
     return before > voters / 2;
 }

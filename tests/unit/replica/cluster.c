@@ -31,7 +31,8 @@ static void packet_free(struct packet *p)
 
 static void carry(struct packet *p, void (*cb)(void *arg))
 {
-    sim_at(p->cluster->sim, sim_now_ns(p->cluster->sim) + p->cluster->delay_ns, cb, p);
+    const struct cluster *c = p->cluster;
+    sim_at(c->sim, sim_now_ns(c->sim) + c->delay_ns + c->nodes[p->from].delay_ns, cb, p);
 }
 
 static struct packet *packet_new(struct cluster *c, uint32_t from, uint32_t to, struct slice body)

@@ -21,8 +21,9 @@ struct cluster_node {
     struct replica *replica;
     uint64_t self_id;
     bool founding;
-    bool cut;     /* nothing in, nothing out */
-    bool stopped; /* replica_stop() was done */
+    bool cut;          /* nothing in, nothing out */
+    uint64_t delay_ns; /* of what it sends, beside the cluster's */
+    bool stopped;      /* replica_stop() was done */
     uint32_t shards_failed;
 };
 

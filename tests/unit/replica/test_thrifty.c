@@ -14,6 +14,7 @@
 #define HEAP_BYTES ((uint64_t)8 << 20)
 #define KEPT_MS    5u /* at most */
 #define BIG_BYTES  (60u << 10)
+#define SLOW_MS    3u /* of an answer; kept back it would take longer */
 #define SOON_MS    2u /* a round here takes less, whoever takes part in it */
 
 struct kept {
@@ -64,6 +65,15 @@ static uint64_t commit(struct kept *t)
     return sim_now_ns(t->c.sim) - began;
 }
 
+/* Until the times of answers are as they will stay. */
+static void settle(struct kept *t)
+{
+    for (uint32_t i = 0; i < 40; i++) {
+        (void)commit(t);
+        cluster_run_ms(&t->c, KEPT_MS + SLOW_MS + SOON_MS);
+    }
+}
+
 static void kept_open(struct kept *t, uint64_t seed)
 {
     memset(t, 0, sizeof *t);
@@ -75,7 +85,7 @@ static void kept_open(struct kept *t, uint64_t seed)
     t->second = (t->leader + 2) % CLUSTER_NODES;
     (void)client_open(&t->client, &t->c, t->uid, 1, 16, 60000);
     t->ptr = client_alloc(&t->client, 64 << 10, slice_of(NULL, 0));
-    cluster_run_ms(&t->c, 100);
+    settle(t);
 }
 
 static void a_majority_is_asked_at_once_and_the_rest_later(void **state)
@@ -109,6 +119,31 @@ static void who_does_not_answer_is_passed_over(void **state)
         assert_int_equal(last_of(&t, t.second), last_of(&t, t.leader));
     }
     t.c.nodes[t.first].cut = false;
+    cluster_check_equal(&t.c, t.uid);
+    cluster_close(&t.c);
+}
+
+/* A link that is longer, or a disk that is slower, than the other one's: soon nobody waits for it,
+ * and it is taken back when it is as fast. */
+static void the_faster_one_is_asked(void **state)
+{
+    (void)state;
+    struct kept t;
+    kept_open(&t, 13);
+    uint32_t slow[] = {t.first, t.second};
+    for (uint32_t k = 0; k < 2; k++) {
+        t.c.nodes[slow[k]].delay_ns = SLOW_MS * SIM_MS;
+        settle(&t);
+        for (uint32_t i = 0; i < 5; i++) {
+            assert_true(commit(&t) < SOON_MS * SIM_MS);
+        }
+        cluster_run_ms(&t.c, KEPT_MS + SLOW_MS + SOON_MS);
+        t.c.nodes[slow[k]].delay_ns = 0;
+    }
+    settle(&t);
+    (void)commit(&t);
+    assert_int_equal(last_of(&t, t.first), last_of(&t, t.leader));
+    assert_int_equal(last_of(&t, t.second), last_of(&t, t.leader) - 1);
     cluster_check_equal(&t.c, t.uid);
     cluster_close(&t.c);
 }
@@ -228,6 +263,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_majority_is_asked_at_once_and_the_rest_later),
         cmocka_unit_test(who_does_not_answer_is_passed_over),
+        cmocka_unit_test(the_faster_one_is_asked),
         cmocka_unit_test(nobody_is_spared_who_is_needed),
         cmocka_unit_test(an_heir_gets_at_once_what_was_kept_back),
         cmocka_unit_test(a_leader_that_loses_its_term_forgets_it),
