@@ -1,6 +1,5 @@
 #include "base/mem.h"
 
-#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -41,6 +40,11 @@ void mem_fault(long after, long repeat)
     if (fault_armed) {
         fault_hits = 0;
     }
+}
+
+bool mem_fault_armed(void)
+{
+    return fault_armed;
 }
 
 long mem_fault_hits(void)

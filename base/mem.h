@@ -5,6 +5,7 @@
 #ifndef CAIRN_BASE_MEM_H
 #define CAIRN_BASE_MEM_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -18,6 +19,9 @@ void mem_free(void *block); /* NULL is allowed; also frees mem_aligned() */
 /* Test hook: the allocation number `after` from now on (0 = the next one) fails, and `repeat` - 1
  * more after it (repeat < 0: all that follow; 0: switch off). Per thread. */
 void mem_fault(long after, long repeat);
+/* Who keeps freed memory for later asks, and leaves it where it is then: what is asked for is to be
+ * an allocation that can fail. */
+bool mem_fault_armed(void);
 /* Allocations that failed by mem_fault() on this thread since it was last armed. */
 long mem_fault_hits(void);
 

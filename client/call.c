@@ -153,7 +153,7 @@ struct core_op *core__op_read(const struct core_call *call, size_t piece)
         .offset = call->read.offset + piece,
         .len = (uint32_t)(left < READ_BYTES_MAX ? left : READ_BYTES_MAX),
         .at = call->read.at,
-        .turn = piece == 0 ? call->read.turn : 0,
+        .turn = piece == 0 ? call->turn : 0,
     };
     struct core_op *op = core__op_new(KIND_READ, message_size_read(&m));
     if (op == NULL) {
@@ -178,6 +178,7 @@ int core_prepare_read_at(struct core_call *call, struct core_heap *heap, uint64_
         return rv;
     }
     call->kind = KIND_READ;
+    memset(&call->read, 0, sizeof call->read);
     call->read.ptr = ptr;
     call->read.at = at;
     call->read.offset = offset;
@@ -630,8 +631,8 @@ int core_prepare_admin(struct core_call *call, struct core *core, const char *no
     m.verb = slice_of(verb, verb_len);
     if (node_len > 0) {
         memcpy(call->node, node, node_len);
-        call->node[node_len] = '\0';
     }
+    call->node[node_len] = '\0';
     int rv;
     CORE_PREPARE(call, ADMIN, admin, &m, rv);
     return rv;

@@ -233,6 +233,7 @@ static void client_close(struct cairn_client *client)
     tls_detach(client->env);
     env_uv_close(client->env);
     stripes_close(client);
+    sdk__future_spares_free();
     mem_free(client);
 }
 
@@ -303,6 +304,7 @@ static void directory_close(struct cairn_client *client)
     if (!sdk__is_foreign(client)) { /* else its memory goes with the process */
         client->embedded->close(client->db);
         stripes_close(client);
+        sdk__future_spares_free();
         mem_free(client);
     }
 }

@@ -85,7 +85,7 @@ int sdk__turn_wait(struct cairn_tx *tx)
     if (f.call.timeout_ms == 0) {
         return sdk__fail(CAIRN_E_TIMEOUT, "the transaction's deadline has passed");
     }
-    f.call.read.turn = take_turn(tx->set, ptr);
+    f.call.turn = take_turn(tx->set, ptr);
     int rv = core_prepare_read_at(&f.call, tx->heap->core, ptr, 0, 0, &byte, sizeof byte);
     return sdk__future_run(&f, rv);
 }

@@ -85,12 +85,14 @@ union core_request {
     struct msg_admin admin;
 };
 
-/* Caller's memory: zero it (all up to node), core_prepare_*() it, set cb, hand it to core_call();
- * not to be touched until cb. */
+/* Caller's memory: zero it (all up to text, and its first byte), core_prepare_*() it, set cb, hand
+ * it to core_call(); not to be touched until cb. */
 struct core_call {
     core_call_cb cb;
     uint32_t timeout_ms; /* 0: the core's */
     bool plain;          /* core_prepare_*() fills in request instead of encoding it */
+    uint8_t turn;        /* READ.turn, set before core_prepare_read_at() */
+    uint16_t kind;
 
     int err;        /* outcome: 0 or negative */
     uint64_t value; /* ALLOC, ROOT_GET: pointer; ADD_U64: the value before;
@@ -115,7 +117,15 @@ struct core_call {
     uint64_t target;          /* STAT: the pointer */
     struct core_op *reserved; /* TX_COMMIT, TX_COMMIT_ONE: whose number it gets; taken */
     uint64_t uid;             /* TX_SETTLE: of the shard, which isn't looked up yet */
-    uint16_t kind;
+    struct list link;         /* by deadline, or among the finished */
+    struct list ops;          /* its requests */
+    struct core_op *op;       /* the prepared one, until core_call(); the reserved one, given */
+    uint64_t deadline_ns;     /* 0: not submitted */
+    bool finished;
+
+    /* Not zeroed: large, and set by who prepares what needs it; text no further than its first
+     * byte. */
+    char text[CORE_TEXT_BYTES]; /* outcome: why, when err isn't 0 */
     union core_request request; /* of a plain call */
     struct {                    /* READ */
         uint64_t ptr, at, offset, version;
@@ -123,17 +133,8 @@ struct core_call {
         size_t len, next, done;
         uint32_t out, restarts;
         bool versioned;
-        uint8_t turn; /* READ.turn, set before core_prepare_read_at() */
     } read;
-    struct list link;     /* by deadline, or among the finished */
-    struct list ops;      /* its requests */
-    struct core_op *op;   /* the prepared one, until core_call(); the reserved one, given */
-    uint64_t deadline_ns; /* 0: not submitted */
-    bool finished;
-
-    /* Large, seldom used, and zeroed no further than their first bytes. */
     char node[NODE_NAME_BYTES_MAX + 1]; /* ADMIN */
-    char text[CORE_TEXT_BYTES];         /* outcome: why, when err isn't 0 */
 };
 
 /* Check the arguments and encode the request (bytes are copied, except where a read's result goes;

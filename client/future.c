@@ -12,7 +12,7 @@
 #include "base/mem.h"
 #include "client/sdk.h"
 
-#define FUTURE_ZEROED_BYTES (offsetof(struct cairn_future, call) + offsetof(struct core_call, node))
+#define FUTURE_ZEROED_BYTES (offsetof(struct cairn_future, call) + offsetof(struct core_call, text))
 
 static struct sdk_stripe *stripe_of(struct cairn_client *client, const struct cairn_future *future)
 {
@@ -27,7 +27,7 @@ static void destroy(struct cairn_future *future)
     }
     buf_close(&future->call.bytes);
     mem_free(future->data);
-    mem_free(future);
+    sdk__future_forget(future);
 }
 
 /* Runs the callback and then, if its owner has freed the future (perhaps in there), lets it go. */
@@ -97,18 +97,21 @@ static void on_callback(struct sdk_item *item)
 void sdk__future_init(struct cairn_future *future, struct cairn_client *client)
 {
     memset(future, 0, FUTURE_ZEROED_BYTES);
-    future->call.node[0] = '\0';
     future->call.text[0] = '\0';
     future->call.plain = client->embedded != NULL;
     future->client = client;
     future->call.cb = on_done;
+}
+
+static void push_submit(struct cairn_future *future)
+{
     future->submit.run = on_submit;
-    future->callback.run = on_callback;
+    sdk__push(future->client, &future->submit);
 }
 
 struct cairn_future *sdk__future_of(struct cairn_client *client)
 {
-    struct cairn_future *future = mem_alloc(sizeof *future);
+    struct cairn_future *future = sdk__future_memory();
     if (future != NULL) {
         sdk__future_init(future, client);
     }
@@ -141,7 +144,7 @@ int sdk__future_start(struct cairn_future *future, int prepared, struct cairn_fu
         sdk__embedded_submit(future);
         return 0;
     }
-    sdk__push(future->client, &future->submit);
+    push_submit(future);
     return 0;
 }
 
@@ -161,7 +164,7 @@ int sdk__future_run(struct cairn_future *future, int prepared)
     if (future->client->embedded != NULL) {
         sdk__embedded_run(future);
     } else {
-        sdk__push(future->client, &future->submit);
+        push_submit(future);
         int rv = cairn_future_wait(future, UINT32_MAX);
         assert(rv == 0);
     }
@@ -249,6 +252,7 @@ int cairn_future_on_ready(cairn_future *future, cairn_future_cb cb, void *arg)
     future->arg = arg;
     unsigned before = atomic_fetch_or(&future->state, FUTURE_CALLBACK);
     if ((before & FUTURE_READY) != 0) {
+        future->callback.run = on_callback;
         sdk__push(future->client, &future->callback);
     }
     return 0;

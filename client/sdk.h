@@ -71,8 +71,6 @@ enum future_state {
 
 struct cairn_future {
     struct cairn_client *client;
-    struct sdk_item submit, callback;
-    struct embedded_call direct; /* the same call, for a directory */
     _Atomic unsigned state;
     cairn_future_cb cb;
     void *arg;
@@ -80,8 +78,10 @@ struct cairn_future {
     /* A commit's that allocates: what is to be given back when it comes to nothing (tx_commit.c).
      */
     struct tx_set *set;
-    struct core_call
-        call; /* the library thread's until FUTURE_READY; last: not all of it is zeroed */
+    struct embedded_call direct; /* the same call, for a directory */
+    struct core_call call; /* the library thread's until FUTURE_READY; not all of it is zeroed,
+                              and nothing behind it */
+    struct sdk_item submit, callback;
 };
 
 /* client.c */
@@ -116,6 +116,11 @@ void sdk__lease_pool_return(struct cairn_client *client, struct core_shard *shar
 
 /* type.c: appends a type as it travels; INVAL, NOMEM, said already. */
 int sdk__type_encode(const struct cairn_type *type, struct buf *out);
+
+/* spare.c: memory of futures, for any client. thread: any */
+struct cairn_future *sdk__future_memory(void); /* uninitialised; NULL: no memory */
+void sdk__future_forget(struct cairn_future *future);
+void sdk__future_spares_free(void); /* at least those that nobody else is at */
 
 /* future.c */
 /* A directory's call has its outcome. True: there is something to do on the

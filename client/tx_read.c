@@ -105,7 +105,7 @@ static int bytes_fetch(struct cairn_tx *tx, struct tx_object *object, uint64_t o
         if (rv != 0) {
             return rv;
         }
-        f.call.read.turn = sdk__turn_of_read(tx->set, object);
+        f.call.turn = sdk__turn_of_read(tx->set, object);
         rv = sdk__future_run(&f, core_prepare_read_at(&f.call, object->heap->core, object->ptr,
                                                       tx->set->at, offset, data, len));
         tx->set->reads++;
