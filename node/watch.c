@@ -107,7 +107,7 @@ static void end_refused(struct request *request, int err)
         (void)snprintf(text, sizeof text,
                        "too many watches: at most %u of a shard and of a connection, %u of a user",
                        WATCHES_PER_SHARD_MAX, WATCHES_PER_USER_MAX);
-    } else if (shard != NULL) {
+    } else if (shard != NULL && shard_heap(shard) != NULL) { /* else it could not be opened */
         events_explain(shard_heap(shard), err, text, sizeof text);
     }
     if (request->client != NULL) {
