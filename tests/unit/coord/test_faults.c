@@ -14,13 +14,6 @@
 #include "unit/alloc/txn_part.h"
 #include "unit/coord/world.h"
 
-/* What a killed process held is nobody's leak. */
-__attribute__((visibility("default"))) const char *__asan_default_options(void);
-const char *__asan_default_options(void)
-{
-    return "detect_leaks=0";
-}
-
 #define ACCOUNTS 2u /* of each shard */
 #define BALANCE  1000u
 #define ROUNDS   25u
