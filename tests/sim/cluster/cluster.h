@@ -130,7 +130,7 @@ struct mortal {
 };
 
 struct cluster_counts {
-    uint64_t changes_seen, watch_gaps, watch_resumes;
+    uint64_t changes_seen, values_seen, watch_gaps, watch_resumes;
     uint64_t relay_writes, relay_reads;
     uint64_t ok, failed, unknown, conflicts, transactions, past_audits, at_one_time, deaths;
     uint64_t crashes, power_losses, pauses, restarts, wipes, stops;

@@ -32,10 +32,30 @@ static bool is_double(uint64_t n)
     return n > 0 && n % DOUBLE_EVERY == 0;
 }
 
+static bool goes_to(uint64_t n, uint64_t word, uint64_t of)
+{
+    return n % of == word || (is_double(n) && (n + 1) % of == word);
+}
+
+uint64_t relay_write_after(const struct cluster *c, uint64_t ptr, uint64_t write)
+{
+    for (uint32_t r = 0; r < RELAYS; r++) {
+        for (uint32_t word = 0; word < c->shard_count; word++) {
+            if (c->relay_words[r][word] == ptr) {
+                do {
+                    write++;
+                } while (!goes_to(write, word, c->shard_count));
+                return write;
+            }
+        }
+    }
+    return 0;
+}
+
 /* What the word holds between write m and the next. */
 static uint64_t word_after(const struct relay *r, uint64_t m, uint64_t word)
 {
-    while (m > 0 && m % words(r) != word && !(is_double(m) && (m + 1) % words(r) == word)) {
+    while (m > 0 && !goes_to(m, word, words(r))) {
         m--;
     }
     return m;

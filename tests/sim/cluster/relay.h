@@ -52,6 +52,8 @@ struct relay {
     uint64_t look_ns;
 };
 
+/* The write of the relay's word at ptr that follows another; 0: that is no such word. */
+uint64_t relay_write_after(const struct cluster *c, uint64_t ptr, uint64_t write);
 void relay_go(struct client_host *client);
 bool relay_idle(const struct client_host *client);
 void relay_stop(struct client_host *client);

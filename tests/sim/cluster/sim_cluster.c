@@ -157,10 +157,11 @@ static bool run_one(struct run *run)
            k->disk_faults, k->full_windows, k->clock_jumps, k->bit_flips, k->fatal,
            k->shards_failed, k->refused, k->snapshots, (double)virtual_ms / 1000, events, took,
            run->trace);
-    printf("     watches saw %" PRIu64 " changes, went on from a token %" PRIu64
-           " times, fell behind the history %" PRIu64 " times; relays wrote %" PRIu64
-           " words and were read %" PRIu64 " times\n",
-           k->changes_seen, k->watch_resumes, k->watch_gaps, k->relay_writes, k->relay_reads);
+    printf("     watches saw %" PRIu64 " changes and %" PRIu64
+           " values, went on from a token %" PRIu64 " times, fell behind the history %" PRIu64
+           " times; relays wrote %" PRIu64 " words and were read %" PRIu64 " times\n",
+           k->changes_seen, k->values_seen, k->watch_resumes, k->watch_gaps, k->relay_writes,
+           k->relay_reads);
     if (bad) {
         printf("     %s\n     replay: sim_cluster --seed %" PRIu64 " --mode %s --seconds %" PRIu64
                " --verbose\n",

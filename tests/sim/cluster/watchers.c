@@ -37,6 +37,82 @@ static struct watch_seen *seen_of(struct watcher *w, uint64_t ptr, const char *n
     return s;
 }
 
+static void wrong(struct watcher *w, const struct watch_seen *s, const cairn_event *e,
+                  const char *what)
+{
+    cluster_fail(w->client->cluster, "client %u: %s%016" PRIx64 " changed at %" PRIu64 ": %s",
+                 w->client->index, s->name, s->ptr, e->version, what);
+}
+
+/* The words of relays are numbered: what comes next is known. */
+static void check_word(struct watcher *w, const struct watch_seen *s, const cairn_event *e)
+{
+    uint64_t before;
+    uint64_t after;
+    if ((s->known & 0xff) != 0xff || e->offset != 0 || e->new_len != sizeof after) {
+        return;
+    }
+    memcpy(&before, s->bytes, sizeof before);
+    memcpy(&after, e->new_bytes, sizeof after);
+    uint64_t next = relay_write_after(w->client->cluster, s->ptr, before);
+    if (next != 0 && next != after) {
+        wrong(w, s, e, "not the write that follows");
+    }
+}
+
+static void check_before(struct watcher *w, const struct watch_seen *s, const cairn_event *e)
+{
+    const uint8_t *old = e->old_bytes;
+    bool compared = false;
+    for (uint64_t i = 0; i < e->old_len && e->offset + i < WATCH_SEEN_BYTES; i++) {
+        uint64_t at = e->offset + i;
+        bool known = (s->known >> at & 1) != 0;
+        compared = compared || known;
+        if (known && s->bytes[at] != old[i]) {
+            wrong(w, s, e, "other bytes before it than the last change left");
+            return;
+        }
+    }
+    w->client->cluster->counts.values_seen += compared;
+}
+
+static void follow_write(struct watcher *w, struct watch_seen *s, const cairn_event *e)
+{
+    const uint8_t *new = e->new_bytes;
+    if (e->old_bytes != NULL) {
+        check_before(w, s, e);
+    }
+    if (new != NULL) {
+        check_word(w, s, e);
+    }
+    for (uint64_t i = 0; i < e->len && e->offset + i < WATCH_SEEN_BYTES; i++) {
+        uint64_t at = e->offset + i;
+        s->known &= ~(UINT64_C(1) << at);
+        if (new != NULL) {
+            s->known |= UINT64_C(1) << at;
+            s->bytes[at] = new[i];
+        }
+    }
+}
+
+static void follow(struct watcher *w, struct watch_seen *s, const cairn_event *e)
+{
+    switch (e->kind) {
+    case CAIRN_EVENT_ROOT_SET:
+    case CAIRN_EVENT_ROOT_DELETED:
+        if (s->version != 0 && s->to != e->old_ptr.word) {
+            wrong(w, s, e, "it led elsewhere than the last change said");
+        }
+        s->to = e->ptr.word;
+        break;
+    case CAIRN_EVENT_WRITTEN:
+        follow_write(w, s, e);
+        break;
+    default:
+        s->known = 0;
+    }
+}
+
 /* Each change says which one came before it. */
 static void saw(struct watcher *w, const cairn_event *e)
 {
@@ -66,6 +142,7 @@ static void saw(struct watcher *w, const cairn_event *e)
         cluster_fail(c, "client %u: %s%016" PRIx64 ": version %" PRIu64 " behind %" PRIu64,
                      w->client->index, s->name, s->ptr, e->version, s->version);
     }
+    follow(w, s, e);
     s->version = e->version;
 }
 
@@ -155,7 +232,7 @@ static void open_watch(struct watcher *w, const char *token)
     memset(&opts, 0, sizeof opts);
     opts.from = token != NULL ? CAIRN_WATCH_TOKEN : CAIRN_WATCH_NOW;
     opts.token = token;
-    opts.values = client->index % 2 == 0;
+    opts.values = client->index % 4 != 1;
     opts.bytes_max = watch_reader_bytes_min(shards) + below(client, 1u << 20);
     switch (client->index % 4) {
     case 0:
@@ -264,14 +341,16 @@ static void find_heap(void *arg, struct shard *shard)
     }
 }
 
-/* The version of its last change; 0: nobody can tell. */
-static uint64_t version_of(struct cluster *c, const struct watcher *w, const struct watch_seen *s)
+/* As it is; version 0: nobody can tell. */
+static void look_up(struct cluster *c, const struct watcher *w, const struct watch_seen *s,
+                    struct watch_seen *out)
 {
     struct slice name = slice_of(s->name, strlen(s->name));
     struct find find = {.shard = s->ptr != 0 ? (uint32_t)(s->ptr >> FROM_POINTER)
                                              : core_heap_root_shard(w->client->heap, name)};
     struct heap_object object;
     struct root_record root;
+    *out = (struct watch_seen){.ptr = s->ptr};
     for (uint32_t i = 0; i < c->node_count && find.heap == NULL; i++) {
         struct node *node = c->nodes[i].node;
         if (node != NULL && node_replica(node) != NULL) {
@@ -279,24 +358,49 @@ static uint64_t version_of(struct cluster *c, const struct watcher *w, const str
         }
     }
     if (find.heap == NULL) {
-        return 0;
+        return;
     }
-    if (s->ptr != 0) {
-        return heap_stat(find.heap, s->ptr, &object) == 0 ? object.version : 0;
+    if (s->ptr == 0 && heap_root_get_at(find.heap, 0, name, &root) == 0) {
+        out->version = root.version;
+        out->to = root.ptr;
     }
-    return heap_root_get_at(find.heap, 0, name, &root) == 0 ? root.version : 0;
+    if (s->ptr != 0 && heap_stat(find.heap, s->ptr, &object) == 0) {
+        out->version = object.version;
+        uint64_t len = object.size < WATCH_SEEN_BYTES ? object.size : WATCH_SEEN_BYTES;
+        (void)heap_copy(find.heap, s->ptr, 0, out->bytes, len);
+    }
+}
+
+static bool is_same(const struct watch_seen *s, const struct watch_seen *is)
+{
+    if (s->ptr == 0) {
+        return s->to == is->to;
+    }
+    for (uint32_t i = 0; i < WATCH_SEEN_BYTES; i++) {
+        if ((s->known >> i & 1) != 0 && s->bytes[i] != is->bytes[i]) {
+            return false;
+        }
+    }
+    return true;
 }
 
 static bool is_behind(struct cluster *c, const struct watcher *w, char *why, size_t bytes)
 {
     for (uint32_t i = 0; i < w->seen_count; i++) {
-        uint64_t version = version_of(c, w, &w->seen[i]);
-        if (version != w->seen[i].version) {
-            (void)snprintf(
-                why, bytes,
-                "client %u has seen %s%016" PRIx64 " up to %" PRIu64 ", and it changed at %" PRIu64,
-                w->client->index, w->seen[i].name, w->seen[i].ptr, w->seen[i].version, version);
+        const struct watch_seen *s = &w->seen[i];
+        struct watch_seen is;
+        look_up(c, w, s, &is);
+        if (is.version != s->version) {
+            (void)snprintf(why, bytes,
+                           "client %u has seen %s%016" PRIx64 " up to %" PRIu64
+                           ", and it changed at %" PRIu64,
+                           w->client->index, s->name, s->ptr, s->version, is.version);
             return true;
+        }
+        if (!is_same(s, &is)) {
+            cluster_fail(c,
+                         "client %u: %s%016" PRIx64 " is not what the change at %" PRIu64 " left",
+                         w->client->index, s->name, s->ptr, s->version);
         }
     }
     return false;
@@ -320,5 +424,8 @@ void watchers_check(struct cluster *c)
     }
     if (!c->bad && c->counts.changes_seen == 0) {
         cluster_fail(c, "no watch has seen anything: this proves nothing");
+    }
+    if (!c->bad && c->tame && c->counts.values_seen == 0) {
+        cluster_fail(c, "no watch has seen a value change: this proves nothing of them");
     }
 }
