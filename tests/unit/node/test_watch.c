@@ -404,6 +404,150 @@ static void so_many_watches_and_no_more(void **state)
     assert_int_equal(hear(leader, &m).count, 1);
 }
 
+/* Connections besides the world's own. */
+struct crowd {
+    struct env *env; /* whose user it is */
+    struct rpc_identity identity;
+    struct rpc_conn *conn;
+    uint32_t leader;
+    bool ready;
+    struct msg_watch ask;
+    uint32_t asks, limited;
+};
+
+static int crowd_ready(void *arg, struct rpc_conn *conn, const struct msg_hello *hello,
+                       const struct msg_hello_ok *ok, struct err_text *e)
+{
+    struct crowd *c = arg;
+    (void)conn;
+    (void)hello;
+    (void)ok;
+    (void)e;
+    c->ready = true;
+    return 0;
+}
+
+static void crowd_frame(void *arg, struct rpc_conn *conn, const struct frame_header *header,
+                        struct slice body)
+{
+    struct crowd *c = arg;
+    struct msg_error e;
+    (void)conn;
+    if (header->kind == KIND_ERROR && message_decode_error(body, &e) == 0) {
+        c->limited += e.code == (uint32_t)-ERR_LIMIT;
+    }
+}
+
+static void crowd_gone(void *arg, struct rpc_conn *conn, int reason, const char *text)
+{
+    struct crowd *c = arg;
+    (void)conn;
+    (void)reason;
+    (void)text;
+    c->conn = NULL;
+}
+
+static const struct rpc_cbs crowd_cbs = {
+    .on_ready = crowd_ready, .on_frame = crowd_frame, .on_close = crowd_gone};
+
+static void crowd_connect_in(void *arg)
+{
+    struct crowd *c = arg;
+    char address[32];
+    (void)snprintf(address, sizeof address, "%s:7420", w.nodes[c->leader].name);
+    assert_int_equal(rpc_connect(c->env, address, w.nodes[c->leader].name, RPC_LANE_CLIENT,
+                                 &c->identity, &crowd_cbs, c, &c->conn),
+                     0);
+}
+
+static void crowd_ask_in(void *arg)
+{
+    struct crowd *c = arg;
+    struct buf body = {0};
+    assert_int_equal(message_encode_watch(&c->ask, &body), 0);
+    struct slice part = slice_of(body.data, body.len);
+    for (uint32_t i = 0; i < c->asks; i++) {
+        struct frame_header header = {.kind = KIND_WATCH, .request_id = i + 1};
+        assert_int_equal(rpc_send(c->conn, &header, &part, 1), 0);
+    }
+    buf_close(&body);
+}
+
+static void crowd_close_in(void *arg)
+{
+    struct crowd *c = arg;
+    rpc_close(c->conn, ERR_CANCELED);
+}
+
+static void crowd_connect(struct crowd *c, struct env *env, const char *user, uint32_t leader)
+{
+    *c = (struct crowd){.env = env, .leader = leader, .identity = w.identity};
+    (void)snprintf(c->identity.name, sizeof c->identity.name, "%s", user);
+    sim_proc_call(env, crowd_connect_in, c);
+    for (uint32_t i = 0; !c->ready; i++) {
+        assert_true(i < 1000);
+        world_run_ms(&w, 2);
+    }
+}
+
+static void crowd_ask(struct crowd *c, const struct msg_watch *m, uint32_t asks)
+{
+    c->ask = *m;
+    c->asks = asks;
+    sim_proc_call(c->env, crowd_ask_in, c);
+}
+
+static void a_user_has_so_many_on_all_connections_together(void **state)
+{
+    (void)state;
+    enum { FULL = WATCHES_PER_USER_MAX / WATCHES_PER_CONN_MAX };
+    static struct crowd own[FULL + 1];
+    static struct crowd another;
+    uint32_t leader = world_leader(&w, w.uids[0]);
+    struct msg_watch m = about(OBJECT);
+    m.token = token_now();
+    m.wait_ms = 30000;
+    for (uint32_t i = 0; i < FULL + 1; i++) {
+        crowd_connect(&own[i], w.client, "u1", leader);
+    }
+    struct env *stranger = sim_proc_start(sim_host_new(w.sim, "u2"), ENV_ROLE_USER, "u2");
+    crowd_connect(&another, stranger, "u2", leader);
+    /* Alone, the leader can't say yet that it is one: nothing is answered that isn't refused. */
+    for (uint32_t i = 0; i < WORLD_NODES; i++) {
+        if (i != leader) {
+            sim_net_cut(w.nodes[leader].host, w.nodes[i].host, true);
+            sim_net_cut(w.nodes[i].host, w.nodes[leader].host, true);
+        }
+    }
+    for (uint32_t i = 0; i < FULL; i++) {
+        crowd_ask(&own[i], &m, WATCHES_PER_CONN_MAX);
+    }
+    world_run_ms(&w, 20);
+    assert_int_equal(watches_of(leader), WATCHES_PER_USER_MAX);
+    crowd_ask(&own[FULL], &m, 3);
+    crowd_ask(&another, &m, 1);
+    world_run_ms(&w, 20);
+    assert_int_equal(own[FULL].limited, 3);
+    assert_int_equal(another.limited, 0);
+    assert_int_equal(watches_of(leader), WATCHES_PER_USER_MAX + 1);
+    /* Those of a connection that is gone don't count. */
+    sim_proc_call(w.client, crowd_close_in, &own[0]);
+    world_run_ms(&w, 20);
+    crowd_ask(&own[FULL], &m, 1);
+    world_run_ms(&w, 20);
+    assert_int_equal(own[FULL].limited, 3);
+    sim_net_heal(w.sim);
+    world_run_ms(&w, 2000);
+    for (uint32_t i = 1; i < FULL + 1; i++) {
+        sim_proc_call(w.client, crowd_close_in, &own[i]);
+    }
+    sim_proc_call(stranger, crowd_close_in, &another);
+    world_run_ms(&w, 2000);
+    assert_int_equal(watches_of(leader), 0);
+    sim_proc_kill(stranger, SIM_SIGKILL);
+    sim_proc_free(stranger);
+}
+
 /* ---- what ends them ---- */
 
 static void close_in(void *arg)
@@ -518,6 +662,7 @@ int main(void)
         TEST(what_makes_no_sense_is_refused),
         TEST(a_token_is_of_this_shard_and_in_its_history),
         TEST(so_many_watches_and_no_more),
+        TEST(a_user_has_so_many_on_all_connections_together),
         TEST(a_connection_that_goes_takes_its_watches_along),
         TEST(another_leader_goes_on_from_the_token),
         cmocka_unit_test_setup_teardown(a_killed_leader_loses_no_change, begin_killing,
