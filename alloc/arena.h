@@ -259,8 +259,8 @@ void view_restore_dirty(struct view *view);
  */
 uint64_t view_next_present(const struct view *view, uint64_t from);
 uint64_t view_next_gone(const struct view *view, uint64_t from);
-/* Hashes the page if that is due; before view_thaw() of the same. */
-void view_hash_page(struct view *view, uint64_t page);
+/* The hash of the page, whose bytes view_page() gave; before view_thaw() of the same. */
+uint64_t view_hash_page(struct view *view, uint64_t page, const uint8_t *bytes);
 /* The view doesn't need this page any more. */
 void view_thaw(struct view *view, uint64_t page);
 

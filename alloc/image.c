@@ -1,15 +1,15 @@
-/* The durable home of a heap: opening, closing, and the checkpoint in disk mode.
+/* The durable home of a heap: opening, closing, superblocks, and which checkpoint is due.
  *
  * A checkpoint writes one new file: all present pages (a base) or those that changed (a delta), a
- * table with a CRC for each, and a footer; syncs it and the directory; and then makes the
- * superblock name it. A crash anywhere before the superblock is durable leaves the old checkpoint,
- * and after it the new one. When the deltas have grown as large as the base, the next checkpoint
- * writes a new base from memory: over time that is one more write for each dirty page, and unlike
- * folding deltas into a base in place it has no state in between (docs/heap-format.md). */
+ * table with a hash for each, and a footer; syncs it and the directory; and then makes the
+ * superblock name it (image_checkpoint.c). A crash anywhere before the superblock is durable leaves
+ * the old checkpoint, and after it the new one. When the deltas have grown as large as the base,
+ * the next checkpoint writes a new base from memory: over time that is one more write for each
+ * dirty page, and unlike folding deltas into a base in place it has no state in between
+ * (docs/heap-format.md). */
 #include "alloc/image.h"
 
 #include <inttypes.h>
-#include <pthread.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -19,42 +19,6 @@
 
 #define DELTA_BYTES_MIN ((uint64_t)4 << 20)
 #define DELTAS_MAX      48u
-
-/* One checkpoint. Reactor: copies a piece, submits; worker: writes; and so on until the last piece.
- * Owned by the image, or by itself when the image was closed meanwhile. */
-struct image_run {
-    struct env_work work; /* first */
-    struct env *env;
-    struct image *image;  /* NULL: abandoned */
-    pthread_mutex_t lock; /* guards `abandoned` and the worker's changes of the directory */
-    bool abandoned;
-    struct heap *heap;
-    struct view *view; /* NULL: all copied */
-    char *dir;
-    bool base;
-    image_checkpoint_cb cb;
-    void *arg;
-    uint64_t started_ns;
-    bool steering; /* pages that opening reads come first */
-    uint64_t next_page;
-
-    /* The piece, filled by the reactor for the worker. */
-    uint8_t *buffer;
-    uint64_t pages[IMAGE_PIECE_PAGES];
-    uint32_t count;
-    bool last;
-
-    /* The worker's. */
-    struct env_file *file;
-    uint64_t offset;
-    struct buf table;
-    struct buf gone;          /* entries of absent pages; the reactor's until the last piece */
-    struct super_block super; /* to be */
-    struct pages_footer footer;
-    int err;
-    bool fatal; /* durability is in doubt */
-    struct image_result result;
-};
 
 int image_path(const char *dir, const char *name, char out[IMAGE_PATH_BYTES])
 {
@@ -196,39 +160,13 @@ err_after_alloc:
     return rv;
 }
 
-static void run_free(struct image_run *run)
-{
-    if (run->view != NULL) {
-        view_close(run->view);
-    }
-    if (run->file != NULL) {
-        env_file_close(run->env, run->file);
-    }
-    (void)pthread_mutex_destroy(&run->lock);
-    buf_close(&run->table);
-    buf_close(&run->gone);
-    mem_free(run->buffer);
-    mem_free(run->dir);
-    mem_free(run);
-}
-
 void image_close(struct image *image)
 {
     if (image == NULL) {
         return;
     }
     if (image->run != NULL) {
-        /* The worker still has it; it frees itself when that is done. */
-        struct image_run *run = image->run;
-        if (run->view != NULL) {
-            view_close(run->view);
-            run->view = NULL;
-        }
-        run->image = NULL;
-        /* A flip that has begun is waited for: then the directory is nobody's. */
-        (void)pthread_mutex_lock(&run->lock);
-        run->abandoned = true;
-        (void)pthread_mutex_unlock(&run->lock);
+        image_run_abandon(image->run);
     }
     image_pm_close(image);
     mem_free(image->dir);
@@ -240,290 +178,7 @@ bool image_busy(const struct image *image)
     return image->run != NULL;
 }
 
-/* ---- the worker's side of a checkpoint ---- */
-
-static int run_create(struct image_run *run)
-{
-    char name[32];
-    char path[IMAGE_PATH_BYTES];
-    image_pages_name(run->footer.sequence, name);
-    int rv = image_path(run->dir, name, path);
-    if (rv != 0) {
-        return rv;
-    }
-    (void)env_file_unlink(run->env, path); /* left by one that failed */
-    rv = env_file_open(run->env, path, ENV_OPEN_WRITE | ENV_OPEN_CREATE, &run->file);
-    if (rv != 0) {
-        return rv;
-    }
-    struct pages_head head;
-    memset(&head, 0, sizeof head);
-    head.magic = PAGES_MAGIC;
-    head.format = IMAGE_FORMAT;
-    head.uid = run->footer.uid;
-    head.sequence = run->footer.sequence;
-    head.bytes_max = run->super.bytes_max;
-    head.crc = image_crc(&head, sizeof head);
-    rv = env_file_pwrite(run->env, run->file, &head, sizeof head, 0);
-    run->offset = sizeof head;
-    return rv;
-}
-
-static int run_append(struct image_run *run, const void *data, size_t len)
-{
-    int rv = env_file_pwrite(run->env, run->file, data, len, run->offset);
-    run->offset += rv == 0 ? len : 0;
-    return rv;
-}
-
-static int run_piece(struct image_run *run)
-{
-    for (uint32_t i = 0; i < run->count; i++) {
-        struct pages_entry entry = {.page = run->pages[i]};
-        entry.hash = arena_page_hash(entry.page, run->buffer + i * PAGE_BYTES);
-        int rv = buf_append(&run->table, &entry, sizeof entry);
-        if (rv != 0) {
-            return rv;
-        }
-    }
-    run->footer.present += run->count;
-    return run->count == 0 ? 0 : run_append(run, run->buffer, run->count * PAGE_BYTES);
-}
-
-static int run_seal(struct image_run *run)
-{
-    int rv = run->gone.len == 0 ? 0 : buf_append(&run->table, run->gone.data, run->gone.len);
-    if (rv == 0 && run->table.len > 0) {
-        rv = run_append(run, run->table.data, run->table.len);
-    }
-    if (rv != 0) {
-        return rv;
-    }
-    run->footer.magic = FOOTER_MAGIC;
-    run->footer.gone = run->gone.len / sizeof(struct pages_entry);
-    run->footer.table_crc = run->table.len == 0 ? 0 : crc32c(0, run->table.data, run->table.len);
-    run->footer.crc = image_crc(&run->footer, sizeof run->footer);
-    rv = run_append(run, &run->footer, sizeof run->footer);
-    if (rv != 0) {
-        return rv;
-    }
-    rv = env_file_sync(run->env, run->file);
-    /* Also "no space" is final here: what the kernel had taken is lost. */
-    run->fatal = rv != 0;
-    return rv;
-}
-
-static int run_flip(struct image_run *run)
-{
-    bool first = run->super.sequence == 1;
-    struct super_file *own = &run->super.files[run->super.file_count++];
-    own->sequence = run->footer.sequence;
-    own->bytes = run->offset;
-    own->footer_crc = run->footer.crc;
-    own->reserved = 0;
-    int rv = env_dir_sync(run->env, run->dir);
-    if (rv == 0) {
-        rv = image_super_write(run->env, run->dir, &run->super);
-    }
-    if (rv == 0 && run->base) {
-        /* The old files may go once no slot names them. */
-        run->super.sequence++;
-        rv = image_super_write(run->env, run->dir, &run->super);
-        if (rv == 0) {
-            image_sweep(run->env, run->dir, &run->super);
-        }
-    }
-    run->fatal = rv != 0 && !(rv == ERR_DISKFULL && first);
-    return rv;
-}
-
-static void run_discard(struct image_run *run)
-{
-    char name[32];
-    char path[IMAGE_PATH_BYTES];
-    image_pages_name(run->footer.sequence, name);
-    if (image_path(run->dir, name, path) == 0) {
-        (void)env_file_unlink(run->env, path);
-    }
-}
-
-/* The directory is only touched while the image is open: afterwards it may belong to the next one.
- */
-static void run_finish(struct image_run *run)
-{
-    (void)pthread_mutex_lock(&run->lock);
-    if (run->abandoned) {
-        run->err = ERR_CANCELED;
-    } else if (run->err == 0) {
-        run->err = run_flip(run);
-    } else if (!run->fatal) {
-        run_discard(run);
-    }
-    (void)pthread_mutex_unlock(&run->lock);
-}
-
-static int run_start(struct image_run *run)
-{
-    (void)pthread_mutex_lock(&run->lock);
-    int rv = run->abandoned ? ERR_CANCELED : run_create(run);
-    (void)pthread_mutex_unlock(&run->lock);
-    return rv;
-}
-
-static void run_work(struct env_work *work)
-{
-    struct image_run *run = (struct image_run *)work;
-    if (run->err == 0 && run->file == NULL) {
-        run->err = run_start(run);
-    }
-    if (run->err == 0) {
-        run->err = run_piece(run);
-    }
-    if (run->err == 0 && run->last) {
-        run->err = run_seal(run);
-    }
-    if (run->file != NULL && (run->last || run->err != 0)) {
-        env_file_close(run->env, run->file);
-        run->file = NULL;
-    }
-    if (run->err != 0 || run->last) {
-        run_finish(run);
-    }
-}
-
-/* ---- the reactor's side ---- */
-
-static void run_done(struct env_work *work);
-
-static int gone_collect(struct image_run *run)
-{
-    if (run->base) {
-        return 0;
-    }
-    uint64_t pages = run->view->arena->pages;
-    for (uint64_t p = 0; (p = view_next_gone(run->view, p)) < pages; p++) {
-        struct pages_entry entry = {.page = p | PAGES_GONE};
-        int rv = buf_append(&run->gone, &entry, sizeof entry);
-        if (rv != 0) {
-            return rv;
-        }
-    }
-    return 0;
-}
-
-#define LOOK_PAGES 4096u /* in one turn, for those that come first */
-
-/* The next page to copy; view_page_count(): none, or (steering) not yet. What steers every call
- * comes first, so that opening finds it in one place. Which pages these are may change meanwhile:
- * where they lie is a matter of speed alone. */
-static uint64_t run_next(struct image_run *run, uint32_t *looks)
-{
-    uint64_t end = view_page_count(run->view);
-    uint64_t page = view_next_present(run->view, run->next_page);
-    while (run->steering) {
-        if (page >= end) {
-            run->steering = false;
-            page = view_next_present(run->view, 0);
-        } else if (heap_page_steers(run->heap, page)) {
-            break;
-        } else if (++*looks == LOOK_PAGES) {
-            run->next_page = page + 1;
-            return end;
-        } else {
-            page = view_next_present(run->view, page + 1);
-        }
-    }
-    return page;
-}
-
-/* Fills the next piece. The view is closed with the last one. */
-static void run_copy(struct image_run *run)
-{
-    struct view *view = run->view;
-    uint32_t looks = 0;
-    run->count = 0;
-    while (run->count < IMAGE_PIECE_PAGES) {
-        uint64_t page = run_next(run, &looks);
-        if (page >= view_page_count(view)) {
-            run->last = !run->steering;
-            break;
-        }
-        view_hash_page(view, page);
-        const uint8_t *bytes = view_page(view, page);
-        if (bytes == NULL) {
-            break; /* canceled */
-        }
-        memcpy(run->buffer + run->count * PAGE_BYTES, bytes, PAGE_BYTES);
-        run->pages[run->count++] = page;
-        view_thaw(view, page);
-        run->next_page = page + 1;
-    }
-    if (run->last) {
-        run->footer.digest = view_digest(view);
-        run->super.digest = run->footer.digest;
-        run->err = gone_collect(run);
-    }
-    if (view_canceled(view)) {
-        run->err = ERR_NOMEM; /* what its copies would have needed */
-    }
-    if (run->err != 0) {
-        run->last = true;
-    }
-}
-
-static void run_submit(struct image_run *run)
-{
-    run_copy(run);
-    run->work.run = run_work;
-    run->work.done = run_done;
-    run->work.queue = ENV_QUEUE_CHECKPOINT;
-    env_work(run->env, &run->work);
-}
-
-static void run_end(struct image_run *run)
-{
-    struct image *image = run->image;
-    struct image_result *r = &run->result;
-    if (run->err == 0) {
-        image->super = run->super;
-        image->present = true;
-        image->checkpoints++;
-        image->bytes_written += run->offset;
-    } else {
-        if (run->view != NULL) {
-            view_restore_dirty(run->view);
-        }
-        if (run->fatal ||
-            (run->err != ERR_DISKFULL && run->err != ERR_NOMEM && run->err != ERR_CANCELED)) {
-            image->dead = true;
-        }
-    }
-    r->err = run->err;
-    r->sequence = image->super.sequence;
-    r->index = run->super.index;
-    r->term = run->super.term;
-    r->pages_written = run->footer.present;
-    r->bytes_written = run->offset;
-    r->duration_ns = env_now_ns(run->env) - run->started_ns;
-    image->run = NULL;
-    image_checkpoint_cb cb = run->cb;
-    void *arg = run->arg;
-    struct image_result result = *r;
-    run_free(run);
-    cb(arg, &result);
-}
-
-static void run_done(struct env_work *work)
-{
-    struct image_run *run = (struct image_run *)work;
-    if (run->image == NULL) {
-        run_free(run);
-    } else if (run->err != 0 || run->last) {
-        run_end(run);
-    } else {
-        run_submit(run);
-    }
-}
+/* ---- checkpoints ---- */
 
 static bool base_is_due(const struct image *image, const struct heap *heap)
 {
@@ -538,55 +193,6 @@ static bool base_is_due(const struct image *image, const struct heap *heap)
            deltas > (base > DELTA_BYTES_MIN ? base : DELTA_BYTES_MIN);
 }
 
-static int run_new(struct image *image, struct heap *heap, bool base, image_checkpoint_cb cb,
-                   void *arg)
-{
-    struct image_run *run = mem_zalloc(sizeof *run);
-    if (run == NULL) {
-        return ERR_NOMEM;
-    }
-    (void)pthread_mutex_init(&run->lock, NULL);
-    run->env = image->env;
-    run->dir = mem_strdup(image->dir);
-    run->buffer = mem_alloc(IMAGE_PIECE_PAGES * PAGE_BYTES);
-    int rv = run->dir == NULL || run->buffer == NULL ? ERR_NOMEM : 0;
-    if (rv == 0) {
-        rv = view_open_checkpoint(heap, base, &run->view);
-    }
-    if (rv != 0) {
-        run_free(run);
-        return rv;
-    }
-    run->image = image;
-    run->heap = heap;
-    run->base = base;
-    run->steering = true;
-    run->cb = cb;
-    run->arg = arg;
-    run->started_ns = env_now_ns(image->env);
-    run->super = image->super;
-    run->super.file_count = base ? 0 : image->super.file_count;
-    if (base) {
-        memset(run->super.files, 0, sizeof run->super.files);
-    }
-    run->super.uid = image->uid;
-    run->super.sequence++;
-    run->super.index = view_index(run->view);
-    run->super.term = view_term(run->view);
-    run->super.bytes_max = header(heap)->bytes_max;
-    run->footer.uid = image->uid;
-    run->footer.sequence = run->super.sequence;
-    run->footer.index = run->super.index;
-    run->footer.term = run->super.term;
-    run->result.pages_total = heap->arena.present_count;
-    image->run = run;
-    run_submit(run);
-    return 0;
-}
-
-static int pm_checkpoint(struct image *image, struct heap *heap, bool replace,
-                         image_checkpoint_cb cb, void *arg);
-
 static int checkpoint(struct image *image, struct heap *heap, bool replace, image_checkpoint_cb cb,
                       void *arg)
 {
@@ -599,9 +205,9 @@ static int checkpoint(struct image *image, struct heap *heap, bool replace, imag
     }
     assert(header(heap)->uid == image->uid);
     if (image->mode == IMAGE_PMEM) {
-        return pm_checkpoint(image, heap, replace, cb, arg);
+        return image_run_pm(image, heap, replace, cb, arg);
     }
-    return run_new(image, heap, replace || base_is_due(image, heap), cb, arg);
+    return image_run_disk(image, heap, replace || base_is_due(image, heap), cb, arg);
 }
 
 int image_checkpoint(struct image *image, struct heap *heap, image_checkpoint_cb cb, void *arg)
@@ -612,46 +218,6 @@ int image_checkpoint(struct image *image, struct heap *heap, image_checkpoint_cb
 int image_replace(struct image *image, struct heap *heap, image_checkpoint_cb cb, void *arg)
 {
     return checkpoint(image, heap, true, cb, arg);
-}
-
-/* ---- pmem mode: the same calls ---- */
-
-static void nothing(struct env_work *work)
-{
-    (void)work;
-}
-
-/* A commit is synchronous; only its answer comes later, as the contract says. */
-static int pm_checkpoint(struct image *image, struct heap *heap, bool replace,
-                         image_checkpoint_cb cb, void *arg)
-{
-    struct image_run *run = mem_zalloc(sizeof *run);
-    if (run == NULL) {
-        return ERR_NOMEM;
-    }
-    (void)pthread_mutex_init(&run->lock, NULL);
-    run->env = image->env;
-    run->image = image;
-    run->heap = heap;
-    run->cb = cb;
-    run->arg = arg;
-    run->started_ns = env_now_ns(image->env);
-    run->last = true;
-    uint64_t before = image->bytes_written;
-    run->err = replace ? image_pm_replace(image, heap) : image_pm_commit(image, heap);
-    run->footer.present = run->err == 0 ? image->pm_pages : 0;
-    run->result.pages_total = heap->arena.present_count;
-    image->checkpoints += run->err == 0;
-    run->offset = image->bytes_written - before;
-    image->bytes_written = before;
-    run->super = image->super;
-    run->fatal = image->dead;
-    image->run = run;
-    run->work.run = nothing;
-    run->work.done = run_done;
-    run->work.queue = ENV_QUEUE_CHECKPOINT;
-    env_work(run->env, &run->work);
-    return 0;
 }
 
 int image_commit(struct image *image, struct heap *heap)

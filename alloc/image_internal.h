@@ -6,8 +6,7 @@
 #include "alloc/image.h"
 #include "alloc/image_layout.h"
 
-#define IMAGE_PATH_BYTES  4096
-#define IMAGE_PIECE_PAGES 64u /* 256 KiB: what the reactor copies in one turn */
+#define IMAGE_PATH_BYTES 4096
 
 struct image_run;
 struct image_pm;
@@ -33,6 +32,19 @@ void image_pages_name(uint64_t sequence, char out[32]);
 /* Writes and syncs the slot of super->sequence; signs it. Creates the file when there is none. */
 int image_super_write(struct env *env, const char *dir, struct super_block *super);
 uint32_t image_crc(const void *block, size_t bytes); /* of all but the last 4 bytes */
+/* A table of so many bytes, in whole blocks. */
+static inline uint64_t image_table_bytes(uint64_t bytes)
+{
+    return (bytes + IMAGE_BLOCK_BYTES - 1) / IMAGE_BLOCK_BYTES * IMAGE_BLOCK_BYTES;
+}
+
+/* image_checkpoint.c: image->run is set; cb comes later, unless the run is abandoned. ERR_NOMEM. */
+int image_run_disk(struct image *image, struct heap *heap, bool base, image_checkpoint_cb cb,
+                   void *arg);
+int image_run_pm(struct image *image, struct heap *heap, bool replace, image_checkpoint_cb cb,
+                 void *arg);
+/* The image closes; the worker may still have the run, which frees itself when that is done. */
+void image_run_abandon(struct image_run *run);
 
 /* image_load.c: the newest checkpoint of a directory; *heap NULL when there is none. */
 int image_load(struct image *image, struct heap **heap, struct err_text *e);

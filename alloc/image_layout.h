@@ -6,7 +6,7 @@
 
 #include "base/assert.h"
 
-#define IMAGE_FORMAT      2u
+#define IMAGE_FORMAT      3u
 #define IMAGE_BLOCK_BYTES 4096u
 
 /* ---- disk: "super", two slots of a block each; the valid one with the greater sequence counts
@@ -38,7 +38,7 @@ struct super_block {
 };
 static_assert(sizeof(struct super_block) == IMAGE_BLOCK_BYTES, "media format");
 
-/* ---- disk: "pages-SEQUENCE": head, pages, table, footer ---- */
+/* ---- disk: "pages-SEQUENCE": head, pages, table, zeros up to the end of a block, footer ---- */
 
 #define PAGES_MAGIC  0x3153454741505243ull /* "CRPAGES1" */
 #define FOOTER_MAGIC 0x31524554464f5243ull /* "CROFTER1" */

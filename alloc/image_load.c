@@ -162,7 +162,8 @@ static int pages_table_read(struct pages_reader *r, const struct image *image,
     }
     uint64_t entries = footer->present + footer->gone;
     uint64_t table_bytes = entries * sizeof *r->table;
-    uint64_t bytes = 2 * IMAGE_BLOCK_BYTES + footer->present * PAGE_BYTES + table_bytes;
+    uint64_t bytes =
+        2 * IMAGE_BLOCK_BYTES + footer->present * PAGE_BYTES + image_table_bytes(table_bytes);
     if (bytes != named->bytes) {
         return err_set(r->e, ERR_CORRUPT, "%s: footer doesn't fit the file's size", r->path);
     }

@@ -8,7 +8,7 @@
 #include "alloc/image_internal.h"
 #include "base/mem.h"
 
-#define FILL_PAGES IMAGE_PIECE_PAGES
+#define FILL_PAGES 64u /* 256 KiB: what the reactor copies in one turn */
 #define FILE_MASK  ((uint64_t)PAGE_BYTES - 1)
 
 struct reader {

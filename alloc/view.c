@@ -336,15 +336,11 @@ uint64_t view_next_gone(const struct view *view, uint64_t from)
     return pageset_next(&view->gone, from, view->arena->pages);
 }
 
-static void hash_one(struct view *view, struct view_hash *due)
+/* bytes, hash: of the view's page; NULL, 0: it is absent. */
+static void hash_one(struct view *view, struct view_hash *due, const uint8_t *bytes, uint64_t hash)
 {
     struct arena *a = view->arena;
-    if (due->done) {
-        return;
-    }
     due->done = true;
-    const uint8_t *bytes = view_page(view, due->page);
-    uint64_t hash = bytes == NULL ? 0 : arena_page_hash(due->page, bytes);
     view->digest += hash - due->old;
     /* When the page is still the same the arena needn't hash it again. */
     bool same = bytes == NULL ? !pageset_has(&a->present, due->page)
@@ -358,8 +354,9 @@ static void hash_one(struct view *view, struct view_hash *due)
     }
 }
 
-void view_hash_page(struct view *view, uint64_t page)
+uint64_t view_hash_page(struct view *view, uint64_t page, const uint8_t *bytes)
 {
+    uint64_t hash = arena_page_hash(page, bytes);
     size_t low = 0;
     size_t high = view->hash_count; /* in ascending order */
     while (low < high) {
@@ -370,15 +367,21 @@ void view_hash_page(struct view *view, uint64_t page)
             high = middle;
         }
     }
-    if (low < view->hash_count && view->hashes[low].page == page) {
-        hash_one(view, &view->hashes[low]);
+    struct view_hash *due = low < view->hash_count ? &view->hashes[low] : NULL;
+    if (due != NULL && due->page == page && !due->done) {
+        hash_one(view, due, bytes, hash);
     }
+    return hash;
 }
 
 uint64_t view_digest(struct view *view)
 {
     for (size_t i = 0; i < view->hash_count; i++) {
-        hash_one(view, &view->hashes[i]);
+        struct view_hash *due = &view->hashes[i];
+        if (!due->done) {
+            const uint8_t *bytes = view_page(view, due->page);
+            hash_one(view, due, bytes, bytes == NULL ? 0 : arena_page_hash(due->page, bytes));
+        }
     }
     return view->digest;
 }

@@ -18,7 +18,7 @@
 #define UID             7
 #define CHECKPOINTS_MAX 64
 #define PAGES_ALL       6  /* so many open pages are tried in every combination */
-#define SAMPLES         10 /* of combinations, when there are more */
+#define SAMPLES         20 /* of combinations, when there are more */
 
 struct known {
     uint64_t index, digest;
@@ -190,7 +190,7 @@ static void any_loss_of_power_leaves_exactly_one_checkpoint(void **state)
     uint64_t nested = 0;
     struct script *s = malloc(sizeof *s);
     assert_non_null(s);
-    for (uint64_t seed = 1; seed <= 8; seed++) {
+    for (uint64_t seed = 1; seed <= 12; seed++) {
         play(s, seed, 200);
         for (size_t cut = 0; cut <= s->disk.log_count; cut++) {
             cut_at(s, seed, cut);

@@ -1,0 +1,512 @@
+/* One checkpoint, from a view to the superblock.
+ *
+ * The reactor copies pages into a piece, and a worker writes it; there are two pieces, so that one
+ * is filled while the other is written. The file bypasses the page cache: nobody reads
+ * it soon, and what the log writes meanwhile waits for one piece at most, not for all that a sync
+ * would find. So it is written in whole blocks: the head with the first pages, table and footer
+ * with the last ones. */
+#include <pthread.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "alloc/image_internal.h"
+#include "base/crc.h"
+#include "base/mem.h"
+
+#define PIECE_PAGES 128u /* 512 KiB: what the reactor copies in one turn */
+#define PIECE_BYTES ((uint64_t)PIECE_PAGES * PAGE_BYTES + IMAGE_BLOCK_BYTES)
+#define PIECES      2u
+
+/* Filled by the reactor; from image_work() until `done` it is the worker's. */
+struct piece {
+    struct env_work work; /* first */
+    struct image_run *run;
+    bool busy;
+    bool last;
+    int err; /* in: the reactor's, which ends the checkpoint; out: the checkpoint's so far */
+    uint8_t *buffer;    /* a block for the file's head, then pages */
+    uint64_t from, end; /* what of the buffer is to be written */
+    uint32_t count;
+    struct pages_entry table[PIECE_PAGES];
+};
+
+/* Owned by the image, or by itself when the image was closed meanwhile. */
+struct image_run {
+    struct env *env;
+    struct image *image;  /* NULL: abandoned */
+    pthread_mutex_t lock; /* guards `abandoned` and the worker's changes of the directory */
+    bool abandoned;
+    struct heap *heap;
+    struct view *view; /* NULL: in pmem mode, or abandoned */
+    char *dir;
+    bool base;
+    image_checkpoint_cb cb;
+    void *arg;
+    uint64_t started_ns;
+    bool steering; /* pages that opening reads come first */
+    uint64_t next_page;
+    bool ending; /* no further piece is filled: that was the last, or there was an error */
+    uint8_t *buffers;
+    struct piece pieces[PIECES];
+    struct image_result result;
+
+    /* The worker's, while a piece is on its way. Of what opening and the last piece fill in,
+     * earlier pieces need nothing. */
+    struct env_file *file;
+    uint64_t offset;
+    struct buf table;
+    struct buf gone;          /* entries of absent pages; from the last piece on */
+    struct super_block super; /* to be */
+    struct pages_footer footer;
+    int err;
+    bool finished;
+    bool fatal; /* durability is in doubt */
+};
+
+/* ---- the worker's side ---- */
+
+static int run_create(struct image_run *run)
+{
+    char name[32];
+    char path[IMAGE_PATH_BYTES];
+    image_pages_name(run->footer.sequence, name);
+    int rv = image_path(run->dir, name, path);
+    if (rv != 0) {
+        return rv;
+    }
+    (void)env_file_unlink(run->env, path); /* left by one that failed */
+    return env_file_open(run->env, path, ENV_OPEN_WRITE | ENV_OPEN_CREATE | ENV_OPEN_DIRECT,
+                         &run->file);
+}
+
+static int run_start(struct image_run *run, struct piece *piece)
+{
+    (void)pthread_mutex_lock(&run->lock);
+    int rv = run->abandoned ? ERR_CANCELED : run_create(run);
+    (void)pthread_mutex_unlock(&run->lock);
+    if (rv != 0) {
+        return rv;
+    }
+    struct pages_head head;
+    static_assert(sizeof head == IMAGE_BLOCK_BYTES, "it has its place in a piece");
+    memset(&head, 0, sizeof head);
+    head.magic = PAGES_MAGIC;
+    head.format = IMAGE_FORMAT;
+    head.uid = run->footer.uid;
+    head.sequence = run->footer.sequence;
+    head.bytes_max = run->super.bytes_max;
+    head.crc = image_crc(&head, sizeof head);
+    memcpy(piece->buffer, &head, sizeof head);
+    piece->from = 0;
+    return 0;
+}
+
+static int piece_flush(struct image_run *run, struct piece *piece)
+{
+    uint64_t len = piece->end - piece->from;
+    int rv = len == 0 ? 0
+                      : env_file_pwrite(run->env, run->file, piece->buffer + piece->from, len,
+                                        run->offset);
+    run->offset += rv == 0 ? len : 0;
+    piece->from = piece->end = 0;
+    return rv;
+}
+
+static int piece_append(struct image_run *run, struct piece *piece, const void *data, size_t len)
+{
+    for (const uint8_t *at = data; len > 0;) {
+        int rv = piece->end == PIECE_BYTES ? piece_flush(run, piece) : 0;
+        if (rv != 0) {
+            return rv;
+        }
+        size_t n = len < PIECE_BYTES - piece->end ? len : (size_t)(PIECE_BYTES - piece->end);
+        memcpy(piece->buffer + piece->end, at, n);
+        piece->end += n;
+        at += n;
+        len -= n;
+    }
+    return 0;
+}
+
+/* Table and footer, behind the last pages. */
+static int run_seal(struct image_run *run, struct piece *piece)
+{
+    static const uint8_t zeros[IMAGE_BLOCK_BYTES];
+    int rv = run->gone.len == 0 ? 0 : buf_append(&run->table, run->gone.data, run->gone.len);
+    if (rv == 0 && run->table.len > 0) {
+        rv = piece_append(run, piece, run->table.data, run->table.len);
+    }
+    if (rv == 0) {
+        rv = piece_append(run, piece, zeros, image_table_bytes(run->table.len) - run->table.len);
+    }
+    if (rv != 0) {
+        return rv;
+    }
+    run->footer.magic = FOOTER_MAGIC;
+    run->footer.gone = run->gone.len / sizeof(struct pages_entry);
+    run->footer.table_crc = run->table.len == 0 ? 0 : crc32c(0, run->table.data, run->table.len);
+    run->footer.crc = image_crc(&run->footer, sizeof run->footer);
+    return piece_append(run, piece, &run->footer, sizeof run->footer);
+}
+
+static int run_piece(struct image_run *run, struct piece *piece)
+{
+    int rv = buf_append(&run->table, piece->table, piece->count * sizeof piece->table[0]);
+    run->footer.present += piece->count;
+    if (rv == 0 && piece->last) {
+        rv = run_seal(run, piece);
+    }
+    if (rv == 0) {
+        rv = piece_flush(run, piece);
+    }
+    if (rv == 0 && piece->last) {
+        rv = env_file_sync(run->env, run->file);
+        /* Also "no space" is final here: what the kernel had taken is lost. */
+        run->fatal = rv != 0;
+    }
+    return rv;
+}
+
+static int run_flip(struct image_run *run)
+{
+    bool first = run->super.sequence == 1;
+    struct super_file *own = &run->super.files[run->super.file_count++];
+    own->sequence = run->footer.sequence;
+    own->bytes = run->offset;
+    own->footer_crc = run->footer.crc;
+    own->reserved = 0;
+    int rv = env_dir_sync(run->env, run->dir);
+    if (rv == 0) {
+        rv = image_super_write(run->env, run->dir, &run->super);
+    }
+    if (rv == 0 && run->base) {
+        /* The old files may go once no slot names them. */
+        run->super.sequence++;
+        rv = image_super_write(run->env, run->dir, &run->super);
+        if (rv == 0) {
+            image_sweep(run->env, run->dir, &run->super);
+        }
+    }
+    run->fatal = rv != 0 && !(rv == ERR_DISKFULL && first);
+    return rv;
+}
+
+static void run_discard(struct image_run *run)
+{
+    char name[32];
+    char path[IMAGE_PATH_BYTES];
+    image_pages_name(run->footer.sequence, name);
+    if (image_path(run->dir, name, path) == 0) {
+        (void)env_file_unlink(run->env, path);
+    }
+}
+
+/* The directory is only touched while the image is open: afterwards it may belong to the next one.
+ */
+static void run_finish(struct image_run *run)
+{
+    run->finished = true;
+    if (run->file != NULL) {
+        env_file_close(run->env, run->file);
+        run->file = NULL;
+    }
+    (void)pthread_mutex_lock(&run->lock);
+    if (run->abandoned) {
+        run->err = ERR_CANCELED;
+    } else if (run->err == 0) {
+        run->err = run_flip(run);
+    } else if (!run->fatal) {
+        run_discard(run);
+    }
+    (void)pthread_mutex_unlock(&run->lock);
+}
+
+static void piece_run(struct env_work *work)
+{
+    struct piece *piece = (struct piece *)work;
+    struct image_run *run = piece->run;
+    if (!run->finished) {
+        run->err = piece->err;
+        if (run->err == 0 && run->file == NULL) {
+            run->err = run_start(run, piece);
+        }
+        if (run->err == 0) {
+            run->err = run_piece(run, piece);
+        }
+        if (run->err != 0 || piece->last) {
+            run_finish(run);
+        }
+    }
+    piece->err = run->err;
+}
+
+/* ---- the reactor's side ---- */
+
+static bool run_is_busy(const struct image_run *run)
+{
+    bool busy = false;
+    for (size_t i = 0; i < PIECES; i++) {
+        busy = busy || run->pieces[i].busy;
+    }
+    return busy;
+}
+
+static void run_free(struct image_run *run)
+{
+    assert(!run_is_busy(run));
+    if (run->view != NULL) {
+        view_close(run->view);
+    }
+    if (run->file != NULL) {
+        env_file_close(run->env, run->file);
+    }
+    (void)pthread_mutex_destroy(&run->lock);
+    buf_close(&run->table);
+    buf_close(&run->gone);
+    mem_free(run->buffers);
+    mem_free(run->dir);
+    mem_free(run);
+}
+
+void image_run_abandon(struct image_run *run)
+{
+    if (run->view != NULL) {
+        view_close(run->view);
+        run->view = NULL;
+    }
+    run->image = NULL;
+    /* A flip that has begun is waited for: then the directory is nobody's. */
+    (void)pthread_mutex_lock(&run->lock);
+    run->abandoned = true;
+    (void)pthread_mutex_unlock(&run->lock);
+}
+
+static int gone_collect(struct image_run *run)
+{
+    if (run->base) {
+        return 0;
+    }
+    uint64_t pages = run->view->arena->pages;
+    for (uint64_t p = 0; (p = view_next_gone(run->view, p)) < pages; p++) {
+        struct pages_entry entry = {.page = p | PAGES_GONE};
+        int rv = buf_append(&run->gone, &entry, sizeof entry);
+        if (rv != 0) {
+            return rv;
+        }
+    }
+    return 0;
+}
+
+#define LOOK_PAGES 4096u /* in one turn, for those that come first */
+
+/* The next page to copy; view_page_count(): none, or (steering) not yet. What steers every call
+ * comes first, so that opening finds it in one place. Which pages these are may change meanwhile:
+ * where they lie is a matter of speed alone. */
+static uint64_t run_next(struct image_run *run, uint32_t *looks)
+{
+    uint64_t end = view_page_count(run->view);
+    uint64_t page = view_next_present(run->view, run->next_page);
+    while (run->steering) {
+        if (page >= end) {
+            run->steering = false;
+            page = view_next_present(run->view, 0);
+        } else if (heap_page_steers(run->heap, page)) {
+            break;
+        } else if (++*looks == LOOK_PAGES) {
+            run->next_page = page + 1;
+            return end;
+        } else {
+            page = view_next_present(run->view, page + 1);
+        }
+    }
+    return page;
+}
+
+static void piece_fill(struct image_run *run, struct piece *piece)
+{
+    struct view *view = run->view;
+    uint8_t *to = piece->buffer + IMAGE_BLOCK_BYTES;
+    uint32_t looks = 0;
+    piece->err = 0;
+    for (piece->count = 0; piece->count < PIECE_PAGES; piece->count++, to += PAGE_BYTES) {
+        uint64_t page = run_next(run, &looks);
+        if (page >= view_page_count(view)) {
+            piece->last = !run->steering;
+            break;
+        }
+        const uint8_t *bytes = view_page(view, page);
+        if (bytes == NULL) {
+            break; /* canceled */
+        }
+        memcpy(to, bytes, PAGE_BYTES);
+        piece->table[piece->count].page = page;
+        piece->table[piece->count].hash = view_hash_page(view, page, bytes); /* while it is warm */
+        view_thaw(view, page);
+        run->next_page = page + 1;
+    }
+    piece->from = IMAGE_BLOCK_BYTES;
+    piece->end = (uint64_t)(to - piece->buffer);
+    if (piece->last) {
+        run->footer.digest = view_digest(view);
+        run->super.digest = run->footer.digest;
+        piece->err = gone_collect(run);
+    }
+    if (view_canceled(view)) {
+        piece->err = ERR_NOMEM; /* what its copies would have needed */
+    }
+    run->ending = piece->last || piece->err != 0;
+}
+
+static void run_end(struct image_run *run)
+{
+    struct image *image = run->image;
+    struct image_result *r = &run->result;
+    if (run->err == 0) {
+        image->super = run->super;
+        image->present = true;
+        image->checkpoints++;
+        image->bytes_written += run->offset;
+    } else {
+        if (run->view != NULL) {
+            view_restore_dirty(run->view);
+        }
+        if (run->fatal ||
+            (run->err != ERR_DISKFULL && run->err != ERR_NOMEM && run->err != ERR_CANCELED)) {
+            image->dead = true;
+        }
+    }
+    r->err = run->err;
+    r->sequence = image->super.sequence;
+    r->index = run->super.index;
+    r->term = run->super.term;
+    r->pages_written = run->footer.present;
+    r->bytes_written = run->offset;
+    r->duration_ns = env_now_ns(run->env) - run->started_ns;
+    image->run = NULL;
+    image_checkpoint_cb cb = run->cb;
+    void *arg = run->arg;
+    struct image_result result = *r;
+    run_free(run);
+    cb(arg, &result);
+}
+
+static void piece_done(struct env_work *work);
+
+static void piece_submit(struct image_run *run, struct piece *piece)
+{
+    piece_fill(run, piece);
+    piece->busy = true;
+    piece->work.run = piece_run;
+    piece->work.done = piece_done;
+    piece->work.queue = ENV_QUEUE_CHECKPOINT;
+    env_work(run->env, &piece->work);
+}
+
+static void piece_done(struct env_work *work)
+{
+    struct piece *piece = (struct piece *)work;
+    struct image_run *run = piece->run;
+    piece->busy = false;
+    run->ending = run->ending || piece->err != 0;
+    if (run->image != NULL && !run->ending) {
+        piece_submit(run, piece);
+    } else if (!run_is_busy(run)) {
+        (run->image == NULL ? run_free : run_end)(run);
+    }
+}
+
+static struct image_run *run_new(struct image *image, struct heap *heap, image_checkpoint_cb cb,
+                                 void *arg)
+{
+    struct image_run *run = mem_zalloc(sizeof *run);
+    if (run == NULL) {
+        return NULL;
+    }
+    (void)pthread_mutex_init(&run->lock, NULL);
+    run->env = image->env;
+    run->image = image;
+    run->heap = heap;
+    run->cb = cb;
+    run->arg = arg;
+    run->started_ns = env_now_ns(image->env);
+    run->super = image->super;
+    run->result.pages_total = heap->arena.present_count;
+    return run;
+}
+
+int image_run_disk(struct image *image, struct heap *heap, bool base, image_checkpoint_cb cb,
+                   void *arg)
+{
+    struct image_run *run = run_new(image, heap, cb, arg);
+    if (run == NULL) {
+        return ERR_NOMEM;
+    }
+    run->dir = mem_strdup(image->dir);
+    run->buffers = mem_aligned(IMAGE_BLOCK_BYTES, PIECES * PIECE_BYTES);
+    int rv = run->dir == NULL || run->buffers == NULL ? ERR_NOMEM : 0;
+    if (rv == 0) {
+        rv = view_open_checkpoint(heap, base, &run->view);
+    }
+    if (rv != 0) {
+        run_free(run);
+        return rv;
+    }
+    run->base = base;
+    run->steering = true;
+    if (base) {
+        run->super.file_count = 0;
+        memset(run->super.files, 0, sizeof run->super.files);
+    }
+    run->super.uid = image->uid;
+    run->super.sequence++;
+    run->super.index = view_index(run->view);
+    run->super.term = view_term(run->view);
+    run->super.bytes_max = header(heap)->bytes_max;
+    run->footer.uid = image->uid;
+    run->footer.sequence = run->super.sequence;
+    run->footer.index = run->super.index;
+    run->footer.term = run->super.term;
+    image->run = run;
+    for (size_t i = 0; i < PIECES && !run->ending; i++) {
+        run->pieces[i].run = run;
+        run->pieces[i].buffer = run->buffers + i * PIECE_BYTES;
+        piece_submit(run, &run->pieces[i]);
+    }
+    return 0;
+}
+
+/* ---- pmem mode ---- */
+
+static void nothing(struct env_work *work)
+{
+    (void)work;
+}
+
+/* A commit is synchronous; only its answer comes later, as the contract says. */
+int image_run_pm(struct image *image, struct heap *heap, bool replace, image_checkpoint_cb cb,
+                 void *arg)
+{
+    struct image_run *run = run_new(image, heap, cb, arg);
+    if (run == NULL) {
+        return ERR_NOMEM;
+    }
+    uint64_t before = image->bytes_written;
+    run->err = replace ? image_pm_replace(image, heap) : image_pm_commit(image, heap);
+    run->footer.present = run->err == 0 ? image->pm_pages : 0;
+    image->checkpoints += run->err == 0;
+    run->offset = image->bytes_written - before;
+    image->bytes_written = before;
+    run->super = image->super;
+    run->fatal = image->dead;
+    run->ending = true;
+    image->run = run;
+    struct piece *piece = &run->pieces[0];
+    piece->run = run;
+    piece->busy = true;
+    piece->err = run->err;
+    piece->work.run = nothing;
+    piece->work.done = piece_done;
+    piece->work.queue = ENV_QUEUE_CHECKPOINT;
+    env_work(run->env, &piece->work);
+    return 0;
+}
