@@ -42,13 +42,12 @@ struct image_run {
     bool base;
     image_checkpoint_cb cb;
     void *arg;
-    uint64_t started_ns;
+    uint64_t started_ns, pages_total;
     bool steering; /* pages that opening reads come first */
     uint64_t next_page;
     bool ending; /* no further piece is filled: that was the last, or there was an error */
     uint8_t *buffers;
     struct piece pieces[PIECES];
-    struct image_result result;
 
     /* The worker's, while a piece is on its way. Of what opening and the last piece fill in,
      * earlier pieces need nothing. */
@@ -357,10 +356,28 @@ static void piece_fill(struct image_run *run, struct piece *piece)
     run->ending = piece->last || piece->err != 0;
 }
 
+static void run_answer(struct image_run *run)
+{
+    struct image_result result = {
+        .err = run->err,
+        .sequence = run->err == 0 ? run->super.sequence : run->image->super.sequence,
+        .index = run->super.index,
+        .term = run->super.term,
+        .pages_written = run->footer.present,
+        .pages_total = run->pages_total,
+        .bytes_written = run->offset,
+        .duration_ns = env_now_ns(run->env) - run->started_ns,
+    };
+    run->image->run = NULL;
+    image_checkpoint_cb cb = run->cb;
+    void *arg = run->arg;
+    run_free(run);
+    cb(arg, &result);
+}
+
 static void run_end(struct image_run *run)
 {
     struct image *image = run->image;
-    struct image_result *r = &run->result;
     if (run->err == 0) {
         image->super = run->super;
         image->present = true;
@@ -375,19 +392,7 @@ static void run_end(struct image_run *run)
             image->dead = true;
         }
     }
-    r->err = run->err;
-    r->sequence = image->super.sequence;
-    r->index = run->super.index;
-    r->term = run->super.term;
-    r->pages_written = run->footer.present;
-    r->bytes_written = run->offset;
-    r->duration_ns = env_now_ns(run->env) - run->started_ns;
-    image->run = NULL;
-    image_checkpoint_cb cb = run->cb;
-    void *arg = run->arg;
-    struct image_result result = *r;
-    run_free(run);
-    cb(arg, &result);
+    run_answer(run);
 }
 
 static void piece_done(struct env_work *work);
@@ -430,7 +435,7 @@ static struct image_run *run_new(struct image *image, struct heap *heap, image_c
     run->arg = arg;
     run->started_ns = env_now_ns(image->env);
     run->super = image->super;
-    run->result.pages_total = heap->arena.present_count;
+    run->pages_total = heap->arena.present_count;
     return run;
 }
 
@@ -482,7 +487,15 @@ static void nothing(struct env_work *work)
     (void)work;
 }
 
-/* A commit is synchronous; only its answer comes later, as the contract says. */
+static void pm_done(struct env_work *work)
+{
+    struct piece *piece = (struct piece *)work;
+    piece->busy = false;
+    (piece->run->image == NULL ? run_free : run_answer)(piece->run);
+}
+
+/* A commit is synchronous; only its answer comes later, as the contract says. There may be further
+ * commits before it: the image is theirs by then. */
 int image_run_pm(struct image *image, struct heap *heap, bool replace, image_checkpoint_cb cb,
                  void *arg)
 {
@@ -493,19 +506,18 @@ int image_run_pm(struct image *image, struct heap *heap, bool replace, image_che
     uint64_t before = image->bytes_written;
     run->err = replace ? image_pm_replace(image, heap) : image_pm_commit(image, heap);
     run->footer.present = run->err == 0 ? image->pm_pages : 0;
-    image->checkpoints += run->err == 0;
     run->offset = image->bytes_written - before;
-    image->bytes_written = before;
     run->super = image->super;
-    run->fatal = image->dead;
-    run->ending = true;
+    image->checkpoints += run->err == 0;
+    if (run->err != 0 && run->err != ERR_DISKFULL && run->err != ERR_NOMEM) {
+        image->dead = true;
+    }
     image->run = run;
     struct piece *piece = &run->pieces[0];
     piece->run = run;
     piece->busy = true;
-    piece->err = run->err;
     piece->work.run = nothing;
-    piece->work.done = piece_done;
+    piece->work.done = pm_done;
     piece->work.queue = ENV_QUEUE_CHECKPOINT;
     env_work(run->env, &piece->work);
     return 0;

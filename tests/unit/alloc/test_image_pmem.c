@@ -416,6 +416,49 @@ static void counted(void *arg, const struct image_result *result)
     env_uv_stop(env);
 }
 
+/* Its answer is under way for a turn of the loop, and apply doesn't wait for it. */
+static void commits_go_on_while_a_checkpoint_is_answered(void **state)
+{
+    (void)state;
+    char path[DIR_PATH_BYTES];
+    dir_path(&dir, "between", path);
+    struct driver *d = malloc(sizeof *d);
+    struct image *image = NULL;
+    struct heap *none = NULL;
+    struct err_text e = {""};
+    struct image_result result = {.err = 1};
+    assert_non_null(d);
+    assert_int_equal(open_image(path, &image, &none, NULL), 0);
+    driver_open(d, 23, 1 << 20, 0, 100, 3000);
+    assert_int_equal(image_commit(image, d->heap), 0);
+    driver_step(d);
+    assert_int_equal(image_checkpoint(image, d->heap, counted, &result), 0);
+    uint64_t index = heap_index(d->heap);
+    for (int i = 0; i < 3; i++) {
+        driver_step(d);
+        assert_int_equal(image_commit(image, d->heap), 0);
+    }
+    env_uv_run(env);
+    assert_int_equal(result.err, 0);
+    assert_int_equal(result.index, index);
+    driver_step(d);
+    assert_int_equal(image_commit(image, d->heap), 0);
+    struct image_stats stats;
+    image_get_stats(image, &stats);
+    assert_int_equal(stats.sequence, result.sequence + 4);
+    assert_int_equal(stats.index, heap_index(d->heap));
+    assert_int_equal(stats.checkpoints, 1);
+    struct heap *seen = NULL;
+    assert_int_equal(image_read(env, path, UID, IMAGE_PMEM, &seen, &e), 0);
+    assert_int_equal(heap_index(seen), heap_index(d->heap));
+    assert_true(heap_digest(seen) == heap_digest(d->heap));
+    heap_free(seen);
+    image_close(image);
+    driver_close(d);
+    assert_int_equal(image_destroy(env, path), 0);
+    free(d);
+}
+
 static void a_checkpoint_says_what_it_wrote(void **state)
 {
     (void)state;
@@ -507,6 +550,7 @@ int main(void)
         cmocka_unit_test(a_cut_at_any_fence_leaves_the_commit_before_or_after),
         cmocka_unit_test(a_cut_at_any_fence_is_survived_when_the_journal_turns),
         cmocka_unit_test(looking_replays_the_journal_in_memory),
+        cmocka_unit_test(commits_go_on_while_a_checkpoint_is_answered),
         cmocka_unit_test(a_checkpoint_says_what_it_wrote),
         cmocka_unit_test(what_is_not_memory_is_refused),
         cmocka_unit_test(memory_that_is_only_said_to_be_some_is_refused),
