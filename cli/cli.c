@@ -38,6 +38,9 @@ int cli_exit_of(int code)
     case CAIRN_E_NOSHARD:
     case CAIRN_E_SHUTDOWN:
     case CAIRN_E_SESSION_EXPIRED:
+    case CAIRN_E_TX_ABORTED: /* by a failure, or too late: nothing of it happened */
+    case CAIRN_E_TX_TOO_LATE:
+    case CAIRN_E_TX_UNDECIDED:
         return EXIT_UNAVAILABLE;
     case CAIRN_E_NOSPACE:
     case CAIRN_E_BUSY:

@@ -427,6 +427,6 @@ int admin__answer(struct node *node, struct slice verb, struct slice args, struc
     }
     return err_set(e, ERR_UNSUPPORTED,
                    "unknown verb \"%.*s\"; this node answers status, heaps, shards, checkpoint, "
-                   "inspect, transactions, transaction, transfer",
+                   "inspect, transactions, transaction, transfer, writers",
                    (int)(verb.len < 63 ? verb.len : 63), verb.data);
 }
