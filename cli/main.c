@@ -284,17 +284,44 @@ static void note_given(struct words *words, int key)
     }
 }
 
+/* Options whose text is taken as it is. */
+static const struct {
+    int key;
+    size_t field;
+} text_options[] = {
+    {'e', offsetof(struct cli, endpoints)},           {KEY_CA, offsetof(struct cli, ca)},
+    {KEY_CERT, offsetof(struct cli, cert)},           {KEY_KEY, offsetof(struct cli, key)},
+    {KEY_OFFLINE, offsetof(struct cli, offline)},     {KEY_WAIT, offsetof(struct cli, wait)},
+    {KEY_DATA, offsetof(struct cli, data)},           {KEY_HEX, offsetof(struct cli, hex)},
+    {KEY_FILE, offsetof(struct cli, file)},           {KEY_AT, offsetof(struct cli, at)},
+    {KEY_ISOLATION, offsetof(struct cli, isolation)}, {KEY_OBJECT, offsetof(struct cli, object)},
+    {KEY_ROOT, offsetof(struct cli, root)},           {KEY_ROOTS, offsetof(struct cli, roots)},
+    {KEY_FIELD, offsetof(struct cli, field)},         {KEY_BY, offsetof(struct cli, by)},
+    {KEY_RETENTION, offsetof(struct cli, retention)}, {KEY_PATH, offsetof(struct cli, path)},
+};
+
+static bool take_text(struct cli *cli, int key, const char *text)
+{
+    for (size_t i = 0; i < sizeof text_options / sizeof text_options[0]; i++) {
+        if (text_options[i].key == key) {
+            *(const char **)((char *)cli + text_options[i].field) = text;
+            return true;
+        }
+    }
+    return false;
+}
+
 static error_t parse_option(int key, char *arg, struct argp_state *state)
 {
     struct words *words = state->input;
     struct cli *cli = words->cli;
     note_given(words, key);
+    if (take_text(cli, key, arg)) {
+        return 0;
+    }
     switch (key) {
     case 'h':
         words->help = true;
-        return 0;
-    case 'e':
-        cli->endpoints = arg;
         return 0;
     case 'o':
         if (strcmp(arg, "table") != 0 && strcmp(arg, "json") != 0 && strcmp(arg, "dot") != 0) {
@@ -303,18 +330,6 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
         cli->format = strcmp(arg, "json") == 0  ? FORMAT_JSON
                       : strcmp(arg, "dot") == 0 ? FORMAT_DOT
                                                 : FORMAT_TABLE;
-        return 0;
-    case KEY_CA:
-        cli->ca = arg;
-        return 0;
-    case KEY_CERT:
-        cli->cert = arg;
-        return 0;
-    case KEY_KEY:
-        cli->key = arg;
-        return 0;
-    case KEY_OFFLINE:
-        cli->offline = arg;
         return 0;
     case KEY_TIMEOUT: {
         char text[32];
@@ -336,9 +351,6 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
     case KEY_IN_DOUBT:
         cli->in_doubt = true;
         return 0;
-    case KEY_WAIT:
-        cli->wait = arg;
-        return 0;
     case KEY_SHARDS:
         cli->shards = (uint32_t)number(state, arg, "shards", 4096);
         return 0;
@@ -353,15 +365,6 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
         cli->type = (uint32_t)number(state, arg, "type", UINT32_MAX);
         cli->type_given = true;
         return 0;
-    case KEY_DATA:
-        cli->data = arg;
-        return 0;
-    case KEY_HEX:
-        cli->hex = arg;
-        return 0;
-    case KEY_FILE:
-        cli->file = arg;
-        return 0;
     case KEY_OFF:
         cli->offset = number(state, arg, "off", 1ull << 48);
         return 0;
@@ -369,42 +372,15 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
         cli->len = number(state, arg, "len", 1ull << 48);
         cli->len_given = true;
         return 0;
-    case KEY_AT:
-        cli->at = arg;
-        return 0;
-    case KEY_ISOLATION:
-        cli->isolation = arg;
-        return 0;
-    case KEY_OBJECT:
-        cli->object = arg;
-        return 0;
-    case KEY_ROOT:
-        cli->root = arg;
-        return 0;
-    case KEY_ROOTS:
-        cli->roots = arg;
-        return 0;
-    case KEY_FIELD:
-        cli->field = arg;
-        return 0;
     case KEY_LIMIT:
         cli->limit = number(state, arg, "limit", UINT64_MAX);
         return 0;
     case KEY_COUNT:
         cli->count = number(state, arg, "count", UINT64_MAX);
         return 0;
-    case KEY_BY:
-        cli->by = arg;
-        return 0;
-    case KEY_RETENTION:
-        cli->retention = arg;
-        return 0;
     case KEY_DEPTH:
         cli->depth = (uint32_t)number(state, arg, "depth", UINT32_MAX);
         cli->depth_given = true;
-        return 0;
-    case KEY_PATH:
-        cli->path = arg;
         return 0;
     case KEY_SHARD:
         cli->uid = number(state, arg, "shard", UINT64_MAX);
