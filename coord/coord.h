@@ -65,8 +65,6 @@ struct coord_wait {
 };
 void coord_wait(struct coord *coord, struct shard *shard, const struct txn_name *by,
                 struct coord_wait *wait);
-/* Nobody wants it any more. */
-void coord_wait_cancel(struct coord_wait *wait);
 /* Somebody waits for something that is to be decided on this shard. */
 bool coord_is_awaited(const struct coord *coord, uint64_t uid);
 /* TX_HOLD: all that is prepared on the shard now and has a participant in another heap, whose

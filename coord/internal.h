@@ -114,8 +114,8 @@ int coord__route(const struct coord *coord, uint64_t uid, const struct coord_rou
                  uint32_t *node);
 /* A node could not help; leader: whom it named, 0 nobody. */
 void coord__route_failed(struct coord_route *route, uint32_t leader);
-/* Sends a command to the leader of send->uid. 0: coord__answered() follows. Otherwise the send is
- * the caller's. */
+/* Sends a command to the leader of send->uid. 0: coord__tx_answered() or coord__forget_answered()
+ * follows. Otherwise the send is the caller's. */
 int coord__send(struct coord *coord, struct coord_send *send, const struct coord_route *route,
                 struct slice body);
 struct coord_send *coord__send_new(struct coord *coord, uint32_t names);

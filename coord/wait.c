@@ -54,11 +54,6 @@ void coord_wait_outside(struct coord *coord, struct shard *shard, struct coord_w
     begin(coord, shard, wait);
 }
 
-void coord_wait_cancel(struct coord_wait *wait)
-{
-    list_remove(&wait->link);
-}
-
 bool coord_is_awaited(const struct coord *coord, uint64_t uid)
 {
     list_for_each (it, &coord->waits) {
