@@ -294,8 +294,8 @@ int alloc_driver_main(int argc, char **argv, const struct alloc_system *system)
             rotate = true; /* the oldest object instead of a random one */
             continue;
         }
-        if (strcmp(argv[i], "--commands") == 0) {
-            continue; /* alloc_engine's */
+        if (strcmp(argv[i], "--commands") == 0 || strcmp(argv[i], "--copy") == 0) {
+            continue; /* alloc_engine's, alloc_malloc's */
         }
         if (strcmp(argv[i], "--prepare") == 0) {
             create = true;
