@@ -394,7 +394,10 @@ static bool tick_leg(struct coord_tx *tx, uint32_t part, uint64_t now_ms)
     bool moved = leg->in_flight > 0 && now_ms - leg->sent_ms >= COORD_RESEND_MS && rv == 0 &&
                  node != leg->sent_to;
     bool silent = leg->in_flight > 0 && now_ms - leg->sent_ms >= COORD_PATIENCE_MS;
-    if (due || moved || silent) {
+    /* The last answer was to an older request (a vote, say, that came behind BUSY to the outcome):
+     * nothing is on its way, and nothing brings it up again. */
+    bool idle = leg->in_flight == 0 && leg->retry_ms == 0;
+    if (due || moved || silent || idle) {
         tx->coord->stats.resends++;
         step_simple(tx, COORD_ON_RESEND, part);
         return false;
