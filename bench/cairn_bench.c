@@ -2,8 +2,10 @@
  *
  * put overwrites `bytes` of one of the client's own objects; get reads one (linearizable). txn
  * compares eight bytes of an object and writes it and another one of the same shard, all or
- * nothing; txn2 writes two objects of different shards. --target: endpoints. */
+ * nothing; txn2 writes two objects of different shards. What it allocated it frees, so that each
+ * run finds the heap as the one before did. --target: endpoints. */
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -28,11 +30,13 @@ struct bench_client {
         *partners; /* txn, txn2: the other object of a transaction, by the first one's number */
     uint8_t *payload;
     struct slot *slots;
-    unsigned running;
 };
 
 static struct bench_opts opts;
 static enum { PUT, GET, TXN, TXN2 } operation;
+static atomic_uint running; /* slots with a request in flight */
+
+#define DRAIN_MS_MAX 5000u
 
 static void die(const char *what)
 {
@@ -91,6 +95,7 @@ static void next(struct slot *slot)
     struct bench_client *c = slot->client;
     cairn_future *future = NULL;
     if (bench_stopping()) {
+        atomic_fetch_sub(&running, 1);
         return;
     }
     slot->object = (slot->object + opts.inflight) % opts.keys;
@@ -150,20 +155,39 @@ static void *set_up(void *arg)
     return NULL;
 }
 
+static void *clear(void *arg)
+{
+    struct bench_client *c = arg;
+    for (unsigned i = 0; i < opts.keys; i++) {
+        if (cairn_free(c->heap, c->objects[i]) != 0) {
+            die("free");
+        }
+    }
+    return NULL;
+}
+
+static void for_each_client(struct bench_client *clients, void *(*run)(void *))
+{
+    pthread_t threads[BENCH_CLIENTS_MAX];
+    for (unsigned i = 0; i < opts.clients; i++) {
+        pthread_create(&threads[i], NULL, run, &clients[i]);
+    }
+    for (unsigned i = 0; i < opts.clients; i++) {
+        pthread_join(threads[i], NULL);
+    }
+}
+
 int main(int argc, char **argv)
 {
     static const char *const names[] = {
         [PUT] = "put", [GET] = "get", [TXN] = "txn", [TXN2] = "txn2", NULL};
     operation = bench_parse(argc, argv, names, &opts);
     struct bench_client *clients = calloc(opts.clients, sizeof *clients);
-    pthread_t *threads = calloc(opts.clients, sizeof *threads);
     for (unsigned i = 0; i < opts.clients; i++) {
         clients[i].id = i;
-        pthread_create(&threads[i], NULL, set_up, &clients[i]);
     }
-    for (unsigned i = 0; i < opts.clients; i++) {
-        pthread_join(threads[i], NULL);
-    }
+    for_each_client(clients, set_up);
+    atomic_store(&running, opts.clients * opts.inflight);
     for (unsigned i = 0; i < opts.clients; i++) {
         for (unsigned k = 0; k < opts.inflight; k++) {
             clients[i].slots[k].client = &clients[i];
@@ -172,6 +196,9 @@ int main(int argc, char **argv)
         }
     }
     int rv = bench_window(&opts, "cairn");
-    /* Requests in flight would only be waited for: the process ends, its sessions expire. */
-    _exit(rv);
+    for (unsigned ms = 0; atomic_load(&running) > 0 && ms < DRAIN_MS_MAX; ms++) {
+        (void)usleep(1000);
+    }
+    for_each_client(clients, clear);
+    _exit(rv); /* the sessions expire */
 }
