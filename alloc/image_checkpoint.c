@@ -17,7 +17,7 @@
 #define PIECE_BYTES ((uint64_t)PIECE_PAGES * PAGE_BYTES + IMAGE_BLOCK_BYTES)
 #define PIECES      2u
 
-/* Filled by the reactor; from image_work() until `done` it is the worker's. */
+/* Filled by the reactor; from env_work() until `done` it is the worker's. */
 struct piece {
     struct env_work work; /* first */
     struct image_run *run;

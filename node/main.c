@@ -21,11 +21,16 @@
 /* Visible, although this program is built with hidden symbols: libc finds it by its name. */
 __attribute__((visibility("default"))) const char *argp_program_version = "cairnd " CAIRN_VERSION;
 
+#define TRIM_CONNECTIONS 32u          /* fewer don't hold enough */
+#define TRIM_PAD_BYTES   (512u << 10) /* stay for what comes next */
+
 struct process {
     struct env *env;
     struct node *node;
     struct http *http;
     struct env_timer publish;
+    uint64_t connections;      /* a second ago */
+    uint64_t connections_most; /* since memory was given back */
     uv_signal_t signals[3];
     int exit_code;
     bool stopping;
@@ -77,6 +82,24 @@ static const struct argp arguments = {option_table,
                                       NULL,
                                       NULL};
 
+/* What closed connections held lies between what is still in use, and goes back to the system only
+ * on request: when many have gone, and those that are left stay. */
+static void give_memory_back(struct process *process, uint64_t connections)
+{
+    bool steady = connections == process->connections;
+    process->connections = connections;
+    if (connections > process->connections_most) {
+        process->connections_most = connections;
+    } else if (steady && process->connections_most - connections >= TRIM_CONNECTIONS) {
+        uint64_t began_ns = uv_hrtime();
+        (void)malloc_trim(TRIM_PAD_BYTES);
+        log_debug("cairnd", "memory given back", "connections_gone=%llu us=%llu",
+                  (unsigned long long)(process->connections_most - connections),
+                  (unsigned long long)((uv_hrtime() - began_ns) / 1000));
+        process->connections_most = connections;
+    }
+}
+
 static void publish(struct env_timer *timer)
 {
     struct process *process = container_of(timer, struct process, publish);
@@ -85,6 +108,7 @@ static void publish(struct env_timer *timer)
     if (process->http != NULL) {
         http_publish(process->http, &health);
     }
+    give_memory_back(process, health.connections);
     env_timer_start_in_ms(process->env, timer, 1000);
 }
 
