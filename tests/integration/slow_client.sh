@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
 # A client that asks for hundreds of megabytes and never reads them is cut off; others are served meanwhile, and the node's
-# memory stays bounded.
+# memory stays bounded; what many connections held goes back to the system when they have gone.
 build=$1
 # shellcheck source=tests/integration/lib.sh
 source "$(dirname "$0")/lib.sh"
-it_cluster
+export CAIRND_LOG_LEVEL=debug
+it_cluster cairn-bench
 "$root/scripts/certs" "$dir/certs" user slow >/dev/null
 expect 0 cairnctl heap create h --shards 1 --size 32M
 cluster_wait 60
@@ -47,3 +48,8 @@ step "others were served meanwhile; memory grew from $before to at most $most Ki
 [ $((most - before)) -lt $((192 << 10)) ] || fail "memory grew by $((most - before)) KiB"
 cluster_wait 10
 expect 0 cairnctl replica check --timeout 30
+
+step "many clients come and go"
+expect 0 cairn-bench put --clients 48 --seconds 1 --warmup 0 --keys 4 --pids "${cluster_pids[leader]}" --target "$CAIRN_ENDPOINTS" \
+    --heap h --ca "$CAIRN_CA" --cert "$CAIRN_CERT" --key "$CAIRN_KEY"
+eventually 20 grep -q "memory given back" "$dir/n$leader.log"
