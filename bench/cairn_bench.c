@@ -104,6 +104,7 @@ static void next(struct slot *slot)
     rv = rv != 0 ? rv : cairn_future_on_ready(future, ready, slot);
     if (rv != 0) {
         bench_failed(c->id, cairn_strerror(rv));
+        atomic_fetch_sub(&running, 1);
     }
 }
 

@@ -5,8 +5,8 @@
  *   wal__flush      closes the fill buffer, starts writes while fewer than two are in flight
  *   write_start     small blocks: seal and submit, without a worker
  *   write_run       on a worker: seal, pwrite, sync
- *   write_done      in order of the log: places, durable position, notify_task, behind it
- * flush_task
+ *   write_done      in order of the log: places, durable position, notify_task; the next flush
+ *                   behind that
  *
  * Where a block goes is settled when its buffer is closed: positions, offsets and the choice of the
  * block that opens a new segment follow from the order of appends alone, not from when writes
