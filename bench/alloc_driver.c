@@ -7,6 +7,7 @@
 
 #define TABLE_MAX       (1u << 21)
 #define SIZE_MAX_MIXED  65536u
+#define PREPARE_STEPS   1000u /* in a commit */
 #define LATENCY_BUCKETS 1024u /* 16 per doubling */
 
 static const struct alloc_system *sys;
@@ -87,11 +88,28 @@ static void put(unsigned i)
     }
 }
 
-static void prepare(void)
+static void exchange(unsigned i)
 {
+    sizes[i] = (uint32_t)draw();
+    sys->exchange(table, i, fill, sizes[i]);
+}
+
+/* commit: how many steps of what follows become durable together. */
+static void prepare(unsigned commit)
+{
+    if (commit != 0) {
+        sys->commit_every(PREPARE_STEPS);
+    }
     for (unsigned i = 0; i < live; i++) {
-        put(i);
+        if (sys->exchange != NULL) {
+            exchange(i);
+        } else {
+            put(i);
+        }
         sys->step();
+    }
+    if (commit != 0) {
+        sys->commit_every(commit);
     }
 }
 
@@ -114,8 +132,7 @@ static void step_alloc_free(void)
 {
     unsigned i = victim();
     if (sys->exchange != NULL) {
-        sizes[i] = (uint32_t)draw();
-        sys->exchange(table, i, fill, sizes[i]);
+        exchange(i);
         sys->step();
         return;
     }
@@ -145,9 +162,8 @@ static void step_replace(void)
 static void run(const char *workload, unsigned commit, uint64_t steps, double seconds,
                 void (*step)(void))
 {
-    prepare();
+    prepare(commit);
     commit_steps = commit < live ? commit : 0;
-    steps_taken = live; /* the preparation's */
     uint64_t wall = clock_ns(CLOCK_MONOTONIC);
     uint64_t cpu = clock_ns(CLOCK_PROCESS_CPUTIME_ID);
     uint64_t deadline = wall + (uint64_t)(seconds * 1e9);
@@ -242,9 +258,9 @@ static void fill_up(uint64_t capacity)
 static void reopen(const char *dir, uint64_t capacity, bool create)
 {
     if (create) {
-        sys->open(dir, capacity, 1000, true);
+        sys->open(dir, capacity, PREPARE_STEPS, true);
         live = 1000000;
-        prepare();
+        prepare(PREPARE_STEPS);
         sys->close();
         return;
     }

@@ -63,6 +63,12 @@ static void stop(void)
     cairn_client_free(client);
 }
 
+static void set_commit(unsigned steps)
+{
+    land();
+    commit_every = steps;
+}
+
 static uint64_t take(const void *fill, size_t bytes)
 {
     cairn_ptr ptr;
@@ -89,8 +95,10 @@ static void exchange(uint64_t *table, unsigned i, const void *fill, size_t bytes
     if (flying + 2 > FLIGHT_MAX) {
         land();
     }
-    targets[flying] = NULL;
-    check(cairn_free_async(heap, (cairn_ptr){table[i]}, &flight[flying++]), "free");
+    if (table[i] != 0) {
+        targets[flying] = NULL;
+        check(cairn_free_async(heap, (cairn_ptr){table[i]}, &flight[flying++]), "free");
+    }
     targets[flying] = &table[i];
     check(cairn_alloc_init_async(heap, bytes, 1, fill, bytes, &flight[flying++]), "alloc");
 }
@@ -108,6 +116,7 @@ int main(int argc, char **argv)
         .name = "cairn",
         .open = start,
         .close = stop,
+        .commit_every = set_commit,
         .alloc = take,
         .free = give,
         .update = update,

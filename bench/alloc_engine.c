@@ -88,6 +88,12 @@ static void stop(void)
     }
 }
 
+static void set_commit(unsigned steps)
+{
+    commit();
+    commit_every = steps;
+}
+
 static uint64_t take(const void *fill, size_t bytes)
 {
     uint64_t object = 0;
@@ -193,6 +199,7 @@ int main(int argc, char **argv)
         .name = "cairn",
         .open = start,
         .close = stop,
+        .commit_every = set_commit,
         .alloc = take,
         .free = give,
         .update = update,

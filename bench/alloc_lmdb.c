@@ -58,6 +58,12 @@ static void stop(void)
     mdb_env_close(env);
 }
 
+static void set_commit(unsigned steps)
+{
+    end();
+    commit_every = steps;
+}
+
 static void put(uint64_t key, const void *fill, size_t bytes)
 {
     MDB_val k = {sizeof key, &key};
@@ -104,6 +110,7 @@ int main(int argc, char **argv)
         .name = "lmdb",
         .open = start,
         .close = stop,
+        .commit_every = set_commit,
         .alloc = take,
         .free = give,
         .update = update,
