@@ -399,10 +399,11 @@ static __attribute__((noinline)) void warm(struct arena *a, uint64_t page, uint6
     a->lines[page] = lines;
 }
 
-/* In pmem mode every page of a commit is warmed anew: no more to do than that is the usual case. */
+/* In pmem mode every page of a commit is warmed anew: no more to do than that is the usual case.
+ * What is unhashed was written or read before, and is loaded. */
 static inline bool warm_again(struct arena *a, uint64_t page)
 {
-    if (!a->tracked || (a->unloaded_count | a->view_count) != 0 || page >= a->pages) {
+    if (!a->tracked || a->view_count != 0 || page >= a->pages) {
         return false;
     }
     uint64_t word = page >> 6;

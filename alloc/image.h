@@ -38,6 +38,10 @@ int image_open(struct env *env, const struct image_opts *opts, struct image **ou
 /* Loads in the background up to so many bytes of pages that nobody has wanted yet, each compared
  * with its checksum. To be called again; false: all are there. */
 bool image_fill(struct heap *heap, uint64_t bytes);
+/* A clean stop, before image_close(). Pmem mode: what is committed goes home and gets hashes, so
+ * that the next opening reads little; the next commit undoes that. Without it, or with changes that
+ * aren't committed, the next opening reads and checks all. Disk mode: nothing is to be done. */
+void image_seal(struct image *image, struct heap *heap);
 /* Nothing may be in progress (image_busy()), or it is abandoned: the files stay valid in any case.
  * In pmem mode the heap's memory shows the file where it wasn't written since: it ends before the
  * directory is opened again. */

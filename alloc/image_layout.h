@@ -78,11 +78,12 @@ struct pages_footer {
 };
 static_assert(sizeof(struct pages_footer) == IMAGE_BLOCK_BYTES, "media format");
 
-/* ---- pmem: "image.pm": head, two journal halves, presence, pages ---- */
+/* ---- pmem: "image.pm": head, two journal halves, seal, hashes, presence, pages ---- */
 
-#define PM_FORMAT       3u
+#define PM_FORMAT       4u
 #define PM_MAGIC        0x31304d5052494143ull /* "CAIRPM01" */
 #define PM_COMMIT_MAGIC 0x334c414e4a524943ull /* "CIRJNAL3" */
+#define PM_SEAL_MAGIC   0x314c414553524943ull /* "CIRSEAL1" */
 #define PM_HALF_BYTES   ((uint64_t)4 << 20)
 
 struct pm_head {
@@ -97,6 +98,19 @@ struct pm_head {
     uint32_t crc;
 };
 static_assert(sizeof(struct pm_head) == IMAGE_BLOCK_BYTES, "media format");
+
+/* What a clean stop leaves: the pages at home are those of commit `sequence`, and have the hashes
+ * in the table. The magic is written last, and cleared before the next commit. */
+struct pm_seal {
+    uint64_t magic; /* 0: broken, and nothing of this counts */
+    uint64_t sequence;
+    uint64_t index, term, digest;
+    uint64_t pages;  /* that are present */
+    uint64_t origin; /* of the seal without magic and crc, with the host as seed; 0: unknown */
+    uint32_t half;   /* of the journal, where the next commit goes */
+    uint32_t crc;    /* of all from `sequence` on */
+};
+static_assert(sizeof(struct pm_seal) == 64, "media format");
 
 /* A half is a row of commits, each a head and `bytes` of records, at multiples of 64. A commit
  * counts if its CRC fits and its sequence follows that of the one before in its half. */

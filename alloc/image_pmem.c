@@ -46,7 +46,10 @@ void image_pm_layout(struct image_pm *pm, uint64_t bytes_max)
     heap_regions_of(bytes_max, 0, &regions); /* for the smallest granules; see image_load.c */
     pm->bytes_max = bytes_max;
     pm->pages = regions.end >> PAGE_SHIFT;
-    pm->presence_at = IMAGE_BLOCK_BYTES + 2 * PM_HALF_BYTES;
+    pm->seal_at = IMAGE_BLOCK_BYTES + 2 * PM_HALF_BYTES;
+    pm->hashes_at = pm->seal_at + IMAGE_BLOCK_BYTES;
+    pm->presence_at =
+        pm->hashes_at + (pm->pages * sizeof(uint64_t) + PAGE_BYTES - 1) / PAGE_BYTES * PAGE_BYTES;
     pm->pages_at =
         pm->presence_at + ((pm->pages + 63) / 64 * 8 + PAGE_BYTES - 1) / PAGE_BYTES * PAGE_BYTES;
     pm->bytes = pm->pages_at + pm->pages * PAGE_BYTES;
@@ -170,6 +173,11 @@ void image_pm_records_apply(struct image_pm *pm, const uint8_t *body, uint64_t b
     }
 }
 
+void image_pm_copy(void *to, const void *from, uint64_t bytes)
+{
+    ops->copy(to, from, (size_t)bytes);
+}
+
 void image_pm_drain(void)
 {
     ops->drain();
@@ -261,6 +269,17 @@ static void half_turn(struct image_pm *pm)
     pm->recent = empty;
     pm->half ^= 1;
     pm->at = 0;
+}
+
+void image_pm_home(struct image_pm *pm, const struct arena *a)
+{
+    home_some(pm, a, UINT64_MAX);
+    if (pm->at > 0) { /* else the other half has the newest commit */
+        half_turn(pm);
+        home_some(pm, a, UINT64_MAX);
+    }
+    ops->drain();
+    pm->unfenced = false;
 }
 
 /* ---- commit ---- */
@@ -422,6 +441,12 @@ int image_pm_commit(struct image *image, struct heap *heap)
     if (pm == NULL || pm->bytes_max != header(heap)->bytes_max || !a->tracked) {
         return image_pm_replace(image, heap);
     }
+    if (a->damage != 0) {
+        return a->damage;
+    }
+    if (pm->sealed) {
+        image_pm_unseal(pm);
+    }
     struct pm_commit *head = (struct pm_commit *)(void *)pm->commit;
     struct writer w = {.pm = pm, .at = pm->commit + sizeof *head, .word = UINT64_MAX};
     uint64_t pages = a->dirty_count;
@@ -480,6 +505,10 @@ int image_pm_replace(struct image *image, struct heap *heap)
     if (rv == 0) {
         rv = image_path(image->dir, "image.pm.tmp", fresh);
     }
+    if (rv != 0) {
+        return rv;
+    }
+    rv = heap_load_all(heap, NULL);
     if (rv != 0) {
         return rv;
     }

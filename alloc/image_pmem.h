@@ -1,4 +1,5 @@
-/* What the two files of the pmem mode share (image_pmem.c: commits; image_pmem_load.c: opening). */
+/* What the files of the pmem mode share (image_pmem.c: commits; image_pmem_load.c: opening;
+ * image_pmem_seal.c: what a clean stop leaves for it). */
 #ifndef CAIRN_ALLOC_IMAGE_PMEM_H
 #define CAIRN_ALLOC_IMAGE_PMEM_H
 
@@ -20,10 +21,11 @@ struct image_pm {
     uint64_t bytes;
     uint64_t pages;
     uint64_t bytes_max;
-    uint64_t presence_at, pages_at;
+    uint64_t seal_at, hashes_at, presence_at, pages_at;
     /* The journal: where the next commit goes. */
     uint64_t half, at;
     bool unfenced; /* lines went home since the last drain */
+    bool sealed;
     /* Lines in commits of this half, which stand in the journal alone, and of the other one, which
      * are being brought home. */
     struct pm_lines recent, behind;
@@ -44,7 +46,18 @@ int image_pm_map(struct image *image, struct image_pm *pm, const char *path, str
 int image_pm_start(struct image_pm *pm, const struct arena *arena, uint64_t half);
 /* Copies records, which are in bounds, to their home; no fence. */
 void image_pm_records_apply(struct image_pm *pm, const uint8_t *body, uint64_t bytes);
+void image_pm_copy(void *to, const void *from, uint64_t bytes); /* no fence */
 void image_pm_drain(void);
+/* Brings all of the journal home, with a fence. What is in the arena is committed. */
+void image_pm_home(struct image_pm *pm, const struct arena *a);
+
+/* image_pmem_seal.c */
+/* Of a file of which [0, presence_at) is in memory. False: it isn't sealed, if *damaged isn't set
+ * then. */
+bool image_pm_seal_read(const struct image_pm *pm, struct pm_seal *out, bool *damaged);
+bool image_pm_seal_is_own(const struct image *image, const struct pm_seal *seal);
+uint32_t image_pm_seal_crc(const struct pm_seal *seal);
+void image_pm_unseal(struct image_pm *pm);
 /* Is there a commit at `at` of the half? sequence: which one it must be; 0: any. */
 bool image_pm_commit_at(const struct image_pm *pm, uint64_t half, uint64_t at, uint64_t sequence,
                         struct pm_commit *out);

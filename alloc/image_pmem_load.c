@@ -111,6 +111,17 @@ static int body_check(void *arg, const uint8_t *body, uint64_t bytes)
     return records_are_valid(arg, body, bytes) ? 0 : ERR_CORRUPT;
 }
 
+static int sequence_check(const struct image *image, uint64_t sequence, const char *path,
+                          struct err_text *e)
+{
+    return sequence >= image->mark_sequence
+               ? 0
+               : err_set(e, ERR_CORRUPT,
+                         "%s: commit %" PRIu64 " is older than %" PRIu64
+                         " in the log: it was lost; repair from the peers",
+                         path, sequence, image->mark_sequence);
+}
+
 static int pm_journal_read(struct image *image, struct image_pm *pm, const char *path,
                            struct pm_replay *out, struct err_text *e)
 {
@@ -123,11 +134,9 @@ static int pm_journal_read(struct image *image, struct image_pm *pm, const char 
         rows[1].count != 0 && (rows[0].count == 0 || rows[1].last.sequence > rows[0].last.sequence);
     const struct pm_row *row = &rows[newest];
     const struct pm_row *before = &rows[1 - newest];
-    if (row->last.sequence < image->mark_sequence) {
-        return err_set(e, ERR_CORRUPT,
-                       "%s: commit %" PRIu64 " is older than %" PRIu64
-                       " in the log: it was lost; repair from the peers",
-                       path, row->last.sequence, image->mark_sequence);
+    int rv = sequence_check(image, row->last.sequence, path, e);
+    if (rv != 0) {
+        return rv;
     }
     /* The half before may not be home yet: it is replayed first. If it was, writing the same bytes
      * again changes nothing; if the first commit that overwrites it was torn, it no longer reaches
@@ -231,6 +240,77 @@ static int pm_load(const struct image *image, const struct image_pm *pm, struct 
                : 0;
 }
 
+/* ---- sealed ---- */
+
+/* Which pages there are, where, and with what hash: nothing of them is read. */
+static int sealed_pages(const struct image_pm *pm, const struct pm_seal *seal, struct arena *arena,
+                        const char *path, struct err_text *e)
+{
+    for (uint64_t word = 0; word < (pm->pages + 63) / 64; word++) {
+        uint64_t bits = load_u64(pm->map + pm->presence_at + word * 8);
+        for (; bits != 0; bits &= bits - 1) {
+            uint64_t page = word * 64 + (uint64_t)__builtin_ctzll(bits);
+            if (page >= pm->pages) {
+                return err_set(e, ERR_CORRUPT, "%s: page %" PRIu64 " doesn't exist", path, page);
+            }
+            arena_load_later(arena, page, load_u64(pm->map + pm->hashes_at + page * 8),
+                             image_home(0, pm->pages_at + page * PAGE_BYTES));
+        }
+    }
+    return arena->digest == seal->digest && arena->present_count == seal->pages
+               ? 0
+               : err_set(e, ERR_CORRUPT, "%s: the pages aren't those of the seal", path);
+}
+
+/* *arena is open iff 0. */
+static int sealed_load(struct image *image, const struct image_pm *pm, const struct pm_seal *seal,
+                       struct arena *arena, const char *path, struct err_text *e)
+{
+    int rv = sequence_check(image, seal->sequence, path, e);
+    if (rv == 0) {
+        rv = arena_open(arena, pm->pages);
+    }
+    if (rv != 0) {
+        return rv;
+    }
+    image->super.sequence = seal->sequence;
+    image->super.index = seal->index;
+    image->super.term = seal->term;
+    rv = sealed_pages(pm, seal, arena, path, e);
+    if (rv == 0) {
+        rv = image_source_open(image, arena);
+    }
+    if (rv != 0) {
+        arena_close(arena);
+    }
+    return rv;
+}
+
+static int sealed_open(struct image *image, struct image_pm *pm, const struct pm_seal *seal,
+                       struct heap **heap, const char *path, struct err_text *e)
+{
+    struct arena arena;
+    int rv = sealed_load(image, pm, seal, &arena, path, e);
+    if (rv != 0) {
+        return rv;
+    }
+    arena_track(&arena);
+    bool own = image_pm_seal_is_own(image, seal);
+    if (!own) {
+        rv = image_load_pages(&arena, e);
+        if (rv != 0) {
+            return rv;
+        }
+    }
+    rv = image_pm_start(pm, &arena, seal->half);
+    if (rv != 0) {
+        arena_close(&arena);
+        return rv;
+    }
+    pm->sealed = true;
+    return image_adopt(image, &arena, pm->bytes_max, own, heap, e);
+}
+
 /* ---- open ---- */
 
 /* No file: fine, unless there should be one. */
@@ -272,6 +352,36 @@ static int pm_new(struct image *image, int flags, const char *path, struct image
     return 0;
 }
 
+/* After a crash: the journal goes home, and nothing vouches for the pages but the check. */
+static int unsealed_open(struct image *image, struct image_pm *pm, struct heap **heap,
+                         const char *path, struct err_text *e)
+{
+    struct arena arena;
+    uint64_t half = 0;
+    int rv = pm_recover(image, pm, path, &half, e);
+    if (rv == 0) {
+        rv = arena_open(&arena, pm->pages);
+    }
+    if (rv != 0) {
+        return rv;
+    }
+    arena_track(&arena);
+    rv = pm_load(image, pm, &arena, path, e);
+    if (rv == 0) {
+        rv = image_pm_start(pm, &arena, half);
+    }
+    if (rv != 0) {
+        arena_close(&arena);
+        return rv;
+    }
+    return image_adopt(image, &arena, pm->bytes_max, false, heap, e);
+}
+
+static int seal_damaged(const char *path, struct err_text *e)
+{
+    return err_set(e, ERR_CORRUPT, "%s: damaged seal", path);
+}
+
 int image_pm_open(struct image *image, struct heap **heap, struct err_text *e)
 {
     char path[IMAGE_PATH_BYTES];
@@ -283,28 +393,15 @@ int image_pm_open(struct image *image, struct heap **heap, struct err_text *e)
     if (rv != 0) {
         return rv == ERR_NOTFOUND ? 0 : rv;
     }
-    struct arena arena;
-    uint64_t half = 0;
     rv = image_pm_map(image, pm, path, e);
     if (rv == 0) {
-        rv = pm_recover(image, pm, path, &half, e);
-    }
-    if (rv == 0) {
-        rv = arena_open(&arena, pm->pages);
-    }
-    if (rv != 0) {
-        image_pm_free(image->env, pm);
-        return rv;
-    }
-    arena_track(&arena);
-    rv = pm_load(image, pm, &arena, path, e);
-    if (rv == 0) {
-        rv = image_pm_start(pm, &arena, half);
-    }
-    if (rv != 0) {
-        arena_close(&arena);
-    } else {
-        rv = image_adopt(image, &arena, pm->bytes_max, false, heap, e);
+        struct pm_seal seal;
+        bool damaged = false;
+        if (image_pm_seal_read(pm, &seal, &damaged)) {
+            rv = sealed_open(image, pm, &seal, heap, path, e);
+        } else {
+            rv = damaged ? seal_damaged(path, e) : unsealed_open(image, pm, heap, path, e);
+        }
     }
     if (rv != 0) {
         image_pm_free(image->env, pm);
@@ -335,6 +432,11 @@ static int look_read(struct pm_look *l, void *to, uint64_t len, uint64_t offset)
                        offset);
     }
     return 0;
+}
+
+static int look_part(struct pm_look *l, uint64_t from, uint64_t end)
+{
+    return look_read(l, l->pm->map + from, end - from, from);
 }
 
 /* The part of one record that lies in one page, or in the presence bits. */
@@ -418,10 +520,34 @@ static int look_pages(struct pm_look *l)
     return 0;
 }
 
+/* Every page with its hash. */
+static int look_sealed(struct pm_look *l, const struct pm_seal *seal)
+{
+    int rv = sealed_load(l->image, l->pm, seal, l->arena, l->path, l->e);
+    return rv != 0 ? rv : image_load_pages(l->arena, l->e);
+}
+
 static int look(struct pm_look *l)
 {
     struct pm_replay replay;
-    int rv = look_read(l, l->pm->map, l->pm->pages_at, 0);
+    struct pm_seal seal;
+    bool damaged = false;
+    int rv = look_part(l, l->pm->seal_at, l->pm->pages_at);
+    if (rv == 0 && image_pm_seal_read(l->pm, &seal, &damaged)) {
+        rv = look_sealed(l, &seal);
+        /* Whoever has it open may have gone on meanwhile: then the journal says what is. */
+        if (rv != ERR_CORRUPT || look_part(l, l->pm->seal_at, l->pm->pages_at) != 0 ||
+            memcmp(&seal, l->pm->map + l->pm->seal_at, sizeof seal) == 0) {
+            return rv;
+        }
+        rv = 0;
+    }
+    if (damaged) {
+        return seal_damaged(l->path, l->e);
+    }
+    if (rv == 0) {
+        rv = look_part(l, 0, l->pm->seal_at);
+    }
     if (rv == 0) {
         rv = pm_journal_read(l->image, l->pm, l->path, &replay, l->e);
     }

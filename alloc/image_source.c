@@ -1,8 +1,10 @@
 /* Where an opened image's pages come from: one by one when they are wanted, and in the background
  * all others, each compared with its hash. A file is opened for a read and stays open for the next;
  * the files that the superblock named are there as long as a page is unloaded, since only a base
- * replaces them, and writing one loads all. */
+ * replaces them, and writing one loads all. So does what replaces the file of the pmem mode, where
+ * a page at home stays as it is until it was written in the arena, and hence loaded. */
 #include <inttypes.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "alloc/image_internal.h"
@@ -21,6 +23,7 @@ struct image_source {
     struct arena_source source;
     struct env *env;
     char *dir;
+    enum image_mode mode;
     uint64_t sequences[SUPER_FILES_MAX];
     struct reader near; /* the reactor's */
     struct reader far;  /* the worker's */
@@ -44,6 +47,15 @@ static struct image_source *source_of(struct arena_source *source)
                                            offsetof(struct image_source, source));
 }
 
+static void file_name(const struct image_source *s, uint64_t number, char out[32])
+{
+    if (s->mode == IMAGE_PMEM) {
+        (void)snprintf(out, 32, "image.pm");
+    } else {
+        image_pages_name(s->sequences[number], out);
+    }
+}
+
 static int reader_open(const struct image_source *s, struct reader *r, uint32_t number)
 {
     char name[32];
@@ -55,7 +67,7 @@ static int reader_open(const struct image_source *s, struct reader *r, uint32_t 
         env_file_close(s->env, r->file);
         r->file = NULL;
     }
-    image_pages_name(s->sequences[number], name);
+    file_name(s, number, name);
     int rv = image_path(s->dir, name, path);
     r->number = number;
     return rv == 0 ? env_file_open(s->env, path, ENV_OPEN_READ, &r->file) : rv;
@@ -88,7 +100,7 @@ static void op_describe(struct arena_source *source, uint64_t page, uint64_t hom
 {
     const struct image_source *s = source_of(source);
     char name[32];
-    image_pages_name(s->sequences[home & FILE_MASK], name);
+    file_name(s, home & FILE_MASK, name);
     (void)err_set(out, err, "%s/%s: page %" PRIu64 " %s", s->dir, name, page,
                   err == ERR_CORRUPT ? "is damaged" : err_text_of(err));
 }
@@ -123,6 +135,7 @@ int image_source_open(const struct image *image, struct arena *arena)
     }
     s->source = (struct arena_source){.read = op_read, .describe = op_describe, .close = op_close};
     s->env = image->env;
+    s->mode = image->mode;
     s->dir = mem_strdup(image->dir);
     s->buffer = mem_alloc((size_t)FILL_PAGES * PAGE_BYTES);
     if (s->dir == NULL || s->buffer == NULL) {

@@ -81,6 +81,9 @@ static void start(const char *dir, uint64_t capacity, unsigned every, bool creat
 static void stop(void)
 {
     commit();
+    if (image != NULL) {
+        image_seal(image, heap);
+    }
     heap_free(heap);
     if (image != NULL) {
         image_close(image);

@@ -420,6 +420,12 @@ void embed_close(struct embedded *db)
     if (db->failed == 0 && db->mode == IMAGE_DISK) {
         embed__checkpoint_all(db);
     }
+    list_for_each (it2, &db->heaps) {
+        struct embedded_heap *h = list_entry(it2, struct embedded_heap, link);
+        if (db->failed == 0 && h->heap != NULL) {
+            image_seal(h->image, h->heap);
+        }
+    }
     log_close(db);
     inline_unlock(&db->env);
     (void)pthread_mutex_unlock(&db->directory);

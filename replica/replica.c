@@ -623,6 +623,9 @@ void replica_free(struct replica *r)
     while (!list_empty(&r->shards)) {
         struct shard *s = list_entry(r->shards.next, struct shard, link);
         replica__remove(r, s);
+        if (!s->failed && s->heap != NULL && s->image != NULL) {
+            image_seal(s->image, s->heap);
+        }
         shard__free(s);
     }
     for (uint32_t i = 0; i < r->peer_count; i++) {

@@ -3,7 +3,8 @@
  * it is opened. That must give an error or a heap that passes heap_check, and never crash; and what
  * was opened can be written to.
  *
- * Byte 0: bit 0 pmem mode, bit 1 checksums are repaired. Then 10 bytes per edit: file, where, what.
+ * Byte 0: bit 0 pmem mode, bit 1 checksums are repaired, bit 2 the pmem image is sealed. Then 10
+ * bytes per edit: file, where, what.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -101,6 +102,7 @@ static void setup(enum image_mode mode)
     }
     heap_end(heap);
     save(&d, image, heap, mode);
+    image_seal(image, heap);
     image_close(image);
     heap_free(heap);
     struct directory *s = &sound[mode];
@@ -198,6 +200,32 @@ static void seal_disk(struct memdisk *d)
     }
 }
 
+/* What isn't this machine's by then: its origin doesn't fit. */
+static void seal_pages_pmem(struct memdisk_file *f, uint64_t bytes_max)
+{
+    struct image_pm pm;
+    struct pm_seal seal;
+    if (!heap_bytes_max_is_valid(bytes_max)) {
+        return;
+    }
+    image_pm_layout(&pm, bytes_max);
+    if (f->len < pm.bytes) {
+        return;
+    }
+    memcpy(&seal, f->data + pm.seal_at, sizeof seal);
+    seal.digest = seal.pages = 0;
+    for (uint64_t p = 0; p < pm.pages; p++) {
+        if ((f->data[pm.presence_at + p / 8] >> p % 8 & 1) != 0) {
+            uint64_t hash = arena_page_hash(p, f->data + pm.pages_at + p * PAGE_BYTES);
+            store_u64(f->data + pm.hashes_at + p * sizeof hash, hash);
+            seal.digest += hash;
+            seal.pages++;
+        }
+    }
+    seal.crc = image_pm_seal_crc(&seal);
+    memcpy(f->data + pm.seal_at, &seal, sizeof seal);
+}
+
 static void seal_pmem(struct memdisk *d)
 {
     struct memdisk_file *f = memdisk_file(d, "image.pm");
@@ -224,6 +252,14 @@ static void seal_pmem(struct memdisk *d)
             at += (sizeof c + c.bytes + 63) & ~(uint64_t)63;
         }
     }
+    seal_pages_pmem(f, head.bytes_max);
+}
+
+static void unseal(struct memdisk *d)
+{
+    struct image_pm pm;
+    image_pm_layout(&pm, BYTES_MAX);
+    store_u64(memdisk_file(d, "image.pm")->data + pm.seal_at, 0);
 }
 
 /* ---- damage ---- */
@@ -243,7 +279,7 @@ static void edit(struct file *f, struct memdisk_file *m, struct cursor *c)
         at = m->len - 4 - at; /* from the end */
     }
     if ((how & 8) != 0 && strcmp(f->name, "image.pm") == 0) {
-        /* Of a half of the journal, or the map of present pages. */
+        /* Of a half of the journal, or the seal, the hashes and the map of present pages. */
         at = at % 65536 + IMAGE_BLOCK_BYTES + (how >> 4) % 3 * PM_HALF_BYTES;
         at = at + 4 > m->len ? m->len - 4 : at;
     }
@@ -329,6 +365,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     memdisk_open(&d);
     for (uint32_t i = 0; i < s->count; i++) {
         lend(&d, &s->files[i]);
+    }
+    if (mode == IMAGE_PMEM && (how & 4) == 0) {
+        unseal(&d);
     }
     while (cursor_left(&c) >= 10) {
         struct file *f = &s->files[cursor_u8(&c) % s->count];

@@ -1,5 +1,5 @@
 /* Pmem mode on a mapped file: PMEM_IS_PMEM_FORCE makes libpmem take the test's directory for
- * memory. The recorder can take back every store since the last drain, as a loss of power would. */
+ * memory. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -18,79 +18,13 @@
 #include "base/env_uv.h"
 #include "heap_driver.h"
 #include "heap_model.h"
+#include "pmem_power.h"
 #include "support/dir.h"
 
-#define UID        7
-#define STORES_MAX 65536
+#define UID 7
 
 static struct env *env;
 static struct dir dir;
-
-static struct {
-    bool on;
-    bool lost; /* the power is gone: nothing arrives any more */
-    long left; /* drains until then */
-    uint64_t seed;
-    struct {
-        uint8_t *to;
-        uint8_t *bytes; /* before */
-        size_t len;
-    } stores[STORES_MAX];
-    size_t count;
-} power;
-
-static uint64_t dice(void)
-{
-    power.seed = power.seed * 6364136223846793005ull + 1442695040888963407ull;
-    return power.seed >> 33;
-}
-
-/* Stores are visible at once, but what isn't fenced when the power goes may each have arrived or
- * not. */
-static void settle(bool fenced)
-{
-    while (power.count > 0) {
-        power.count--;
-        uint8_t *to = power.stores[power.count].to;
-        for (size_t at = 0; at < power.stores[power.count].len; at += 8) {
-            size_t left = power.stores[power.count].len - at;
-            if (!fenced && dice() % 2 == 0) {
-                memcpy(to + at, power.stores[power.count].bytes + at, left < 8 ? left : 8);
-            }
-        }
-        free(power.stores[power.count].bytes);
-    }
-}
-
-static void copy(void *to, const void *from, size_t len)
-{
-    if (power.lost) {
-        return;
-    }
-    assert_true(power.count < STORES_MAX);
-    power.stores[power.count].to = to;
-    power.stores[power.count].len = len;
-    power.stores[power.count].bytes = malloc(len);
-    assert_non_null(power.stores[power.count].bytes);
-    memcpy(power.stores[power.count].bytes, to, len);
-    memcpy(to, from, len);
-    power.count++;
-}
-
-static void drain(void)
-{
-    if (power.lost) {
-        return;
-    }
-    if (power.left-- == 0) {
-        settle(false);
-        power.lost = true;
-        return;
-    }
-    settle(true);
-}
-
-static const struct image_pm_ops recorder = {copy, drain};
 
 static int open_image(const char *path, struct image **image, struct heap **heap,
                       struct err_text *e)
@@ -250,7 +184,7 @@ static void a_cut_at_any_fence_leaves_the_commit_before_or_after(void **state)
         power.lost = false;
         power.left = cut;
         power.seed = (uint64_t)cut;
-        image_pm_set_ops(&recorder);
+        image_pm_set_ops(&power_recorder);
         uint64_t index[2] = {0};
         uint64_t digest[2] = {0};
         while (!power.lost) {
@@ -264,8 +198,8 @@ static void a_cut_at_any_fence_leaves_the_commit_before_or_after(void **state)
             /* The cut may fall between the journal's drain and the home: stores behind it are then
              * lost. */
             assert_int_equal(image_commit(image, heap), 0);
-            if (!power.lost && dice() % 40 == 0) {
-                settle(false);
+            if (!power.lost && power_dice() % 40 == 0) {
+                power_settle(false);
                 power.lost = true;
                 index[0] = index[1];
                 digest[0] = digest[1];
@@ -316,22 +250,24 @@ static void a_cut_at_any_fence_is_survived_when_the_journal_turns(void **state)
         power.lost = false;
         power.left = cut;
         power.seed = (uint64_t)cut;
-        image_pm_set_ops(&recorder);
+        image_pm_set_ops(&power_recorder);
         while (!power.lost) {
             heap_begin(heap, ++index, 1, 0);
-            uint64_t len = dice() % 4 == 0 ? BIG : 1 + dice() % (BIG / 8);
-            len = dice() % 3 == 0 ? len : 1 + len % 4096;
-            memset(bytes, (int)dice() & 255, len);
+            uint64_t len = power_dice() % 4 == 0 ? BIG : 1 + power_dice() % (BIG / 8);
+            len = power_dice() % 3 == 0 ? len : 1 + len % 4096;
+            memset(bytes, (int)power_dice() & 255, len);
             assert_int_equal(
-                heap_write(heap, index, big, dice() % (BIG - len + 1), slice_of(bytes, len)), 0);
+                heap_write(heap, index, big, power_dice() % (BIG - len + 1), slice_of(bytes, len)),
+                0);
             for (uint32_t i = 0; i < 5; i++) {
-                uint64_t *at = &small[dice() % OBJECTS];
+                uint64_t *at = &small[power_dice() % OBJECTS];
                 if (*at != 0) {
                     assert_int_equal(heap_free_object(heap, index, *at), 0);
                     *at = 0;
                 } else {
                     assert_int_equal(
-                        heap_alloc(heap, index, 1 + dice() % 9000, 0, slice_of("abc", 1), at), 0);
+                        heap_alloc(heap, index, 1 + power_dice() % 9000, 0, slice_of("abc", 1), at),
+                        0);
                 }
             }
             heap_end(heap);
@@ -342,8 +278,8 @@ static void a_cut_at_any_fence_is_survived_when_the_journal_turns(void **state)
             assert_int_equal(image_commit(image, heap), 0);
             turns += image->pm->half != half;
             assert_true(pm == NULL || pm == image->pm); /* not a whole new file */
-            if (!power.lost && dice() % 8 == 0) {
-                settle(true); /* the home may have arrived, too */
+            if (!power.lost && power_dice() % 8 == 0) {
+                power_settle(true); /* the home may have arrived, too */
             }
         }
         uint64_t last = heap_index(heap);
@@ -387,9 +323,9 @@ static void looking_replays_the_journal_in_memory(void **state)
         /* Of the stores behind the fence, those to the home, some are lost. */
         power.lost = false;
         power.left = 1000;
-        image_pm_set_ops(&recorder);
+        image_pm_set_ops(&power_recorder);
         assert_int_equal(image_commit(image, d->heap), 0);
-        settle(i % 2 == 0);
+        power_settle(i % 2 == 0);
         image_pm_set_ops(NULL);
         struct heap *seen = NULL;
         if (image_read(env, path, UID, IMAGE_PMEM, &seen, &e) != 0) {
