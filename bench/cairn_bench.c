@@ -1,4 +1,5 @@
-/* cairn-bench: load on a heap through the SDK, each client a cairn_client of its own.
+/* cairn-bench: load on a heap through the SDK, each client a cairn_client of its own, all of them
+ * on one library thread (bench/fibers.h says why).
  *
  * put overwrites `bytes` of one of the client's own objects; get reads one (linearizable). txn
  * compares eight bytes of an object and writes it and another one of the same shard, all or
@@ -34,7 +35,8 @@ struct bench_client {
 
 static struct bench_opts opts;
 static enum { PUT, GET, TXN, TXN2 } operation;
-static atomic_uint running; /* slots with a request in flight */
+static cairn_client *sharer; /* the others use its library thread */
+static atomic_uint running;  /* slots with a request in flight */
 
 #define DRAIN_MS_MAX 5000u
 
@@ -133,9 +135,13 @@ static void *set_up(void *arg)
     struct bench_client *c = arg;
     cairn_client_opts co;
     cairn_client_opts_init(&co, sizeof co);
-    co.ca_file = opts.ca;
-    co.cert_file = opts.cert;
-    co.key_file = opts.key;
+    if (c->id == 0) {
+        co.ca_file = opts.ca;
+        co.cert_file = opts.cert;
+        co.key_file = opts.key;
+    } else {
+        co.thread_of = sharer;
+    }
     co.inflight_max = opts.inflight < 16 ? 16 : opts.inflight;
     if (cairn_connect(opts.target, &co, &c->client) != 0 ||
         cairn_heap_open(c->client, opts.heap, &c->heap) != 0) {
@@ -167,13 +173,13 @@ static void *clear(void *arg)
     return NULL;
 }
 
-static void for_each_client(struct bench_client *clients, void *(*run)(void *))
+static void for_each_client(struct bench_client *clients, unsigned count, void *(*run)(void *))
 {
     pthread_t threads[BENCH_CLIENTS_MAX];
-    for (unsigned i = 0; i < opts.clients; i++) {
+    for (unsigned i = 0; i < count; i++) {
         pthread_create(&threads[i], NULL, run, &clients[i]);
     }
-    for (unsigned i = 0; i < opts.clients; i++) {
+    for (unsigned i = 0; i < count; i++) {
         pthread_join(threads[i], NULL);
     }
 }
@@ -187,7 +193,9 @@ int main(int argc, char **argv)
     for (unsigned i = 0; i < opts.clients; i++) {
         clients[i].id = i;
     }
-    for_each_client(clients, set_up);
+    set_up(&clients[0]);
+    sharer = clients[0].client;
+    for_each_client(clients + 1, opts.clients - 1, set_up);
     atomic_store(&running, opts.clients * opts.inflight);
     for (unsigned i = 0; i < opts.clients; i++) {
         for (unsigned k = 0; k < opts.inflight; k++) {
@@ -200,6 +208,6 @@ int main(int argc, char **argv)
     for (unsigned ms = 0; atomic_load(&running) > 0 && ms < DRAIN_MS_MAX; ms++) {
         (void)usleep(1000);
     }
-    for_each_client(clients, clear);
+    for_each_client(clients, opts.clients, clear);
     _exit(rv); /* the sessions expire */
 }

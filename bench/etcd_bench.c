@@ -4,12 +4,12 @@
  * RangeRequest{1: key}, TxnRequest{1: Compare{1: GREATER, 2: VERSION, 3: key, 4: 0 (left out)},
  * 2: RequestOp{2: PutRequest}...}. txn: if one key exists, put it and another one. */
 #include <nghttp2/nghttp2.h>
-#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
+#include "bench/fibers.h"
 #include "bench/harness.h"
 #include "bench/tls_client.h"
 
@@ -28,8 +28,7 @@ static ssize_t send_cb(nghttp2_session *s, const uint8_t *data, size_t len, int 
     struct call *call = arg;
     (void)s;
     (void)flags;
-    return SSL_write(call->ssl, data, (int)len) == (int)len ? (ssize_t)len
-                                                            : NGHTTP2_ERR_CALLBACK_FAILURE;
+    return tls_client_write(call->ssl, data, len) ? (ssize_t)len : NGHTTP2_ERR_CALLBACK_FAILURE;
 }
 
 static int header_cb(nghttp2_session *s, const nghttp2_frame *frame, const uint8_t *name,
@@ -143,17 +142,16 @@ static bool request(struct call *call, const char *path, size_t len)
         if (nghttp2_session_send(call->session) != 0) {
             return false;
         }
-        int n = SSL_read(call->ssl, data, sizeof data);
-        if (n <= 0 || nghttp2_session_mem_recv(call->session, data, (size_t)n) != n) {
+        size_t n = tls_client_read(call->ssl, data, sizeof data);
+        if (n == 0 || nghttp2_session_mem_recv(call->session, data, n) != (ssize_t)n) {
             return false;
         }
     }
     return call->ok;
 }
 
-static void *run(void *arg)
+static void run(unsigned id)
 {
-    unsigned id = (unsigned)(size_t)arg;
     struct call call = {0};
     struct bench_opts mine = opts;
     nghttp2_session_callbacks *callbacks;
@@ -167,6 +165,11 @@ static void *run(void *arg)
     }
     mine.target = list[id % count];
     call.ssl = tls_client_connect(&mine);
+    if (call.ssl == NULL) {
+        bench_failed(id, "etcd: no connection");
+        return;
+    }
+    fibers_watch(SSL_get_fd(call.ssl));
     call.body = malloc(4 * (opts.bytes + 256));
     uint8_t *scratch = malloc(4 * (opts.bytes + 256));
     char *value = malloc(opts.bytes);
@@ -179,7 +182,7 @@ static void *run(void *arg)
     nghttp2_submit_settings(call.session, NGHTTP2_FLAG_NONE, NULL, 0);
     bool put = strcmp(opts.operation, "put") == 0;
     bool get = strcmp(opts.operation, "get") == 0;
-    for (unsigned i = 0; call.ssl != NULL && !bench_stopping(); i++) {
+    for (unsigned i = 0; !bench_stopping(); i++) {
         char key[32];
         char other[32];
         const char *const keys[2] = {key, other};
@@ -200,17 +203,13 @@ static void *run(void *arg)
             bench_done(id, started, 1);
         }
     }
-    return NULL;
 }
 
 int main(int argc, char **argv)
 {
-    pthread_t threads[BENCH_CLIENTS_MAX];
     static const char *const names[] = {"put", "get", "txn", NULL};
     (void)bench_parse(argc, argv, names, &opts);
     tls_client_init(&opts, "h2");
-    for (unsigned i = 0; i < opts.clients; i++) {
-        pthread_create(&threads[i], NULL, run, (void *)(size_t)i);
-    }
+    fibers_start(opts.clients, run);
     _exit(bench_window(&opts, "etcd"));
 }

@@ -4,7 +4,7 @@
  * txn2: BEGIN, an UPDATE of a row of --bytes and PREPARE TRANSACTION on both, then COMMIT PREPARED
  * on both. (A real coordinator would make its decision durable in between; that is left out.) Rows
  * are the client's own, --keys of them. --target HOST:PORT,HOST:PORT: the primaries. */
-#include <pthread.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -12,6 +12,7 @@
 
 #include <libpq-fe.h>
 
+#include "bench/fibers.h"
 #include "bench/harness.h"
 
 #define PRIMARIES 2
@@ -86,17 +87,37 @@ static void make_rows(void)
     }
 }
 
+static bool readable(PGconn *c)
+{
+    struct pollfd fd = {.fd = PQsocket(c), .events = POLLIN};
+    return poll(&fd, 1, 0) == 1;
+}
+
+/* PQgetResult() of a fiber. PQconsumeInput() may leave a part behind, of which nobody tells us. */
+static PGresult *next_result(PGconn *c)
+{
+    while (PQisBusy(c) == 1) {
+        if (!readable(c)) {
+            fibers_wait();
+        }
+        if (PQconsumeInput(c) != 1) {
+            break;
+        }
+    }
+    return PQgetResult(c);
+}
+
 /* What answers a batch of statements that ends with a sync. */
 static bool read_answers(PGconn *c, unsigned statements)
 {
     bool ok = true;
     for (unsigned i = 0; i < statements; i++) {
-        PGresult *r = PQgetResult(c);
+        PGresult *r = next_result(c);
         ok = ok && PQresultStatus(r) == PGRES_COMMAND_OK;
         PQclear(r);
-        PQclear(PQgetResult(c)); /* NULL: the end of the statement's results */
+        PQclear(next_result(c)); /* NULL: the end of the statement's results */
     }
-    PGresult *r = PQgetResult(c);
+    PGresult *r = next_result(c);
     ok = ok && PQresultStatus(r) == PGRES_PIPELINE_SYNC;
     PQclear(r);
     return ok;
@@ -151,14 +172,14 @@ static void set_up(PGconn *c)
     }
 }
 
-static void *run(void *arg)
+static void run(unsigned id)
 {
-    unsigned id = (unsigned)(size_t)arg;
     PGconn *c[PRIMARIES];
     char *value = malloc(opts.bytes);
     memset(value, 'x', opts.bytes);
     for (int i = 0; i < PRIMARIES; i++) {
         c[i] = connect_to(i);
+        fibers_watch(PQsocket(c[i]));
         set_up(c[i]);
     }
     for (unsigned n = 0; !bench_stopping(); n++) {
@@ -175,22 +196,16 @@ static void *run(void *arg)
         PQfinish(c[i]);
     }
     free(value);
-    return NULL;
 }
 
 int main(int argc, char **argv)
 {
     static const char *const names[] = {"txn2", NULL};
-    pthread_t threads[BENCH_CLIENTS_MAX];
     (void)bench_parse(argc, argv, names, &opts);
     find_primaries();
     make_rows();
-    for (unsigned i = 0; i < opts.clients; i++) {
-        pthread_create(&threads[i], NULL, run, (void *)(size_t)i);
-    }
+    fibers_start(opts.clients, run);
     int rv = bench_window(&opts, "postgresql");
-    for (unsigned i = 0; i < opts.clients; i++) { /* what is prepared has to be committed, too */
-        pthread_join(threads[i], NULL);
-    }
+    fibers_join(); /* what is prepared has to be committed, too */
     return rv;
 }

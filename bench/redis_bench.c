@@ -1,17 +1,17 @@
 /* The same load on Redis: per batch `inflight` SETs and one WAIT 1 (put), or `inflight` GETs (get),
- * over TLS with a client certificate. --target host:port of the primary. One thread and one
- * connection a client. */
+ * over TLS with a client certificate. --target host:port of the primary. One connection a client.
+ */
 #include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <openssl/ssl.h>
-#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "bench/fibers.h"
 #include "bench/harness.h"
 #include "bench/tls_client.h"
 
@@ -26,12 +26,11 @@ struct reader {
 static int read_byte(struct reader *r)
 {
     if (r->at == r->len) {
-        int n = SSL_read(r->ssl, r->data, sizeof r->data);
-        if (n <= 0) {
+        r->at = 0;
+        r->len = tls_client_read(r->ssl, r->data, sizeof r->data);
+        if (r->len == 0) {
             return -1;
         }
-        r->at = 0;
-        r->len = (size_t)n;
     }
     return (unsigned char)r->data[r->at++];
 }
@@ -60,18 +59,22 @@ static long read_reply(struct reader *r)
     return value;
 }
 
-static void *run(void *arg)
+static void run(unsigned id)
 {
-    unsigned id = (unsigned)(size_t)arg;
     struct reader *r = calloc(1, sizeof *r);
     r->ssl = tls_client_connect(&opts);
+    if (r->ssl == NULL) {
+        bench_failed(id, "redis: no connection");
+        return;
+    }
+    fibers_watch(SSL_get_fd(r->ssl));
     size_t room = (size_t)opts.inflight * (opts.bytes + 128) + 128;
     char *out = malloc(room);
     bool put = opts.operation[0] == 'p';
     unsigned key = 0;
     bool filling = !put;
     unsigned filled = 0;
-    while (r->ssl != NULL && !bench_stopping()) {
+    while (!bench_stopping()) {
         size_t len = 0;
         uint64_t started = bench_now_ns();
         bool set = put || filling;
@@ -94,7 +97,7 @@ static void *run(void *arg)
             len += (size_t)snprintf(out + len, room - len,
                                     "*3\r\n$4\r\nWAIT\r\n$1\r\n1\r\n$1\r\n0\r\n");
         }
-        if (SSL_write(r->ssl, out, (int)len) <= 0) {
+        if (!tls_client_write(r->ssl, out, len)) {
             bench_failed(id, "redis: write failed");
             break;
         }
@@ -115,17 +118,13 @@ static void *run(void *arg)
         }
         bench_done(id, started, opts.inflight);
     }
-    return NULL;
 }
 
 int main(int argc, char **argv)
 {
-    pthread_t threads[BENCH_CLIENTS_MAX];
     static const char *const names[] = {"put", "get", NULL};
     (void)bench_parse(argc, argv, names, &opts);
     tls_client_init(&opts, NULL);
-    for (unsigned i = 0; i < opts.clients; i++) {
-        pthread_create(&threads[i], NULL, run, (void *)(size_t)i);
-    }
+    fibers_start(opts.clients, run);
     _exit(bench_window(&opts, "redis"));
 }

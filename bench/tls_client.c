@@ -11,6 +11,8 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "bench/fibers.h"
+
 static SSL_CTX *context;
 static unsigned char protocols[16];
 static unsigned protocols_len;
@@ -66,4 +68,30 @@ SSL *tls_client_connect(const struct bench_opts *opts)
         return NULL;
     }
     return ssl;
+}
+
+static bool wants_to_wait(SSL *ssl, int rv)
+{
+    int error = SSL_get_error(ssl, rv);
+    return error == SSL_ERROR_WANT_READ || error == SSL_ERROR_WANT_WRITE;
+}
+
+bool tls_client_write(SSL *ssl, const void *bytes, size_t len)
+{
+    int n = SSL_write(ssl, bytes, (int)len);
+    while (n <= 0 && wants_to_wait(ssl, n)) {
+        fibers_wait();
+        n = SSL_write(ssl, bytes, (int)len);
+    }
+    return n == (int)len;
+}
+
+size_t tls_client_read(SSL *ssl, void *bytes, size_t room)
+{
+    int n = SSL_read(ssl, bytes, (int)room);
+    while (n <= 0 && wants_to_wait(ssl, n)) {
+        fibers_wait();
+        n = SSL_read(ssl, bytes, (int)room);
+    }
+    return n > 0 ? (size_t)n : 0;
 }

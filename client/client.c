@@ -3,20 +3,15 @@
  * Calls are encoded by their callers, pushed onto a lock-free list and taken all at once by the
  * library thread. Only the push onto an empty list wakes it, so thousands of calls cost one
  * wake-up. Everything else (core, connections, timers) belongs to the library thread alone. */
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/assert.h"
-#include "base/env_uv.h"
 #include "base/log.h"
 #include "base/mem.h"
 #include "client/sdk.h"
 #include "rpc/tls.h"
-
-#define DRAIN_MS   2u
-#define DRAINS_MAX 1000u /* connections close within a second; the rest is patience */
 
 /* ---- the list of things to do ---- */
 
@@ -55,7 +50,7 @@ void sdk__push(struct cairn_client *client, struct sdk_item *item)
         item->next = head;
     } while (!atomic_compare_exchange_weak(&client->items, &head, item));
     if (head == NULL && client->embedded == NULL) {
-        env_post(client->env, &client->post);
+        env_post(client->loop->env, &client->post);
     } else if (head == NULL && !sdk__is_foreign(client)) {
         client->embedded->post(client->db, &client->embedded_post);
     }
@@ -64,66 +59,56 @@ void sdk__push(struct cairn_client *client, struct sdk_item *item)
 bool sdk__on_library_thread(const struct cairn_client *client)
 {
     return client->embedded != NULL ? client->embedded->on_library_thread(client->db)
-                                    : pthread_equal(pthread_self(), client->thread) != 0;
+                                    : pthread_equal(pthread_self(), client->loop->thread) != 0;
 }
 
-/* ---- the library thread ---- */
+/* ---- what happens on the library thread ---- */
 
-static void *library_thread(void *arg)
+/* Says to who waits in cairn_connect() or cairn_client_free() that it has happened. */
+static void tell(struct cairn_client *client, bool *what, int err, const char *text)
 {
-    struct cairn_client *client = arg;
-    env_uv_run(client->env);
-    return NULL;
-}
-
-/* A library has no business with the program's signals, so its thread takes none. */
-static int thread_start(struct cairn_client *client)
-{
-    sigset_t all;
-    sigset_t before;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    int rv = pthread_create(&client->thread, NULL, library_thread, client);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
-    return rv == 0 ? 0 : ERR_NOMEM;
-}
-
-static void on_ready(void *arg, struct core *core, int err, const char *text)
-{
-    struct cairn_client *client = arg;
-    (void)core;
     struct sdk_stripe *stripe = &client->stripes[0];
     pthread_mutex_lock(&stripe->lock);
-    client->ready = true;
+    *what = true;
     client->ready_err = err;
-    (void)snprintf(client->ready_text, sizeof client->ready_text, "%s", text);
+    (void)snprintf(client->ready_text.text, sizeof client->ready_text.text, "%s", text);
     pthread_cond_broadcast(&stripe->wake);
     pthread_mutex_unlock(&stripe->lock);
 }
 
-static void count_sockets(uv_handle_t *handle, void *arg)
+static void wait_for(struct cairn_client *client, const bool *what)
 {
-    *(uint32_t *)arg += handle->type == UV_TCP;
+    struct sdk_stripe *stripe = &client->stripes[0];
+    pthread_mutex_lock(&stripe->lock);
+    while (!*what) {
+        pthread_cond_wait(&stripe->wake, &stripe->lock);
+    }
+    pthread_mutex_unlock(&stripe->lock);
 }
 
-/* The core is gone; its connections still say goodbye. */
-static void on_drain_timer(struct env_timer *timer)
+static void on_ready(void *arg, struct core *core, int err, const char *text)
 {
-    struct cairn_client *client = container_of(timer, struct cairn_client, drain);
-    uint32_t sockets = 0;
-    uv_walk(env_uv_loop(client->env), count_sockets, &sockets);
-    if (sockets == 0 || ++client->drains == DRAINS_MAX) {
-        env_uv_stop(client->env);
-        return;
+    (void)core;
+    struct cairn_client *client = arg;
+    tell(client, &client->ready, err, text);
+}
+
+static void on_open(struct sdk_item *item)
+{
+    struct cairn_client *client = container_of(item, struct cairn_client, open);
+    struct err_text e = {{0}};
+    int rv = core_open(client->loop->env, client->endpoints, &client->loop->identity,
+                       &client->core_opts, on_ready, client, &client->core, &e);
+    if (rv != 0) {
+        tell(client, &client->ready, rv, e.text);
     }
-    env_timer_start_in_ms(client->env, timer, DRAIN_MS);
 }
 
 static void on_core_closed(void *arg)
 {
     struct cairn_client *client = arg;
     client->core = NULL;
-    env_timer_start_in_ms(client->env, &client->drain, 0);
+    tell(client, &client->closed, 0, "");
 }
 
 static void on_close(struct sdk_item *item)
@@ -175,7 +160,8 @@ static const char *or_env(const char *value, const char *name)
     return value != NULL && value[0] != '\0' ? value : NULL;
 }
 
-static int tls_open(struct cairn_client *client, const cairn_client_opts *opts)
+/* The loop of a client's own. */
+static int loop_open(const cairn_client_opts *opts, struct sdk_loop **out)
 {
     struct tls_opts tls = {
         .ca_file = or_env(opts->ca_file, "CAIRN_CA"),
@@ -191,20 +177,26 @@ static int tls_open(struct cairn_client *client, const cairn_client_opts *opts)
                          : tls.cert_file == NULL ? "CAIRN_CERT"
                                                  : "CAIRN_KEY");
     }
-    struct err_text e = {{0}};
-    int rv = tls_attach(client->env, &tls, &e);
-    if (rv != 0) {
-        return sdk__fail(rv, "%s", e.text);
+    return sdk__loop_open(&tls, out);
+}
+
+static int loop_share(const cairn_client_opts *opts, struct sdk_loop **out)
+{
+    if (sdk__on_library_thread(opts->thread_of)) {
+        return sdk__fail(CAIRN_E_INVAL,
+                         "thread_of: a callback on that thread would wait for itself");
     }
-    struct env_peer self = {0};
-    int64_t not_after = 0;
-    rv = tls_self(client->env, &self, &not_after);
-    if (rv != 0) {
-        tls_detach(client->env);
-        return sdk__fail(rv, "%s: the certificate names no user", tls.cert_file);
+    if (opts->thread_of->loop == NULL) {
+        return sdk__fail(CAIRN_E_INVAL,
+                         "thread_of: the client of a directory has no thread to share");
     }
-    static_assert(sizeof client->identity.name == sizeof self.name, "names have one length");
-    memcpy(client->identity.name, self.name, sizeof self.name);
+    if (opts->ca_file != NULL || opts->cert_file != NULL || opts->key_file != NULL) {
+        return sdk__fail(CAIRN_E_INVAL,
+                         "thread_of: who shares a thread has that client's certificate; leave "
+                         "ca_file, cert_file and key_file NULL");
+    }
+    *out = opts->thread_of->loop;
+    sdk__loop_join(*out);
     return 0;
 }
 
@@ -228,54 +220,49 @@ static void stripes_close(struct cairn_client *client)
     }
 }
 
-static void client_close(struct cairn_client *client)
+/* The core is closed, or was never opened. */
+static void client_end(struct cairn_client *client)
 {
-    tls_detach(client->env);
-    env_uv_close(client->env);
+    sdk__loop_leave(client->loop);
     stripes_close(client);
     sdk__future_spares_free();
     mem_free(client);
 }
 
-static void drop_core(void *arg)
-{
-    struct cairn_client *client = arg;
-    env_uv_stop(client->env);
-}
-
-/* Everything but the thread. */
-static int client_open(const char *endpoints, const cairn_client_opts *opts,
-                       struct cairn_client **out)
+static int cluster_open(const char *endpoints, const cairn_client_opts *opts, cairn_client **out)
 {
     struct cairn_client *client = mem_zalloc(sizeof *client);
     if (client == NULL) {
         return sdk__fail(CAIRN_E_NOMEM, "%s", "");
     }
     client->post.cb = on_post;
+    client->open.run = on_open;
     client->close.run = on_close;
-    client->drain.cb = on_drain_timer;
     client->timeout_ms = opts->timeout_ms;
-    int rv = env_uv_open(&client->env);
+    client->endpoints = endpoints;
+    client->core_opts = (struct core_opts){.timeout_ms = opts->timeout_ms,
+                                           .inflight_max = opts->inflight_max,
+                                           .lease_ms = opts->lease_ms};
+    int rv =
+        opts->thread_of != NULL ? loop_share(opts, &client->loop) : loop_open(opts, &client->loop);
     if (rv != 0) {
-        mem_free(client);
-        return sdk__fail(rv, "no event loop: %s", err_text_of(rv));
-    }
-    rv = tls_open(client, opts);
-    if (rv != 0) {
-        env_uv_close(client->env);
         mem_free(client);
         return rv;
     }
     stripes_open(client);
-    struct core_opts core_opts = {.timeout_ms = opts->timeout_ms,
-                                  .inflight_max = opts->inflight_max,
-                                  .lease_ms = opts->lease_ms};
-    struct err_text e = {{0}};
-    rv = core_open(client->env, endpoints, &client->identity, &core_opts, on_ready, client,
-                   &client->core, &e);
-    if (rv != 0) {
-        client_close(client);
-        return sdk__fail(rv, "%s", e.text);
+    sdk__push(client, &client->open);
+    wait_for(client, &client->ready);
+    client->endpoints = NULL; /* the caller's */
+    if (client->core == NULL) {
+        rv = sdk__fail(client->ready_err, "%s", client->ready_text.text);
+        client_end(client);
+        return rv;
+    }
+    if (client->ready_err != 0) {
+        rv = sdk__fail(client->ready_err, "can't connect to %s: %s", endpoints,
+                       client->ready_text.text);
+        cairn_client_free(client);
+        return rv;
     }
     *out = client;
     return 0;
@@ -327,34 +314,11 @@ int cairn_connect(const char *endpoints, const cairn_client_opts *opts, cairn_cl
         log_set_level(LOG_OFF);
     }
     if (strncmp(endpoints, "file:", 5) == 0) {
-        return directory_open(endpoints, &taken, out);
+        return taken.thread_of != NULL
+                   ? sdk__fail(CAIRN_E_INVAL, "thread_of: a directory needs no library thread")
+                   : directory_open(endpoints, &taken, out);
     }
-    struct cairn_client *client = NULL;
-    rv = client_open(endpoints, &taken, &client);
-    if (rv != 0) {
-        return rv;
-    }
-    rv = thread_start(client);
-    if (rv != 0) { /* the loop is run here, just to end what was begun */
-        core_close(client->core, drop_core, client);
-        env_uv_run(client->env);
-        client_close(client);
-        return sdk__fail(rv, "the library thread could not be started");
-    }
-    struct sdk_stripe *stripe = &client->stripes[0];
-    pthread_mutex_lock(&stripe->lock);
-    while (!client->ready) {
-        pthread_cond_wait(&stripe->wake, &stripe->lock);
-    }
-    rv = client->ready_err;
-    pthread_mutex_unlock(&stripe->lock);
-    if (rv != 0) {
-        (void)sdk__fail(rv, "can't connect to %s: %s", endpoints, client->ready_text);
-        cairn_client_free(client);
-        return rv;
-    }
-    *out = client;
-    return 0;
+    return cluster_open(endpoints, &taken, out);
 }
 
 void cairn_client_free(cairn_client *client)
@@ -368,8 +332,8 @@ void cairn_client_free(cairn_client *client)
         return;
     }
     sdk__push(client, &client->close);
-    pthread_join(client->thread, NULL);
-    client_close(client);
+    wait_for(client, &client->closed);
+    client_end(client);
 }
 
 /* ---- log ---- */

@@ -24,26 +24,35 @@ struct sdk_stripe {
     pthread_cond_t wake;
 };
 
-struct cairn_client {
+/* The library thread (loop.c). */
+struct sdk_loop {
     struct env *env;
-    struct core *core; /* library thread only, once it runs */
     struct rpc_identity identity;
     pthread_t thread;
+    _Atomic uint32_t users; /* clients */
+    struct env_post left;   /* the last one has gone */
+    struct env_timer drain; /* waits until the last connection is closed */
+    uint32_t drains;
+};
+
+struct cairn_client {
+    struct sdk_loop *loop;            /* NULL: a directory */
+    struct core *core;                /* library thread only, once it runs */
     _Atomic(struct sdk_item *) items; /* newest first */
     struct env_post post;             /* under way while items isn't empty */
     struct sdk_stripe stripes[SDK_STRIPES];
-    struct sdk_item close;
-    struct env_timer drain; /* waits until the last connection is closed */
-    uint32_t drains;
+    struct sdk_item open, close;
+    const char *endpoints; /* while it is opened: the caller's */
+    struct core_opts core_opts;
     uint32_t timeout_ms;
-    /* A directory on this machine (client/embedded.c); then env and core are NULL. */
+    /* A directory on this machine (client/embedded.c); then loop and core are NULL. */
     const struct embedded_ops *embedded; /* NULL: a cluster */
     struct embedded *db;
     struct embedded_post embedded_post;
-    /* The outcome of connecting, guarded by stripes[0]. */
-    bool ready;
+    /* The outcome of connecting and closing, guarded by stripes[0]. */
+    bool ready, closed;
     int ready_err;
-    char ready_text[CORE_TEXT_BYTES];
+    struct err_text ready_text;
 };
 
 /* An object that transactions conflicted about lately (contention.c). */
@@ -83,6 +92,13 @@ struct cairn_future {
                               and nothing behind it */
     struct sdk_item submit, callback;
 };
+
+/* loop.c. Open: with one user, its thread runs; says what is wrong. Leave: the last one waits for
+ * the thread's end; not on the library thread. */
+struct tls_opts;
+int sdk__loop_open(const struct tls_opts *tls, struct sdk_loop **out);
+void sdk__loop_join(struct sdk_loop *loop);
+void sdk__loop_leave(struct sdk_loop *loop);
 
 /* client.c */
 void sdk__push(struct cairn_client *client, struct sdk_item *item); /* thread: any */

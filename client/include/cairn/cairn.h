@@ -137,6 +137,10 @@ typedef struct cairn_client_opts {
     uint32_t timeout_ms;   /* deadline of a call, with all retries; default 30000 */
     uint32_t inflight_max; /* calls in flight per shard, 1..1024; more wait inside; default 256 */
     uint32_t lease_ms;     /* how long a silent client's sessions live; default 60000 */
+    /* That client's library thread serves this one, too, with the same certificate (the three files
+     * are NULL then): for programs with many clients. Its callbacks wait for one another then. Both
+     * may be freed in any order. NULL: a thread of its own. */
+    cairn_client *thread_of;
 } cairn_client_opts;
 CAIRN_API void cairn_client_opts_init(cairn_client_opts *opts, size_t struct_size);
 

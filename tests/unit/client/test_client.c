@@ -1,5 +1,6 @@
 /* The SDK's threads, futures and blocking calls, through the public header, over real TLS. */
 #include <pthread.h>
+#include <sched.h>
 #include <stdatomic.h>
 
 #include "support/test.h"
@@ -485,6 +486,132 @@ static void a_failed_connect_says_why(void **state)
     assert_int_equal(cairn_connect("a:1", &opts, &c), CAIRN_E_INVAL);
 }
 
+/* ---- several clients on one thread ---- */
+
+struct where {
+    cairn_client *client;
+    pthread_t thread;
+    int err; /* of a connection beside the client's, tried in its callback */
+    atomic_bool done;
+};
+
+static void note_thread(cairn_future *future, void *arg)
+{
+    struct where *seen = arg;
+    cairn_client_opts opts;
+    cairn_client *none = NULL;
+    cairn_client_opts_init(&opts, sizeof opts);
+    opts.thread_of = seen->client;
+    seen->thread = pthread_self();
+    seen->err = cairn_connect(server_endpoint(server), &opts, &none);
+    cairn_future_free(future);
+    atomic_store(&seen->done, true);
+}
+
+static void see_thread(cairn_client *c, cairn_heap *on, struct where *seen)
+{
+    cairn_future *future = NULL;
+    seen->client = c;
+    atomic_init(&seen->done, false);
+    assert_int_equal(cairn_stat_async(on, (cairn_ptr){.word = 1}, &future), 0);
+    assert_int_equal(cairn_future_on_ready(future, note_thread, seen), 0);
+    while (!atomic_load(&seen->done)) {
+        (void)sched_yield();
+    }
+    assert_int_equal(seen->err, CAIRN_E_INVAL);
+}
+
+static int connect_beside(cairn_client *with, const char *endpoints, cairn_client **out)
+{
+    cairn_client_opts opts;
+    cairn_client_opts_init(&opts, sizeof opts);
+    opts.thread_of = with;
+    opts.timeout_ms = 2000;
+    return cairn_connect(endpoints, &opts, out);
+}
+
+/* An error, or 0. cmocka's asserts are the main thread's. */
+static int come_and_go_once(cairn_client *with)
+{
+    cairn_client *mine = NULL;
+    cairn_heap *h = NULL;
+    cairn_ptr found;
+    int rv = connect_beside(with, server_endpoint(server), &mine);
+    rv = rv != 0 ? rv : cairn_heap_open(mine, "h", &h);
+    rv = rv != 0 ? rv : cairn_root_get(h, "nothing", &found);
+    cairn_heap_close(h);
+    cairn_client_free(mine);
+    return rv == CAIRN_E_NOTFOUND ? 0 : rv;
+}
+
+static void *come_and_go(void *arg)
+{
+    int rv = 0;
+    for (int i = 0; rv == 0 && i < 20; i++) {
+        rv = come_and_go_once(arg);
+    }
+    return (void *)(intptr_t)rv;
+}
+
+static void clients_share_a_thread_and_end_in_any_order(void **state)
+{
+    (void)state;
+    cairn_client *first = NULL;
+    cairn_client *second = NULL;
+    cairn_client *third = NULL;
+    cairn_heap *heaps[3];
+    struct where seen[3];
+    assert_int_equal(connect_as("alice", 20000, &first), 0);
+    assert_int_equal(connect_beside(first, server_endpoint(server), &second), 0);
+    assert_int_equal(cairn_heap_open(first, "h", &heaps[0]), 0);
+    assert_int_equal(cairn_heap_open(second, "h", &heaps[1]), 0);
+    see_thread(first, heaps[0], &seen[0]);
+    see_thread(second, heaps[1], &seen[1]);
+    assert_true(pthread_equal(seen[0].thread, seen[1].thread));
+    cairn_heap_close(heaps[0]);
+    cairn_client_free(first);
+    assert_int_equal(connect_beside(second, server_endpoint(server), &third), 0);
+    assert_int_equal(cairn_heap_open(third, "h", &heaps[2]), 0);
+    see_thread(third, heaps[2], &seen[2]);
+    assert_true(pthread_equal(seen[0].thread, seen[2].thread));
+
+    pthread_t threads[4];
+    for (int i = 0; i < 4; i++) {
+        assert_int_equal(pthread_create(&threads[i], NULL, come_and_go, third), 0);
+    }
+    for (int i = 0; i < 4; i++) {
+        void *rv = NULL;
+        pthread_join(threads[i], &rv);
+        assert_int_equal((intptr_t)rv, 0);
+    }
+    see_thread(second, heaps[1], &seen[1]);
+    assert_true(pthread_equal(seen[1].thread, seen[2].thread));
+    cairn_heap_close(heaps[1]);
+    cairn_heap_close(heaps[2]);
+    cairn_client_free(third);
+    cairn_client_free(second);
+}
+
+static void a_thread_is_not_shared_where_it_cannot_be(void **state)
+{
+    (void)state;
+    cairn_client *none = NULL;
+    struct where seen;
+    cairn_client_opts opts;
+    cairn_client_opts_init(&opts, sizeof opts);
+    opts.thread_of = client;
+    opts.ca_file = "ca.crt";
+    assert_int_equal(cairn_connect(server_endpoint(server), &opts, &none), CAIRN_E_INVAL);
+    assert_non_null(strstr(cairn_errormsg(), "certificate"));
+    assert_int_equal(connect_beside(client, "file:///nowhere", &none), CAIRN_E_INVAL);
+    assert_non_null(strstr(cairn_errormsg(), "directory"));
+    /* A connection that comes to nothing leaves the other client alone. */
+    assert_int_equal(connect_beside(client, "127.0.0.1:1", &none), CAIRN_E_UNAVAILABLE);
+    assert_int_equal(connect_beside(client, "127.0.0.1", &none), CAIRN_E_INVAL);
+    assert_null(none);
+    see_thread(client, heap, &seen);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -504,6 +631,8 @@ int main(void)
         cmocka_unit_test(freeing_the_client_cancels_what_is_pending),
         cmocka_unit_test(a_deadline_in_flight_leaves_a_write_in_doubt_and_a_read_timed_out),
         cmocka_unit_test(a_failed_connect_says_why),
+        cmocka_unit_test(clients_share_a_thread_and_end_in_any_order),
+        cmocka_unit_test(a_thread_is_not_shared_where_it_cannot_be),
     };
     return cmocka_run_group_tests(tests, begin, end);
 }
