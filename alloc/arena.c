@@ -1,14 +1,10 @@
-#include "alloc/arena.h"
-
 #include <string.h>
-#include <sys/mman.h>
 
+#include "alloc/arena_memory.h"
 #include "base/assert.h"
 #include "base/hash.h"
 #include "base/mem.h"
 
-#define CHUNK_SHIFT 20
-#define HUGE_BYTES  ((uintptr_t)2 << 20)
 /* So much memory of absent pages is kept, to be zeroed or overwritten when it is used again: giving
  * it back costs a system call, and a fault for each page later. */
 #define STALE_MIN   1024u /* pages */
@@ -100,43 +96,21 @@ void pageset_clear(struct pageset *s, uint64_t pages)
 
 /* ---- life ---- */
 
-static void *reserve(size_t bytes, int protection)
-{
-    void *p = mmap(NULL, bytes, protection, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (p == MAP_FAILED) {
-        return NULL;
-    }
-    /* A huge page would make an almost empty arena cost megabytes. */
-    (void)madvise(p, bytes, MADV_NOHUGEPAGE);
-    return p;
-}
-
-/* Whole pages of the process that lie in there are given back. */
-static void forget(const void *memory, size_t bytes)
-{
-    uintptr_t from = ((uintptr_t)memory + PAGE_BYTES - 1) & ~(uintptr_t)(PAGE_BYTES - 1);
-    uintptr_t end = ((uintptr_t)memory + bytes) & ~(uintptr_t)(PAGE_BYTES - 1);
-    if (from < end) {
-        (void)madvise((uint8_t *)(uintptr_t)memory + (from - (uintptr_t)memory), end - from,
-                      MADV_DONTNEED);
-    }
-}
-
 int arena_open(struct arena *a, uint64_t pages)
 {
     assert(pages > 0);
     memset(a, 0, sizeof *a);
     a->pages = pages;
     size_t set = pageset_bytes(pages);
-    size_t chunks = (size_t)((pages << PAGE_SHIFT >> CHUNK_SHIFT) / 64 + 1) * sizeof(uint64_t);
-    a->memory_bytes = 6 * set + chunks + 4 * (size_t)pages * sizeof(uint64_t);
-    a->memory = reserve(a->memory_bytes, PROT_READ | PROT_WRITE);
+    size_t chunks = (size_t)(pages / CHUNK_PAGES / 64 + 1) * sizeof(uint64_t);
+    a->memory_bytes = 6 * set + 2 * chunks + 4 * (size_t)pages * sizeof(uint64_t);
+    a->memory = arena_memory_reserve(a->memory_bytes, true);
     if (a->memory == NULL) {
         return ERR_NOMEM;
     }
-    a->base = reserve((size_t)(pages << PAGE_SHIFT), PROT_NONE);
+    a->base = arena_memory_reserve((size_t)(pages << PAGE_SHIFT), false);
     if (a->base == NULL) {
-        (void)munmap(a->memory, a->memory_bytes);
+        arena_memory_release(a->memory, a->memory_bytes);
         return ERR_NOMEM;
     }
     uint8_t *at = a->memory;
@@ -147,6 +121,8 @@ int arena_open(struct arena *a, uint64_t pages)
         at += set;
     }
     a->chunks = (uint64_t *)(void *)at;
+    at += chunks;
+    a->huge = (uint64_t *)(void *)at;
     at += chunks;
     a->hash = (uint64_t *)(void *)at;
     a->lines = a->hash + pages;
@@ -163,40 +139,9 @@ void arena_close(struct arena *a)
         a->source->close(a->source);
     }
     mem_free(a->copies);
-    (void)munmap(a->base, (size_t)(a->pages << PAGE_SHIFT));
-    (void)munmap(a->memory, a->memory_bytes);
+    arena_memory_release(a->base, (size_t)(a->pages << PAGE_SHIFT));
+    arena_memory_release(a->memory, a->memory_bytes);
     memset(a, 0, sizeof *a);
-}
-
-static bool chunk_is_open(const struct arena *a, uint64_t chunk)
-{
-    return (a->chunks[chunk >> 6] >> (chunk & 63) & 1) != 0;
-}
-
-int arena_commit(struct arena *a, uint64_t address, uint64_t len)
-{
-    uint64_t end = a->pages << PAGE_SHIFT;
-    assert(len > 0);
-    assert(address + len <= end);
-    uint64_t last = (address + len - 1) >> CHUNK_SHIFT;
-    for (uint64_t chunk = address >> CHUNK_SHIFT; chunk <= last; chunk++) {
-        if (chunk_is_open(a, chunk)) {
-            continue;
-        }
-        uint64_t stop = chunk + 1;
-        while (stop <= last && !chunk_is_open(a, stop)) {
-            stop++;
-        }
-        uint64_t from = chunk << CHUNK_SHIFT;
-        uint64_t to = stop << CHUNK_SHIFT < end ? stop << CHUNK_SHIFT : end;
-        if (mprotect(a->base + from, (size_t)(to - from), PROT_READ | PROT_WRITE) != 0) {
-            return ERR_NOMEM;
-        }
-        for (; chunk < stop; chunk++) {
-            a->chunks[chunk >> 6] |= (uint64_t)1 << (chunk & 63);
-        }
-    }
-    return 0;
 }
 
 /* ---- pages that aren't in memory yet ---- */
@@ -213,7 +158,7 @@ static void unloaded_remove(struct arena *a, uint64_t page)
     if (a->unloaded_count == 0 && a->source != NULL) {
         a->source->close(a->source);
         a->source = NULL;
-        forget(a->home, a->pages * sizeof *a->home);
+        arena_memory_forget(a->home, a->pages * sizeof *a->home);
     }
 }
 
@@ -288,7 +233,15 @@ int arena_load_slow(struct arena *a, uint64_t address, uint64_t len)
 
 int arena_load_all(struct arena *a)
 {
-    return a->unloaded_count == 0 ? 0 : arena_load_slow(a, 0, a->pages << PAGE_SHIFT);
+    if (a->unloaded_count == 0) {
+        return 0;
+    }
+    for (uint64_t page = 0; (page = pageset_next(&a->unloaded, page, a->pages)) < a->pages;) {
+        uint64_t count = unloaded_run(a, page, a->pages);
+        arena_memory_expect(a, page, count);
+        page += count;
+    }
+    return arena_load_slow(a, 0, a->pages << PAGE_SHIFT);
 }
 
 void arena_load_give(struct arena *a, uint64_t page, int err, const void *bytes)
@@ -301,8 +254,10 @@ void arena_load_give(struct arena *a, uint64_t page, int err, const void *bytes)
         (void)damaged(a, page, err);
         return;
     }
+    arena_memory_fill(a, page);
     memcpy(a->base + (page << PAGE_SHIFT), bytes, PAGE_BYTES);
     unloaded_remove(a, page);
+    arena_memory_filled(a, page);
 }
 
 /* ---- writing ---- */
@@ -533,22 +488,6 @@ void arena_zero(struct arena *a, uint64_t address, uint64_t len)
     }
 }
 
-/* Memory that reads as zero from now on. */
-static void give_back(const struct arena *a, uint64_t page, uint64_t count)
-{
-    void *at = a->base + (page << PAGE_SHIFT);
-    size_t bytes = (size_t)(count << PAGE_SHIFT);
-    if (!a->mapped) {
-        (void)madvise(at, bytes, MADV_DONTNEED);
-        return;
-    }
-    /* What was mapped from a file would show it again. */
-    int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED;
-    if (mmap(at, bytes, PROT_READ | PROT_WRITE, flags, -1, 0) == MAP_FAILED) {
-        memset(at, 0, bytes);
-    }
-}
-
 /* Gives memory of about so many absent pages back. No view may still look at it. */
 static void trim(struct arena *a, uint64_t pages)
 {
@@ -563,7 +502,7 @@ static void trim(struct arena *a, uint64_t pages)
         for (; end < a->pages && end - page < pages && pageset_has(&a->stale, end); end++) {
             pageset_remove(&a->stale, end);
         }
-        give_back(a, page, end - page);
+        arena_memory_give(a, page, end - page);
         a->stale_count -= end - page;
         given += end - page;
         a->trim_at = end;
@@ -646,22 +585,6 @@ void arena_load_never(struct arena *a, uint64_t page)
     a->hash[page] = 0;
 }
 
-/* Where all of a huge page will be filled it costs nothing, and saves 511 faults. */
-static void advise_huge(const struct arena *a)
-{
-    for (uint64_t page = 0; (page = pageset_next(&a->unloaded, page, a->pages)) < a->pages;) {
-        uint64_t count = unloaded_run(a, page, a->pages);
-        uintptr_t base = (uintptr_t)a->base;
-        uintptr_t from = base + (page << PAGE_SHIFT);
-        uintptr_t end = (from + (count << PAGE_SHIFT)) & ~(HUGE_BYTES - 1);
-        from = (from + HUGE_BYTES - 1) & ~(HUGE_BYTES - 1);
-        if (from < end) {
-            (void)madvise(a->base + (from - base), end - from, MADV_HUGEPAGE);
-        }
-        page += count;
-    }
-}
-
 void arena_source_set(struct arena *a, struct arena_source *source)
 {
     assert(a->source == NULL);
@@ -670,7 +593,6 @@ void arena_source_set(struct arena *a, struct arena_source *source)
         return;
     }
     a->source = source;
-    advise_huge(a);
 }
 
 void arena_load_mapped(struct arena *a, uint64_t page, uint64_t count)

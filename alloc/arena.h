@@ -64,7 +64,9 @@ struct arena {
     uint64_t pages; /* of the reservation */
     void *memory;   /* of all below */
     size_t memory_bytes;
-    uint64_t *chunks; /* bit: this MiB is accessible */
+    uint64_t *chunks; /* bit: these 2 MiB are accessible */
+    uint64_t *huge;   /* bit: they may be one page of the machine */
+    uint64_t collapse_at;
     struct pageset present;
     struct pageset dirty;    /* changed since the last checkpoint began */
     struct pageset unhashed; /* changed, or loaded, since hash[] was computed */
@@ -105,7 +107,7 @@ struct arena {
 
 int arena_open(struct arena *a, uint64_t pages); /* ERR_NOMEM */
 void arena_close(struct arena *a);
-/* Makes [address, address + len) accessible, in steps of 1 MiB. ERR_NOMEM. */
+/* Makes [address, address + len) accessible, in steps of 2 MiB. ERR_NOMEM. */
 int arena_commit(struct arena *a, uint64_t address, uint64_t len);
 
 void arena_touch(struct arena *a, uint64_t page, uint64_t lines);
