@@ -46,7 +46,7 @@ static int shell_new(struct arena *arena, uint64_t bytes_max, struct heap **out,
     if (h == NULL) {
         return ERR_NOMEM;
     }
-    h->map_places = h->map_places_room;
+    map_places_init(h);
     h->arena = *arena;
     const struct heap_header *hd = header(h);
     if (hd->bytes_max != bytes_max || !heap_granule_shift_is_valid(bytes_max, hd->granule_shift) ||

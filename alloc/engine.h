@@ -30,7 +30,8 @@ struct slab_room {
     uint64_t blocks[POOLS][SLAB_CLASSES];
 };
 
-#define MAP_PLACES 256u /* a power of two */
+#define MAP_PLACES          256u
+#define MAP_PLACES_PER_LINE 8u
 
 struct heap {
     struct arena arena;
@@ -40,10 +41,11 @@ struct heap {
     uint64_t entry_time;
     uint64_t work; /* heap_work() */
     bool in_entry;
-    /* Where keys of maps were found last, by their hash; 0: nowhere. A short cut and no part of the
-     * state: each place is a living node's, whose key is compared. */
-    uint64_t *map_places; /* map_places_room: so that a look-up in a const heap can note it */
-    uint64_t map_places_room[MAP_PLACES];
+    /* Where keys of maps were found last, by their hash; 0: nowhere (alloc/map.c). A short cut and
+     * no part of the state: each place is a living node's, whose key is compared. */
+    uint64_t *map_places; /* in map_places_room, at the first line that begins there: so that a
+                             look-up in a const heap can note it */
+    uint64_t map_places_room[MAP_PLACES + MAP_PLACES_PER_LINE - 1];
 };
 
 struct arena *heap_arena(struct heap *heap);
@@ -614,6 +616,7 @@ uint64_t root_changed_at(const struct heap *h, struct slice name);
 
 /* ---- map.c ----------------------------------------------------------------------------------- */
 
+void map_places_init(struct heap *h);
 /* The block of a record moved from one place to another (its bytes are already there): the links
  * to it follow. What is at `from` may be overwritten already, and isn't read. */
 void map_moved(struct heap *h, uint64_t from, uint64_t to);

@@ -50,7 +50,7 @@ int heap_create(const struct heap_opts *opts, struct heap **out)
     if (h == NULL) {
         return ERR_NOMEM;
     }
-    h->map_places = h->map_places_room;
+    map_places_init(h);
     heap_regions_of(opts->bytes_max, opts->granule_shift, &h->regions);
     int rv = arena_open(&h->arena, h->regions.end >> PAGE_SHIFT);
     if (rv != 0) {

@@ -48,43 +48,91 @@ static int key_compare(struct slice a, struct slice b)
     return a.len < b.len ? -1 : a.len > b.len;
 }
 
-/* The two of a key, newest first. Nodes keep their place until they are freed, which forgets it.
- * Without this a look-up touches another page at nearly every level of the tree, and where many
- * shards take turns each of them is a miss in the caches and in the TLB. */
-static uint64_t *known_places(const struct heap *h, enum heap_map map, struct slice key)
+/* ---- where keys were found last
+ *
+ * Nodes keep their place until they are freed, which forgets it. Without this a look-up touches
+ * another page at nearly every level of the tree, and where many shards take turns each of them is
+ * a miss in the caches and in the TLB. For the same reason the places of a key share one line of
+ * memory, and carry bits of their keys' hashes: no node but the right one is touched. */
+
+#define KNOWN_LINES (MAP_PLACES / MAP_PLACES_PER_LINE)
+static_assert((KNOWN_LINES & (KNOWN_LINES - 1)) == 0, "a mask");
+static_assert(MAP_PLACES_PER_LINE * sizeof(uint64_t) == LINE_BYTES, "one miss");
+
+void map_places_init(struct heap *h)
 {
-    return &h->map_places[hash64(map, key.data, key.len) & (MAP_PLACES - 2)];
+    uint64_t at = ((uintptr_t)h->map_places_room + LINE_BYTES - 1) & ~(uintptr_t)(LINE_BYTES - 1);
+    h->map_places = (uint64_t *)at;
+}
+
+struct known {
+    uint64_t *line; /* newest first */
+    uint64_t tag;   /* of the key, above the bits of a place */
+};
+
+static struct known known_of(const struct heap *h, enum heap_map map, struct slice key)
+{
+    uint64_t hash = hash64(map, key.data, key.len);
+    return (struct known){
+        .line = h->map_places + (hash & (KNOWN_LINES - 1)) * MAP_PLACES_PER_LINE,
+        .tag = hash >> PLACE_BITS << PLACE_BITS,
+    };
+}
+
+/* The place that is the key's, unless another key has the same tag; NULL: none. */
+static uint64_t *known_get(const struct known *k)
+{
+    for (unsigned i = 0; i < MAP_PLACES_PER_LINE; i++) {
+        if (k->line[i] != 0 && k->line[i] >> PLACE_BITS == k->tag >> PLACE_BITS) {
+            return &k->line[i];
+        }
+    }
+    return NULL;
+}
+
+static uint64_t known_place(uint64_t word)
+{
+    return word & (((uint64_t)1 << PLACE_BITS) - 1);
+}
+
+static void known_put(const struct known *k, uint64_t place)
+{
+    uint64_t *old = known_get(k);
+    if (old == NULL) {
+        memmove(k->line + 1, k->line, (MAP_PLACES_PER_LINE - 1) * sizeof *k->line);
+        old = k->line;
+    }
+    *old = k->tag | place;
 }
 
 static void forget_place(struct heap *h, enum heap_map map, struct slice key, uint64_t place)
 {
-    uint64_t *known = known_places(h, map, key);
-    for (unsigned i = 0; i < 2; i++) {
-        if (known[i] == place) {
-            known[i] = 0;
-        }
+    struct known k = known_of(h, map, key);
+    uint64_t *known = known_get(&k);
+    if (known != NULL && known_place(*known) == place) {
+        *known = 0;
     }
+}
+
+static bool is_node_of(const struct map_node *n, enum heap_map map, struct slice key)
+{
+    return n->map == map && key_compare(key, node_key(n)) == 0;
 }
 
 static uint64_t find(const struct heap *h, enum heap_map map, struct slice key)
 {
     assert(map < HEAP_MAP_COUNT);
-    uint64_t *known = known_places(h, map, key);
-    for (unsigned i = 0; i < 2; i++) {
-        if (known[i] != 0) {
-            const struct map_node *n = node_get(h, known[i]);
-            if (n->map == map && key_compare(key, node_key(n)) == 0) {
-                return known[i];
-            }
-        }
+    struct known k = known_of(h, map, key);
+    const uint64_t *known = known_get(&k);
+    if (known != NULL && is_node_of(node_get(h, known_place(*known)), map, key)) {
+        return known_place(*known);
     }
     uint64_t at = header(h)->maps[map].root;
     while (at != 0) {
         const struct map_node *n = node_get(h, at);
         int c = key_compare(key, node_key(n));
         if (c == 0) {
-            known[1] = known[0];
-            known[0] = at;
+            known_put(&k, at);
             return at;
         }
         at = c < 0 ? n->left : n->right;
@@ -98,21 +146,23 @@ const uint8_t *heap_map_ahead(const struct heap *heap, enum heap_map map, struct
     if (!heap_is_loaded(heap)) {
         return NULL;
     }
-    const uint64_t *known = known_places(heap, map, key);
+    struct known k = known_of(heap, map, key);
     if (step == 2) {
-        __builtin_prefetch(known);
+        __builtin_prefetch(k.line);
     }
-    if (step < 3 || known[0] == 0) {
+    const uint64_t *known = step < 3 ? NULL : known_get(&k);
+    if (known == NULL) {
         return NULL;
     }
-    const struct map_node *n = node_get(heap, known[0]);
+    uint64_t address = block_address(heap, known_place(*known));
+    const struct map_node *n = node_get(heap, known_place(*known));
     if (step == 3) {
         __builtin_prefetch(n, 1);
         __builtin_prefetch((const uint8_t *)n + LINE_BYTES, 1);
-        __builtin_prefetch(&heap->arena.lines[block_address(heap, known[0]) >> PAGE_SHIFT]);
+        __builtin_prefetch(&heap->arena.lines[address >> PAGE_SHIFT]);
         return NULL;
     }
-    return n->map == map && key_compare(key, node_key(n)) == 0 ? node_value(n).data : NULL;
+    return is_node_of(n, map, key) ? node_value(n).data : NULL;
 }
 
 /* Path from the root to the key, or to where it would hang. True: found, as the last one. */
