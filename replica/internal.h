@@ -216,8 +216,10 @@ struct shard {
     struct batch *open;
     uint64_t lazy_ms; /* since when it waits for company */
     struct late late[LATE_MAX];
-    uint64_t late_ms;  /* since when something is kept back */
-    size_t late_bytes; /* of entries, about */
+    uint64_t late_ms;      /* since when something is kept back */
+    uint64_t late_open_ms; /* ... and something that wasn't committed then */
+    uint64_t late_last;    /* the last entry of it */
+    size_t late_bytes;     /* of entries, about */
     struct list ready;
     uint32_t ready_count;
     struct list in_flight;

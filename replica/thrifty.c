@@ -5,11 +5,11 @@
  * in, whether its answer is the one that commits the entry or comes after. So the leader asks only
  * those whose answers it needs: voters that have stored all that is committed, itself included,
  * and of these the fastest. What is for the others is kept back: once
- * THRIFTY_MS have passed since the first of it, or much has gathered, it leaves as one message.
+ * COMMITTED_MS have passed since the first of it, or much has gathered, it leaves as one message.
  *
- * That is at the same time what happens when one that was asked doesn't answer: after THRIFTY_MS
- * all have the entry, those that answer commit it, and who didn't isn't asked any more. No state
- * remembers that; who has stored what is committed is looked at for each entry.
+ * When one that was asked doesn't answer, it leaves earlier: an entry that isn't committed after
+ * UNCOMMITTED_MS goes to all, those that answer commit it, and who didn't isn't asked any more. No
+ * state remembers that; who has stored what is committed is looked at for each entry.
  *
  * To consensus it is a message that takes its time. Only entries of commands that were submitted
  * just now are kept back: who catches up, votes or is handed leadership waits for nothing. */
@@ -17,7 +17,9 @@
 
 #include "replica/internal.h"
 
-#define THRIFTY_MS        5u
+#define COMMITTED_MS      20u
+#define UNCOMMITTED_MS    5u
+#define LOOK_MS           2u /* it isn't looked at more often */
 #define THRIFTY_BYTES_MAX (128u << 10)
 #define ANSWER_FAST_NS    500000u /* who answers within it isn't told from faster ones */
 #define ANSWER_SHARE      8u      /* a new time's weight in the smoothed one, divided by */
@@ -130,18 +132,29 @@ static struct late *late_new(struct shard *s, const struct consensus_message *m)
     return NULL;
 }
 
-/* The first of it is kept since now. */
-static void begin(struct shard *s)
+static bool is_committed(const struct shard *s)
+{
+    return consensus_commit_index(s->consensus) >= s->late_last;
+}
+
+/* Entries up to `last` are kept since now. */
+static void begin(struct shard *s, uint64_t last)
 {
     struct replica *r = s->r;
-    if (!list_empty(&s->late_link)) {
+    uint64_t now_ms = env_now_ms(r->env);
+    bool first = list_empty(&s->late_link);
+    if (first || is_committed(s)) {
+        s->late_open_ms = now_ms;
+    }
+    s->late_last = last;
+    if (!first) {
         return;
     }
-    s->late_ms = env_now_ms(r->env);
+    s->late_ms = now_ms;
     s->late_bytes = 0;
     list_push_back(&r->late_shards, &s->late_link);
     if (r->late.slot == 0) {
-        env_timer_start_in_ms(r->env, &r->late, THRIFTY_MS);
+        env_timer_start_in_ms(r->env, &r->late, UNCOMMITTED_MS);
     }
 }
 
@@ -180,7 +193,7 @@ bool thrifty_keep(struct shard *s, const struct consensus_update *u,
     if (late == NULL) {
         return false;
     }
-    begin(s);
+    begin(s, u->first_index + u->entry_count - 1);
     late->count += m->count;
     for (size_t i = 0; i < u->entry_count; i++) {
         s->late_bytes += u->entries[i].data.len;
@@ -215,21 +228,38 @@ void thrifty_forget(struct shard *s)
     memset(s->late, 0, sizeof s->late);
 }
 
-/* What all shards have kept leaves with what was kept first: in one message. */
+/* When what the shard keeps has to leave. The time of the oldest entry that isn't committed is
+ * known only where one follows the other; where several are on their way, it may leave early. */
+static uint64_t due_ms(const struct shard *s)
+{
+    uint64_t due = s->late_ms + COMMITTED_MS;
+    uint64_t open = s->late_open_ms + UNCOMMITTED_MS;
+    return is_committed(s) || due < open ? due : open;
+}
+
+/* What all shards have kept leaves with what was kept first, in one message. */
 static void on_timer(struct env_timer *timer)
 {
     struct replica *r = container_of(timer, struct replica, late);
+    uint64_t now_ms = env_now_ms(r->env);
+    uint64_t next_ms = now_ms + UNCOMMITTED_MS;
     if (list_empty(&r->late_shards)) {
         return;
     }
     struct shard *first = list_entry(r->late_shards.next, struct shard, late_link);
-    uint64_t age_ms = env_now_ms(r->env) - first->late_ms;
-    if (age_ms < THRIFTY_MS) {
-        env_timer_start_in_ms(r->env, timer, THRIFTY_MS - age_ms);
-        return;
+    bool all = now_ms >= first->late_ms + COMMITTED_MS;
+    list_for_each_safe (it, following, &r->late_shards) {
+        struct shard *s = list_entry(it, struct shard, late_link);
+        uint64_t due = due_ms(s);
+        if (all || due <= now_ms) {
+            thrifty_release(s);
+        } else if (due < next_ms) {
+            next_ms = due;
+        }
     }
-    while (!list_empty(&r->late_shards)) {
-        thrifty_release(list_entry(r->late_shards.next, struct shard, late_link));
+    if (!list_empty(&r->late_shards)) {
+        uint64_t in_ms = next_ms - now_ms;
+        env_timer_start_in_ms(r->env, timer, in_ms < LOOK_MS ? LOOK_MS : in_ms);
     }
 }
 
