@@ -320,6 +320,7 @@ struct wal {
     struct err_text fail_text;
     bool closing;
     bool clean_marked;
+    bool next_opens; /* the next block that is closed opens a segment, however much room is left */
     bool abandoned;
     void (*close_cb)(void *arg, int err);
     void *close_arg;

@@ -161,7 +161,7 @@ static bool ends_clean(const struct wal_scan *scan, const struct wal_header *hea
     return clean;
 }
 
-#define FIRST_LOOK ((size_t)128 << 10)
+#define FIRST_LOOK ((size_t)16 << 10)
 
 /* The segment in scan->image: all of it, or up to the mark of an orderly end. */
 static int image_load(struct wal_scan *scan, size_t i, struct err_text *e)

@@ -263,9 +263,38 @@ static void quiet(struct wal *wal)
     env_timer_stop(wal->env, &wal->finish_timer);
 }
 
-void wal__finish_step(struct wal *wal)
+#define READ_AGAIN_BYTES ((uint64_t)16 << 10) /* that opening may as well read */
+
+/* Opening reads all of the log. When nothing in it is alive, a segment that says so is left for it,
+ * and the others go. */
+static bool is_all_dead(const struct wal *wal)
+{
+    list_for_each (it, &wal->segments) {
+        if (list_entry(it, struct wal_segment, link)->live > 0) {
+            return false;
+        }
+    }
+    return wal->next != NULL && wal->plan_end > READ_AGAIN_BYTES;
+}
+
+/* The last block; before it, where that pays, the one that opens a segment, which it then lays
+ * claim to. */
+static void put_last(struct wal *wal)
 {
     struct wal_record mark = {.kind = WAL_KIND_MARK, .type = WAL_RECORD_TYPE_CLEAN};
+
+    wal->next_opens = is_all_dead(wal);
+    if (wal->next_opens) {
+        mark.type = 0;
+        wal->next_opens = wal__put(wal, &mark) == 0;
+    } else {
+        wal->clean_marked = wal__put(wal, &mark) == 0;
+    }
+    wal__flush(wal);
+}
+
+void wal__finish_step(struct wal *wal)
+{
     void (*done)(void *arg, int err) = wal->close_cb;
     void *arg = wal->close_arg;
     int err;
@@ -282,8 +311,7 @@ void wal__finish_step(struct wal *wal)
         wal__flush(wal);
         if (wal->in_flight == 0 && list_empty(&wal->queue) && !wal->clean_marked &&
             (wal->fill == NULL || wal->fill->records == 0)) {
-            wal->clean_marked = wal__put(wal, &mark) == 0;
-            wal__flush(wal);
+            put_last(wal);
         }
         if (wal->in_flight > 0 || wal->prepare.active) {
             return;

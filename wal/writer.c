@@ -175,7 +175,7 @@ int wal__close_fill(struct wal *wal)
     }
     put_hints(wal, b);
     padded = wal__round_up(b->used, WAL_ALIGN);
-    if (wal->plan_end + padded > wal->segment_bytes) {
+    if (wal->next_opens || wal->plan_end + padded > wal->segment_bytes) {
         struct wal_buffer *opening;
         int rv = wal__opening_make(wal, wal->plan_end, b, 0, &opening);
         if (rv != 0) {
@@ -185,6 +185,7 @@ int wal__close_fill(struct wal *wal)
         b = opening;
         padded = wal__round_up(b->used, WAL_ALIGN);
         wal->plan_end = WAL_HEADER_BYTES;
+        wal->next_opens = false;
         assert(wal->plan_end + padded <=
                wal->segment_bytes); /* by the limits on records and shards */
     }
@@ -565,7 +566,9 @@ static bool rotate(struct wal *wal)
     wal->segment_count++;
     wal->current = wal->next;
     wal->next = NULL;
-    wal__prepare_kick(wal);
+    if (!wal->closing) { /* else when there is a block for it */
+        wal__prepare_kick(wal);
+    }
     if (!wal->relocating) {
         wal->relocating = wal__relocate(wal);
     }

@@ -59,12 +59,25 @@ static void write_log(struct fixture *f, bool clean)
     }
 }
 
-static void subject_init(struct subject *s, bool clean)
+/* Another life, at whose end a checkpoint of every shard is newer than all its entries. */
+static void write_log_of_dead(struct fixture *f)
 {
-    memset(s, 0, sizeof *s);
-    fixture_init(&s->f, 42);
-    s->f.model.entry_bytes_max = 400;
-    write_log(&s->f, clean);
+    struct model *m = &f->model;
+
+    fixture_must_open(f);
+    for (int round = 0; round < 40; round++) {
+        assert_true(model_append(m, f->wal, &m->logs[round % 3], 2));
+        mem_env_settle(&f->env);
+    }
+    for (int i = 0; i < 5; i++) {
+        struct model_log *l = &m->logs[i];
+        assert_true(l->uid == 0 || model_checkpoint(m, f->wal, l, l->last_index));
+    }
+    fixture_stop(f);
+}
+
+static void subject_init_scan(struct subject *s)
+{
     mem_env_init(&s->other, 43);
     for (uint64_t id = 0; id < 64; id++) { /* less to copy each time */
         char path[WAL_PATH_BYTES];
@@ -72,7 +85,26 @@ static void subject_init(struct subject *s, bool clean)
         (void)env_file_unlink(&s->f.env.env, path);
     }
     assert_int_equal(wal__scan_open(&s->scan, &s->f.env.env, "/d", 77, NULL), 0);
+}
+
+static void subject_init(struct subject *s, bool clean)
+{
+    memset(s, 0, sizeof *s);
+    fixture_init(&s->f, 42);
+    s->f.model.entry_bytes_max = 400;
+    write_log(&s->f, clean);
+    subject_init_scan(s);
     assert_true(s->scan.count >= 2);
+}
+
+static void subject_init_dead(struct subject *s)
+{
+    memset(s, 0, sizeof *s);
+    fixture_init(&s->f, 42);
+    s->f.model.entry_bytes_max = 400;
+    write_log(&s->f, true);
+    write_log_of_dead(&s->f);
+    subject_init_scan(s);
 }
 
 static void subject_close(struct subject *s)
@@ -241,14 +273,11 @@ static void every_prefix_is_a_tear_or_reported(void **state)
     free(s);
 }
 
-static void after_a_clean_stop_all_damage_is_reported(void **state)
+static void all_damage_is_reported(struct subject *s)
 {
-    struct subject *s = calloc(1, sizeof *s);
     size_t last;
     uint64_t mark;
 
-    (void)state;
-    subject_init(s, true);
     last = s->scan.count - 1;
     mark = s->scan.segments[last].valid_bytes - WAL_ALIGN; /* the mark block, which says so */
     assert_int_equal(s->scan.synced_to, s->scan.segments[last].header.base + mark);
@@ -260,6 +289,29 @@ static void after_a_clean_stop_all_damage_is_reported(void **state)
     /* Without its mark the log is still whole. */
     copy_of(s, last)->data[mark + 20] ^= 1;
     assert_int_equal(outcome(s), (long)s->f.model.steps);
+}
+
+static void after_a_clean_stop_all_damage_is_reported(void **state)
+{
+    struct subject *s = calloc(1, sizeof *s);
+
+    (void)state;
+    subject_init(s, true);
+    all_damage_is_reported(s);
+    subject_close(s);
+    free(s);
+}
+
+/* Nothing that was written before is read again, and what is left for opening is as safe. */
+static void a_clean_stop_with_nothing_alive_leaves_one_short_segment(void **state)
+{
+    struct subject *s = calloc(1, sizeof *s);
+
+    (void)state;
+    subject_init_dead(s);
+    assert_int_equal(s->scan.count, 1);
+    assert_int_equal(s->scan.segments[0].valid_bytes, WAL_HEADER_BYTES + 2 * WAL_ALIGN);
+    all_damage_is_reported(s);
     subject_close(s);
     free(s);
 }
@@ -423,6 +475,7 @@ int main(void)
         cmocka_unit_test(every_flipped_byte_is_a_tear_or_reported),
         cmocka_unit_test(every_prefix_is_a_tear_or_reported),
         cmocka_unit_test(after_a_clean_stop_all_damage_is_reported),
+        cmocka_unit_test(a_clean_stop_with_nothing_alive_leaves_one_short_segment),
         cmocka_unit_test(a_missing_segment_is_reported),
         cmocka_unit_test(a_missing_newest_segment_is_reported_if_the_next_was_prepared),
         cmocka_unit_test(another_nodes_log_and_another_version_are_refused),
