@@ -262,12 +262,17 @@ void arena_load_give(struct arena *a, uint64_t page, int err, const void *bytes)
 
 /* ---- writing ---- */
 
-static inline void mark_changed(struct arena *a, uint64_t page)
+void arena_write_again(struct arena *a, uint64_t page)
 {
     if (!pageset_has(&a->dirty, page)) {
         pageset_add(&a->dirty, page);
         a->dirty_count++;
     }
+}
+
+static inline void mark_changed(struct arena *a, uint64_t page)
+{
+    arena_write_again(a, page);
     pageset_add(&a->unhashed, page);
 }
 

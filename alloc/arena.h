@@ -113,6 +113,8 @@ int arena_commit(struct arena *a, uint64_t address, uint64_t len);
 void arena_touch(struct arena *a, uint64_t page, uint64_t lines);
 void arena_touch_range(struct arena *a, uint64_t address, uint64_t len);
 void arena_clean(struct arena *a, uint64_t address, uint64_t len);
+/* The next checkpoint writes the page, or that it is absent, once more. It may be unloaded. */
+void arena_write_again(struct arena *a, uint64_t page);
 
 /* ---- pages that are loaded when they are wanted
  *

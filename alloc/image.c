@@ -185,7 +185,7 @@ static bool base_is_due(const struct image *image, const struct heap *heap)
     const struct super_block *s = &image->super;
     uint64_t base = s->file_count == 0 ? 0 : s->files[0].bytes;
     uint64_t deltas = 0;
-    for (uint32_t i = 1; i < s->file_count; i++) {
+    for (uint32_t i = 1; i < s->file_count - image->gathered; i++) {
         deltas += s->files[i].bytes;
     }
     deltas += heap->arena.dirty_count * PAGE_BYTES;

@@ -40,6 +40,7 @@ struct image_run {
     struct view *view; /* NULL: in pmem mode, or abandoned */
     char *dir;
     bool base;
+    bool replaces; /* files that were named before aren't any more */
     image_checkpoint_cb cb;
     void *arg;
     uint64_t started_ns, pages_total;
@@ -173,12 +174,12 @@ static int run_flip(struct image_run *run)
     own->sequence = run->footer.sequence;
     own->bytes = run->offset;
     own->footer_crc = run->footer.crc;
-    own->reserved = 0;
+    own->table_blocks = (uint32_t)(image_table_bytes(run->table.len) / IMAGE_BLOCK_BYTES);
     int rv = env_dir_sync(run->env, run->dir);
     if (rv == 0) {
         rv = image_super_write(run->env, run->dir, &run->super);
     }
-    if (rv == 0 && run->base) {
+    if (rv == 0 && run->replaces) {
         /* The old files may go once no slot names them. */
         run->super.sequence++;
         rv = image_super_write(run->env, run->dir, &run->super);
@@ -458,10 +459,11 @@ int image_run_disk(struct image *image, struct heap *heap, bool base, image_chec
     }
     run->base = base;
     run->steering = true;
-    if (base) {
-        run->super.file_count = 0;
-        memset(run->super.files, 0, sizeof run->super.files);
-    }
+    run->replaces = base || image->gathered > 0;
+    run->super.file_count = base ? 0 : run->super.file_count - image->gathered;
+    memset(&run->super.files[run->super.file_count], 0,
+           (SUPER_FILES_MAX - run->super.file_count) * sizeof run->super.files[0]);
+    image->gathered = 0;
     run->super.uid = image->uid;
     run->super.sequence++;
     run->super.index = view_index(run->view);

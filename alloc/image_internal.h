@@ -21,6 +21,7 @@ struct image {
     bool present; /* there is a checkpoint */
     struct super_block super;
     struct image_run *run; /* in progress */
+    uint32_t gathered;     /* of the newest deltas: the next checkpoint has their pages */
     struct image_pm *pm;
     uint64_t pm_pages; /* that the newest commit brought home */
     uint64_t checkpoints, bytes_written;

@@ -6,7 +6,7 @@
 
 #include "base/assert.h"
 
-#define IMAGE_FORMAT      3u
+#define IMAGE_FORMAT      4u
 #define IMAGE_BLOCK_BYTES 4096u
 
 /* ---- disk: "super", two slots of a block each; the valid one with the greater sequence counts
@@ -19,7 +19,7 @@ struct super_file {
     uint64_t sequence; /* names the file */
     uint64_t bytes;
     uint32_t footer_crc;
-    uint32_t reserved;
+    uint32_t table_blocks;
 };
 
 struct super_block {

@@ -119,7 +119,8 @@ struct pages_reader {
     const char *path;
     struct arena *arena;
     struct err_text *e;
-    struct pages_entry *table;
+    uint8_t *tail;                   /* of the file */
+    const struct pages_entry *table; /* in it */
 };
 
 /* The head says what the superblock and the footer say, too: whoever knows them needn't read it. */
@@ -139,21 +140,46 @@ static int pages_head_check(const struct pages_reader *r, const struct image *im
     return 0;
 }
 
-static int pages_table_read(struct pages_reader *r, const struct image *image,
-                            const struct super_file *named, struct pages_footer *footer)
+/* Table and footer are read in one piece, of a small file all of it, so that no page of it is read
+ * again from the disk; a larger table around the page cache, which would read it in many pieces. */
+#define TAIL_BYTES ((uint64_t)64 << 10)
+
+static uint64_t tail_bytes(const struct super_file *named)
+{
+    uint64_t bytes = ((uint64_t)named->table_blocks + 1) * IMAGE_BLOCK_BYTES;
+    bytes = bytes > TAIL_BYTES ? bytes : TAIL_BYTES;
+    return bytes < named->bytes ? bytes : named->bytes;
+}
+
+static int pages_tail_read(struct pages_reader *r, const struct super_file *named)
 {
     int64_t size = env_file_size(r->env, r->file);
     if (size < 0) {
         return err_set(r->e, (int)size, "%s: can't be read", r->path);
     }
-    if ((uint64_t)size < named->bytes || named->bytes < 2 * IMAGE_BLOCK_BYTES) {
+    if ((uint64_t)size < named->bytes || named->bytes < 2 * IMAGE_BLOCK_BYTES ||
+        named->bytes % IMAGE_BLOCK_BYTES != 0) {
         return err_set(r->e, ERR_CORRUPT, "%s: has %" PRIi64 " bytes, not %" PRIu64, r->path, size,
                        named->bytes);
     }
-    int rv = read_exactly(r->env, r->file, footer, sizeof *footer, named->bytes - sizeof *footer);
-    if (rv != 0) {
-        return err_set(r->e, rv, "%s: can't be read", r->path);
+    uint64_t bytes = tail_bytes(named);
+    r->tail = mem_aligned(IMAGE_BLOCK_BYTES, bytes);
+    if (r->tail == NULL) {
+        return ERR_NOMEM;
     }
+    int rv = read_exactly(r->env, r->file, r->tail, bytes, named->bytes - bytes);
+    return rv == 0 ? 0 : err_set(r->e, rv, "%s: can't be read", r->path);
+}
+
+static int pages_table_read(struct pages_reader *r, const struct image *image,
+                            const struct super_file *named, struct pages_footer *footer)
+{
+    uint64_t tail = tail_bytes(named);
+    int rv = pages_tail_read(r, named);
+    if (rv != 0) {
+        return rv;
+    }
+    memcpy(footer, r->tail + tail - sizeof *footer, sizeof *footer);
     uint64_t limit = r->arena->pages;
     if (footer->crc != image_crc(footer, sizeof *footer) || footer->crc != named->footer_crc ||
         footer->magic != FOOTER_MAGIC || footer->uid != image->uid ||
@@ -164,20 +190,16 @@ static int pages_table_read(struct pages_reader *r, const struct image *image,
     uint64_t table_bytes = entries * sizeof *r->table;
     uint64_t bytes =
         2 * IMAGE_BLOCK_BYTES + footer->present * PAGE_BYTES + image_table_bytes(table_bytes);
-    if (bytes != named->bytes) {
+    uint64_t from_end = image_table_bytes(table_bytes) + IMAGE_BLOCK_BYTES;
+    if (bytes != named->bytes || from_end > tail) {
         return err_set(r->e, ERR_CORRUPT, "%s: footer doesn't fit the file's size", r->path);
     }
     if (entries == 0) {
         return 0;
     }
-    r->table = mem_alloc(table_bytes);
-    if (r->table == NULL) {
-        return ERR_NOMEM;
-    }
-    rv = read_exactly(r->env, r->file, r->table, table_bytes,
-                      IMAGE_BLOCK_BYTES + footer->present * PAGE_BYTES);
-    if (rv != 0 || crc32c(0, r->table, table_bytes) != footer->table_crc) {
-        return err_set(r->e, rv != 0 ? rv : ERR_CORRUPT, "%s: damaged page table", r->path);
+    r->table = (const struct pages_entry *)(const void *)(r->tail + tail - from_end);
+    if (crc32c(0, r->table, table_bytes) != footer->table_crc) {
+        return err_set(r->e, ERR_CORRUPT, "%s: damaged page table", r->path);
     }
     return 0;
 }
@@ -216,7 +238,10 @@ static int pages_load(struct image *image, uint32_t number, bool look_only, stru
         return rv;
     }
     struct pages_reader r = {.env = image->env, .path = path, .arena = arena, .e = e};
-    rv = env_file_open(image->env, path, look_only ? ENV_OPEN_READ : ENV_OPEN_WRITE, &r.file);
+    bool direct = !look_only && is_own(image) && tail_bytes(named) > TAIL_BYTES;
+    rv = env_file_open(image->env, path,
+                       look_only ? ENV_OPEN_READ : ENV_OPEN_WRITE | (direct ? ENV_OPEN_DIRECT : 0),
+                       &r.file);
     if (rv != 0) {
         return err_set(e, rv == ERR_NOTFOUND ? ERR_CORRUPT : rv, "%s: can't be opened: %s", path,
                        err_text_of(rv));
@@ -235,9 +260,62 @@ static int pages_load(struct image *image, uint32_t number, bool look_only, stru
             rv = err_set(e, ERR_IO, "%s: sync failed", path);
         }
     }
-    mem_free(r.table);
+    mem_free(r.tail);
     env_file_close(image->env, r.file);
     return rv;
+}
+
+/* ---- small deltas become part of the next ---- */
+
+#define GATHER_BYTES_MIN ((uint64_t)1 << 20)  /* so much is always written again */
+#define GATHER_BYTES_MAX ((uint64_t)16 << 20) /* and so much at most */
+#define GATHER_SHARE     8u /* a larger delta than so many times the others stays */
+
+static int gather_one(const struct image *image, uint32_t number, struct arena *arena)
+{
+    const struct super_file *named = &image->super.files[number];
+    char name[32];
+    char path[IMAGE_PATH_BYTES];
+    struct pages_reader r = {.env = image->env, .path = path, .arena = arena};
+    struct pages_footer footer;
+    image_pages_name(named->sequence, name);
+    int rv = image_path(image->dir, name, path);
+    if (rv == 0) {
+        rv = env_file_open(image->env, path, ENV_OPEN_READ, &r.file);
+    }
+    if (rv != 0) {
+        return rv;
+    }
+    rv = pages_table_read(&r, image, named, &footer);
+    for (uint64_t i = 0; rv == 0 && i < footer.present + footer.gone; i++) {
+        uint64_t page = r.table[i].page & ~PAGES_GONE;
+        if (page < arena->pages) {
+            arena_write_again(arena, page);
+        }
+    }
+    mem_free(r.tail);
+    env_file_close(image->env, r.file);
+    return rv;
+}
+
+void image_gather(struct image *image, struct heap *heap)
+{
+    const struct super_block *s = &image->super;
+    struct arena *a = &heap->arena;
+    if (image->mode != IMAGE_DISK || image->dead || image->run != NULL || !image->present) {
+        return;
+    }
+    image->gathered = 0;
+    for (uint32_t i = s->file_count; i-- > 1;) {
+        uint64_t have = a->dirty_count * PAGE_BYTES;
+        uint64_t next = s->files[i].bytes;
+        if (have + next > GATHER_BYTES_MAX ||
+            (next > GATHER_SHARE * have && have + next > GATHER_BYTES_MIN) ||
+            gather_one(image, i, a) != 0) {
+            break;
+        }
+        image->gathered++;
+    }
 }
 
 static int no_image(const struct image *image, struct err_text *e)

@@ -1,8 +1,9 @@
 /* Where an opened image's pages come from: one by one when they are wanted, and in the background
  * all others, each compared with its hash. A file is opened for a read and stays open for the next;
- * the files that the superblock named are there as long as a page is unloaded, since only a base
- * replaces them, and writing one loads all. So does what replaces the file of the pmem mode, where
- * a page at home stays as it is until it was written in the arena, and hence loaded. */
+ * the files that the superblock named are there as long as a page is unloaded, since a
+ * checkpoint that replaces some has loaded all that is in them. So does what replaces the file of
+ * the pmem mode, where a page at home stays as it is until it was written in the arena, and hence
+ * loaded. */
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>

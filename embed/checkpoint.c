@@ -81,6 +81,9 @@ static void start(struct embedded_heap *h)
     if (is_clean(h) || h->dropped) {
         return;
     }
+    if (db->closing) {
+        image_gather(h->image, h->heap);
+    }
     int rv = image_checkpoint(h->image, h->heap, checkpoint_done, h);
     if (rv == 0) {
         db->checkpointing = h;

@@ -286,8 +286,10 @@ static int open_files(struct embedded *db, bool *fresh, struct err_text *e)
     }
     if (rv == 0) {
         rv = env_dir_create(embed_env(db), dir);
+        bool made = rv == 0;
         rv = rv == ERR_EXISTS ? 0 : rv;
-        if (rv == 0) {
+        if (rv == 0 &&
+            (made || *fresh)) { /* else it was synced before the directory was complete */
             rv = env_dir_sync(embed_env(db), db->settings.dir);
         }
         if (rv != 0) {

@@ -51,7 +51,8 @@ static int open_image(struct env *env, uint64_t mark, struct image **image, stru
     return image_open(env, &opts, image, heap, e);
 }
 
-/* Random commands with checkpoints, bases, replacements and restarts between them. */
+/* Random commands with checkpoints, some of which take in those before them, bases, replacements
+ * and restarts between them. */
 static void play(struct script *s, uint64_t seed, int steps)
 {
     struct driver *d = malloc(sizeof *d);
@@ -73,6 +74,9 @@ static void play(struct script *s, uint64_t seed, int steps)
             k->index = heap_index(d->heap);
             k->digest = heap_digest(d->heap);
             k->began = s->disk.log_count;
+            if (s->count % 3 == 2) {
+                image_gather(image, d->heap);
+            }
             int rv = s->count % 7 == 6 ? image_replace(image, d->heap, answered, &result)
                                        : image_checkpoint(image, d->heap, answered, &result);
             assert_int_equal(rv, 0);

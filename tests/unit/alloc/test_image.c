@@ -81,6 +81,9 @@ static void byte_equality(uint64_t seed, uint64_t bytes_max, uint64_t size_max)
         } else if (roll == 99) {
             memdisk_run(&d, 1000000);
             assert_false(image_busy(image));
+            if (model_random(&chance) % 2 == 0) {
+                image_gather(image, heaps[0]);
+            }
             assert_int_equal(image_checkpoint(image, heaps[0], answered, &a), 0);
             memdisk_run(&d, 1000000);
             assert_int_equal(a.result.err, 0);

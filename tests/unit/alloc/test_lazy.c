@@ -483,12 +483,60 @@ static void opening_reads_little(void **state)
     setting_close(&s);
 }
 
+/* Small deltas go into the last one, whatever of them has been read. */
+static void deltas_are_gathered_unread(void **state)
+{
+    (void)state;
+    static struct setting s;
+    struct image *image = NULL;
+    struct heap *h = NULL;
+    struct image_stats stats;
+    setting_open(&s, 5);
+    for (int round = 0; round < 40; round++) {
+        assert_int_equal(open_image(&s, &image, &h, NULL), 0);
+        uint64_t unread = h->arena.unloaded_count;
+        uint64_t ptr = 0;
+        heap_begin(h, heap_index(h) + 1, 1, 1);
+        assert_int_equal(heap_alloc(h, heap_next_version(h), 100 + (uint64_t)round * 100, 0,
+                                    slice_of("g", 1), &ptr),
+                         0);
+        heap_end(h);
+        if (round % 4 == 1) {
+            (void)image_fill(h, 16 * HEAP_PAGE_BYTES);
+        }
+        image_get_stats(image, &stats);
+        uint64_t before = stats.delta_count;
+        uint64_t bytes = stats.delta_bytes;
+        if (round % 4 >= 2) {
+            image_gather(image, h);
+        }
+        checkpoint(&s, image, h);
+        image_get_stats(image, &stats);
+        if (round % 4 >= 2 && stats.delta_count != 0 && bytes < 1 << 19) {
+            assert_int_equal(stats.delta_count, 1);
+        } else if (round % 4 < 2 && stats.delta_count != 0) {
+            assert_int_equal(stats.delta_count, before + 1);
+        }
+        struct heap *again = NULL;
+        assert_int_equal(image_read(&s.d.env, "/x", s.uid, IMAGE_DISK, &again, NULL), 0);
+        assert_true(heap_digest(again) == heap_digest(h));
+        heap_free(again);
+        assert_int_equal(heap_load_all(h, NULL), 0);
+        assert_int_equal(heap_check(h, NULL), 0);
+        assert_true(round > 0 || unread > 0);
+        image_close(image);
+        heap_free(h);
+    }
+    setting_close(&s);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(damage_of_any_page_is_met_or_found),
         cmocka_unit_test(a_foreign_image_is_checked_at_once),
         cmocka_unit_test(opening_reads_little),
+        cmocka_unit_test(deltas_are_gathered_unread),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
