@@ -108,7 +108,7 @@ static void prepare(unsigned commit)
         }
         sys->step();
     }
-    if (commit != 0) {
+    if (sys->commit_every != NULL) {
         sys->commit_every(commit);
     }
 }
@@ -131,7 +131,7 @@ static unsigned victim(void)
 static void step_alloc_free(void)
 {
     unsigned i = victim();
-    if (sys->exchange != NULL) {
+    if (sys->exchange != NULL && !latency) {
         exchange(i);
         sys->step();
         return;

@@ -24,8 +24,8 @@ struct alloc_system {
      * of the arena. Ends the process on failure. */
     void (*open)(const char *dir, uint64_t capacity, unsigned commit, bool create);
     void (*close)(void);
-    /* What has been done becomes durable; from here on so many steps do together. Not called of a
-     * volatile heap. */
+    /* What has been done becomes durable; from here on so many steps do together (0: never). NULL:
+     * always a volatile heap. */
     void (*commit_every)(unsigned steps);
     /* 0: no space. The object is filled with `fill`. */
     uint64_t (*alloc)(const void *fill, size_t bytes);

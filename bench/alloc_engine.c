@@ -1,13 +1,16 @@
 /* Cairn's engine (alloc/) by itself. Without a commit the volatile part of applying alone:
  * placement, slot, dirty marks, the bytes; called "commands", steps go through the log's encoding
  * and heap_apply() as well, as every replica runs them. With a commit: pmem mode, where it is one
- * drain of the micro-journal. What is committed together is one entry, as a replica's batch is.
+ * drain of the micro-journal. What is committed together is one entry, as a replica's batch is: its
+ * steps are known before it is applied, so that memory of the next ones is asked for while one is
+ * (alloc/ahead.h), as replicas and the embedded mode do.
  * Disk mode is measured through the SDK (alloc_embedded.c), since there the log is what makes a
  * step durable. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "alloc/ahead.h"
 #include "alloc/command.h"
 #include "alloc/heap.h"
 #include "alloc/image.h"
@@ -15,10 +18,12 @@
 #include "bench/alloc_driver.h"
 #include "embed/record.h"
 
-#define UID           7u
-#define TABLE_BYTES   ((uint64_t)1 << 20)
-#define TABLE_ENTRIES (TABLE_BYTES / 8)
-#define ENTRY_STEPS   64u /* in an entry where nothing is committed */
+#define UID            7u
+#define TABLE_BYTES    ((uint64_t)1 << 20)
+#define TABLE_ENTRIES  (TABLE_BYTES / 8)
+#define ENTRY_STEPS    64u /* in an entry where nothing is committed */
+#define STEPS_MAX      1024u
+#define COMMANDS_AHEAD 2u
 
 static struct env *env;
 static struct image *image;
@@ -27,6 +32,8 @@ static unsigned commit_every, pending;
 static uint64_t index_next, table_object;
 static bool in_entry;
 static struct buf encoded;
+static unsigned step_count; /* that are to be applied */
+static void (*apply)(void);
 
 static void check(int rv, const char *what)
 {
@@ -47,6 +54,9 @@ static uint64_t begin(void)
 
 static void commit(void)
 {
+    if (step_count > 0) {
+        apply();
+    }
     if (in_entry) {
         heap_end(heap);
         in_entry = false;
@@ -114,34 +124,102 @@ static void give(uint64_t object)
     check(heap_free_object(heap, version, object), "free");
 }
 
+/* ---- an entry's steps: known in advance, so that memory is asked for ---- */
+
+#define SLOT_AHEAD   4u /* steps */
+#define OBJECT_AHEAD 2u
+
+struct step {
+    uint64_t *place; /* in the driver's table, PENDING until the step is done */
+    uint64_t object; /* that goes; 0: none */
+    const void *fill;
+    size_t bytes;
+};
+#define PENDING 1u
+static struct step steps[STEPS_MAX];
+
+static void apply_steps(void)
+{
+    for (unsigned i = 0; i < step_count && i < SLOT_AHEAD; i++) {
+        heap_foresee_slot(heap, steps[i].object);
+    }
+    for (unsigned i = 0; i < step_count; i++) {
+        if (i + SLOT_AHEAD < step_count) {
+            heap_foresee_slot(heap, steps[i + SLOT_AHEAD].object);
+        }
+        if (i + OBJECT_AHEAD < step_count) {
+            heap_foresee_object(heap, steps[i + OBJECT_AHEAD].object);
+        }
+        const struct step *s = &steps[i];
+        if (s->object != 0) {
+            give(s->object);
+        }
+        *s->place = take(s->fill, s->bytes);
+    }
+    step_count = 0;
+}
+
+static void exchange(uint64_t *table, unsigned i, const void *fill, size_t bytes)
+{
+    if (table[i] == PENDING || step_count == STEPS_MAX) {
+        apply_steps();
+    }
+    steps[step_count++] = (struct step){&table[i], table[i], fill, bytes};
+    table[i] = PENDING;
+}
+
 /* ---- whole commands: encoded, read, applied ---- */
 
-static uint64_t apply_encoded(const struct heap_command *command)
+static void encode(const struct heap_command *command)
 {
-    struct record record = {.kind = (uint16_t)command->kind, .command = *command};
+    const struct record record = {.kind = (uint16_t)command->kind, .command = *command};
+    check(record_append(&encoded, &record), "encode");
+}
+
+/* As an entry is applied everywhere: each command is read some before it is its turn. */
+static void apply_encoded(void)
+{
+    struct record records[8];
     struct record_reader reader;
     struct heap_outcome outcome;
-    buf_clear(&encoded);
-    check(record_begin(&encoded), "encode");
-    check(record_append(&encoded, &record), "encode");
+    unsigned read = 0;
     check(record_read_open(&reader, slice_of(encoded.data, encoded.len)), "decode");
-    check(record_read(&reader, &record), "decode");
-    check(heap_apply(heap, begin(), &record.command, &outcome), "apply");
-    if (outcome.code != ERR_NOSPACE) {
+    for (unsigned i = 0, done = 0;; i++) {
+        while (read <= i + COMMANDS_AHEAD && record_read(&reader, &records[read % 8]) == 0) {
+            heap_foresee_slot(heap, records[read++ % 8].command.ptr);
+        }
+        if (i == read) {
+            break;
+        }
+        if (i + COMMANDS_AHEAD / 2 < read) {
+            heap_foresee_object(heap, records[(i + COMMANDS_AHEAD / 2) % 8].command.ptr);
+        }
+        const struct heap_command *c = &records[i % 8].command;
+        check(heap_apply(heap, begin(), c, &outcome), "apply");
         check(outcome.code, "command");
+        if (c->kind == HEAP_COMMAND_ALLOC) {
+            *steps[done++].place = outcome.value;
+        }
     }
-    return outcome.value;
+    step_count = 0;
+    buf_clear(&encoded);
 }
 
-static uint64_t take_command(const void *fill, size_t bytes)
+static void exchange_commands(uint64_t *table, unsigned i, const void *fill, size_t bytes)
 {
-    return apply_encoded(&(const struct heap_command){
+    if (table[i] == PENDING || step_count == STEPS_MAX) {
+        apply_encoded();
+    }
+    if (encoded.len == 0) {
+        check(record_begin(&encoded), "encode");
+    }
+    if (table[i] != 0) {
+        encode(&(const struct heap_command){.kind = HEAP_COMMAND_FREE, .ptr = table[i]});
+    }
+    encode(&(const struct heap_command){
         .kind = HEAP_COMMAND_ALLOC, .size = bytes, .type = 1, .data = slice_of(fill, bytes)});
-}
-
-static void give_command(uint64_t object)
-{
-    (void)apply_encoded(&(const struct heap_command){.kind = HEAP_COMMAND_FREE, .ptr = object});
+    steps[step_count++] = (struct step){.place = &table[i]};
+    table[i] = PENDING;
 }
 
 /* ---- further workloads ---- */
@@ -207,14 +285,16 @@ int main(int argc, char **argv)
         .free = give,
         .update = update,
         .replace = replace,
+        .exchange = exchange,
         .step = step,
         .footprint = footprint,
         .compact = compact,
     };
+    apply = apply_steps;
     for (int i = 1; i < argc; i++) {
         if (strcmp(argv[i], "--commands") == 0) { /* the driver passes over it */
-            system.alloc = take_command;
-            system.free = give_command;
+            system.exchange = exchange_commands;
+            apply = apply_encoded;
         }
     }
     return alloc_driver_main(argc, argv, &system);
