@@ -10,15 +10,15 @@
  * with one drain. */
 #include <string.h>
 
-#include "alloc/ahead.h"
 #include "base/assert.h"
 #include "base/hlc.h"
 #include "base/mem.h"
 #include "embed/internal.h"
 
-#define PM_BATCH_BYTES ((size_t)256 << 10) /* a half of the journal holds many times of that */
-#define ROOM_POLL_NS   20000000u
-#define SETTLE_POLL_NS 2000000u
+#define PM_BATCH_BYTES  ((size_t)256 << 10) /* a half of the journal holds many times of that */
+#define BATCH_CALLS_MIN 8u
+#define ROOM_POLL_NS    20000000u
+#define SETTLE_POLL_NS  2000000u
 
 #define ROOM_RESERVE_BYTES ((uint64_t)16 << 20) /* as wal_has_room() */
 
@@ -72,13 +72,6 @@ void embed__library_wake(struct embedded *db)
     }
 }
 
-static void settle(struct embedded_call *call, const struct heap_outcome *outcome, uint64_t version)
-{
-    call->err = outcome->code;
-    call->value = outcome->value;
-    call->version = outcome->code == 0 ? version : outcome->version;
-}
-
 /* 0, or why no call on this heap can be served. */
 int embed__admit(const struct embedded_heap *h, const char **text)
 {
@@ -99,112 +92,18 @@ int embed__admit(const struct embedded_heap *h, const char **text)
     return 0;
 }
 
-/* ---- apply ---- */
-
-static int apply_one(struct embedded_heap *h, uint64_t version, const struct record *record,
-                     struct heap_outcome *out)
-{
-    memset(out, 0, sizeof *out);
-    switch (record->kind) {
-    case RECORD_HEAP_CREATE:
-    case RECORD_HEAP_DROP:
-        return h->uid != CATALOG_UID ? ERR_CORRUPT
-                                     : embed__catalog_apply(h->heap, version, record, out);
-    case RECORD_LEASES_RETURN:
-        return embed__leases_apply(h->heap, record->command.count, out);
-    default:
-        return heap_apply(h->heap, version, &record->command, out);
-    }
-}
-
-/* An entry's commands, each read two before it is applied, so that memory can be asked for. */
-#define AHEAD 2u
-struct ahead {
-    struct record_reader reader;
-    struct record records[4]; /* those from `taken` to `read`, each at its number modulo 4 */
-    uint32_t read, taken;
-    int end; /* why there is none behind them */
-};
-
-static const struct record *ahead_next(struct ahead *a, const struct heap *heap)
-{
-    while (a->end == 0 && a->read <= a->taken + AHEAD) {
-        struct record *r = &a->records[a->read % 4];
-        a->end = record_read(&a->reader, r);
-        if (a->end == 0) {
-            heap_foresee_slot(heap, r->command.ptr);
-            a->read++;
-        }
-    }
-    if (a->taken == a->read) {
-        return NULL;
-    }
-    if (a->taken + 1 < a->read) {
-        heap_foresee_object(heap, a->records[(a->taken + 1) % 4].command.ptr);
-    }
-    return &a->records[a->taken++ % 4];
-}
-
-/* The call that comes after two others, and what its owner keeps behind it for the outcome. */
-static void calls_foresee(const struct list *calls)
-{
-    const struct list *ahead = calls->next->next->next;
-    if (ahead != calls) {
-        lines_prefetch(list_entry(ahead, struct embedded_call, link),
-                       sizeof(struct embedded_call) + 64);
-    }
-}
-
-int embed__apply(struct embedded_heap *h, uint64_t index, uint64_t term, struct slice entry,
-                 struct list *calls)
-{
-    struct ahead ahead;
-    const struct record *record;
-    struct heap_outcome outcome;
-    const char *damage;
-    ahead.read = ahead.taken = 0;
-    ahead.end = 0;
-    int rv = record_read_open(&ahead.reader, entry);
-    if (rv != 0) {
-        return rv;
-    }
-    heap_begin(h->heap, index, term, ahead.reader.stamp);
-    for (uint32_t i = 0; (record = ahead_next(&ahead, h->heap)) != NULL; i++) {
-        uint64_t version = heap_next_version(h->heap);
-        if (calls != NULL) {
-            calls_foresee(calls);
-        }
-        rv = apply_one(h, version, record, &outcome);
-        if (rv == 0) {
-            rv = heap_damage(h->heap, &damage);
-        }
-        if (rv != 0) {
-            break;
-        }
-        struct embedded_call *call = calls == NULL || list_empty(calls)
-                                         ? NULL
-                                         : list_entry(calls->next, struct embedded_call, link);
-        if (call != NULL && call->ordinal == i) { /* else its caller's deadline has passed */
-            list_remove(&call->link);
-            settle(call, &outcome, version);
-            embed__finish(h->db, call, outcome.code, NULL);
-        }
-    }
-    heap_end(h->heap);
-    return rv != 0 ? rv : ahead.end == ERR_NOTFOUND ? 0 : ahead.end;
-}
-
 /* ---- batches ---- */
 
 static void batch_release(struct wal_block *block)
 {
     struct embed_batch *b = container_of(block, struct embed_batch, block);
-    assert(list_empty(&b->calls));
     buf_close(&b->body);
+    mem_free(b->calls);
     mem_free(b);
 }
 
-static struct embed_batch *batch_new(void)
+/* One as large as the last one was is likely: its memory is taken at once. */
+static struct embed_batch *batch_new(size_t bytes)
 {
     struct embed_batch *b = mem_zalloc(sizeof *b);
     if (b == NULL) {
@@ -213,12 +112,37 @@ static struct embed_batch *batch_new(void)
     b->block.refs = 1;
     b->block.release = batch_release;
     list_init(&b->link);
-    list_init(&b->calls);
-    if (record_begin(&b->body) != 0) {
+    if (buf_reserve(&b->body, bytes) != 0 || record_begin(&b->body) != 0) {
         wal_block_unref(&b->block);
         return NULL;
     }
     return b;
+}
+
+static int batch_room(struct embed_batch *b)
+{
+    if (b->count < b->room) {
+        return 0;
+    }
+    uint32_t room = b->room == 0 ? BATCH_CALLS_MIN : 2 * b->room;
+    struct embedded_call **calls = mem_realloc(b->calls, room * sizeof(struct embedded_call *));
+    if (calls == NULL) {
+        return ERR_NOMEM;
+    }
+    b->calls = calls;
+    b->room = room;
+    return 0;
+}
+
+static void batch_fail(struct embedded *db, struct embed_batch *b, int err, const char *text)
+{
+    for (uint32_t i = 0; i < b->count; i++) {
+        struct embedded_call *call = b->calls[i];
+        b->calls[i] = NULL;
+        if (call != NULL) {
+            embed__finish(db, call, err, text);
+        }
+    }
 }
 
 static void calls_fail(struct embedded *db, struct list *calls, int err, const char *text)
@@ -258,11 +182,12 @@ static void batch_next(struct embedded_heap *h)
         uint64_t index = wal_log_last_index(h->log) + 1;
         int rv = wal_log_append(h->log, index, &entry, 1, NULL);
         if (rv != 0) { /* nothing was appended */
-            calls_fail(h->db, &b->calls, rv, NULL);
+            batch_fail(h->db, b, rv, NULL);
             wal_block_unref(&b->block);
             continue;
         }
         b->index = index;
+        h->entry_bytes = b->body.len;
         h->log_bytes += embed__log_bytes(b->body.len);
         h->flying = b;
         list_push_back(&h->db->flying, &h->flying_link);
@@ -292,7 +217,7 @@ static struct embed_batch *batch_open(struct embedded_heap *h)
             return last;
         }
     }
-    struct embed_batch *b = batch_new();
+    struct embed_batch *b = batch_new(h->entry_bytes);
     if (b != NULL) {
         list_push_back(&h->waiting, &b->link);
         h->waiting_bytes += b->body.len;
@@ -312,7 +237,8 @@ int embed__enqueue(struct embedded_heap *h, struct embedded_call *call)
         return ERR_NOMEM;
     }
     size_t before = b->body.len;
-    int rv = record_append(&b->body, &record);
+    int rv = batch_room(b);
+    rv = rv == 0 ? record_append(&b->body, &record) : rv;
     h->waiting_bytes += b->body.len - before;
     if (rv != 0) {
         if (b->count == 0) {
@@ -322,9 +248,9 @@ int embed__enqueue(struct embedded_heap *h, struct embedded_call *call)
         }
         return rv;
     }
-    call->ordinal = b->count++;
+    call->ordinal = b->count;
     call->batch = b;
-    list_push_back(&b->calls, &call->link);
+    b->calls[b->count++] = call;
     return 0;
 }
 
@@ -341,9 +267,9 @@ void embed__durable(struct embedded *db)
         }
         h->flying = NULL;
         list_remove(&h->flying_link);
-        int rv = embed__apply(h, b->index, h->term, slice_of(b->body.data, b->body.len), &b->calls);
+        int rv = embed__apply(h, b->index, h->term, slice_of(b->body.data, b->body.len), b->calls);
         if (rv != 0) {
-            calls_fail(db, &b->calls, ERR_INDOUBT, "the directory failed");
+            batch_fail(db, b, ERR_INDOUBT, "the directory failed");
             const char *damage;
             embed__fail(db, rv, "entry %llu of heap %llu can't be applied: %s",
                         (unsigned long long)b->index, (unsigned long long)h->uid,
@@ -381,7 +307,7 @@ void embed__heap_settle(struct embedded_heap *h)
 void embed__fail_calls(struct embedded_heap *h, int flying, int waiting, const char *text)
 {
     if (h->flying != NULL) {
-        calls_fail(h->db, &h->flying->calls, flying, text);
+        batch_fail(h->db, h->flying, flying, text);
         wal_block_unref(&h->flying->block);
         h->flying = NULL;
         list_remove(&h->flying_link);
@@ -389,7 +315,7 @@ void embed__fail_calls(struct embedded_heap *h, int flying, int waiting, const c
     while (!list_empty(&h->waiting)) {
         struct embed_batch *b = list_entry(h->waiting.next, struct embed_batch, link);
         list_remove(&b->link);
-        calls_fail(h->db, &b->calls, waiting, text);
+        batch_fail(h->db, b, waiting, text);
         wal_block_unref(&b->block);
     }
     h->waiting_bytes = 0;
@@ -434,8 +360,8 @@ static int pm_apply(struct embedded_heap *h, struct list *calls, struct list *ap
         record_of(call->request, &record);
         bytes += record_bytes(&record);
         uint64_t version = heap_next_version(h->heap);
-        rv = apply_one(h, version, &record, &outcome);
-        settle(call, &outcome, version);
+        rv = embed__apply_one(h, version, &record, &outcome);
+        embed__settle(call, &outcome, version);
     }
     heap_end(h->heap);
     return rv;
@@ -554,19 +480,20 @@ bool embed__call_sleep(struct embedded *db, struct embedded_call *call, uint64_t
 static void call_leaves(struct embedded_heap *h, struct embedded_call *call)
 {
     struct embed_batch *b = call->batch;
-    struct list *next = call->link.next;
-    list_remove(&call->link);
     if (b == h->flying) {
+        b->calls[call->ordinal] = NULL;
         embed__finish(h->db, call, ERR_INDOUBT, "the disk didn't answer in time");
         return;
-    }
-    for (; next != &b->calls; next = next->next) {
-        list_entry(next, struct embedded_call, link)->ordinal--;
     }
     h->waiting_bytes -= b->body.len;
     record_cut(&b->body, call->ordinal);
     h->waiting_bytes += b->body.len;
-    if (--b->count == 0) {
+    b->count--;
+    for (uint32_t i = call->ordinal; i < b->count; i++) {
+        b->calls[i] = b->calls[i + 1];
+        b->calls[i]->ordinal = i;
+    }
+    if (b->count == 0) {
         h->waiting_bytes -= b->body.len;
         list_remove(&b->link);
         wal_block_unref(&b->block);

@@ -31,11 +31,11 @@ struct embed_settings {
 /* Commands that go into one entry of the log. Freed by the log, which keeps it as long as it wants
  * the bytes. */
 struct embed_batch {
-    struct wal_block block; /* first */
-    struct list link;       /* in heap->waiting */
-    struct list calls;      /* unfinished, by ordinal */
+    struct wal_block block;       /* first */
+    struct list link;             /* in heap->waiting */
+    struct embedded_call **calls; /* by ordinal; NULL: its caller's deadline has passed */
+    uint32_t count, room;
     struct buf body;
-    uint32_t count;
     bool lingered;  /* it was here a moment ago, and nobody wanted it */
     uint64_t index; /* once appended */
 };
@@ -56,6 +56,7 @@ struct embedded_heap {
     struct list flying_link; /* in db->flying */
     struct list waiting;     /* batches */
     size_t waiting_bytes;
+    size_t entry_bytes;        /* of the last entry */
     bool wanted;               /* somebody wants what waits */
     uint64_t log_bytes;        /* appended since the last checkpoint began */
     uint64_t log_bytes_next;   /* when to look again whether one is due */
@@ -168,13 +169,21 @@ bool embed__call_sleep(struct embedded *db, struct embedded_call *call, uint64_t
                        bool works);
 void embed__finish(struct embedded *db, struct embedded_call *call, int err, const char *text);
 void embed__durable(struct embedded *db);
-int embed__apply(struct embedded_heap *h, uint64_t index, uint64_t term, struct slice entry,
-                 struct list *calls);
 void embed__pm_incoming(struct embedded_heap *h, struct embedded_call *call);
 void embed__pm_commit(struct embedded_heap *h);
 /* Works until nothing of the heap is on its way: no call, no checkpoint. */
 void embed__heap_settle(struct embedded_heap *h);
 void embed__fail_calls(struct embedded_heap *h, int flying, int waiting, const char *text);
+
+/* ---- apply.c ---- */
+
+/* calls: by ordinal, those without one NULL; NULL: none has one. */
+int embed__apply(struct embedded_heap *h, uint64_t index, uint64_t term, struct slice entry,
+                 struct embedded_call **calls);
+int embed__apply_one(struct embedded_heap *h, uint64_t version, const struct record *record,
+                     struct heap_outcome *out);
+void embed__settle(struct embedded_call *call, const struct heap_outcome *outcome,
+                   uint64_t version);
 
 /* ---- submit.c ---- */
 

@@ -50,19 +50,24 @@ int record_begin(struct buf *out)
     return 0;
 }
 
-/* A number is stored at any rate, and stays if it isn't 0: there is room for all of them. */
 static uint8_t *put_u32(uint8_t *at, unsigned *mask, enum field field, uint32_t value)
 {
+    if (value == 0) {
+        return at;
+    }
+    *mask |= (unsigned)field;
     store_u32(at, value);
-    *mask |= value != 0 ? (unsigned)field : 0;
-    return at + (value != 0 ? 4 : 0);
+    return at + 4;
 }
 
 static uint8_t *put_u64(uint8_t *at, unsigned *mask, enum field field, uint64_t value)
 {
+    if (value == 0) {
+        return at;
+    }
+    *mask |= (unsigned)field;
     store_u64(at, value);
-    *mask |= value != 0 ? (unsigned)field : 0;
-    return at + (value != 0 ? 8 : 0);
+    return at + 8;
 }
 
 static uint8_t *put_bytes(uint8_t *at, unsigned *mask, enum field field, struct slice bytes)
@@ -86,7 +91,8 @@ int record_append(struct buf *out, const struct record *record)
         record_bytes(record) > COMMAND_BYTES_MAX) {
         return ERR_TOOBIG;
     }
-    if (buf_reserve(out, RECORD_FIXED_BYTES_MAX + payload) != 0) {
+    if (out->capacity - out->len < RECORD_FIXED_BYTES_MAX + payload &&
+        buf_reserve(out, RECORD_FIXED_BYTES_MAX + payload) != 0) {
         return ERR_NOMEM;
     }
     uint8_t *start = out->data + out->len;
@@ -136,69 +142,78 @@ static bool kind_is_known(uint16_t kind)
            (kind >= RECORD_HEAP_CREATE && kind < RECORD_KINDS);
 }
 
-static void field_read(struct cursor *at, unsigned field, struct heap_command *c)
+/* A field that is there. NULL: the entry ends before it does, or did earlier. */
+static const uint8_t *get_u32(const uint8_t *at, const uint8_t *end, uint32_t *out)
 {
-    switch (field) {
-    case FIELD_TYPE:
-        c->type = cursor_u32(at);
-        break;
-    case FIELD_COUNT:
-        c->count = cursor_u32(at);
-        break;
-    case FIELD_SESSION:
-        c->session = cursor_u64(at);
-        break;
-    case FIELD_TARGET:
-        c->ptr = cursor_u64(at);
-        break;
-    case FIELD_EXPECTED_PTR:
-        c->expected_ptr = cursor_u64(at);
-        break;
-    case FIELD_OFFSET:
-        c->offset = cursor_u64(at);
-        break;
-    case FIELD_SIZE:
-        c->size = cursor_u64(at);
-        break;
-    case FIELD_DELTA:
-        c->delta = cursor_u64(at);
-        break;
-    case FIELD_IF_VERSION:
-        c->if_version = cursor_u64(at);
-        break;
-    case FIELD_DATA:
-        c->data = cursor_bytes(at, cursor_u32(at));
-        break;
-    case FIELD_EXPECTED:
-        c->expected = cursor_bytes(at, cursor_u32(at));
-        break;
-    default:
-        assert(field == FIELD_NAME);
-        c->name = cursor_bytes(at, cursor_u32(at));
-        break;
+    if (at == NULL || end - at < 4) {
+        return NULL;
     }
+    *out = load_u32(at);
+    return at + 4;
+}
+
+static const uint8_t *get_u64(const uint8_t *at, const uint8_t *end, uint64_t *out)
+{
+    if (at == NULL || end - at < 8) {
+        return NULL;
+    }
+    *out = load_u64(at);
+    return at + 8;
+}
+
+static const uint8_t *get_bytes(const uint8_t *at, const uint8_t *end, struct slice *out)
+{
+    uint32_t len = 0;
+    at = get_u32(at, end, &len);
+    if (at == NULL || (size_t)(end - at) < len) {
+        return NULL;
+    }
+    *out = slice_of(at, len);
+    return at + len;
+}
+
+static const uint8_t *fields_read(const uint8_t *at, const uint8_t *end, unsigned mask,
+                                  struct heap_command *c)
+{
+    at = (mask & FIELD_TYPE) != 0 ? get_u32(at, end, &c->type) : at;
+    at = (mask & FIELD_COUNT) != 0 ? get_u32(at, end, &c->count) : at;
+    at = (mask & FIELD_SESSION) != 0 ? get_u64(at, end, &c->session) : at;
+    at = (mask & FIELD_TARGET) != 0 ? get_u64(at, end, &c->ptr) : at;
+    at = (mask & FIELD_EXPECTED_PTR) != 0 ? get_u64(at, end, &c->expected_ptr) : at;
+    at = (mask & FIELD_OFFSET) != 0 ? get_u64(at, end, &c->offset) : at;
+    at = (mask & FIELD_SIZE) != 0 ? get_u64(at, end, &c->size) : at;
+    at = (mask & FIELD_DELTA) != 0 ? get_u64(at, end, &c->delta) : at;
+    at = (mask & FIELD_IF_VERSION) != 0 ? get_u64(at, end, &c->if_version) : at;
+    at = (mask & FIELD_DATA) != 0 ? get_bytes(at, end, &c->data) : at;
+    at = (mask & FIELD_EXPECTED) != 0 ? get_bytes(at, end, &c->expected) : at;
+    return (mask & FIELD_NAME) != 0 ? get_bytes(at, end, &c->name) : at;
 }
 
 int record_read(struct record_reader *r, struct record *out)
 {
-    memset(out, 0, sizeof *out);
+    const uint8_t *at = r->at.at;
+    const uint8_t *end = r->at.end;
     if (r->left == 0) {
-        return cursor_left(&r->at) == 0 ? ERR_NOTFOUND : ERR_CORRUPT;
+        return at == end ? ERR_NOTFOUND : ERR_CORRUPT;
     }
+    if (end - at < 4) {
+        return ERR_CORRUPT;
+    }
+    uint16_t kind = load_u16(at);
+    unsigned mask = load_u16(at + 2);
+    if (!kind_is_known(kind) || (mask & ~(unsigned)FIELDS_ALL) != 0) {
+        return ERR_CORRUPT;
+    }
+    memset(out, 0, sizeof *out);
+    at = fields_read(at + 4, end, mask, &out->command);
+    if (at == NULL) {
+        return ERR_CORRUPT;
+    }
+    r->at.at = at;
     r->left--;
-    out->kind = cursor_u16(&r->at);
-    unsigned mask = cursor_u16(&r->at);
-    if (r->at.failed || !kind_is_known(out->kind) || (mask & ~(unsigned)FIELDS_ALL) != 0) {
-        return ERR_CORRUPT;
-    }
-    for (; mask != 0; mask &= mask - 1) { /* the lowest bit that is left */
-        field_read(&r->at, mask & (~mask + 1), &out->command);
-    }
-    if (r->at.failed) {
-        return ERR_CORRUPT;
-    }
-    out->command.kind = out->kind < HEAP_COMMAND_KINDS ? (enum heap_command_kind)out->kind
-                                                       : (enum heap_command_kind)0;
+    out->kind = kind;
+    out->command.kind =
+        kind < HEAP_COMMAND_KINDS ? (enum heap_command_kind)kind : (enum heap_command_kind)0;
     return 0;
 }
 
