@@ -9,9 +9,10 @@
 #include "base/mem.h"
 #include "embed/internal.h"
 
-#define RECORDS_AHEAD 8u
-#define OBJECTS_AHEAD 4u
-#define CALLS_AHEAD   8u
+#define RECORDS_AHEAD  8u
+#define OBJECTS_AHEAD  4u
+#define CALLS_AHEAD    8u
+#define CALLS_FINISHED 32u /* together */
 
 struct ahead {
     struct record_reader reader;
@@ -78,6 +79,21 @@ static void call_foresee(const struct embedded_call *call)
     }
 }
 
+/* Those from *from to `to`, which have their outcomes. Handing over one is an atomic operation, and
+ * waits until all that was stored before has reached the cache, the arena's new bytes above all:
+ * that is waited for once for many. */
+static void calls_finish(struct embedded *db, struct embedded_call **calls, uint32_t *from,
+                         uint32_t to)
+{
+    for (; *from < to; ++*from) {
+        struct embedded_call *call = calls[*from];
+        calls[*from] = NULL;
+        if (call != NULL) {
+            embed__finish(db, call, call->err, NULL);
+        }
+    }
+}
+
 int embed__apply(struct embedded_heap *h, uint64_t index, uint64_t term, struct slice entry,
                  struct embedded_call **calls)
 {
@@ -95,9 +111,14 @@ int embed__apply(struct embedded_heap *h, uint64_t index, uint64_t term, struct 
     for (uint32_t i = 0; i < count && i < CALLS_AHEAD; i++) {
         call_foresee(calls[i]);
     }
+    uint32_t finished = 0;
+    uint32_t i = 0;
     heap_begin(h->heap, index, term, ahead.reader.stamp);
-    for (uint32_t i = 0; (record = ahead_next(&ahead, h->heap)) != NULL; i++) {
+    for (; (record = ahead_next(&ahead, h->heap)) != NULL; i++) {
         uint64_t version = heap_next_version(h->heap);
+        if (i < count && i - finished == CALLS_FINISHED) {
+            calls_finish(h->db, calls, &finished, i);
+        }
         if (i + CALLS_AHEAD < count) {
             call_foresee(calls[i + CALLS_AHEAD]);
         }
@@ -108,13 +129,11 @@ int embed__apply(struct embedded_heap *h, uint64_t index, uint64_t term, struct 
         if (rv != 0) {
             break;
         }
-        struct embedded_call *call = i < count ? calls[i] : NULL;
-        if (call != NULL) {
-            calls[i] = NULL;
-            embed__settle(call, &outcome, version);
-            embed__finish(h->db, call, outcome.code, NULL);
+        if (i < count && calls[i] != NULL) {
+            embed__settle(calls[i], &outcome, version);
         }
     }
+    calls_finish(h->db, calls, &finished, i < count ? i : count);
     heap_end(h->heap);
     return rv != 0 ? rv : ahead.end == ERR_NOTFOUND ? 0 : ahead.end;
 }
