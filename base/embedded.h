@@ -107,11 +107,9 @@ struct embedded_call {
     /* The outcome: 0 or ERR_*, and why. INDOUBT: a failure of the disk, or the deadline, came while
      * the change was being written; it may or may not be there after the next open. */
     int err;
-    uint64_t value; /* ALLOC, ROOT_GET: pointer; ADD_U64: the value before; as heap_outcome;
-                       SNAPSHOT_TOO_OLD of a read: the heap's retention, version: its oldest */
-    /* Stands between the two numbers: settled() copies them a moment after they were stored, and
-     * one load for both would wait until both have left the store buffer. */
     const char *text;     /* static, or the directory's; NULL: the code says it all */
+    uint64_t value;       /* ALLOC, ROOT_GET: pointer; ADD_U64: the value before; as heap_outcome;
+                             SNAPSHOT_TOO_OLD of a read: the heap's retention, version: its oldest */
     uint64_t version;     /* commands: of the change; READ, STAT, ROOT_GET: of what was read */
     uint64_t object_size; /* STAT */
     uint32_t object_type, object_flags;
