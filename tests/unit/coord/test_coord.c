@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "base/hlc.h"
+#include "coord/coord.h"
 #include "replica/replica.h"
 #include "unit/alloc/txn_part.h"
 #include "unit/coord/world.h"
@@ -231,40 +232,64 @@ static void a_coordinator_may_die_at_any_moment(void **state)
     assert_true(outcomes[1] > 0);
 }
 
-/* A new leader of home knows that whoever coordinated is gone: it doesn't wait as others do. */
-static void homes_next_leader_brings_it_to_an_end_soon(void **state)
+#define SPREAD_MS 12000u /* leaders are where they belong by then */
+
+/* False: the leaders are one, or the election took so long that others, who wait longer than the
+ * heir does, would take it up before. */
+static bool heir_brings_it_to_an_end(uint64_t seed)
 {
-    (void)state;
     static struct world w;
     struct transfer t = {.shards = {0, 1}, .count = 2, .value = 3};
-    sim_ignore_leaks(true);
-    world_open(&w, 10); /* an election that ends before anybody else would take it up */
+    world_open(&w, seed);
+    world_run_ms(&w, SPREAD_MS);
     t.ptrs[0] = world_alloc(&w, 0, 1);
     t.ptrs[1] = world_alloc(&w, 1, 2);
     uint32_t home = world_leader(&w, w.uids[0]);
     uint32_t other = world_leader(&w, w.uids[1]);
-    assert_int_not_equal(home, other);
+    if (home == other) {
+        world_close(&w);
+        return false;
+    }
     sim_net_cut(w.nodes[home].host, w.nodes[other].host, true);
     sim_net_cut(w.nodes[other].host, w.nodes[home].host, true);
     struct buf body = encode(&w, &t);
     struct answer *a = world_send(&w, home, KIND_TX_COMMIT, slice_of(body.data, body.len));
+    uint64_t began_ns = sim_now_ns(w.sim);
     world_run_ms(&w, 50);
     assert_int_equal(counts_of(&w, 0).prepared, 1);
     assert_int_equal(counts_of(&w, 1).prepared, 0);
     world_kill(&w, home);
     (void)world_leader(&w, w.uids[0]);
-    world_run_ms(&w, 300);
-    assert_int_equal(counts_of(&w, 0).prepared, 1); /* the client might come again */
-    world_run_ms(&w, 400);
-    assert_int_equal(counts_of(&w, 0).prepared, 0);
+    bool early = sim_now_ns(w.sim) - began_ns < (COORD_ORPHAN_MS - COORD_HEIR_MS - 150) * SIM_MS;
+    if (early) {
+        world_run_ms(&w, COORD_HEIR_MS - 200);
+        assert_int_equal(counts_of(&w, 0).prepared, 1); /* the client might come again */
+        world_run_ms(&w, 400);
+        assert_int_equal(counts_of(&w, 0).prepared, 0);
+    }
     buf_close(&body);
     world_answer_free(a);
     sim_net_heal(w.sim);
     world_start(&w, home);
-    assert_int_equal(world_value(&w, 0, t.ptrs[0], NULL), 1);
-    assert_int_equal(world_value(&w, 1, t.ptrs[1], NULL), 2);
+    /* Where nobody has ended it yet, what was cut off may arrive, and it happens. */
+    bool happened = !early && world_value(&w, 0, t.ptrs[0], NULL) == 3;
+    assert_int_equal(world_value(&w, 0, t.ptrs[0], NULL), happened ? 3 : 1);
+    assert_int_equal(world_value(&w, 1, t.ptrs[1], NULL), happened ? 3 : 2);
     world_close(&w);
+    return early;
+}
+
+/* A new leader of home knows that whoever coordinated is gone: it doesn't wait as others do. */
+static void homes_next_leader_brings_it_to_an_end_soon(void **state)
+{
+    (void)state;
+    uint32_t early = 0;
+    sim_ignore_leaks(true);
+    for (uint64_t seed = 10; seed < 40 && early < 1; seed++) {
+        early += heir_brings_it_to_an_end(seed);
+    }
     sim_ignore_leaks(false);
+    assert_int_equal(early, 1);
 }
 
 static void a_read_waits_for_what_is_being_decided(void **state)
