@@ -127,16 +127,19 @@ void arena_memory_filled(struct arena *a, uint64_t page)
     }
 }
 
-/* The next full chunk becomes a huge page. */
+/* The next full chunk becomes a huge page. What isn't accessible, most of a large reservation, is
+ * passed over 64 at a time, and that counts as a look. */
 static void collapse_next(struct arena *a)
 {
+    uint64_t chunks = (a->pages + CHUNK_PAGES - 1) / CHUNK_PAGES;
     for (uint32_t looks = 0; looks < COLLAPSE_LOOKS; looks++) {
-        uint64_t page = pageset_next(&a->present, a->collapse_at * CHUNK_PAGES, a->pages);
-        if (page == a->pages) {
-            a->collapse_at = 0;
-            return;
+        uint64_t chunk = a->collapse_at < chunks ? a->collapse_at : 0;
+        uint64_t open = a->chunks[chunk >> 6] >> (chunk & 63);
+        if (open == 0) {
+            a->collapse_at = (chunk | 63) + 1;
+            continue;
         }
-        uint64_t chunk = page / CHUNK_PAGES;
+        chunk += (uint64_t)__builtin_ctzll(open);
         a->collapse_at = chunk + 1;
         if (chunk_is_full(a, chunk)) {
             collapse(a, chunk);
