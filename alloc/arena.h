@@ -64,9 +64,9 @@ struct arena {
     uint64_t pages; /* of the reservation */
     void *memory;   /* of all below */
     size_t memory_bytes;
-    uint64_t *chunks; /* bit: these 2 MiB are accessible */
-    uint64_t *huge;   /* bit: they may be one page of the machine */
-    uint64_t collapse_at;
+    uint64_t *chunks;     /* bit: these 2 MiB are accessible */
+    uint64_t *huge;       /* bit: they may be one page of the machine */
+    uint64_t collapse_at; /* the chunk where looking for full ones goes on */
     struct pageset present;
     struct pageset dirty;    /* changed since the last checkpoint began */
     struct pageset unhashed; /* changed, or loaded, since hash[] was computed */
