@@ -399,6 +399,13 @@ static void waiters_answer(struct batch *b, int err)
     }
 }
 
+static void batch_end(struct shard *s, struct batch *b, int err)
+{
+    wave_landed(s->r, b);
+    waiters_answer(b, err);
+    batch_done(s, b);
+}
+
 static void batch_submit(struct shard *s, struct batch *b)
 {
     uint8_t *header = b->block->data;
@@ -414,9 +421,7 @@ static void batch_submit(struct shard *s, struct batch *b)
     int rv = consensus_submit(s->consensus, env_now_ms(s->r->env), ENTRY_COMMAND,
                               slice_of(header, b->len), block, &update);
     if (rv != 0 || update->entry_count == 0) {
-        wave_landed(s->r, b);
-        waiters_answer(b, rv == ERR_NOTLEADER ? ERR_NOTLEADER : ERR_BUSY);
-        batch_done(s, b);
+        batch_end(s, b, rv == ERR_NOTLEADER ? ERR_NOTLEADER : ERR_BUSY);
         shard__handle(s, rv, update);
         return;
     }
@@ -429,6 +434,15 @@ static void batch_submit(struct shard *s, struct batch *b)
     shard__handle(s, rv, update);
 }
 
+/* What a sole voter's log has no place for, nobody else can commit: its clients would be in doubt
+ * until somebody makes space. BUSY: a segment is being made, the next tick asks again. Before it
+ * serves no client waits, and its first entry must go. */
+static int check_place(const struct shard *s, const struct batch *b)
+{
+    bool alone = s->serving && consensus_sole_voter(s->consensus);
+    return alone ? wal_prepared(s->r->wal, b->len) : 0;
+}
+
 /* Full batches go at once, up to a few in flight; the open one when nothing is and somebody waits
  * for it, in its wave. */
 void batch_end_of_turn(struct shard *s)
@@ -438,15 +452,35 @@ void batch_end_of_turn(struct shard *s)
     }
     while (s->ready_count > 0 && s->in_flight_count < BATCHES_IN_FLIGHT_MAX && shard__leads(s)) {
         struct batch *b = list_entry(s->ready.next, struct batch, link);
+        int rv = check_place(s, b);
+        if (rv == ERR_BUSY) {
+            return;
+        }
         list_remove(&b->link);
         s->ready_count--;
-        batch_submit(s, b);
+        if (rv == 0) {
+            batch_submit(s, b);
+        } else {
+            batch_end(s, b, rv);
+        }
     }
     struct batch *b = s->open;
     if (b != NULL && b->count > 0 && !b->lazy && s->in_flight_count == 0 && s->ready_count == 0 &&
-        shard__leads(s) && wave_take(s)) {
-        wave_sent(s->r, b);
-        batch_submit(s, open_take(s));
+        shard__leads(s)) {
+        int rv = check_place(s, b);
+        if (rv == 0 && wave_take(s)) {
+            wave_sent(s->r, b);
+            batch_submit(s, open_take(s));
+        } else if (rv != 0 && rv != ERR_BUSY) {
+            batch_end(s, open_take(s), rv);
+        }
+    }
+}
+
+void batch_tick(struct shard *s)
+{
+    if (s->ready_count > 0 || s->open != NULL) {
+        replica__turn(s);
     }
 }
 
@@ -476,9 +510,7 @@ void batch_refuse(struct shard *s, int err)
     while (!list_empty(&all)) {
         struct batch *b = list_entry(all.next, struct batch, link);
         list_remove(&b->link);
-        wave_landed(s->r, b);
-        waiters_answer(b, err);
-        batch_done(s, b);
+        batch_end(s, b, err);
     }
 }
 

@@ -100,7 +100,7 @@ static const struct raft_server *server_of(const struct consensus *c, uint64_t i
     return NULL;
 }
 
-bool consensus__sole_voter(const struct consensus *c)
+bool consensus_sole_voter(const struct consensus *c)
 {
     unsigned voters = 0;
     for (unsigned i = 0; i < c->raft.configuration.n; i++) {
@@ -602,7 +602,7 @@ void consensus_set_reluctant(struct consensus *c, bool reluctant)
  * over with the next leader. */
 static bool holds_back(const struct consensus *c)
 {
-    return c->reluctant && c->raft.state == RAFT_FOLLOWER && !consensus__sole_voter(c) &&
+    return c->reluctant && c->raft.state == RAFT_FOLLOWER && !consensus_sole_voter(c) &&
            c->held_back < ELECTIONS_HELD_BACK;
 }
 
@@ -624,7 +624,7 @@ int consensus_tick(struct consensus *c, uint64_t now_ms, struct consensus_update
         return consensus__finish(c, update);
     }
     if (c->now >= due) {
-        if (r->state == RAFT_FOLLOWER && consensus__sole_voter(c) && !r->snapshot.installing &&
+        if (r->state == RAFT_FOLLOWER && consensus_sole_voter(c) && !r->snapshot.installing &&
             r->last_stored >= consensus__trail_last(&r->trail)) {
             /* Guard (f), while running: a sole voter would lead its current term, which another
              * server may have won under the configuration before (two voters, one being removed).

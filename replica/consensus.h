@@ -190,6 +190,7 @@ uint64_t consensus_match_index(const struct consensus *c,
 void consensus_get_config(const struct consensus *c,
                           struct consensus_config *out); /* newest, committed or not */
 bool consensus_change_pending(const struct consensus *c);
+bool consensus_sole_voter(const struct consensus *c); /* nobody else votes */
 
 /* The bytes of an ENTRY_CHANGE. ERR_PROTOCOL on anything but a valid configuration. */
 int consensus_config_decode(struct slice data, struct consensus_config *out);

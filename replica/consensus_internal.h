@@ -96,7 +96,6 @@ void consensus__from_raft_config(const struct raft_configuration *config,
                                  struct consensus_config *out);
 uint64_t consensus__trail_last(const struct raft_trail *t);
 uint64_t consensus__trail_term(const struct raft_trail *t, uint64_t index); /* 0: not in it */
-bool consensus__sole_voter(const struct consensus *c);
 void consensus__entry_for_raft(struct consensus *c, const struct wal_entry *entry,
                                struct raft_entry *out);
 

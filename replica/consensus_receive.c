@@ -285,7 +285,7 @@ static int receive_timeout_now(struct consensus *c, const struct consensus_messa
 {
     /* Guard (f) again: the sole voter would lead without a new term. Its leader is on the way out
      * anyway. */
-    if (consensus__sole_voter(c) || c->reluctant) {
+    if (consensus_sole_voter(c) || c->reluctant) {
         return 0;
     }
     struct raft_message message;

@@ -409,6 +409,7 @@ bool shard__hard_state_is_durable(const struct shard *s);
  */
 
 void batch_end_of_turn(struct shard *s);
+void batch_tick(struct shard *s); /* batches that wait for a place in the log */
 void batch_push(struct shard *s);
 void batch_refuse(struct shard *s, int err); /* whoever waits gets err */
 void batch_close(struct shard *s);           /* nobody waits; frees */

@@ -535,6 +535,7 @@ void shard__tick(struct shard *s, uint64_t now_ms)
     if (s->failed) {
         return;
     }
+    batch_tick(s);
     read_tick(s, now_ms);
     reclaim_tick(s, now_ms);
     transfer_tick(s, now_ms);

@@ -577,11 +577,18 @@ struct command_result client_write(struct cluster_client *client, uint64_t ptr, 
 
 static bool shards_open(struct cluster *c, uint64_t uid, uint32_t shards)
 {
+    uint32_t running = 0;
     for (uint32_t i = 0; i < CLUSTER_NODES; i++) {
-        for (uint32_t k = 0; c->nodes[i].replica != NULL && k < shards; k++) {
-            if (replica_shard(c->nodes[i].replica, uid + k) == NULL) {
-                return false;
-            }
+        running += c->nodes[i].replica != NULL;
+    }
+    for (uint32_t k = 0; k < shards; k++) {
+        uint32_t open = 0;
+        for (uint32_t i = 0; i < CLUSTER_NODES; i++) {
+            const struct replica *r = c->nodes[i].replica;
+            open += r != NULL && replica_shard(c->nodes[i].replica, uid + k) != NULL;
+        }
+        if (open < (c->replicas != 0 ? c->replicas : running)) {
+            return false;
         }
     }
     return true;
@@ -594,7 +601,8 @@ uint64_t cluster_heap(struct cluster *c, const char *name, uint32_t shards, uint
     struct command_result result =
         client_open(&client, c, SHARD_META, sim_random(c->sim), 4, 60000);
     assert(result.code == 0);
-    struct msg_heap_create m = {.shard_bytes_max = bytes_max, .shard_count = shards, .name = text};
+    struct msg_heap_create m = {
+        .shard_bytes_max = bytes_max, .shard_count = shards, .replicas = c->replicas, .name = text};
     struct buf body = {0};
     int rv = message_encode_heap_create(&m, &body);
     assert(rv == 0);

@@ -33,6 +33,7 @@ struct cluster {
     uint64_t checkpoint_log_bytes;
     uint32_t loss_per_million; /* of peer batches */
     uint64_t delay_ns;         /* of everything carried */
+    uint32_t replicas;         /* of heaps that are created; 0: on all nodes */
 };
 
 void cluster_open(struct cluster *c, uint64_t seed, uint64_t checkpoint_log_bytes);
@@ -81,7 +82,7 @@ struct command_result client_command(struct cluster_client *client, uint16_t kin
 struct command_result client_write(struct cluster_client *client, uint64_t ptr, uint64_t offset,
                                    struct slice data);
 /* Creates a heap by a session of its own on the meta shard and returns the uid of its first shard,
- * opened everywhere. */
+ * opened wherever it belongs. */
 uint64_t cluster_heap(struct cluster *c, const char *name, uint32_t shards, uint64_t bytes_max);
 void cluster_heap_drop(struct cluster *c, const char *name);
 

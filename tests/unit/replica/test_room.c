@@ -122,11 +122,99 @@ static void a_follower_without_room_does_not_stop_the_others(void **state)
     cluster_close(&c);
 }
 
+/* ---- a sole voter ---- */
+
+#define BURST       32u
+#define BURST_BYTES (200u << 10)
+
+struct burst {
+    struct cluster_client *client;
+    struct cluster_node *node;
+    uint64_t ptr;
+    struct shard_command commands[BURST];
+    int errs[BURST]; /* 1: not answered */
+};
+static struct burst burst;
+static uint8_t noise[BURST_BYTES];
+
+static void burst_done(struct shard_command *command, const struct command_result *result)
+{
+    size_t at = (size_t)(command - burst.commands);
+    assert_int_equal(burst.errs[at], 1);
+    burst.errs[at] = result->err != 0 ? result->err : result->code;
+}
+
+/* All in one turn: nobody has looked at the disk in between. */
+static void burst_send(void *arg)
+{
+    (void)arg;
+    struct cluster_client *client = burst.client;
+    struct shard *s = replica_shard(burst.node->replica, client->uid);
+    for (uint32_t i = 0; i < BURST; i++) {
+        struct msg_write m = {.uid = client->uid,
+                              .session = client->session,
+                              .seq = client->seq + 1 + i,
+                              .acked = client->acked,
+                              .ptr = burst.ptr,
+                              .offset = 0,
+                              .data = slice_of(noise, sizeof noise)};
+        struct buf body = {0};
+        assert_int_equal(message_encode_write(&m, &body), 0);
+        burst.commands[i].cb = burst_done;
+        burst.errs[i] = 1;
+        int rv = shard_propose(s, KIND_WRITE, slice_of(body.data, body.len), CLUSTER_OWNER,
+                               &burst.commands[i]);
+        buf_close(&body);
+        if (rv != 0) {
+            burst.errs[i] = rv;
+        }
+    }
+}
+
+/* Nobody else can commit what a sole voter's log has no place for: it isn't taken, rather than
+ * taken and in doubt until somebody makes space. */
+static void a_sole_voter_leaves_nothing_in_doubt(void **state)
+{
+    (void)state;
+    struct cluster c;
+    struct cluster_client client;
+    cluster_open(&c, 32, 0);
+    c.replicas = 1;
+    uint64_t uid = cluster_heap(&c, "h", 1, 64 * MIB);
+    cluster_run_ms(&c, 8000);
+    uint32_t leader = cluster_leader(&c, uid);
+    (void)client_open(&client, &c, uid, 1, 64, 60000);
+    uint64_t ptr = client_alloc(&client, MIB, slice_of(NULL, 0));
+    cluster_run_ms(&c, 100);
+    sim_disk_limit(c.nodes[leader].host, 0);
+    burst = (struct burst){.client = &client, .node = &c.nodes[leader], .ptr = ptr};
+    sim_proc_call(c.nodes[leader].env, burst_send, NULL);
+    cluster_run_ms(&c, 5000);
+    uint32_t taken = 0;
+    uint32_t refused = 0;
+    for (uint32_t i = 0; i < BURST; i++) {
+        taken += burst.errs[i] == 0;
+        refused += burst.errs[i] == ERR_DISKFULL || burst.errs[i] == ERR_BUSY;
+    }
+    assert_true(taken > 0);
+    assert_int_equal(burst.errs[taken], ERR_DISKFULL); /* the first that had no place */
+    assert_int_equal(taken + refused, BURST);
+
+    sim_disk_limit(c.nodes[leader].host, 200 * MIB);
+    cluster_run_ms(&c, 2500);
+    client.seq = BURST;
+    for (uint32_t i = 0; i < 10; i++) {
+        assert_int_equal(touch(&client, leader, ptr), 0);
+    }
+    cluster_close(&c);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(what_was_accepted_can_be_checkpointed),
         cmocka_unit_test(a_follower_without_room_does_not_stop_the_others),
+        cmocka_unit_test(a_sole_voter_leaves_nothing_in_doubt),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
