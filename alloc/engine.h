@@ -38,6 +38,9 @@ struct heap {
     struct heap_regions regions;
     struct space *space;
     struct slab_room room;
+    /* Per page of the data: granule + 1 of the slab that its first byte lies in. 0: of none, or of
+     * one that nobody has noted. No part of the state (alloc/slab.c). */
+    uint32_t *slab_pages;
     uint64_t entry_time;
     uint64_t work; /* heap_work() */
     bool in_entry;
@@ -226,6 +229,8 @@ struct slab_class {
     uint32_t inverse; /* 2^32 / bytes, rounded up: offset * inverse >> 32 divides a multiple */
 };
 extern const struct slab_class slab_classes[SLAB_CLASSES];
+/* Of blocks of narrow objects: by (bytes + 15) / 16. */
+extern const uint8_t slab_class_narrow[OBJECT_NARROW_BYTES_MAX / 16 + 1];
 static inline uint32_t class_of(uint64_t bytes)
 {
     assert(bytes <= SLAB_BLOCK_BYTES_MAX);
@@ -290,8 +295,6 @@ int block_alloc(struct heap *h, enum pool pool, uint64_t bytes, uint64_t *place)
 /* The same from a slab, with bytes that are what they are. bytes <= slab_block_bytes_max(). */
 int block_alloc_small(struct heap *h, enum pool pool, uint64_t bytes, uint64_t *place);
 void block_free(struct heap *h, enum pool pool, uint64_t place);
-/* The same for a block of a slab. granule: slab_of() */
-void block_free_small(struct heap *h, enum pool pool, uint64_t place, uint64_t granule);
 static inline uint64_t block_bytes(const struct heap *h, uint64_t place)
 {
     uint32_t class_number = place_class(place);
@@ -542,7 +545,14 @@ bool undo_needs_class(const struct heap *h, enum pool pool, uint32_t class_numbe
 /* By the heap's retention, or for a while, for readers at a time. */
 static inline bool history_is_kept(const struct heap *h)
 {
-    return header(h)->retention_ms != 0 || header(h)->keep_until != 0;
+    return (header(h)->retention_ms | header(h)->keep_until) != 0;
+}
+/* All is in memory and changes leave no records: nothing but the object itself can make a command
+ * on it unusual. */
+static inline bool heap_is_plain(const struct heap *h)
+{
+    const struct heap_header *hd = header(h);
+    return __builtin_expect((h->arena.unloaded_count | hd->retention_ms | hd->keep_until) == 0, 1);
 }
 /* What can be told of a time. A heap without retention still knows how everything was that hasn't
  * changed since: reading it "as of now" needs no history. */

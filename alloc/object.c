@@ -48,8 +48,7 @@ static void object_set_version(struct heap *h, uint64_t place, uint64_t version)
     head->version = version;
 }
 
-static inline int find(const struct heap *h, uint64_t ptr, bool dead, struct slot_at *at,
-                       uint64_t *place)
+int object_find(const struct heap *h, uint64_t ptr, bool dead, uint64_t *place)
 {
     if (ptr == 0 || ptr_shard(ptr) != header(h)->shard) {
         return ERR_INVAL;
@@ -58,8 +57,7 @@ static inline int find(const struct heap *h, uint64_t ptr, bool dead, struct slo
     if (rv != 0) {
         return rv;
     }
-    *at = slot_locate(h, ptr_slot(ptr));
-    uint64_t word = at->page != NULL ? *at->entry : 0;
+    uint64_t word = slot_peek(h, ptr_slot(ptr));
     enum slot_state state = slot_word_state(word);
     if (slot_word_generation(word) != ptr_generation(ptr) ||
         (state != SLOT_LIVE && (!dead || state != SLOT_DEAD))) {
@@ -67,12 +65,6 @@ static inline int find(const struct heap *h, uint64_t ptr, bool dead, struct slo
     }
     *place = slot_word_place(word);
     return object_load(h, *place);
-}
-
-int object_find(const struct heap *h, uint64_t ptr, bool dead, uint64_t *place)
-{
-    struct slot_at at;
-    return find(h, ptr, dead, &at, place);
 }
 
 /* ---- chunks ---- */
@@ -321,25 +313,58 @@ static inline __attribute__((always_inline)) int object_create(struct heap *h, u
     return 0;
 }
 
-int heap_alloc(struct heap *heap, uint64_t version, uint64_t size, uint32_t type, struct slice init,
-               uint64_t *ptr)
+static __attribute__((noinline)) int alloc_any(struct heap *heap, uint64_t version, uint64_t size,
+                                               uint32_t type, struct slice init, uint64_t *ptr)
 {
-    *ptr = 0;
-    struct slot_at at;
     uint64_t slot = 0;
     uint64_t place = 0;
     int rv = object_size_check(size, init);
     if (rv == 0) {
-        rv = slot_next(heap, &slot, &at);
+        rv = slot_prepare(heap, &slot);
     }
     if (rv == 0) {
         rv = object_create(heap, version, slot, size, type, init, &place);
     }
     if (rv == 0) {
-        slot_mark(heap, &at);
-        *ptr = ptr_make(header(heap)->shard, slot_bind(&at, SLOT_LIVE, place), slot);
+        *ptr = ptr_make(header(heap)->shard, slot_take(heap, slot, SLOT_LIVE, place), slot);
     }
     return rv;
+}
+
+int heap_alloc(struct heap *heap, uint64_t version, uint64_t size, uint32_t type, struct slice init,
+               uint64_t *ptr)
+{
+    *ptr = 0;
+    if (size - 1 >= SMALL_BYTES_MAX || init.len > size || type >= OBJECT_NARROW_TYPES ||
+        !heap_is_plain(heap)) {
+        return alloc_any(heap, version, size, type, init, ptr);
+    }
+    uint32_t class_number = slab_class_narrow[(size + SMALL_HEAD + 15) / 16];
+    const struct slab_list *list = header_slabs(heap, POOL_OBJECTS, class_number);
+    struct slot_at at;
+    uint64_t slot = slot_next(heap, &at);
+    if (__builtin_expect(at.page == NULL || list->head == 0, 0)) {
+        return alloc_any(heap, version, size, type, init, ptr);
+    }
+    uint64_t place = slab_take(heap, POOL_OBJECTS, class_number, list->head - 1);
+    uint64_t block = class_bytes(class_number);
+    struct object_header *o = arena_write(&heap->arena, block_address(heap, place), block);
+    uint64_t slack = block - SMALL_HEAD - size;
+    o->version = version;
+    o->word = slot | slack << OBJECT_SLACK_SHIFT | (uint64_t)type << OBJECT_TYPE_SHIFT;
+    uint8_t *bytes = (uint8_t *)(o + 1);
+    if (init.len > 0) {
+        memcpy(bytes, init.data, init.len);
+    }
+    if (slack + size > init.len) {
+        memset(bytes + init.len, 0, slack + size - init.len);
+    }
+    struct heap_header *hd = header_counts(heap);
+    hd->object_count++;
+    hd->object_bytes += size;
+    slot_mark(heap, &at);
+    *ptr = ptr_make(hd->shard, slot_bind(&at, SLOT_LIVE, place), slot);
+    return 0;
 }
 
 int heap_alloc_leased(struct heap *heap, uint64_t version, uint64_t session, uint64_t ptr,
@@ -359,23 +384,15 @@ int heap_alloc_leased(struct heap *heap, uint64_t version, uint64_t session, uin
     return rv;
 }
 
-int heap_free_object(struct heap *heap, uint64_t version, uint64_t ptr)
+static __attribute__((noinline)) int free_any(struct heap *heap, uint64_t version, uint64_t ptr)
 {
     uint64_t place = 0;
-    struct slot_at at;
-    slot_prefetch(heap, ptr_slot(ptr));
-    int rv = find(heap, ptr, false, &at, &place);
+    int rv = object_find(heap, ptr, false, &place);
     if (rv == 0) {
         rv = object_load_all(heap, place);
     }
     if (rv != 0) {
         return rv;
-    }
-    /* Both are likely to be far away: ask for the slab before the object is read. */
-    bool in_slab = place_class(place) != PLACE_NO_CLASS;
-    uint64_t slab = in_slab ? slab_of(heap, place) : 0;
-    if (in_slab) {
-        __builtin_prefetch(slab_get(heap, slab));
     }
     struct object_view o;
     object_decode(heap, place, &o);
@@ -390,13 +407,8 @@ int heap_free_object(struct heap *heap, uint64_t version, uint64_t ptr)
         object_set_version(heap, place, version);
         slot_set(heap, o.slot, SLOT_DEAD, place);
     } else {
-        slot_mark(heap, &at);
-        slot_unbind(heap, &at);
-        if (in_slab && (o.flags & OBJECT_TABLE) == 0) {
-            block_give(heap, POOL_OBJECTS, place, slab);
-        } else {
-            drop(heap, place, &o);
-        }
+        slot_release(heap, o.slot);
+        drop(heap, place, &o);
     }
     struct heap_header *hd = header_counts(heap);
     hd->object_count--;
@@ -405,6 +417,35 @@ int heap_free_object(struct heap *heap, uint64_t version, uint64_t ptr)
         hd->dead_count++;
         hd->dead_bytes += o.size;
     }
+    return 0;
+}
+
+int heap_free_object(struct heap *heap, uint64_t version, uint64_t ptr)
+{
+    if (!heap_is_plain(heap) || ptr_shard(ptr) != header(heap)->shard) {
+        return free_any(heap, version, ptr);
+    }
+    struct slot_at at = slot_locate(heap, ptr_slot(ptr));
+    if (__builtin_expect(at.page == NULL, 0) ||
+        !slot_word_is(*at.entry, ptr_generation(ptr), SLOT_LIVE)) {
+        return free_any(heap, version, ptr);
+    }
+    uint64_t word = *at.entry;
+    uint64_t place = slot_word_place(word);
+    const struct object_header *o =
+        (const struct object_header *)arena_at(&heap->arena, block_address(heap, place));
+    if (place_class(place) == PLACE_NO_CLASS ||
+        (o->word & (OBJECT_WIDE | ~(uint64_t)0 << OBJECT_FLAGS_SHIFT)) != 0) {
+        return free_any(heap, version, ptr);
+    }
+    struct block_at b = block_locate(heap, place);
+    uint64_t slack = o->word >> OBJECT_SLACK_SHIFT & OBJECT_SLACK_MAX;
+    slot_mark(heap, &at);
+    slot_unbind(heap, &at, word);
+    block_give(heap, POOL_OBJECTS, place, b);
+    struct heap_header *hd = header_counts(heap);
+    hd->object_count--;
+    hd->object_bytes -= slab_classes[place_class(place)].bytes - SMALL_HEAD - slack;
     return 0;
 }
 

@@ -16,6 +16,53 @@ const struct slab_class slab_classes[SLAB_CLASSES] = {
 };
 #undef C
 
+#define FOUR(n) n, n, n, n
+const uint8_t slab_class_narrow[OBJECT_NARROW_BYTES_MAX / 16 + 1] = {
+    0,        0,        0,        1,        2,        3,        4,        5,        6, /* up to 128
+                                                                                          bytes */
+    7,        8,        9,        10,       11,       12,       13,       14,          /* 256 */
+    15,       15,       16,       16,       17,       17,       18,       18,       19, 19,
+    20,       20,       21,       21,       22,       22, /* 512 */
+    FOUR(23), FOUR(24), FOUR(25), FOUR(26), FOUR(27), FOUR(28), FOUR(29), FOUR(30),
+};
+#undef FOUR
+
+/* ---- which slab a page belongs to ---- */
+
+static void pages_note(struct heap *h, uint64_t granule, uint32_t note)
+{
+    uint64_t from = granule << h->regions.granule_shift;
+    uint64_t end = from + (extent_granules(h, granule) << h->regions.granule_shift);
+    for (uint64_t page = (from + PAGE_BYTES - 1) >> PAGE_SHIFT; page << PAGE_SHIFT < end; page++) {
+        h->slab_pages[page] = note;
+    }
+}
+
+uint64_t slab_search(struct heap *h, uint64_t place)
+{
+    uint64_t granule = slab_of(h, place);
+    uint64_t page = place_offset(place) >> PAGE_SHIFT;
+    if (page << PAGE_SHIFT >= granule << h->regions.granule_shift && h->slab_pages[page] == 0) {
+        pages_note(h, granule, (uint32_t)granule + 1); /* it was opened with the heap, or moved */
+    }
+    return granule;
+}
+
+void slab_mark_lines(struct heap *h, uint64_t address, uint32_t word)
+{
+    static_assert(sizeof(struct slab) <= LINE_BYTES, "a granule begins with a line");
+    uint64_t at = address + sizeof(struct slab) + word * sizeof(uint64_t);
+    uint64_t page = address >> PAGE_SHIFT;
+    uint64_t head = (uint64_t)1 << (address >> LINE_SHIFT & 63);
+    uint64_t map = (uint64_t)1 << (at >> LINE_SHIFT & 63);
+    if (at >> PAGE_SHIFT == page) {
+        arena_mark(&h->arena, page, head | map);
+        return;
+    }
+    arena_mark(&h->arena, page, head);
+    arena_mark(&h->arena, page + 1, map);
+}
+
 uint32_t slab_shape(uint64_t slab_bytes, uint32_t class_number, uint32_t *first)
 {
     uint64_t size = class_bytes(class_number);
@@ -110,6 +157,7 @@ static void list_settle(struct heap *h, struct slab_list *list)
 void slab_moved(struct heap *h, uint64_t granule, uint64_t to)
 {
     assert(to < granule);
+    pages_note(h, granule, 0);
     const struct slab *s = slab_get(h, to);
     if (s->used < s->blocks) {
         uint32_t link = (uint32_t)to + 1;
@@ -140,6 +188,7 @@ static void slab_make(struct heap *h, enum pool pool, uint32_t class_number, uin
     struct slab_list *list = header_slabs_edit(h, pool, class_number);
     list->slabs++;
     list_append(h, list, s, granule);
+    pages_note(h, granule, (uint32_t)granule + 1);
     h->room.blocks[pool][class_number] += blocks;
 }
 
@@ -173,6 +222,7 @@ static void slab_release(struct heap *h, uint64_t granule)
     h->room.blocks[s->pool][s->class] -= s->blocks;
     list_take(h, list, s);
     list->slabs--;
+    pages_note(h, granule, 0);
     extent_free(h, granule);
 }
 
@@ -279,15 +329,10 @@ int block_alloc(struct heap *h, enum pool pool, uint64_t bytes, uint64_t *place)
     return rv;
 }
 
-void block_free_small(struct heap *h, enum pool pool, uint64_t place, uint64_t granule)
-{
-    block_give(h, pool, place, granule);
-}
-
 void block_free(struct heap *h, enum pool pool, uint64_t place)
 {
     if (place_class(place) != PLACE_NO_CLASS) {
-        block_free_small(h, pool, place, slab_of(h, place));
+        block_give(h, pool, place, block_locate(h, place));
         return;
     }
     blocks_count(h, pool, (uint64_t)-1, -block_bytes(h, place));

@@ -184,10 +184,9 @@ void slot_page_join(struct heap *h, struct slot_page *p)
     }
 }
 
-void slot_retire(struct heap *h, const struct slot_at *at)
+void slot_retire(struct heap *h, struct slot_page *p, uint64_t *entry)
 {
-    struct slot_page *p = at->page;
-    *at->entry = slot_word(SLOT_GENERATION_MAX, SLOT_RETIRED, 0);
+    *entry = slot_word(SLOT_GENERATION_MAX, SLOT_RETIRED, 0);
     p->retired++;
     if (p->retired == SLOTS_USABLE) {
         page_leave(h, p->page); /* no entry is free, so it isn't in the queue */
@@ -199,5 +198,6 @@ void slot_retire(struct heap *h, const struct slot_at *at)
 void slot_release(struct heap *h, uint64_t slot)
 {
     struct slot_at at = slot_edit(h, slot);
-    slot_unbind(h, &at);
+    assert(slot_is_bound(*at.entry));
+    slot_unbind(h, &at, *at.entry);
 }

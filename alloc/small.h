@@ -6,6 +6,13 @@
 
 #include "alloc/engine.h"
 
+/* All of the page may be written. Asked first, it spares the usual case, which is that of disk
+ * mode, computing which lines they are. */
+static inline bool page_is_open(const struct heap *h, uint64_t page)
+{
+    return __builtin_expect(h->arena.lines[page] == PAGE_LINES_ALL, 1);
+}
+
 /* ---- slots ---- */
 
 #define SLOTS_USABLE (SLOTS_PER_PAGE - SLOT_FIRST)
@@ -29,25 +36,22 @@ static inline struct slot_at slot_locate(const struct heap *h, uint64_t slot)
                             (uint64_t *)(void *)page + slot % SLOTS_PER_PAGE};
 }
 
-/* slot_prepare(), and where the slot is. */
-static inline int slot_next(struct heap *h, uint64_t *slot, struct slot_at *at)
+/* The slot that the current page hands out next; *at: none. All is loaded. */
+static inline uint64_t slot_next(const struct heap *h, struct slot_at *at)
 {
     uint32_t current = header(h)->slot_current;
-    if (__builtin_expect(current != 0 && heap_is_loaded(h), 1)) {
-        uint64_t first = (uint64_t)(current - 1) * SLOTS_PER_PAGE;
-        *at = slot_locate(h, first + SLOT_FIRST);
-        if (at->page->free_count != 0) {
-            uint32_t entry = at->page->head != 0 ? at->page->head : at->page->fresh;
-            *slot = first + entry;
-            at->entry = (uint64_t *)(void *)at->page + entry;
-            return 0;
-        }
+    *at = (struct slot_at){NULL, NULL};
+    if (__builtin_expect(current == 0, 0)) {
+        return 0;
     }
-    int rv = slot_prepare(h, slot);
-    if (rv == 0) {
-        *at = slot_locate(h, *slot);
+    uint64_t first = (uint64_t)(current - 1) * SLOTS_PER_PAGE;
+    struct slot_at in_page = slot_locate(h, first + SLOT_FIRST);
+    if (__builtin_expect(in_page.page->free_count == 0, 0)) {
+        return 0;
     }
-    return rv;
+    uint32_t entry = in_page.page->head != 0 ? in_page.page->head : in_page.page->fresh;
+    *at = (struct slot_at){in_page.page, (uint64_t *)(void *)in_page.page + entry};
+    return first + entry;
 }
 
 /* The entry alone, or with it the page's header. */
@@ -59,10 +63,16 @@ static inline void slot_mark_entry(struct heap *h, const struct slot_at *at)
 static inline void slot_mark(struct heap *h, const struct slot_at *at)
 {
     uint64_t address = (uint64_t)((const uint8_t *)at->entry - h->arena.base);
-    arena_mark(&h->arena, address >> PAGE_SHIFT,
-               (uint64_t)1 << (address >> LINE_SHIFT & 63) | 1 /* the header's line */);
+    if (!page_is_open(h, address >> PAGE_SHIFT)) {
+        arena_mark(&h->arena, address >> PAGE_SHIFT,
+                   (uint64_t)1 << (address >> LINE_SHIFT & 63) | 1 /* the header's line */);
+    }
 }
 
+static inline bool slot_word_is(uint64_t word, uint32_t generation, enum slot_state state)
+{
+    return (word & ((1u << (14 + SLOT_STATE_BITS)) - 1)) == slot_word(generation, state, 0);
+}
 static inline bool slot_is_bound(uint64_t word)
 {
     const uint32_t bound =
@@ -89,27 +99,26 @@ static inline uint32_t slot_bind(const struct slot_at *at, enum slot_state state
 }
 
 /* What slot_unbind() leaves to others: the generations are used up. */
-void slot_retire(struct heap *h, const struct slot_at *at);
+void slot_retire(struct heap *h, struct slot_page *p, uint64_t *entry);
 /* The page has got free entries: does it join the queue? */
 void slot_page_join(struct heap *h, struct slot_page *p);
 
-/* slot_release() of a slot that is marked. */
-static inline void slot_unbind(struct heap *h, const struct slot_at *at)
+/* slot_release() of a slot that is marked, and has this word. */
+static inline void slot_unbind(struct heap *h, const struct slot_at *at, uint64_t word)
 {
     struct slot_page *p = at->page;
-    uint64_t word = *at->entry;
     uint32_t generation = slot_word_generation(word);
-    assert(slot_is_bound(word));
     if (__builtin_expect(generation == SLOT_GENERATION_MAX, 0)) {
-        slot_retire(h, at);
+        slot_retire(h, p, at->entry);
         return;
     }
     *at->entry = slot_word(generation + 1, SLOT_FREE, p->head);
     p->head = (uint16_t)((uintptr_t)at->entry % PAGE_BYTES / sizeof *at->entry);
-    p->free_count++;
-    /* A page with many retired slots may never have so many free ones: see slot_page_join(). */
-    uint32_t many = (uint32_t)(p->free_count + p->retired >= (int)SLOT_PAGE_REUSE);
-    if ((many & ~p->next >> 31) != 0) { /* one branch: the two are rarely true together */
+    uint32_t free_count = p->free_count + 1u;
+    p->free_count = (uint16_t)free_count;
+    /* Each time it passes the number; with many retired slots it may never have so many. */
+    if (__builtin_expect(
+            free_count == SLOT_PAGE_REUSE || p->retired > SLOTS_USABLE - SLOT_PAGE_REUSE, 0)) {
         slot_page_join(h, p);
     }
 }
@@ -117,19 +126,13 @@ static inline void slot_unbind(struct heap *h, const struct slot_at *at)
 /* ---- slabs ---- */
 
 /* Marks a slab's header and one word of its bitmap. */
+void slab_mark_lines(struct heap *h, uint64_t address, uint32_t word);
 static inline void slab_mark(struct heap *h, uint64_t address, uint32_t word)
 {
-    static_assert(sizeof(struct slab) <= LINE_BYTES, "a granule begins with a line");
     uint64_t at = address + sizeof(struct slab) + word * sizeof(uint64_t);
-    uint64_t page = address >> PAGE_SHIFT;
-    uint64_t head = (uint64_t)1 << (address >> LINE_SHIFT & 63);
-    uint64_t map = (uint64_t)1 << (at >> LINE_SHIFT & 63);
-    if (__builtin_expect(at >> PAGE_SHIFT == page, 1)) {
-        arena_mark(&h->arena, page, head | map);
-        return;
+    if (!page_is_open(h, at >> PAGE_SHIFT) || (at ^ address) >> PAGE_SHIFT != 0) {
+        slab_mark_lines(h, address, word);
     }
-    arena_mark(&h->arena, page, head);
-    arena_mark(&h->arena, page + 1, map);
 }
 
 /* The slab, which is marked, has no free block any more, or has one again. */
@@ -166,7 +169,7 @@ static inline uint64_t slab_take(struct heap *h, enum pool pool, uint32_t class_
     uint32_t bytes = class_bytes(class_number);
     blocks_count(h, pool, 1, bytes);
     uint64_t place = place_make(offset + s->first + block * bytes, class_number);
-    if (s->used == s->blocks) {
+    if (__builtin_expect(s->roomy == 0, 0)) {
         slab_is_full(h, s);
     }
     return place;
@@ -188,29 +191,72 @@ static inline int block_take(struct heap *h, enum pool pool, uint64_t bytes, uin
     return 0;
 }
 
-/* block_free_small() */
-static inline void block_give(struct heap *h, enum pool pool, uint64_t place, uint64_t granule)
+/* Narrow objects, as object_shape_of() has it. */
+#define SMALL_HEAD      ((uint64_t)sizeof(struct object_header))
+#define SMALL_BYTES_MAX (OBJECT_NARROW_BYTES_MAX - SMALL_HEAD)
+static_assert(((uint64_t)SLAB_GRANULES_MAX << GRANULE_SHIFT_MIN) >= OBJECT_NARROW_BYTES_MAX,
+              "a narrow object's block is in a slab");
+
+/* Magic, class and pool, which are the first 48 bits, at once. */
+static inline bool slab_is(const struct slab *s, enum pool pool, uint32_t class_number)
+{
+    static_assert(offsetof(struct slab, class) == 4, "media format");
+    static_assert(offsetof(struct slab, pool) == 5, "media format");
+    uint64_t want = BLOCK_MAGIC_SLAB | (uint64_t)class_number << 32 | (uint64_t)pool << 40;
+    return (load_u64(s) ^ want) << 16 == 0;
+}
+
+/* Where a block of a slab is. */
+struct block_at {
+    struct slab *slab;
+    uint64_t granule;
+    uint32_t block; /* number in the slab */
+};
+static inline struct block_at block_in(const struct heap *h, uint64_t granule, uint64_t place)
 {
     uint64_t at = granule << h->regions.granule_shift;
-    uint64_t address = h->regions.data_at + at;
-    struct slab *s = (struct slab *)(void *)(h->arena.base + address);
-    uint32_t class_number = place_class(place);
-    assert(s->magic == BLOCK_MAGIC_SLAB);
-    assert(s->pool == pool);
-    assert(s->class == class_number);
+    struct slab *s = (struct slab *)(void *)(h->arena.base + h->regions.data_at + at);
     uint64_t offset = place_offset(place) - at - s->first;
-    uint32_t block = (uint32_t)(offset * slab_classes[class_number].inverse >> 32);
-    uint32_t word = block / 64;
-    uint64_t bit = (uint64_t)1 << (block & 63);
-    slab_mark(h, address, word);
-    assert((s->map[word] & bit) != 0);
-    s->map[word] &= ~bit;
+    uint64_t block = offset * slab_classes[s->class].inverse >> 32;
+    return (struct block_at){s, granule, (uint32_t)block};
+}
+
+/* slab_of(), which is noted for the page. */
+uint64_t slab_search(struct heap *h, uint64_t place);
+
+/* By the page that it begins in, if one slab has all of that. Else the note is of the one before:
+ * then a block behind the last of that. */
+static inline struct block_at block_locate(struct heap *h, uint64_t place)
+{
+    uint32_t noted = h->slab_pages[place_offset(place) >> PAGE_SHIFT];
+    if (__builtin_expect(noted != 0, 1)) {
+        struct block_at at = block_in(h, noted - 1, place);
+        if (__builtin_expect(at.block < at.slab->blocks, 1)) {
+            return at;
+        }
+    }
+    return block_in(h, slab_search(h, place), place);
+}
+
+/* block_free() of a block in a slab. */
+static inline void block_give(struct heap *h, enum pool pool, uint64_t place, struct block_at b)
+{
+    struct slab *s = b.slab;
+    uint32_t class_number = place_class(place);
+    assert(slab_is(s, pool, class_number));
+    uint32_t word = b.block / 64;
+    uint64_t bit = (uint64_t)1 << (b.block & 63);
+    slab_mark(h, (uint64_t)((const uint8_t *)s - h->arena.base), word);
+    uint64_t map = s->map[word];
+    assert((map & bit) != 0);
+    s->map[word] = map & ~bit;
     s->roomy |= (uint32_t)1 << word;
-    s->used--;
+    uint32_t used = s->used - 1u;
+    s->used = (uint16_t)used;
     h->room.blocks[pool][class_number]++;
-    blocks_count(h, pool, (uint64_t)-1, -(uint64_t)class_bytes(class_number));
-    if (s->used + 1 == s->blocks || s->used == 0) {
-        slab_has_room(h, s, granule);
+    blocks_count(h, pool, (uint64_t)-1, -(uint64_t)slab_classes[class_number].bytes);
+    if (__builtin_expect(used + 1 == s->blocks || used == 0, 0)) {
+        slab_has_room(h, s, b.granule);
     }
 }
 

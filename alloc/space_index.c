@@ -12,6 +12,7 @@
  * heap that can become a terabyte starts with a few pages. */
 #include "alloc/space_index.h"
 
+#include "alloc/arena_memory.h"
 #include "base/mem.h"
 
 #define LEAF_SHIFT 8 /* the granules of one cache line of the maps */
@@ -638,6 +639,11 @@ uint64_t space_index_bytes(const struct heap *h)
 
 /* ---- life ---- */
 
+static size_t slab_pages_bytes(const struct heap *h)
+{
+    return (size_t)((h->regions.end - h->regions.data_at) >> PAGE_SHIFT) * sizeof *h->slab_pages;
+}
+
 /* Room for `count` things in whole cache lines. */
 static uint64_t lines_bytes(uint64_t count, size_t size)
 {
@@ -670,6 +676,11 @@ int space_open(struct heap *h)
         }
     }
     h->space = s;
+    h->slab_pages = arena_memory_reserve(slab_pages_bytes(h), true);
+    if (h->slab_pages == NULL) {
+        space_close(h);
+        return ERR_NOMEM;
+    }
     index_resize(h, 0);
     return 0;
 }
@@ -678,4 +689,8 @@ void space_close(struct heap *h)
 {
     mem_free(h->space);
     h->space = NULL;
+    if (h->slab_pages != NULL) {
+        arena_memory_release(h->slab_pages, slab_pages_bytes(h));
+        h->slab_pages = NULL;
+    }
 }
