@@ -12,8 +12,12 @@
 
 #include "base/mem.h"
 
-#define HTTP_SILENCE_NS      5000000000ull
-#define HTTP_CONNECTIONS_MAX 32u
+#define HTTP_SILENCE_NS 5000000000ull
+/* Who holds connections open is in the way of probes: there are many, each costs little, and a
+ * silent one ends soon, since a probe sends its request at once. */
+#define HTTP_CONNECTIONS_MAX 512u
+#define HTTP_TIMEOUT_S       3u
+#define HTTP_REQUEST_BYTES   8192u
 
 struct http {
     struct MHD_Daemon *daemon;
@@ -161,10 +165,12 @@ int http_open(const char *address, struct http **out, struct err_text *e)
         return err_set(e, ERR_NOMEM, "out of memory");
     }
     pthread_mutex_init(&http->lock, NULL);
-    http->daemon =
-        MHD_start_daemon(MHD_USE_INTERNAL_POLLING_THREAD, 0, NULL, NULL, answer, http,
-                         MHD_OPTION_SOCK_ADDR, found->ai_addr, MHD_OPTION_CONNECTION_LIMIT,
-                         HTTP_CONNECTIONS_MAX, MHD_OPTION_CONNECTION_TIMEOUT, 10u, MHD_OPTION_END);
+    /* By poll(): select(), which is used otherwise, knows 1024 files, and a node has many more. */
+    http->daemon = MHD_start_daemon(
+        MHD_USE_POLL_INTERNAL_THREAD, 0, NULL, NULL, answer, http, MHD_OPTION_SOCK_ADDR,
+        found->ai_addr, MHD_OPTION_CONNECTION_LIMIT, HTTP_CONNECTIONS_MAX,
+        MHD_OPTION_CONNECTION_TIMEOUT, HTTP_TIMEOUT_S, MHD_OPTION_CONNECTION_MEMORY_LIMIT,
+        (size_t)HTTP_REQUEST_BYTES, MHD_OPTION_END);
     freeaddrinfo(found);
     if (http->daemon == NULL) {
         http_close(http);

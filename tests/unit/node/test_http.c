@@ -1,5 +1,7 @@
 /* Health, readiness and metrics, asked over a real socket. */
 #include <arpa/inet.h>
+#include <fcntl.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -175,6 +177,30 @@ static void an_address_in_use_or_invalid_is_named(void **state)
     assert_null(second);
 }
 
+/* As in a node with that many clients: more than select() can tell apart. */
+static void a_process_with_many_open_files_answers(void **state)
+{
+    (void)state;
+    static int fds[FD_SETSIZE];
+    struct rlimit limit;
+    assert_int_equal(getrlimit(RLIMIT_NOFILE, &limit), 0);
+    if (limit.rlim_max < FD_SETSIZE + 100) {
+        skip();
+    }
+    limit.rlim_cur = FD_SETSIZE + 100;
+    assert_int_equal(setrlimit(RLIMIT_NOFILE, &limit), 0);
+    http_publish(http, &well);
+    for (size_t i = 0; i < FD_SETSIZE; i++) {
+        fds[i] = open("/dev/null", O_RDONLY | O_CLOEXEC);
+        assert_true(fds[i] >= 0);
+    }
+    int status = ask("GET /healthz");
+    for (size_t i = 0; i < FD_SETSIZE; i++) {
+        close(fds[i]);
+    }
+    assert_int_equal(status, 200);
+}
+
 int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
@@ -186,6 +212,7 @@ int main(void)
         TEST(other_paths_and_methods_are_refused),
         TEST(a_probe_agrees_with_readyz),
         TEST(an_address_in_use_or_invalid_is_named),
+        TEST(a_process_with_many_open_files_answers),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
