@@ -10,4 +10,19 @@ void env_file_ops(struct env_ops *ops);
 /* For env.host: a number that follows from /etc/machine-id; 0 when that isn't there. */
 uint64_t env_file_host(void);
 
+/* Room for one write that is under way: zeroed before the first. */
+struct env_file_write {
+    unsigned long ctx;
+    bool tried, open;
+    size_t len;
+};
+/* Begins to write a file opened with ENV_OPEN_DIRECT and ENV_OPEN_DSYNC. The data is borrowed until
+ * the end. False: write it in the ordinary way. */
+bool env_file_write_begin(struct env_file_write *w, struct env_file *file, const void *data,
+                          size_t len, uint64_t offset);
+/* Waits until all of it is durable or has failed, with *err set. False: the file takes no such
+ * writes; write it in the ordinary way. thread: any, one. */
+bool env_file_write_end(struct env_file_write *w, int *err);
+void env_file_write_close(struct env_file_write *w); /* none is under way */
+
 #endif

@@ -9,34 +9,11 @@
  * Not io_uring: container runtimes forbid it by default. Not libaio: four system calls need no
  * library. */
 #include <errno.h>
-#include <linux/aio_abi.h>
 #include <linux/fs.h>
-#include <sys/syscall.h>
-#include <unistd.h>
 
+#include "base/aio.h"
 #include "base/assert.h"
 #include "base/internal.h"
-
-static long io_setup(unsigned events, aio_context_t *ctx)
-{
-    return syscall(SYS_io_setup, events, ctx);
-}
-
-static long io_destroy(aio_context_t ctx)
-{
-    return syscall(SYS_io_destroy, ctx);
-}
-
-static long io_submit(aio_context_t ctx, long count, struct iocb **cbs)
-{
-    return syscall(SYS_io_submit, ctx, count, cbs);
-}
-
-static long io_getevents(aio_context_t ctx, long min, long count, struct io_event *events)
-{
-    struct timespec none = {0};
-    return syscall(SYS_io_getevents, ctx, min, count, events, &none);
-}
 
 /* At the first submission: a program with many clients, which have no log, is not to use up the
  * machine's fs.aio-max-nr. */
@@ -44,7 +21,7 @@ static bool aio_is_open(struct env_uv *e)
 {
     if (!e->aio_tried) {
         e->aio_tried = true;
-        e->aio_open = io_setup(ENV_UV_SUBMITS, &e->aio) == 0; /* else workers do all */
+        e->aio_open = aio_setup(ENV_UV_SUBMITS, &e->aio) == 0; /* else workers do all */
     }
     return e->aio_open;
 }
@@ -53,7 +30,7 @@ void env_uv__submits_close(struct env_uv *e)
 {
     assert(e->submits_out == 0);
     if (e->aio_open) {
-        (void)io_destroy(e->aio);
+        (void)aio_destroy(e->aio);
     }
 }
 
@@ -88,7 +65,7 @@ bool env_uv__submit(struct env *env, struct env_work *work, struct env_file *fil
         .aio_resfd = (uint32_t)e->wake_fd,
     };
     struct iocb *list = &cb; /* copied by the kernel */
-    if (io_submit(e->aio, 1, &list) != 1) {
+    if (aio_submit(e->aio, 1, &list) != 1) {
         if (errno == EOPNOTSUPP || errno == EINVAL) {
             env_uv__file_submits_never(file);
         }
@@ -129,7 +106,8 @@ void env_uv__submits_finish(struct env_uv *e)
         return;
     }
     struct io_event events[ENV_UV_SUBMITS];
-    long count = io_getevents(e->aio, 0, ENV_UV_SUBMITS, events);
+    const struct timespec none = {0};
+    long count = aio_getevents(e->aio, 0, ENV_UV_SUBMITS, events, &none);
     for (long i = 0; i < count; i++) {
         struct env_uv_submit *s = (struct env_uv_submit *)(uintptr_t)events[i].data;
         submit_finish(e, s, events[i].res);

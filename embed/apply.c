@@ -94,8 +94,19 @@ static void calls_finish(struct embedded *db, struct embedded_call **calls, uint
     }
 }
 
+void embed__calls_finish(struct embedded *db, struct embed_batch *b)
+{
+    uint32_t finished = 0;
+    for (uint32_t i = 0; i < b->count; i++) {
+        if (i + CALLS_AHEAD < b->count) {
+            call_foresee(b->calls[i + CALLS_AHEAD]);
+        }
+        calls_finish(db, b->calls, &finished, i + 1);
+    }
+}
+
 int embed__apply(struct embedded_heap *h, uint64_t index, uint64_t term, struct slice entry,
-                 struct embedded_call **calls)
+                 struct embedded_call **calls, bool finish)
 {
     struct ahead ahead;
     const struct record *record;
@@ -116,7 +127,7 @@ int embed__apply(struct embedded_heap *h, uint64_t index, uint64_t term, struct 
     heap_begin(h->heap, index, term, ahead.reader.stamp);
     for (; (record = ahead_next(&ahead, h->heap)) != NULL; i++) {
         uint64_t version = heap_next_version(h->heap);
-        if (i < count && i - finished == CALLS_FINISHED) {
+        if (finish && i < count && i - finished == CALLS_FINISHED) {
             calls_finish(h->db, calls, &finished, i);
         }
         if (i + CALLS_AHEAD < count) {
@@ -133,7 +144,9 @@ int embed__apply(struct embedded_heap *h, uint64_t index, uint64_t term, struct 
             embed__settle(calls[i], &outcome, version);
         }
     }
-    calls_finish(h->db, calls, &finished, i < count ? i : count);
+    if (finish) {
+        calls_finish(h->db, calls, &finished, i < count ? i : count);
+    }
     heap_end(h->heap);
     return rv != 0 ? rv : ahead.end == ERR_NOTFOUND ? 0 : ahead.end;
 }

@@ -76,6 +76,9 @@ static void checkpoint_done(void *arg, const struct image_result *result)
 static void start(struct embedded_heap *h)
 {
     struct embedded *db = h->db;
+    if (embed__is_ahead(h)) {
+        return; /* an image is never ahead of the log: embed__durable() */
+    }
     h->checkpoint_wanted = false;
     h->log_bytes_next = 0;
     if (is_clean(h) || h->dropped) {

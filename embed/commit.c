@@ -3,9 +3,11 @@
  *   embed_run       checks, encodes into the heap's open batch (submit.c: those who don't wait)
  *   batch_next      batch -> log, when somebody wants it and no entry of the heap is on its way
  *   inline_work     one of those who wait writes and syncs the log for all (env_inline.c)
- *   embed__durable  entry -> arena, in log order; outcomes to the callers; the next batch
+ *   embed__durable  entry -> arena, in log order, if that isn't done (ahead.c); outcomes to the
+ *                   callers; the next batch
  *
- * Nothing is applied before it is durable, so a reader never sees what a crash would take back.
+ * Nothing is seen before it is durable (ahead.c), so a reader never sees what a crash would take
+ * back.
  * Pmem mode knows no log: whoever has the lock applies what all callers have brought and commits it
  * with one drain. */
 #include <string.h>
@@ -191,6 +193,7 @@ static void batch_next(struct embedded_heap *h)
         h->log_bytes += embed__log_bytes(b->body.len);
         h->flying = b;
         list_push_back(&h->db->flying, &h->flying_link);
+        embed__ahead_plan(h);
     }
     h->wanted = h->wanted && !list_empty(&h->waiting);
 }
@@ -254,6 +257,26 @@ int embed__enqueue(struct embedded_heap *h, struct embedded_call *call)
     return 0;
 }
 
+void embed__apply_failed(struct embedded_heap *h, uint64_t index, int err)
+{
+    const char *damage;
+    embed__fail(h->db, err, "entry %llu of heap %llu can't be applied: %s",
+                (unsigned long long)index, (unsigned long long)h->uid,
+                heap_damage(h->heap, &damage) != 0 ? damage : err_text_of(err));
+}
+
+static void entry_done(struct embedded_heap *h, uint64_t index)
+{
+    wal_log_applied(h->log, index);
+    embed__watch_applied(h);
+    embed__held_read(h);
+    batch_next(h);
+    embed__checkpoint_consider(h);
+    if (h->checkpoint_wanted) { /* it was to begin while the heap was ahead */
+        embed__checkpoint_run(h->db);
+    }
+}
+
 void embed__durable(struct embedded *db)
 {
     list_for_each_safe (it, next, &db->flying) {
@@ -267,18 +290,18 @@ void embed__durable(struct embedded *db)
         }
         h->flying = NULL;
         list_remove(&h->flying_link);
-        int rv = embed__apply(h, b->index, h->term, slice_of(b->body.data, b->body.len), b->calls);
+        int rv = 0;
+        if (b->applied) {
+            embed__calls_finish(db, b);
+        } else {
+            rv = embed__apply(h, b->index, h->term, slice_of(b->body.data, b->body.len), b->calls,
+                              true);
+        }
         if (rv != 0) {
             batch_fail(db, b, ERR_INDOUBT, "the directory failed");
-            const char *damage;
-            embed__fail(db, rv, "entry %llu of heap %llu can't be applied: %s",
-                        (unsigned long long)b->index, (unsigned long long)h->uid,
-                        heap_damage(h->heap, &damage) != 0 ? damage : err_text_of(rv));
+            embed__apply_failed(h, b->index, rv);
         } else {
-            wal_log_applied(h->log, b->index);
-            embed__watch_applied(h);
-            batch_next(h);
-            embed__checkpoint_consider(h);
+            entry_done(h, b->index);
         }
         wal_block_unref(&b->block);
     }
@@ -320,6 +343,7 @@ void embed__fail_calls(struct embedded_heap *h, int flying, int waiting, const c
     }
     h->waiting_bytes = 0;
     h->wanted = false;
+    embed__held_end(h, waiting, text);
 }
 
 void embed__give_up(struct embedded_heap *h)
@@ -480,6 +504,11 @@ bool embed__call_sleep(struct embedded *db, struct embedded_call *call, uint64_t
 static void call_leaves(struct embedded_heap *h, struct embedded_call *call)
 {
     struct embed_batch *b = call->batch;
+    if (embed__is_read(call->request->op)) {
+        list_remove(&call->link);
+        embed__finish(h->db, call, ERR_TIMEOUT, "the disk didn't answer in time");
+        return;
+    }
     if (b == h->flying) {
         b->calls[call->ordinal] = NULL;
         embed__finish(h->db, call, ERR_INDOUBT, "the disk didn't answer in time");
@@ -543,7 +572,11 @@ void embed_run(struct embedded_heap *h, struct embedded_call *call, uint32_t tim
     } else {
         int rv = embed__admit(h, &text);
         if (rv == 0 && embed__is_read(call->request->op)) {
-            embed__read(h, call);
+            if (embed__is_ahead(h)) {
+                embed__hold(h, call);
+            } else {
+                embed__read(h, call);
+            }
         } else {
             if (rv == 0) {
                 rv = room_wait(h, call->request, timeout_ms, &text);
@@ -559,8 +592,8 @@ void embed_run(struct embedded_heap *h, struct embedded_call *call, uint32_t tim
             } else {
                 embed__finish(db, call, rv, text);
             }
-            wait_finished(h, call, timeout_ms);
         }
+        wait_finished(h, call, timeout_ms);
     }
     inline_unlock(&db->env);
 }

@@ -130,6 +130,33 @@ static void op_work(struct env *env, struct env_work *work)
     due_set(e, work->queue);
 }
 
+_Static_assert(ENV_QUEUE_LOG_1 == ENV_QUEUE_LOG_0 + 1, "the log's queues are neighbours");
+
+static struct inline_write *write_of(struct inline_env *e, const struct env_work *work)
+{
+    return &e->writes[work->queue - ENV_QUEUE_LOG_0];
+}
+
+/* Where there is nothing else to do meanwhile, one blocking call costs less than two. */
+static bool op_file_submit(struct env *env, struct env_work *work, struct env_file *file,
+                           const void *data, size_t len, uint64_t offset, int *err)
+{
+    struct inline_env *e = inline_of(env);
+    if (!e->meanwhile_due) {
+        return false;
+    }
+    struct inline_write *w = write_of(e, work);
+    assert(w->work == NULL);
+    w->work = work;
+    w->file = file;
+    w->data = data;
+    w->len = len;
+    w->offset = offset;
+    w->err = err;
+    op_work(env, work);
+    return true;
+}
+
 void inline_turn_end(struct inline_env *e)
 {
     while (!list_empty(&e->tasks)) {
@@ -138,6 +165,45 @@ void inline_turn_end(struct inline_env *e)
         task->queued = false;
         task->cb(task);
     }
+}
+
+static void meanwhile_run(struct inline_env *e)
+{
+    if (e->meanwhile_due) {
+        e->meanwhile_due = false;
+        e->meanwhile(e);
+    }
+}
+
+/* Without the lock, but for what is done meanwhile. */
+static void write_run(struct inline_env *e, struct inline_write *w)
+{
+    struct env_work *work = w->work;
+    bool begun = env_file_write_begin(&w->begun, w->file, w->data, w->len, w->offset);
+    inline_lock(e);
+    meanwhile_run(e);
+    inline_unlock(e);
+    if (!begun || !env_file_write_end(&w->begun, w->err)) {
+        work->run(work);
+    }
+    w->work = NULL;
+}
+
+/* Lets the lock go, and takes it again. */
+static void work_run(struct inline_env *e, struct env_work *work)
+{
+    bool log = (INLINE_LOG >> work->queue & 1u) != 0;
+    bool submitted = log && write_of(e, work)->work == work;
+    if (log && !submitted) {
+        meanwhile_run(e); /* it takes no longer before than while the disk is at it */
+    }
+    inline_unlock(e);
+    if (submitted) {
+        write_run(e, write_of(e, work));
+    } else {
+        work->run(work);
+    }
+    inline_lock(e);
 }
 
 bool inline_work(struct inline_env *e, unsigned mask)
@@ -151,9 +217,7 @@ bool inline_work(struct inline_env *e, unsigned mask)
     list_remove(&work->link);
     e->running[q] = true;
     due_set(e, q);
-    inline_unlock(e);
-    work->run(work);
-    inline_lock(e);
+    work_run(e, work);
     e->running[q] = false;
     due_set(e, q);
     assert(e->works_out > 0);
@@ -347,6 +411,7 @@ void inline_open(struct inline_env *e, struct env *files)
     e->ops.work = op_work;
     if (files == NULL) {
         env_file_ops(&e->ops); /* they ask for no environment */
+        e->ops.file_submit = op_file_submit;
         e->env.host = env_file_host();
     } else {
         e->files = files;
@@ -370,6 +435,9 @@ void inline_close(struct inline_env *e)
     assert(list_empty(&e->waiters));
     for (size_t i = 0; i < INLINE_TIMERS_MAX; i++) {
         assert(e->timers[i] == NULL);
+    }
+    for (size_t i = 0; i < 2; i++) {
+        env_file_write_close(&e->writes[i].begun);
     }
     (void)pthread_cond_destroy(&e->disk_wake);
     (void)pthread_cond_destroy(&e->library_wake);

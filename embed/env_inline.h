@@ -11,6 +11,7 @@
 #include <pthread.h>
 
 #include "base/env.h"
+#include "base/env_file.h"
 
 #define INLINE_TIMERS_MAX 16u
 
@@ -22,6 +23,17 @@ struct inline_waiter {
     struct list link;
     pthread_cond_t wake;
     struct inline_waiter *same; /* the owner's: another one that waits for the same thing */
+};
+
+/* A write of the log that needs no thread while the disk is at it. */
+struct inline_write {
+    struct env_work *work; /* NULL: none */
+    struct env_file *file;
+    const void *data;
+    size_t len;
+    uint64_t offset;
+    int *err;
+    struct env_file_write begun;
 };
 
 struct inline_env {
@@ -36,6 +48,11 @@ struct inline_env {
     unsigned due;     /* bit by queue: there is a work, and nobody runs one of it */
     size_t works_out; /* submitted, not yet done */
     struct list waiters;
+    /* What the thread that writes the log does while the disk is at it; with the lock, once,
+     * wherever somebody has set `meanwhile_due`. */
+    void (*meanwhile)(struct inline_env *e);
+    bool meanwhile_due;
+    struct inline_write writes[2]; /* by queue of the log */
     /* The threads of the directory sleep on these. */
     pthread_cond_t library_wake, disk_wake;
     uint64_t library_until_ns; /* when it wakes by itself; 0: it is awake */

@@ -246,6 +246,7 @@ static int log_open(struct embedded *db, struct err_text *e)
                             .cache_bytes = 1u << 20, /* nobody reads entries again */
                             .disk_bytes_max = db->settings.log_bytes_max,
                             .direct = true,
+                            .submit_bytes_max = EMBED_SUBMIT_BYTES_MAX,
                             .on_durable = on_durable,
                             .on_failed = on_log_failed,
                             .on_pressure = on_pressure,
@@ -338,7 +339,10 @@ int embed_open(const struct embed_settings *settings, struct env *files, struct 
         return err_set(e, ERR_NOMEM, "out of memory");
     }
     inline_open(&db->env, files);
+    db->env.meanwhile = embed__ahead;
     db->settings = *settings;
+    db->ahead_calls_min =
+        settings->ahead_calls_min != 0 ? settings->ahead_calls_min : EMBED_AHEAD_CALLS_MIN;
     db->forks = atomic_load(&forks);
     db->tick.cb = embed__tick;
     db->linger.cb = embed__linger;

@@ -17,6 +17,8 @@
 #define EMBED_PATH_BYTES        1024u
 #define EMBED_WAITING_BYTES_MAX ((size_t)64 << 20) /* of one heap, not yet in the log */
 #define EMBED_TICK_MS           1000u
+#define EMBED_AHEAD_CALLS_MIN   512u
+#define EMBED_SUBMIT_BYTES_MAX  ((size_t)1 << 20) /* of a block of the log: any */
 
 enum embed_mode { EMBED_MODE_AUTO, EMBED_MODE_DISK, EMBED_MODE_PMEM };
 
@@ -26,6 +28,7 @@ struct embed_settings {
     uint64_t segment_bytes;
     uint64_t log_bytes_max;
     uint64_t checkpoint_bytes; /* of log since the last one; 0: as fits what is dirty */
+    uint32_t ahead_calls_min;  /* in an entry that is applied while it is written; 0: 512 */
 };
 
 /* Commands that go into one entry of the log. Freed by the log, which keeps it as long as it wants
@@ -36,6 +39,7 @@ struct embed_batch {
     struct embedded_call **calls; /* by ordinal; NULL: its caller's deadline has passed */
     uint32_t count, room;
     struct buf body;
+    bool applied;   /* and not yet durable: ahead.c */
     bool lingered;  /* it was here a moment ago, and nobody wanted it */
     uint64_t index; /* once appended */
 };
@@ -57,6 +61,8 @@ struct embedded_heap {
     struct list waiting;     /* batches */
     size_t waiting_bytes;
     size_t entry_bytes;        /* of the last entry */
+    struct list held;          /* reads: until what is applied is durable */
+    uint64_t ahead_from;       /* no entry before this one is applied before it is durable */
     bool wanted;               /* somebody wants what waits */
     uint64_t log_bytes;        /* appended since the last checkpoint began */
     uint64_t log_bytes_next;   /* when to look again whether one is due */
@@ -85,6 +91,7 @@ struct embedded {
     struct wal *wal; /* NULL in pmem mode */
     bool wal_closed;
     uint64_t stamp; /* of the newest entry */
+    uint32_t ahead_calls_min;
     unsigned forks; /* how many there had been when this was opened */
 
     struct embedded_heap *catalog;
@@ -169,6 +176,7 @@ bool embed__call_sleep(struct embedded *db, struct embedded_call *call, uint64_t
                        bool works);
 void embed__finish(struct embedded *db, struct embedded_call *call, int err, const char *text);
 void embed__durable(struct embedded *db);
+void embed__apply_failed(struct embedded_heap *h, uint64_t index, int err);
 void embed__pm_incoming(struct embedded_heap *h, struct embedded_call *call);
 void embed__pm_commit(struct embedded_heap *h);
 /* Works until nothing of the heap is on its way: no call, no checkpoint. */
@@ -177,13 +185,32 @@ void embed__fail_calls(struct embedded_heap *h, int flying, int waiting, const c
 
 /* ---- apply.c ---- */
 
-/* calls: by ordinal, those without one NULL; NULL: none has one. */
+/* calls: by ordinal, those without one NULL; NULL: none has one. They get their outcomes; finish:
+ * and are finished. */
 int embed__apply(struct embedded_heap *h, uint64_t index, uint64_t term, struct slice entry,
-                 struct embedded_call **calls);
+                 struct embedded_call **calls, bool finish);
+/* Those that have their outcomes. */
+void embed__calls_finish(struct embedded *db, struct embed_batch *b);
 int embed__apply_one(struct embedded_heap *h, uint64_t version, const struct record *record,
                      struct heap_outcome *out);
 void embed__settle(struct embedded_call *call, const struct heap_outcome *outcome,
                    uint64_t version);
+
+/* ---- ahead.c: an entry is applied while the disk writes it ---- */
+
+/* What is applied may not be durable: nobody may see it. */
+static inline bool embed__is_ahead(const struct embedded_heap *h)
+{
+    return h->flying != NULL && h->flying->applied;
+}
+void embed__ahead_plan(struct embedded_heap *h); /* for the entry that has been appended */
+void embed__ahead(struct inline_env *env);
+/* A read that has come too early. Its request stays until it is finished. */
+void embed__hold(struct embedded_heap *h, struct embedded_call *call);
+void embed__held_read(struct embedded_heap *h); /* what is applied is durable */
+void embed__held_end(struct embedded_heap *h, int err, const char *text);
+/* NULL: its call isn't held. */
+struct embedded_call *embed__held_watch(struct embedded *db, const struct embedded_watch *watch);
 
 /* ---- submit.c ---- */
 

@@ -1,4 +1,4 @@
-/* Reads: from applied state, which is never ahead of what is durable. */
+/* Reads: from applied state, when it isn't ahead of what is durable (ahead.c). */
 #include <string.h>
 
 #include "alloc/graph.h"

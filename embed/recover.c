@@ -35,6 +35,7 @@ static struct embedded_heap *heap_new(struct embedded *db, uint64_t uid, struct 
         list_init(&h->link);
         list_init(&h->flying_link);
         list_init(&h->waiting);
+        list_init(&h->held);
         list_init(&h->incoming);
         waiters_init(&h->waiters);
         (void)pthread_mutex_init(&h->incoming_lock, NULL);
@@ -130,7 +131,7 @@ static int replay(struct embedded_heap *h, struct err_text *e)
                 rv = ERR_VERSION;
             }
             if (rv == 0) {
-                rv = embed__apply(h, index, entry->term, entry->data, NULL);
+                rv = embed__apply(h, index, entry->term, entry->data, NULL, false);
                 h->log_bytes += embed__log_bytes(entry->data.len);
                 index += rv == 0;
             }

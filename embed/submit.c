@@ -110,8 +110,15 @@ void embed__submit(struct embedded_heap *h, struct embedded_call *call)
     call->heap = h;
     int rv = embed__admit(h, &text);
     if (rv == 0 && embed__is_read(call->request->op)) {
-        embed__read(h, call);
-        return;
+        if (!embed__is_ahead(h)) {
+            embed__read(h, call);
+            return;
+        }
+        rv = request_keep(call);
+        if (rv == 0) {
+            embed__hold(h, call);
+            return;
+        }
     }
     if (rv == 0) {
         rv = db->mode == IMAGE_PMEM ? submit_pmem(h, call) : submit_disk(h, call, &text);

@@ -5,7 +5,8 @@
  *   embed__watch_turn     looks again for those who want it, and those who have more to look at
  *   embed__watch_tick     and for those whose time is over
  *
- * A change is looked at when it is applied and durable: disk mode applies nothing before, and in
+ * A change is looked at when it is applied and durable: in disk mode a heap that is watched is
+ * never ahead (ahead.c), and in
  * pmem mode the lock isn't let go in between. */
 #include "alloc/listing.h"
 #include "base/assert.h"
@@ -220,6 +221,11 @@ void embed_watch_close(struct embedded *db, struct embedded_watch *watch)
 {
     struct embedded_place *p = watch->place;
     inline_lock(&db->env);
+    struct embedded_call *held = embed__held_watch(db, watch);
+    if (held != NULL) {
+        list_remove(&held->link);
+        embed__finish(db, held, ERR_CANCELED, NULL);
+    }
     if (p != NULL && p->waits) {
         leave(p->call->heap, p);
         embed__finish(db, p->call, ERR_CANCELED, NULL);

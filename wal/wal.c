@@ -49,6 +49,9 @@ static struct wal *wal_new(struct env *env, const struct wal_opts *opts)
     if (wal->opts.cache_bytes == 0) {
         wal->opts.cache_bytes = 8u << 20;
     }
+    if (wal->opts.submit_bytes_max == 0) {
+        wal->opts.submit_bytes_max = WAL_SUBMIT_BYTES_MAX;
+    }
     if (wal->opts.disk_bytes_max == 0) {
         wal->opts.disk_bytes_max = 1u << 30;
     }

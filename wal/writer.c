@@ -541,7 +541,7 @@ static void write_start(struct wal *wal, struct wal_buffer *b)
     w->err = 0;
     wal->in_flight++;
     /* The usual block is small: sealing and submitting it here costs less than waking a worker. */
-    if (wal->opts.direct && w->bytes <= WAL_SUBMIT_BYTES_MAX) {
+    if (wal->opts.direct && w->bytes <= wal->opts.submit_bytes_max) {
         (void)wal__block_seal(b->data, &w->head, &w->segment->header, b->offset);
         if (env_file_submit(wal->env, &w->work, w->segment->file, b->data, w->bytes, b->offset,
                             &w->err)) {

@@ -221,7 +221,9 @@ static void live(struct model *m, bool dies)
     if (dies) {
         disk.dies_at = disk.ops + (long)mem_env_random(&disk, OPS_MAX);
     }
-    int rv = embed_open(&settings, &locked, &db, &e);
+    struct embed_settings s = settings;
+    s.ahead_calls_min = mem_env_random(&disk, 2) == 0 ? 1 : 0;
+    int rv = embed_open(&s, &locked, &db, &e);
     if (rv != 0) {
         if (!dies || rv == ERR_CORRUPT) {
             print_error("%s: %s\n", err_name(rv), e.text);
