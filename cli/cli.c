@@ -6,6 +6,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <wchar.h>
+#include <wctype.h>
 
 /* ---- errors ---- */
 
@@ -98,19 +100,29 @@ json_t *cli_text(const char *text)
     return out == NULL ? json_null() : out;
 }
 
+/* It makes a terminal show text in another order than it has. */
+static bool turns_text(wchar_t c)
+{
+    return c == 0x061c || c == 0x200e || c == 0x200f || (c >= 0x202a && c <= 0x202e) ||
+           (c >= 0x2066 && c <= 0x2069);
+}
+
 void cli_print_plain(FILE *file, const char *text)
 {
-    for (; *text != 0; text++) {
-        unsigned char c = (unsigned char)text[0];
-        unsigned char next = (unsigned char)text[1];
-        if (c < ' ' || c == 0x7f) {
-            fprintf(file, "\\x%02x", c);
-        } else if (c == 0xc2 && next >= 0x80 && next < 0xa0) { /* U+0080 to U+009F */
-            fprintf(file, "\\xc2\\x%02x", next);
-            text++;
-        } else {
-            fputc(c, file);
+    size_t left = strlen(text);
+    while (left > 0) {
+        mbstate_t state;
+        wchar_t c = 0;
+        memset(&state, 0, sizeof state);
+        size_t n = mbrtowc(&c, text, left, &state);
+        bool valid = n > 0 && n <= left; /* not -1 or -2 */
+        bool plain = valid && iswprint((wint_t)c) != 0 && !turns_text(c);
+        n = valid ? n : 1;
+        for (size_t i = 0; i < n; i++) {
+            fprintf(file, plain ? "%c" : "\\x%02x", (unsigned char)text[i]);
         }
+        text += n;
+        left -= n;
     }
 }
 
@@ -191,17 +203,23 @@ void cli_warn(struct cli *cli, const char *format, ...)
 
 /* ---- answers ---- */
 
-static void cell_text(const json_t *value, char *out, size_t size)
+/* What a cell shows; the caller frees it. */
+static char *cell_text(const json_t *value)
 {
-    if (json_is_string(value)) {
-        snprintf(out, size, "%s", json_string_value(value));
-    } else if (json_is_integer(value)) {
-        snprintf(out, size, "%lld", (long long)json_integer_value(value));
-    } else if (json_is_boolean(value)) {
-        snprintf(out, size, "%s", json_is_true(value) ? "yes" : "no");
-    } else {
-        snprintf(out, size, "-");
+    char *text = NULL;
+    size_t size = 0;
+    FILE *out = open_memstream(&text, &size);
+    if (out == NULL) {
+        return NULL;
     }
+    if (json_is_string(value)) {
+        cli_print_plain(out, json_string_value(value));
+    } else if (json_is_integer(value)) {
+        fprintf(out, "%lld", (long long)json_integer_value(value));
+    } else {
+        fputs(json_is_boolean(value) ? json_is_true(value) ? "yes" : "no" : "-", out);
+    }
+    return fclose(out) == 0 ? text : NULL;
 }
 
 static void print_table(const json_t *rows, const struct cli_column *columns, size_t count)
@@ -210,19 +228,18 @@ static void print_table(const json_t *rows, const struct cli_column *columns, si
     if (table == NULL) {
         return;
     }
+    /* All is plain already; what the library would escape of it, it would count wrong. */
+    scols_table_enable_noencoding(table, 1);
     for (size_t c = 0; c < count; c++) {
-        struct libscols_column *column = scols_table_new_column(
-            table, columns[c].title, 0, columns[c].right ? SCOLS_FL_RIGHT : 0);
-        if (column != NULL) {
-            scols_column_set_safechars(column, "\\"); /* of cli_text(), which would be doubled */
-        }
+        scols_table_new_column(table, columns[c].title, 0, columns[c].right ? SCOLS_FL_RIGHT : 0);
     }
     for (size_t r = 0; r < json_array_size(rows); r++) {
         struct libscols_line *line = scols_table_new_line(table, NULL);
         for (size_t c = 0; line != NULL && c < count; c++) {
-            char text[320];
-            cell_text(json_object_get(json_array_get(rows, r), columns[c].key), text, sizeof text);
-            scols_line_set_data(line, c, text);
+            char *text = cell_text(json_object_get(json_array_get(rows, r), columns[c].key));
+            if (text == NULL || scols_line_refer_data(line, c, text) != 0) {
+                free(text);
+            }
         }
     }
     scols_print_table(table);
@@ -237,7 +254,8 @@ void cli_answer(struct cli *cli, json_t *data, const json_t *rows, const struct 
         return;
     }
     if (line != NULL) {
-        printf("%s\n", line);
+        cli_print_plain(stdout, line);
+        putchar('\n');
     }
     if (rows != NULL) {
         print_table(rows, columns, count);

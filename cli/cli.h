@@ -71,7 +71,8 @@ void cli_warn(struct cli *cli, const char *format, ...) __attribute__((format(pr
 /* A JSON string of bytes that needn't be UTF-8, as names are: then "\\xff" stands for what isn't.
  */
 json_t *cli_text(const char *text);
-/* For a terminal: names may hold what steers one. */
+/* For a terminal: "\\xff" stands for bytes that aren't text, that steer one, or that it can't show.
+ */
 void cli_print_plain(FILE *file, const char *text);
 /* Versions, ids and pointers are strings: a JSON number keeps 53 bits in many a reader. */
 json_t *cli_u64(uint64_t value);

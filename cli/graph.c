@@ -82,16 +82,21 @@ static json_t *row_of(const cairn_graph *graph, const cairn_node *node, const js
                      "pointers", pointers);
 }
 
-/* A DOT string: what names may hold besides letters is escaped. */
-static void print_quoted(const char *text)
+/* Of a DOT string: what names may hold besides letters is escaped. */
+static void print_escaped(const char *text)
 {
-    putchar('"');
     for (; *text != 0; text++) {
         if (*text == '"' || *text == '\\') {
             putchar('\\');
         }
         putchar(*text);
     }
+}
+
+static void print_quoted(const char *text)
+{
+    putchar('"');
+    print_escaped(text);
     putchar('"');
 }
 
@@ -104,15 +109,13 @@ static void print_dot(const json_t *rows)
     printf("digraph graph_ {\n  node [shape=box];\n");
     json_array_foreach(rows, i, row)
     {
-        char label[160];
         const char *pointer = json_string_value(json_object_get(row, "pointer"));
         const char *name = json_string_value(json_object_get(row, "type_name"));
-        snprintf(label, sizeof label, "%.80s %s", name == NULL ? "untyped" : name, pointer);
         printf("  ");
         print_quoted(pointer);
-        printf(" [label=");
-        print_quoted(label);
-        printf("];\n");
+        printf(" [label=\"");
+        print_escaped(name == NULL ? "untyped" : name);
+        printf(" %s\"];\n", pointer);
         json_array_foreach(json_object_get(row, "pointers"), k, edge)
         {
             bool fetched = json_is_true(json_object_get(edge, "fetched"));

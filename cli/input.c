@@ -201,10 +201,13 @@ bool cli_confirm(struct cli *cli, const char *question)
         return true;
     }
     if (!isatty(STDIN_FILENO)) {
-        fprintf(stderr, "cairnctl: %s Give --yes to do it.\n", question);
+        fputs("cairnctl: ", stderr);
+        cli_print_plain(stderr, question);
+        fputs(" Give --yes to do it.\n", stderr);
         return false;
     }
-    fprintf(stderr, "%s [y/N] ", question);
+    cli_print_plain(stderr, question);
+    fputs(" [y/N] ", stderr);
     char line[16] = "";
     return fgets(line, sizeof line, stdin) != NULL && (line[0] == 'y' || line[0] == 'Y');
 }

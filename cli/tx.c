@@ -176,8 +176,8 @@ int verb_tx_begin(struct cli *cli)
         char line[4200];
         snprintf(line, sizeof line, "%s: nothing of it happens before `cairnctl tx commit %s`",
                  f.path, f.path);
-        cli_answer(cli, json_pack("{s:s,s:s}", "heap", f.heap_name, "file", f.path), NULL, NULL, 0,
-                   line);
+        cli_answer(cli, json_pack("{s:s,s:o}", "heap", f.heap_name, "file", cli_text(f.path)), NULL,
+                   NULL, 0, line);
     }
     file_close(&f);
     return code;
@@ -359,7 +359,8 @@ int verb_tx_abort(struct cli *cli)
         return errno == ENOENT ? cli_error(cli, CAIRN_E_NOTFOUND, "there is no %s", cli->argv[0])
                                : no_file(cli, cli->argv[0], "removed");
     }
-    cli_answer(cli, json_pack("{s:s}", "file", cli->argv[0]), NULL, NULL, 0, "nothing happened");
+    cli_answer(cli, json_pack("{s:o}", "file", cli_text(cli->argv[0])), NULL, NULL, 0,
+               "nothing happened");
     return EXIT_OK;
 }
 

@@ -190,8 +190,18 @@ has "$out" '^\\x1b\[31mred\\x01 '
 has "$out" '^\\xff '
 expect 3 cairnctl root get bank $'\e[31mno'
 has "$err" '\\x1b\[31mno: not found'
-expect 0 cairnctl root rm bank $'\e[31mred\x01'
-expect 0 cairnctl root rm bank $'\xff'
+# Rows end where the others do, whatever the names are made of.
+names=(plain $'\e[31mred\x01' $'\xff' $'a\nb' 'back\slash' $'\xc2\x9b31m' $'\xe2\x80\xaeltr' "$(printf '\xff%.0s' {1..200})")
+for name in "${names[@]}"; do expect 0 cairnctl root set bank "$name" "$p"; done
+LC_ALL=C.UTF-8 expect 0 cairnctl root ls bank
+[ "$(awk '{print length}' <<<"$out" | sort -u | wc -l)" = 1 ] || fail "the columns don't stand: $out"
+has "$out" '^\\xe2\\x80\\xaeltr '
+has "$out" "^$(printf '\\\\xff%.0s' {1..200}) "
+for name in "${names[@]}"; do expect 0 cairnctl root rm bank "$name"; done
+expect 3 cairnctl root get bank $'no\xff'
+has "$err" 'no\\xff: not found'
+json 0 '.data.file | test("f.xff$")' tx begin bank "$dir/f"$'\xff'
+json 0 '.data.file | test("f.xff$")' tx abort "$dir/f"$'\xff'
 
 step "types that can't be"
 expect 2 cairnctl type register bank $'a\nb' n:i64
