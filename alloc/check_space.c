@@ -277,6 +277,12 @@ static void check_slab_list(struct check *c, uint32_t pool, uint32_t class)
         prev = i;
         i = s->next;
     }
+    if (list->current != 0 && list->current != list->head) {
+        check_damage(c, "slab-list",
+                     "slabs of pool %u, class %u: blocks would come from granule %u, which isn't "
+                     "the first of their list",
+                     pool, class, list->current - 1);
+    }
     if (count != list->partial || list->tail != prev || list->partial != c->partial[pool][class] ||
         list->slabs != c->slabs[pool][class]) {
         check_damage(c, "slab-list",

@@ -204,6 +204,7 @@ static void pour(struct heap *h, uint64_t granule, uint64_t budget, struct heap_
     uint32_t class_number = s->class;
     uint32_t size = class_bytes(class_number);
     uint32_t left = s->used;
+    slab_disuse(h, granule);
     bool drop = left == 0;
     uint32_t block = 0;
     for (; left > 0 && out->bytes < budget; left--) {

@@ -30,6 +30,15 @@ struct slab_room {
     uint64_t blocks[POOLS][SLAB_CLASSES];
 };
 
+/* The current slab of a class, looked up: what follows from the arena as long as it stays that. */
+struct slab_cursor {
+    struct slab *slab;                      /* NULL: nobody has looked */
+    uint8_t *blocks;                        /* the first one */
+    uint64_t place;                         /* its */
+    uint64_t bytes;                         /* of each */
+    const uint64_t *lines_head, *lines_map; /* of the pages of its header and of the bitmap's end */
+};
+
 #define MAP_PLACES          256u
 #define MAP_PLACES_PER_LINE 8u
 
@@ -41,6 +50,8 @@ struct heap {
     /* Per page of the data: granule + 1 of the slab that its first byte lies in. 0: of none, or of
      * one that nobody has noted. No part of the state (alloc/slab.c). */
     uint32_t *slab_pages;
+    struct slab_cursor cursors[SLAB_CLASSES]; /* of POOL_OBJECTS */
+    struct slot_page *slot_page;              /* the current one; NULL: nobody has looked */
     uint64_t entry_time;
     uint64_t work; /* heap_work() */
     bool in_entry;
@@ -334,6 +345,8 @@ static inline const struct slab *slab_get(const struct heap *h, uint64_t granule
  * `granule`'s. False: there is none. Never makes a slab. */
 bool slab_alloc_elsewhere(struct heap *h, enum pool pool, uint32_t class_number, uint64_t granule,
                           uint64_t *place);
+/* For compaction: blocks are taken from others from now on, and it goes when it is empty. */
+void slab_disuse(struct heap *h, uint64_t granule);
 /* For compaction: free blocks of all slabs of the class. */
 uint64_t slab_free_blocks(struct heap *h, enum pool pool, uint32_t class_number);
 /* The next block in use, from number `from` on. False: there is none. */

@@ -10,8 +10,8 @@
 #include "base/assert.h"
 
 #define HEAP_MAGIC  0x315041454e524943ull /* "CIRNEAP1" */
-#define HEAP_FORMAT 5u
-#define HEAP_ENGINE 6u
+#define HEAP_FORMAT 6u
+#define HEAP_ENGINE 7u
 
 #define PAGE_SHIFT     12
 #define PAGE_BYTES     ((uint64_t)1 << PAGE_SHIFT)
@@ -88,6 +88,7 @@ struct slab_list {
     uint32_t head, tail;
     uint32_t slabs;   /* all of the class */
     uint32_t partial; /* of them in the list */
+    uint32_t current; /* blocks come from it until it is full: the head, or 0 */
 };
 
 /* ---- slots ----------------------------------------------------------------------------------- */

@@ -250,7 +250,7 @@ static inline __attribute__((always_inline)) int build_small(struct heap *h,
                                                              const struct object_shape *shape,
                                                              struct slice init, uint64_t *place)
 {
-    int rv = block_take(h, POOL_OBJECTS, shape->bytes, place);
+    int rv = block_alloc_small(h, POOL_OBJECTS, shape->bytes, place);
     if (rv != 0) {
         return rv;
     }
@@ -318,6 +318,7 @@ static __attribute__((noinline)) int alloc_any(struct heap *heap, uint64_t versi
 {
     uint64_t slot = 0;
     uint64_t place = 0;
+    *ptr = 0;
     int rv = object_size_check(size, init);
     if (rv == 0) {
         rv = slot_prepare(heap, &slot);
@@ -331,39 +332,73 @@ static __attribute__((noinline)) int alloc_any(struct heap *heap, uint64_t versi
     return rv;
 }
 
+/* What the class's next object in this slot will change. */
+static __attribute__((noinline)) void small_mark_lines(struct heap *h, const struct slab_cursor *c,
+                                                       uint64_t *entry)
+{
+    uint32_t block = slab_next(c->slab);
+    uint64_t slab = (uint64_t)((const uint8_t *)c->slab - h->arena.base);
+    slot_mark(h, entry);
+    slab_mark_lines(h, slab, block / 64);
+    (void)arena_write(&h->arena, slab + c->slab->first + block * c->bytes, c->bytes);
+}
+
+/* One test where all of it may be written. */
+static inline void small_mark(struct heap *h, const struct slab_cursor *c, const uint8_t *bytes,
+                              uint64_t *entry)
+{
+    const uint64_t *lines = h->arena.lines;
+    uint64_t from = (uint64_t)(bytes - h->arena.base);
+    uint64_t at = (uint64_t)((const uint8_t *)entry - h->arena.base);
+    uint64_t open = *c->lines_head & *c->lines_map & lines[at >> PAGE_SHIFT] &
+                    lines[from >> PAGE_SHIFT] & lines[(from + c->bytes - 1) >> PAGE_SHIFT];
+    if (__builtin_expect(open != PAGE_LINES_ALL, 0)) {
+        small_mark_lines(h, c, entry);
+    }
+}
+
 int heap_alloc(struct heap *heap, uint64_t version, uint64_t size, uint32_t type, struct slice init,
                uint64_t *ptr)
 {
-    *ptr = 0;
+    struct slot_at at;
+    uint64_t slot = slot_next(heap, &at);
     if (size - 1 >= SMALL_BYTES_MAX || init.len > size || type >= OBJECT_NARROW_TYPES ||
-        !heap_is_plain(heap)) {
+        at.page == NULL || !heap_is_plain(heap)) {
         return alloc_any(heap, version, size, type, init, ptr);
     }
     uint32_t class_number = slab_class_narrow[(size + SMALL_HEAD + 15) / 16];
-    const struct slab_list *list = header_slabs(heap, POOL_OBJECTS, class_number);
-    struct slot_at at;
-    uint64_t slot = slot_next(heap, &at);
-    if (__builtin_expect(at.page == NULL || list->head == 0, 0)) {
-        return alloc_any(heap, version, size, type, init, ptr);
+    const struct slab_cursor *c = &heap->cursors[class_number];
+    if (__builtin_expect(c->slab == NULL, 0)) {
+        int rv = cursor_open(heap, class_number);
+        if (rv != 0) {
+            *ptr = 0;
+            return rv;
+        }
     }
-    uint64_t place = slab_take(heap, POOL_OBJECTS, class_number, list->head - 1);
-    uint64_t block = class_bytes(class_number);
-    struct object_header *o = arena_write(&heap->arena, block_address(heap, place), block);
-    uint64_t slack = block - SMALL_HEAD - size;
-    o->version = version;
-    o->word = slot | slack << OBJECT_SLACK_SHIFT | (uint64_t)type << OBJECT_TYPE_SHIFT;
-    uint8_t *bytes = (uint8_t *)(o + 1);
-    if (init.len > 0) {
-        memcpy(bytes, init.data, init.len);
-    }
-    if (slack + size > init.len) {
-        memset(bytes + init.len, 0, slack + size - init.len);
-    }
+    uint32_t block = slab_next(c->slab);
+    uint64_t offset = block * c->bytes;
+    uint64_t place = c->place + (offset / PLACE_UNIT << PLACE_CLASS_BITS);
+    uint8_t *bytes = c->blocks + offset;
+    uint64_t room = c->bytes - SMALL_HEAD;
+    small_mark(heap, c, bytes, at.entry);
+    slab_bind(heap, c->slab, POOL_OBJECTS, class_number, block);
     struct heap_header *hd = header_counts(heap);
     hd->object_count++;
     hd->object_bytes += size;
-    slot_mark(heap, &at);
     *ptr = ptr_make(hd->shard, slot_bind(&at, SLOT_LIVE, place), slot);
+    struct object_header *o = (struct object_header *)(void *)bytes;
+    o->version = version;
+    o->word = slot | (room - size) << OBJECT_SLACK_SHIFT | (uint64_t)type << OBJECT_TYPE_SHIFT;
+    bytes += SMALL_HEAD;
+    if (init.len < room) {
+        memset(bytes + init.len, 0, room - init.len);
+    }
+    if (init.len > 0) {
+        memcpy(bytes, init.data, init.len);
+    }
+    if (__builtin_expect(c->slab->roomy == 0, 0)) {
+        slab_is_full(heap, c->slab);
+    }
     return 0;
 }
 
@@ -440,7 +475,7 @@ int heap_free_object(struct heap *heap, uint64_t version, uint64_t ptr)
     }
     struct block_at b = block_locate(heap, place);
     uint64_t slack = o->word >> OBJECT_SLACK_SHIFT & OBJECT_SLACK_MAX;
-    slot_mark(heap, &at);
+    slot_mark(heap, at.entry);
     slot_unbind(heap, &at, word);
     block_give(heap, POOL_OBJECTS, place, b);
     struct heap_header *hd = header_counts(heap);

@@ -86,11 +86,25 @@ static struct slab *slab_edit(struct heap *h, uint64_t granule)
     return (struct slab *)arena_write_line(&h->arena, granule_address(h, granule));
 }
 
-/* So many slabs of a list are compared when its first one is full, if the next has so much free. */
+/* ---- the list of slabs with a free block ----
+ *
+ * Blocks come from the current slab until it is full. Then from the lowest of the first LIST_LOOKS
+ * that have their share free, so that the highest become empty and the data can end below them; or
+ * from a new one: where hardly a slab has anything, as is usual when things come and go in a heap
+ * that doesn't grow, to change slabs with each block would cost more than the block. Slabs with
+ * less than their share are behind all others, but for the current one, which is the first; they
+ * wait until they have it, or until there is no space. */
 #define LIST_LOOKS 16u
-#define LIST_SHARE 64u /* of its blocks */
 
-/* ---- the list of slabs with a free block ---- */
+static uint32_t share_of(const struct slab *s)
+{
+    return s->blocks < 2 * SLAB_SHARE ? 1 : s->blocks / SLAB_SHARE;
+}
+
+static bool has_share(const struct slab *s)
+{
+    return (uint32_t)s->blocks - s->used >= share_of(s);
+}
 
 static void list_append(struct heap *h, struct slab_list *list, struct slab *s, uint64_t granule)
 {
@@ -129,29 +143,39 @@ static void list_take(struct heap *h, struct slab_list *list, struct slab *s)
     list->partial--;
 }
 
-/* The first slab goes to the end if it is the highest of the first LIST_LOOKS: blocks are taken
- * from the others, so that it becomes empty, and the data can end below it. Not when the next one
- * is almost full: else a class with little to give would change slabs with each block. */
-static void list_settle(struct heap *h, struct slab_list *list)
+/* To the front, but behind the current one. */
+static void list_push(struct heap *h, struct slab_list *list, struct slab *s, uint64_t granule)
 {
-    uint32_t head = list->head;
-    if (head == list->tail) {
+    if (list->head == 0 || (list->current != 0 && list->current == list->tail)) {
+        list_append(h, list, s, granule);
         return;
     }
-    uint32_t link = slab_get(h, head - 1)->next;
-    const struct slab *next = slab_get(h, link - 1);
-    if ((uint32_t)next->blocks - next->used < next->blocks / LIST_SHARE) {
-        return;
+    uint32_t link = (uint32_t)granule + 1;
+    s->prev = list->current;
+    if (list->current != 0) {
+        struct slab *current = slab_edit(h, list->current - 1);
+        s->next = current->next;
+        current->next = link;
+    } else {
+        s->next = list->head;
+        list->head = link;
     }
-    for (uint32_t looks = 1; link != 0 && looks < LIST_LOOKS; looks++) {
-        if (link > head) {
-            return;
-        }
-        link = slab_get(h, link - 1)->next;
+    slab_edit(h, s->next - 1)->prev = link;
+    list->partial++;
+}
+
+static void cursor_forget(struct heap *h, enum pool pool, uint32_t class_number)
+{
+    if (pool == POOL_OBJECTS) {
+        h->cursors[class_number].slab = NULL;
     }
-    struct slab *first = slab_edit(h, head - 1);
-    list_take(h, list, first);
-    list_append(h, list, first, head - 1);
+}
+
+/* Nobody takes blocks from the current slab any more. */
+static void list_leave(struct heap *h, enum pool pool, uint32_t class_number)
+{
+    header_slabs_edit(h, pool, class_number)->current = 0;
+    cursor_forget(h, pool, class_number);
 }
 
 void slab_moved(struct heap *h, uint64_t granule, uint64_t to)
@@ -161,7 +185,10 @@ void slab_moved(struct heap *h, uint64_t granule, uint64_t to)
     const struct slab *s = slab_get(h, to);
     if (s->used < s->blocks) {
         uint32_t link = (uint32_t)to + 1;
-        list_relink(h, header_slabs_edit(h, (enum pool)s->pool, s->class), s, link, link);
+        struct slab_list *list = header_slabs_edit(h, (enum pool)s->pool, s->class);
+        list_relink(h, list, s, link, link);
+        list->current = list->current == granule + 1 ? link : list->current;
+        cursor_forget(h, (enum pool)s->pool, s->class);
     }
 }
 
@@ -187,12 +214,12 @@ static void slab_make(struct heap *h, enum pool pool, uint32_t class_number, uin
     }
     struct slab_list *list = header_slabs_edit(h, pool, class_number);
     list->slabs++;
-    list_append(h, list, s, granule);
+    list_push(h, list, s, granule);
     pages_note(h, granule, (uint32_t)granule + 1);
     h->room.blocks[pool][class_number] += blocks;
 }
 
-int slab_new(struct heap *h, enum pool pool, uint32_t class_number)
+static int slab_new(struct heap *h, enum pool pool, uint32_t class_number)
 {
     uint64_t bytes =
         header(h)->slabs[pool][class_number].slabs == 0 ? SLAB_BYTES_FIRST : SLAB_BYTES;
@@ -207,11 +234,78 @@ int slab_new(struct heap *h, enum pool pool, uint32_t class_number)
     return rv;
 }
 
+int slab_choose(struct heap *h, enum pool pool, uint32_t class_number)
+{
+    struct slab_list *list = header_slabs_edit(h, pool, class_number);
+    uint32_t best = 0;
+    uint32_t link = list->head;
+    for (uint32_t looks = 0; link != 0 && looks < LIST_LOOKS; looks++) {
+        const struct slab *s = slab_get(h, link - 1);
+        if (!has_share(s)) {
+            break;
+        }
+        best = best == 0 || link < best ? link : best;
+        link = s->next;
+    }
+    if (best == 0) {
+        int rv = slab_new(h, pool, class_number);
+        if (rv != 0 && (rv != ERR_NOSPACE || list->head == 0)) {
+            return rv;
+        }
+        best = list->head;
+    }
+    if (best != list->head) {
+        struct slab *s = slab_edit(h, best - 1);
+        list_take(h, list, s);
+        list_push(h, list, s, best - 1);
+    }
+    list->current = best;
+    return 0;
+}
+
+int cursor_open(struct heap *h, uint32_t class_number)
+{
+    const struct slab_list *list = header_slabs(h, POOL_OBJECTS, class_number);
+    int rv = list->current == 0 ? slab_choose(h, POOL_OBJECTS, class_number) : 0;
+    if (rv != 0) {
+        return rv;
+    }
+    uint64_t granule = list->current - 1;
+    uint64_t address = granule_address(h, granule);
+    struct slab *s = (struct slab *)(void *)(h->arena.base + address);
+    assert(slab_is(s, POOL_OBJECTS, class_number));
+    h->cursors[class_number] = (struct slab_cursor){
+        .slab = s,
+        .blocks = (uint8_t *)s + s->first,
+        .place = slab_place(h, granule, s, 0),
+        .bytes = class_bytes(class_number),
+        .lines_head = &h->arena.lines[address >> PAGE_SHIFT],
+        .lines_map = &h->arena.lines[(address + s->first - 1) >> PAGE_SHIFT],
+    };
+    return 0;
+}
+
 void slab_is_full(struct heap *h, struct slab *s)
 {
-    struct slab_list *list = header_slabs_edit(h, (enum pool)s->pool, s->class);
-    list_take(h, list, s);
-    list_settle(h, list);
+    list_leave(h, (enum pool)s->pool, s->class);
+    list_take(h, header_slabs_edit(h, (enum pool)s->pool, s->class), s);
+}
+
+/* A block of a slab that has a free one. Its bytes are what they are. */
+static uint64_t slab_take(struct heap *h, uint64_t granule)
+{
+    uint64_t address = granule_address(h, granule);
+    struct slab *s = (struct slab *)(void *)(h->arena.base + address);
+    assert(s->roomy != 0);
+    uint32_t block = slab_next(s);
+    assert(block < s->blocks);
+    slab_mark(h, address, block / 64);
+    uint64_t place = slab_place(h, granule, s, block);
+    slab_bind(h, s, (enum pool)s->pool, s->class, block);
+    if (s->roomy == 0) {
+        slab_is_full(h, s);
+    }
+    return place;
 }
 
 static void slab_release(struct heap *h, uint64_t granule)
@@ -219,6 +313,9 @@ static void slab_release(struct heap *h, uint64_t granule)
     struct slab *s = slab_edit(h, granule);
     struct slab_list *list = header_slabs_edit(h, (enum pool)s->pool, s->class);
     assert(s->used == 0);
+    if (list->current == granule + 1) {
+        list_leave(h, (enum pool)s->pool, s->class);
+    }
     h->room.blocks[s->pool][s->class] -= s->blocks;
     list_take(h, list, s);
     list->slabs--;
@@ -229,11 +326,18 @@ static void slab_release(struct heap *h, uint64_t granule)
 void slab_has_room(struct heap *h, struct slab *s, uint64_t granule)
 {
     struct slab_list *list = header_slabs_edit(h, (enum pool)s->pool, s->class);
-    if (s->used + 1 == s->blocks) {
+    uint32_t free_count = (uint32_t)s->blocks - s->used;
+    bool current = list->current == granule + 1;
+    if (free_count == 1 && share_of(s) > 1) {
         list_append(h, list, s, granule);
+    } else if (free_count == 1) {
+        list_push(h, list, s, granule);
+    } else if (free_count == share_of(s) && !current) {
+        list_take(h, list, s);
+        list_push(h, list, s, granule);
     }
     /* One empty slab may stay, so that a class at its edge doesn't come and go. */
-    if (s->used == 0 && list->partial > 1) {
+    if (s->used == 0 && list->partial > 1 && !current) {
         slab_release(h, granule);
     }
 }
@@ -251,15 +355,28 @@ void slab_new_small(struct heap *h, enum pool pool, uint32_t class_number)
 bool slab_alloc_elsewhere(struct heap *h, enum pool pool, uint32_t class_number, uint64_t granule,
                           uint64_t *place)
 {
-    uint32_t link = header_slabs(h, pool, class_number)->head;
+    uint32_t link = header_slabs(h, pool, class_number)->tail;
     if (link == granule + 1) {
-        link = slab_get(h, granule)->next;
+        link = slab_get(h, granule)->prev;
     }
     if (link == 0) {
         return false;
     }
-    *place = slab_take(h, pool, class_number, link - 1);
+    *place = slab_take(h, link - 1);
     return true;
+}
+
+void slab_disuse(struct heap *h, uint64_t granule)
+{
+    struct slab *s = slab_edit(h, granule);
+    struct slab_list *list = header_slabs_edit(h, (enum pool)s->pool, s->class);
+    if (list->current == granule + 1) {
+        list_leave(h, (enum pool)s->pool, s->class);
+        if (!has_share(s)) {
+            list_take(h, list, s);
+            list_append(h, list, s, granule);
+        }
+    }
 }
 
 void slab_drop(struct heap *h, uint64_t granule)
@@ -305,7 +422,11 @@ bool slab_block_next(const struct heap *h, uint64_t granule, uint32_t from, uint
 
 int block_alloc_small(struct heap *h, enum pool pool, uint64_t bytes, uint64_t *place)
 {
-    return block_take(h, pool, bytes, place);
+    uint32_t class_number = class_of(bytes);
+    const struct slab_list *list = header_slabs(h, pool, class_number);
+    int rv = list->current == 0 ? slab_choose(h, pool, class_number) : 0;
+    *place = rv == 0 ? slab_take(h, list->current - 1) : 0;
+    return rv;
 }
 
 int block_alloc(struct heap *h, enum pool pool, uint64_t bytes, uint64_t *place)

@@ -58,6 +58,7 @@ static int page_new(struct heap *h)
     }
     edit->slot_pages++;
     edit->slot_current = page + 1;
+    h->slot_page = NULL;
     *(uint32_t *)arena_write(&h->arena, directory_at, 4) = frame + 1;
     struct slot_page *p =
         (struct slot_page *)arena_write(&h->arena, slot_frame_address(h, frame), PAGE_BYTES);
@@ -88,6 +89,7 @@ static int page_next(struct heap *h)
     hd->slot_queue_count--;
     p->next = 0;
     hd->slot_current = queued;
+    h->slot_page = NULL;
     return 0;
 }
 
@@ -110,6 +112,9 @@ int slot_prepare(struct heap *h, uint64_t *slot)
         p = page_get(h, current - 1);
     }
     assert(p->free_count > 0);
+    int64_t frame = slot_frame(h, current - 1);
+    h->slot_page =
+        (struct slot_page *)(void *)(h->arena.base + slot_frame_address(h, (uint64_t)frame));
     *slot = (uint64_t)(current - 1) * SLOTS_PER_PAGE + (p->head != 0 ? p->head : p->fresh);
     return 0;
 }
@@ -119,7 +124,7 @@ static struct slot_at slot_edit(struct heap *h, uint64_t slot)
 {
     struct slot_at at = slot_locate(h, slot);
     assert(at.page != NULL);
-    slot_mark(h, &at);
+    slot_mark(h, at.entry);
     return at;
 }
 
@@ -154,6 +159,7 @@ static void page_leave(struct heap *h, uint64_t page)
     hd->slot_retired++;
     if (hd->slot_current == page + 1) {
         hd->slot_current = 0;
+        h->slot_page = NULL;
     }
 }
 

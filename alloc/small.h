@@ -36,22 +36,17 @@ static inline struct slot_at slot_locate(const struct heap *h, uint64_t slot)
                             (uint64_t *)(void *)page + slot % SLOTS_PER_PAGE};
 }
 
-/* The slot that the current page hands out next; *at: none. All is loaded. */
+/* The slot that the current page hands out next, if it is known and has any; *at: none. */
 static inline uint64_t slot_next(const struct heap *h, struct slot_at *at)
 {
-    uint32_t current = header(h)->slot_current;
-    *at = (struct slot_at){NULL, NULL};
-    if (__builtin_expect(current == 0, 0)) {
+    struct slot_page *p = h->slot_page;
+    if (__builtin_expect(p == NULL || p->free_count == 0, 0)) {
+        *at = (struct slot_at){NULL, NULL};
         return 0;
     }
-    uint64_t first = (uint64_t)(current - 1) * SLOTS_PER_PAGE;
-    struct slot_at in_page = slot_locate(h, first + SLOT_FIRST);
-    if (__builtin_expect(in_page.page->free_count == 0, 0)) {
-        return 0;
-    }
-    uint32_t entry = in_page.page->head != 0 ? in_page.page->head : in_page.page->fresh;
-    *at = (struct slot_at){in_page.page, (uint64_t *)(void *)in_page.page + entry};
-    return first + entry;
+    uint32_t entry = p->head != 0 ? p->head : p->fresh;
+    *at = (struct slot_at){p, (uint64_t *)(void *)p + entry};
+    return (uint64_t)p->page * SLOTS_PER_PAGE + entry;
 }
 
 /* The entry alone, or with it the page's header. */
@@ -60,9 +55,9 @@ static inline void slot_mark_entry(struct heap *h, const struct slot_at *at)
     uint64_t address = (uint64_t)((const uint8_t *)at->entry - h->arena.base);
     (void)arena_write_line(&h->arena, address);
 }
-static inline void slot_mark(struct heap *h, const struct slot_at *at)
+static inline void slot_mark(struct heap *h, const uint64_t *entry)
 {
-    uint64_t address = (uint64_t)((const uint8_t *)at->entry - h->arena.base);
+    uint64_t address = (uint64_t)((const uint8_t *)entry - h->arena.base);
     if (!page_is_open(h, address >> PAGE_SHIFT)) {
         arena_mark(&h->arena, address >> PAGE_SHIFT,
                    (uint64_t)1 << (address >> LINE_SHIFT & 63) | 1 /* the header's line */);
@@ -135,11 +130,15 @@ static inline void slab_mark(struct heap *h, uint64_t address, uint32_t word)
     }
 }
 
-/* The slab, which is marked, has no free block any more, or has one again. */
+/* The slab, which is marked, has no free block any more; or its free blocks have become one, its
+ * share, or all. */
 void slab_is_full(struct heap *h, struct slab *s);
 void slab_has_room(struct heap *h, struct slab *s, uint64_t granule);
-/* Adds a slab to a class that has no free block. ERR_NOSPACE, ERR_NOMEM. */
-int slab_new(struct heap *h, enum pool pool, uint32_t class_number);
+#define SLAB_SHARE 64u /* of its blocks: with less than that free a slab is left alone */
+/* A class that has no current slab gets one. ERR_NOSPACE, ERR_NOMEM. */
+int slab_choose(struct heap *h, enum pool pool, uint32_t class_number);
+/* Sets the cursor of a class of objects. ERR_NOSPACE, ERR_NOMEM. */
+int cursor_open(struct heap *h, uint32_t class_number);
 
 static inline void blocks_count(struct heap *h, enum pool pool, uint64_t blocks, uint64_t bytes)
 {
@@ -148,47 +147,25 @@ static inline void blocks_count(struct heap *h, enum pool pool, uint64_t blocks,
     hd->block_bytes[pool] += bytes;
 }
 
-/* A block of a slab that has a free one. Its bytes are what they are. */
-static inline uint64_t slab_take(struct heap *h, enum pool pool, uint32_t class_number,
-                                 uint64_t granule)
+/* The block that the slab, which has one, hands out next. */
+static inline uint32_t slab_next(const struct slab *s)
 {
-    uint64_t offset = granule << h->regions.granule_shift;
-    uint64_t address = h->regions.data_at + offset;
-    struct slab *s = (struct slab *)(void *)(h->arena.base + address);
-    assert(s->roomy != 0);
     uint32_t word = (uint32_t)__builtin_ctz(s->roomy);
-    uint64_t map = s->map[word];
-    uint32_t block = word * 64 + (uint32_t)__builtin_ctzll(~map);
-    assert(block < s->blocks);
-    slab_mark(h, address, word);
+    return word * 64 + (uint32_t)__builtin_ctzll(~s->map[word]);
+}
+/* It is handed out, and all is marked. Is the slab full then, slab_is_full() follows. */
+static inline void slab_bind(struct heap *h, struct slab *s, enum pool pool, uint32_t class_number,
+                             uint32_t block)
+{
+    uint32_t roomy = s->roomy;
+    uint64_t map = s->map[block / 64];
     map |= map + 1; /* its lowest zero */
-    s->map[word] = map;
-    s->roomy &= ~((uint32_t)(map == ~(uint64_t)0) << word);
+    s->map[block / 64] = map;
+    roomy &= roomy - (map == ~(uint64_t)0); /* the lowest one */
+    s->roomy = roomy;
     s->used++;
     h->room.blocks[pool][class_number]--;
-    uint32_t bytes = class_bytes(class_number);
-    blocks_count(h, pool, 1, bytes);
-    uint64_t place = place_make(offset + s->first + block * bytes, class_number);
-    if (__builtin_expect(s->roomy == 0, 0)) {
-        slab_is_full(h, s);
-    }
-    return place;
-}
-
-/* block_alloc_small() */
-static inline int block_take(struct heap *h, enum pool pool, uint64_t bytes, uint64_t *place)
-{
-    uint32_t class_number = class_of(bytes);
-    const struct slab_list *list = header_slabs(h, pool, class_number);
-    if (__builtin_expect(list->head == 0, 0)) {
-        int rv = slab_new(h, pool, class_number);
-        if (rv != 0) {
-            *place = 0;
-            return rv;
-        }
-    }
-    *place = slab_take(h, pool, class_number, list->head - 1);
-    return 0;
+    blocks_count(h, pool, 1, slab_classes[class_number].bytes);
 }
 
 /* Narrow objects, as object_shape_of() has it. */
@@ -255,7 +232,8 @@ static inline void block_give(struct heap *h, enum pool pool, uint64_t place, st
     s->used = (uint16_t)used;
     h->room.blocks[pool][class_number]++;
     blocks_count(h, pool, (uint64_t)-1, -(uint64_t)slab_classes[class_number].bytes);
-    if (__builtin_expect(used + 1 == s->blocks || used == 0, 0)) {
+    uint32_t free_count = s->blocks - used;
+    if (__builtin_expect(free_count == 1 || free_count == s->blocks / SLAB_SHARE || used == 0, 0)) {
         slab_has_room(h, s, b.granule);
     }
 }

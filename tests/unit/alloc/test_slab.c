@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "alloc/engine.h"
+#include "alloc/small.h"
 
 #define BLOCKS 20000
 
@@ -191,6 +191,102 @@ static void the_first_slab_is_small_and_an_empty_one_goes(void **state)
     heap_free(heap);
 }
 
+/* Which slab the next block of 64 bytes comes from. */
+static uint64_t next_slab(struct heap *heap, uint64_t *place)
+{
+    assert_int_equal(block_alloc(heap, POOL_OBJECTS, 64, place), 0);
+    return slab_of(heap, *place);
+}
+
+static void a_slab_with_little_room_waits_until_it_has_its_share(void **state)
+{
+    (void)state;
+    struct heap *heap = heap_new((uint64_t)64 << 20, 0);
+    uint64_t places[4000];
+    const struct slab_list *list = &header(heap)->slabs[POOL_OBJECTS][class_of(64)];
+    for (size_t i = 0; i < 4000; i++) {
+        (void)next_slab(heap, &places[i]);
+    }
+    uint64_t current = list->current - 1;
+    uint64_t full = slab_of(heap, places[300]); /* behind the small one */
+    assert_int_equal(slab_get(heap, full)->used, slab_get(heap, full)->blocks);
+    assert_true(full != current);
+    uint32_t share = slab_get(heap, full)->blocks / SLAB_SHARE;
+    assert_true(share > 1);
+    for (uint32_t i = 0; i < share - 1; i++) {
+        block_free(heap, POOL_OBJECTS, places[300 + i]);
+    }
+    assert_int_equal(list->tail, full + 1);
+    /* The current one is used up; then not this one, but a new one. */
+    uint64_t place = 0;
+    uint64_t slabs = list->slabs;
+    while (list->current == current + 1) {
+        assert_int_equal(next_slab(heap, &place), current);
+    }
+    assert_int_equal(list->current, 0);
+    uint64_t next = next_slab(heap, &place);
+    assert_true(next != full && next != current);
+    assert_int_equal(list->slabs, slabs + 1);
+    /* With its share it is the next one, and serves until it is full. */
+    block_free(heap, POOL_OBJECTS, places[300 + share - 1]);
+    while (list->current == next + 1) {
+        assert_int_equal(next_slab(heap, &place), next);
+    }
+    for (uint32_t i = 0; i < share; i++) {
+        assert_int_equal(next_slab(heap, &place), full);
+        assert_int_equal(place, places[300 + i]);
+    }
+    assert_int_equal(list->slabs, slabs + 1);
+    assert_int_equal(list->head, 0);
+    heap_free(heap);
+}
+
+static void where_there_is_no_space_little_room_will_do(void **state)
+{
+    (void)state;
+    struct heap *heap = heap_new((uint64_t)1 << 20, 0);
+    uint64_t *places = calloc(BLOCKS, sizeof *places);
+    assert_non_null(places);
+    size_t count = 0;
+    while (block_alloc(heap, POOL_OBJECTS, 64, &places[count]) == 0) {
+        count++;
+    }
+    block_free(heap, POOL_OBJECTS, places[1000]);
+    uint64_t place = 0;
+    (void)next_slab(heap, &place);
+    assert_int_equal(place, places[1000]);
+    assert_int_equal(block_alloc(heap, POOL_OBJECTS, 64, &place), ERR_NOSPACE);
+    free(places);
+    heap_free(heap);
+}
+
+/* The highest of several that have room stays as it is. */
+static void the_lowest_slab_is_filled_first(void **state)
+{
+    (void)state;
+    struct heap *heap = heap_new((uint64_t)64 << 20, 0);
+    const size_t blocks = 12000; /* fewer slabs than are looked at */
+    uint64_t *places = calloc(blocks, sizeof *places);
+    assert_non_null(places);
+    for (size_t i = 0; i < blocks; i++) {
+        (void)next_slab(heap, &places[i]);
+    }
+    const struct slab_list *list = &header(heap)->slabs[POOL_OBJECTS][class_of(64)];
+    uint64_t lowest = UINT64_MAX;
+    for (size_t i = 1000; i < blocks; i += 2) {
+        uint64_t granule = slab_of(heap, places[i]);
+        lowest = granule < lowest ? granule : lowest;
+        block_free(heap, POOL_OBJECTS, places[i]);
+    }
+    uint64_t place = 0;
+    for (uint64_t current = list->current; list->current == current;) {
+        (void)next_slab(heap, &place);
+    }
+    assert_int_equal(next_slab(heap, &place), lowest);
+    free(places);
+    heap_free(heap);
+}
+
 static void the_last_bits_of_a_full_heap_hold_small_slabs(void **state)
 {
     (void)state;
@@ -287,6 +383,9 @@ int main(void)
         cmocka_unit_test(places_name_offset_and_class),
         cmocka_unit_test(blocks_are_zeroed_and_keep_their_bytes),
         cmocka_unit_test(the_first_slab_is_small_and_an_empty_one_goes),
+        cmocka_unit_test(a_slab_with_little_room_waits_until_it_has_its_share),
+        cmocka_unit_test(where_there_is_no_space_little_room_will_do),
+        cmocka_unit_test(the_lowest_slab_is_filled_first),
         cmocka_unit_test(the_last_bits_of_a_full_heap_hold_small_slabs),
         cmocka_unit_test(a_block_resizes_within_its_class_or_its_free_space),
         cmocka_unit_test(elsewhere_is_another_slab_with_room),
