@@ -29,7 +29,7 @@ struct raw {
         char *leaders;
     } placement;
     struct {
-        char *mode, *checkpoint_log_bytes, *meta_bytes_max;
+        char *mode, *checkpoint_log_bytes, *log_bytes_max, *meta_bytes_max;
     } storage;
     struct {
         char *segment_bytes, *cache_bytes, *disk_bytes_max, *direct;
@@ -61,7 +61,7 @@ static const cyaml_schema_field_t placement_fields[] = {GROUP_TEXT(placement, le
                                                         CYAML_FIELD_END};
 static const cyaml_schema_field_t storage_fields[] = {
     GROUP_TEXT(storage, mode), GROUP_TEXT(storage, checkpoint_log_bytes),
-    GROUP_TEXT(storage, meta_bytes_max), CYAML_FIELD_END};
+    GROUP_TEXT(storage, log_bytes_max), GROUP_TEXT(storage, meta_bytes_max), CYAML_FIELD_END};
 static const cyaml_schema_field_t wal_fields[] = {
     GROUP_TEXT(wal, segment_bytes), GROUP_TEXT(wal, cache_bytes), GROUP_TEXT(wal, disk_bytes_max),
     GROUP_TEXT(wal, direct), CYAML_FIELD_END};
@@ -126,6 +126,8 @@ static const struct setting settings[] = {
     {"storage.mode", RAW(storage.mode), SETTING_CHOICE, FIELD(storage), 0, 0, "auto|disk|pmem"},
     {"storage.checkpoint_log_bytes", RAW(storage.checkpoint_log_bytes), SETTING_BYTES,
      FIELD(checkpoint_log_bytes), 64u << 10, 1ull << 40, NULL},
+    {"storage.log_bytes_max", RAW(storage.log_bytes_max), SETTING_BYTES, FIELD(log_bytes_max),
+     1u << 20, 1ull << 40, NULL},
     {"storage.meta_bytes_max", RAW(storage.meta_bytes_max), SETTING_BYTES, FIELD(meta_bytes_max),
      1u << 20, 1ull << 36, NULL},
     {"wal.segment_bytes", RAW(wal.segment_bytes), SETTING_BYTES, FIELD(wal_segment_bytes), 4u << 20,

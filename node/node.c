@@ -17,6 +17,7 @@ void node_config_init(struct node_config *config)
     config->leaders = NODE_LEADERS_SPREAD;
     config->storage = NODE_STORAGE_AUTO;
     config->checkpoint_log_bytes = 8u << 20;
+    config->log_bytes_max = 128u << 20;
     config->meta_bytes_max = 64u << 20;
     config->wal_segment_bytes = 16u << 20;
     config->wal_cache_bytes = 4u << 20;
@@ -197,6 +198,7 @@ int node__start(struct node *node, struct err_text *e)
         .meta_bytes_max = node->config.meta_bytes_max,
         .mode = node->mode,
         .checkpoint_log_bytes = node->config.checkpoint_log_bytes,
+        .log_bytes_max = node->config.log_bytes_max,
         .cbs = &replica_table,
         .arg = node,
     };

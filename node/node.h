@@ -37,6 +37,7 @@ struct node_config {
     enum node_leaders leaders;          /* spread */
     enum node_storage storage;          /* auto: pmem if the data directory is on it, else disk */
     uint64_t checkpoint_log_bytes;      /* 8 MiB */
+    uint64_t log_bytes_max;             /* 128 MiB, of all shards */
     uint64_t meta_bytes_max;            /* 64 MiB */
     uint64_t wal_segment_bytes;         /* 16 MiB */
     uint64_t wal_cache_bytes;           /* 4 MiB */

@@ -6,6 +6,7 @@
 #include "replica/internal.h"
 
 #define CHECKPOINT_LOG_BYTES_DEFAULT ((uint64_t)8 << 20)
+#define LOG_BYTES_MAX_DEFAULT        ((uint64_t)128 << 20)
 #define CHECKPOINT_INTERVAL_MS       300000u
 #define KEEP_ENTRIES_MAX             1024u /* for followers that lag a little */
 #define KEEP_BYTES_MAX               ((uint64_t)4 << 20)
@@ -246,6 +247,35 @@ void checkpoint_tick(struct shard *s, uint64_t now_ms)
     if (s->log_bytes >= log_bytes_limit(s) ||
         (s->applied > s->checkpoint_index && now_ms - s->checkpoint_ms >= CHECKPOINT_INTERVAL_MS)) {
         checkpoint_want(s, false);
+    }
+}
+
+/* All shards together: what is behind the checkpoints is replayed after a crash, stays on the disk,
+ * and the place of each entry is kept in memory. One at a time, since only one runs. */
+void checkpoint_bound(struct replica *r, uint64_t now_ms)
+{
+    uint64_t limit = r->opts.log_bytes_max != 0 ? r->opts.log_bytes_max : LOG_BYTES_MAX_DEFAULT;
+    uint64_t sum = 0;
+    struct shard *largest = NULL;
+    if (r->checkpointing != NULL) {
+        return;
+    }
+    list_for_each (it, &r->shards) {
+        struct shard *s = list_entry(it, struct shard, link);
+        if (s->failed || s->dropped) {
+            continue;
+        }
+        if (s->checkpoint_wanted && now_ms >= s->checkpoint_retry_ms && s->image_holds == 0 &&
+            checkpoint_possible(s)) {
+            return; /* that one first */
+        }
+        sum += s->log_bytes;
+        if (!s->checkpoint_wanted && (largest == NULL || s->log_bytes > largest->log_bytes)) {
+            largest = s;
+        }
+    }
+    if (sum > limit && largest != NULL) {
+        checkpoint_want(largest, false);
     }
 }
 

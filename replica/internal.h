@@ -690,6 +690,7 @@ void checkpoint_retry(struct replica *r);
 /* Starts the next one that is due and possible. */
 void checkpoint_run(struct replica *r);
 void checkpoint_tick(struct shard *s, uint64_t now_ms);
+void checkpoint_bound(struct replica *r, uint64_t now_ms); /* the log of all shards */
 /* A leader's: makes consensus learn what the log released, so that it offers a snapshot instead. */
 void checkpoint_heal(struct shard *s);
 void checkpoint_refuse(struct shard *s, int err); /* whoever waits for one gets err */

@@ -445,6 +445,7 @@ static void tick_run(struct env_timer *timer)
     list_for_each (it, &r->shards) {
         shard__tick(list_entry(it, struct shard, link), now_ms);
     }
+    checkpoint_bound(r, now_ms);
     if (r->reconcile) {
         replica__reconcile(r);
     }

@@ -73,6 +73,7 @@ struct replica_opts {
     uint64_t meta_bytes_max; /* arena limit of the meta shard; 0: 64 MiB */
     enum image_mode mode;
     uint64_t checkpoint_log_bytes; /* checkpoint a shard after this many bytes of log; 0: 8 MiB */
+    uint64_t log_bytes_max; /* of all shards: beyond it the one with most of it; 0: 128 MiB */
     const struct replica_cbs *cbs;
     void *arg;
 };

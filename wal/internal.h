@@ -16,6 +16,7 @@
 #define WAL_SECOND_WRITE_BYTES (64u << 10)  /* waiting bytes worth a second write in flight */
 #define WAL_SUBMIT_BYTES_MAX   (64u << 10)  /* a write up to here is begun by the loop itself */
 #define WAL_ROOM_RESERVE_BYTES (16u << 20)
+#define WAL_ITEMS_KEPT         2048u /* room for so many entries of a shard is never given back */
 #define WAL_SILENCE_MS         50
 #define WAL_TICK_MS            1000
 #define WAL_TICK_FULL_MS       100 /* of a full log: its shards release it one after another */

@@ -119,19 +119,10 @@ struct wal_item *wal__item(const struct wal_log *log, uint64_t index)
     return &log->items[(log->head + (index - log->first)) & (log->capacity - 1)];
 }
 
-int wal__items_reserve(struct wal_log *log, size_t more)
+static int items_resize(struct wal_log *log, size_t capacity)
 {
-    size_t need = (size_t)log->count + more;
-    size_t capacity = log->capacity == 0 ? 16 : log->capacity;
-    struct wal_item *items;
+    struct wal_item *items = mem_alloc(capacity * sizeof *items);
 
-    if (need <= log->capacity) {
-        return 0;
-    }
-    while (capacity < need) {
-        capacity *= 2;
-    }
-    items = mem_alloc(capacity * sizeof *items);
     if (items == NULL) {
         return ERR_NOMEM;
     }
@@ -143,6 +134,28 @@ int wal__items_reserve(struct wal_log *log, size_t more)
     log->capacity = capacity;
     log->head = 0;
     return 0;
+}
+
+int wal__items_reserve(struct wal_log *log, size_t more)
+{
+    size_t need = (size_t)log->count + more;
+    size_t capacity = log->capacity == 0 ? 16 : log->capacity;
+
+    if (need <= log->capacity) {
+        return 0;
+    }
+    while (capacity < need) {
+        capacity *= 2;
+    }
+    return items_resize(log, capacity);
+}
+
+/* What a release leaves empty is given back: a shard that is idle from then on would keep it. */
+static void items_shrink(struct wal_log *log)
+{
+    if (log->capacity > WAL_ITEMS_KEPT && log->count < log->capacity / 8) {
+        (void)items_resize(log, log->capacity / 4); /* without memory it stays as it is */
+    }
 }
 
 struct wal_item *wal__item_push(struct wal_log *log)
@@ -228,6 +241,7 @@ void wal__items_release(struct wal_log *log, uint64_t index, uint64_t position)
     if (log->cached_first < log->first) {
         log->cached_first = log->first;
     }
+    items_shrink(log);
 }
 
 /* A release that waits for its mark counts already: replay of the mark will do it. */

@@ -104,6 +104,7 @@ static void the_example_file_is_valid_and_states_the_defaults(void **state)
     assert_int_equal(config.leaders, defaults.leaders);
     assert_int_equal(config.storage, defaults.storage);
     assert_int_equal(config.checkpoint_log_bytes, defaults.checkpoint_log_bytes);
+    assert_int_equal(config.log_bytes_max, defaults.log_bytes_max);
     assert_int_equal(config.meta_bytes_max, defaults.meta_bytes_max);
     assert_int_equal(config.wal_segment_bytes, defaults.wal_segment_bytes);
     assert_int_equal(config.wal_cache_bytes, defaults.wal_cache_bytes);
@@ -117,14 +118,16 @@ static void the_example_file_is_valid_and_states_the_defaults(void **state)
 static void sizes_take_suffixes(void **state)
 {
     (void)state;
-    assert_int_equal(load(HEAD TLS NODES
-                          "wal: {segment_bytes: 8M, disk_bytes_max: 2GiB, "
-                          "cache_bytes: 1048576}\nstorage: {meta_bytes_max: 2048k}\n"),
-                     0);
+    assert_int_equal(
+        load(HEAD TLS NODES
+             "wal: {segment_bytes: 8M, disk_bytes_max: 2GiB, "
+             "cache_bytes: 1048576}\nstorage: {meta_bytes_max: 2048k, log_bytes_max: 64M}\n"),
+        0);
     assert_int_equal(config.wal_segment_bytes, 8u << 20);
     assert_int_equal(config.wal_disk_bytes_max, 2ull << 30);
     assert_int_equal(config.wal_cache_bytes, 1u << 20);
     assert_int_equal(config.meta_bytes_max, 2u << 20);
+    assert_int_equal(config.log_bytes_max, 64u << 20);
 }
 
 static void a_missing_file_is_named(void **state)

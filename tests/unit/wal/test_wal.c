@@ -446,6 +446,40 @@ static void a_pinning_shard_is_asked_for_a_checkpoint(void **state)
     finish(f);
 }
 
+/* The places of entries: many between two checkpoints, few behind one. */
+static void a_table_that_was_large_is_given_back(void **state)
+{
+    struct fixture *f = start(19);
+    struct wal_log *log;
+    uint64_t last = 0;
+
+    (void)state;
+    fixture_must_open(f);
+    assert_int_equal(wal_log_create(f->wal, 77, 0, 0, &log), 0);
+    for (uint64_t round = 1; round <= 3; round++) {
+        while (log->count < 20000) {
+            struct wal_entry entries[16];
+            for (size_t i = 0; i < 16; i++) {
+                entries[i] = (struct wal_entry){.term = 1, .type = 1};
+            }
+            assert_int_equal(wal_log_append(log, last + 1, entries, 16, NULL), 0);
+            last += 16;
+            mem_env_settle(&f->env);
+        }
+        assert_true(log->capacity >= 20000);
+        for (uint64_t i = 0; i < 3; i++) { /* a quarter of it remains each time */
+            assert_int_equal(wal_log_mark_checkpoint(log, round * 3 + i, last, last - 20 + i, NULL),
+                             0);
+            mem_env_settle(&f->env);
+        }
+        assert_int_equal(log->count, 18);
+        assert_int_equal(log->capacity, WAL_ITEMS_KEPT);
+        assert_int_equal(wal_log_last_index(log), last);
+        assert_int_equal(wal_log_term(log, last - 17), 1);
+    }
+    finish(f);
+}
+
 static void a_full_disk_stalls_the_log_and_does_not_kill_it(void **state)
 {
     struct fixture *f = start(14);
@@ -646,6 +680,7 @@ int main(void)
         cmocka_unit_test(a_release_waits_for_its_mark_to_be_durable),
         cmocka_unit_test(an_idle_shards_entries_move_out_of_the_way),
         cmocka_unit_test(a_pinning_shard_is_asked_for_a_checkpoint),
+        cmocka_unit_test(a_table_that_was_large_is_given_back),
         cmocka_unit_test(a_full_disk_stalls_the_log_and_does_not_kill_it),
         cmocka_unit_test(what_has_a_place_becomes_durable),
         cmocka_unit_test(a_stop_on_a_full_disk_says_so),
