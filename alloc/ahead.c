@@ -1,7 +1,9 @@
-/* What a command of a heap will read, asked for step by step. */
+/* What a command of a heap will read, asked for step by step. In functions of this file alone: one
+ * that does nothing but ask is without effect to the compiler, and where it sees that, it drops the
+ * call. */
 #include "alloc/ahead.h"
 
-#include "alloc/engine.h"
+#include "alloc/small.h"
 
 #define OBJECT_LINES 5u /* of header and bytes: what a small object has */
 
@@ -57,7 +59,14 @@ void heap_object_ahead(const struct heap *heap, uint64_t ptr, unsigned step)
 
 void heap_foresee_slot(const struct heap *h, uint64_t ptr)
 {
-    slot_prefetch(h, ptr_slot(ptr));
+    uint64_t slot = ptr_slot(ptr);
+    int64_t frame = slot_frame(h, slot / SLOTS_PER_PAGE);
+    if (frame >= 0) {
+        uint64_t at = slot_frame_address(h, (uint64_t)frame);
+        __builtin_prefetch(h->arena.base + at, 1);
+        __builtin_prefetch(h->arena.base + at + slot % SLOTS_PER_PAGE * 8, 1);
+        __builtin_prefetch(&h->arena.lines[at >> PAGE_SHIFT]);
+    }
 }
 
 void heap_foresee_object(const struct heap *h, uint64_t ptr)
@@ -66,14 +75,25 @@ void heap_foresee_object(const struct heap *h, uint64_t ptr)
         return; /* the slot's page may be one of them */
     }
     uint64_t word = slot_peek(h, ptr_slot(ptr));
-    if (slot_word_state(word) != SLOT_LIVE || slot_word_generation(word) != ptr_generation(ptr)) {
+    if (!slot_word_is(word, ptr_generation(ptr), SLOT_LIVE)) {
         return;
     }
     uint64_t place = slot_word_place(word);
-    uint64_t address = block_address(h, place);
-    __builtin_prefetch(h->arena.base + address);
-    __builtin_prefetch(&h->arena.lines[address >> PAGE_SHIFT]);
-    if (place_class(place) == PLACE_NO_CLASS) {
+    uint64_t offset = place_offset(place);
+    __builtin_prefetch(h->arena.base + h->regions.data_at + offset);
+    uint32_t class_number = place_class(place);
+    if (class_number == PLACE_NO_CLASS) {
+        __builtin_prefetch(&h->arena.lines[(h->regions.data_at + offset) >> PAGE_SHIFT]);
         extent_prefetch(h, place_granule(h, place));
+        return;
+    }
+    uint32_t noted = h->slab_pages[offset >> PAGE_SHIFT];
+    if (noted != 0) {
+        uint64_t at = (uint64_t)(noted - 1) << h->regions.granule_shift;
+        const uint8_t *slab = h->arena.base + h->regions.data_at + at;
+        uint64_t block = (offset - at) * slab_classes[class_number].inverse >> 32; /* or before */
+        __builtin_prefetch(slab, 1);
+        __builtin_prefetch(slab + sizeof(struct slab) + block / 8, 1);
+        __builtin_prefetch(&h->arena.lines[(h->regions.data_at + at) >> PAGE_SHIFT]);
     }
 }

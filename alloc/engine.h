@@ -411,17 +411,6 @@ static inline uint64_t slot_get(const struct heap *h, uint64_t slot)
 {
     return slot_load(h, slot) == 0 ? slot_peek(h, slot) : 0;
 }
-/* slot_get() and slot_release() are near, of a slot that may be far away. */
-static inline void slot_prefetch(const struct heap *h, uint64_t slot)
-{
-    int64_t frame = slot_frame(h, slot / SLOTS_PER_PAGE);
-    if (frame >= 0) {
-        const uint8_t *page = h->arena.base + slot_frame_address(h, (uint64_t)frame);
-        __builtin_prefetch(page);
-        __builtin_prefetch(page + slot % SLOTS_PER_PAGE * 8);
-        __builtin_prefetch(&h->arena.lines[slot_frame_address(h, (uint64_t)frame) >> PAGE_SHIFT]);
-    }
-}
 /* Makes sure that the next slot_take() succeeds. ERR_NOSPACE, ERR_NOMEM, a fatal code. */
 int slot_prepare(struct heap *h, uint64_t *slot);
 /* Binds the slot that slot_prepare() named, as LIVE or LEASED. Returns its generation. */

@@ -14,6 +14,7 @@
 #include <stdlib.h>
 #include <time.h>
 
+#include "alloc/ahead.h"
 #include "alloc/engine.h"
 
 #define HEAP_BYTES        ((uint64_t)1 << 40)
@@ -76,7 +77,7 @@ static uint64_t granule_of(const struct bench *b, uint64_t slot)
 static void foresee(const struct bench *b, const uint64_t *slots, uint64_t i, uint64_t count)
 {
     if (i + 2 < count) {
-        slot_prefetch(b->heap, slots[i + 2]);
+        heap_foresee_slot(b->heap, slots[i + 2]);
     }
     if (i + 1 < count) {
         extent_prefetch(b->heap, granule_of(b, slots[i + 1]));
