@@ -149,11 +149,20 @@ static void collapse_next(struct arena *a)
 }
 
 /* Chunks that become accessible. The first of a region, which has none below, may stay almost
- * empty. */
+ * empty. One whose pages are unloaded becomes a huge page when it is filled: who wants a page of it
+ * before shouldn't wait until two megabytes are zeroed. */
 static void grow_huge(struct arena *a, uint64_t first, uint64_t end)
 {
     bool follows = first != 0 && chunk_has(a->chunks, first - 1);
-    chunks_expect(a, follows ? first : first + 1, end);
+    for (uint64_t chunk = follows ? first : first + 1; chunk < end; chunk++) {
+        if (a->unloaded_count == 0) {
+            chunks_expect(a, chunk, end);
+            break;
+        }
+        if (chunk_count(a, &a->unloaded, chunk) == 0) {
+            chunks_expect(a, chunk, chunk + 1);
+        }
+    }
     if (a->mapped || a->unloaded_count != 0) {
         return; /* memory that isn't ours, or isn't there, needn't be collapsed */
     }

@@ -86,17 +86,20 @@ static int read_all(struct wal_scan *scan, uint64_t sequence, uint8_t *out, size
     return 0;
 }
 
+#define FIRST_LOOK ((size_t)64 << 10) /* of a log that was closed, all that was written */
+
+/* Reads what image_load() begins with, so that the page cache has it. */
 static int header_load(struct wal_scan *scan, uint64_t sequence, uint64_t node_uid,
                        struct wal_found *out, struct err_text *e)
 {
-    uint8_t *bytes = mem_alloc(WAL_HEADER_BYTES);
+    uint8_t *bytes = mem_alloc(FIRST_LOOK);
     size_t got;
     int rv;
 
     if (bytes == NULL) {
         return ERR_NOMEM;
     }
-    rv = read_all(scan, sequence, bytes, WAL_HEADER_BYTES, 0, &got, &out->file_bytes, e);
+    rv = read_all(scan, sequence, bytes, FIRST_LOOK, 0, &got, &out->file_bytes, e);
     if (rv != 0) {
         goto out;
     }
@@ -160,8 +163,6 @@ static bool ends_clean(const struct wal_scan *scan, const struct wal_header *hea
     }
     return clean;
 }
-
-#define FIRST_LOOK ((size_t)16 << 10)
 
 /* The segment in scan->image: all of it, or up to the mark of an orderly end. */
 static int image_load(struct wal_scan *scan, size_t i, struct err_text *e)

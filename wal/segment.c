@@ -105,11 +105,14 @@ int wal__segment_make(struct env *env, const char *dir, uint64_t spare_id,
     *out = NULL;
     wal__spare_path(dir, spare_id, from);
     wal__segment_path(dir, header->sequence, to);
-    bytes = mem_aligned(WAL_ALIGN, WAL_HEADER_BYTES);
+    bytes = mem_aligned(WAL_ALIGN, WAL_HEADER_BYTES + opening.len);
     if (bytes == NULL) {
         return ERR_NOMEM;
     }
     wal__header_pack(header, bytes);
+    if (opening.len > 0) {
+        memcpy(bytes + WAL_HEADER_BYTES, opening.data, opening.len);
+    }
     /* First of all the spare's own name: were the rename that made a spare of an old segment lost
      * after this, a crash would show that segment with a strange header. */
     rv = env_dir_sync(env, dir);
@@ -121,11 +124,8 @@ int wal__segment_make(struct env *env, const char *dir, uint64_t spare_id,
     if (rv != 0) {
         goto out;
     }
-    rv = env_file_pwrite(env, file, bytes, WAL_HEADER_BYTES, 0);
-    if (rv == 0 && opening.len > 0) {
-        rv = env_file_pwrite(env, file, opening.data, opening.len, WAL_HEADER_BYTES);
-    }
-    if (rv == 0) {
+    rv = env_file_pwrite(env, file, bytes, WAL_HEADER_BYTES + opening.len, 0);
+    if (rv == 0) { /* with all that a life before has written to it */
         rv = env_file_sync(env, file);
     }
     if (rv == 0) {
