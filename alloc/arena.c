@@ -103,7 +103,8 @@ int arena_open(struct arena *a, uint64_t pages)
     a->pages = pages;
     size_t set = pageset_bytes(pages);
     size_t chunks = (size_t)(pages / CHUNK_PAGES / 64 + 1) * sizeof(uint64_t);
-    a->memory_bytes = 6 * set + 2 * chunks + 4 * (size_t)pages * sizeof(uint64_t);
+    a->memory_bytes =
+        6 * set + 2 * chunks + (size_t)(words_of(pages) + 5 * pages) * sizeof(uint64_t);
     a->memory = arena_memory_reserve(a->memory_bytes, true);
     if (a->memory == NULL) {
         return ERR_NOMEM;
@@ -128,6 +129,8 @@ int arena_open(struct arena *a, uint64_t pages)
     a->lines = a->hash + pages;
     a->lines_before = a->lines + pages;
     a->home = a->lines_before + pages;
+    a->written = a->home + pages;
+    a->armed = a->written + pages;
     return 0;
 }
 
@@ -270,38 +273,15 @@ void arena_write_again(struct arena *a, uint64_t page)
     }
 }
 
-static inline void mark_changed(struct arena *a, uint64_t page)
+/* Comes before the page's lines change. */
+static void mark_changed(struct arena *a, uint64_t page)
 {
-    arena_write_again(a, page);
+    if (!a->tracked) {
+        arena_write_again(a, page);
+    } else if (a->lines[page] == 0 && !pageset_has(&a->listed, page)) {
+        a->written[a->written_count++] = page;
+    }
     pageset_add(&a->unhashed, page);
-}
-
-/* Lines of a page that weren't marked, at least one. Two are usual, so that there is no branch for
- * the second. */
-static inline void list_lines(struct arena *a, uint64_t page, uint64_t lines)
-{
-    if (a->written_count > ARENA_WRITTEN_MAX) {
-        return;
-    }
-    uint64_t first = page << (PAGE_SHIFT - LINE_SHIFT);
-    uint64_t *to = a->written + a->written_count;
-    uint32_t last = 63 - (uint32_t)__builtin_clzll(lines);
-    uint64_t rest = lines & (lines - 1);
-    to[0] = first + (uint32_t)__builtin_ctzll(lines);
-    to[1] = first + last;
-    uint32_t count = 1 + (uint32_t)((rest | -rest) >> 63);
-    for (rest &= ~((uint64_t)1 << last); rest != 0; rest &= rest - 1) {
-        to[count++] = first + (uint32_t)__builtin_ctzll(rest);
-    }
-    a->written_count += count;
-}
-
-static void list_page(struct arena *a, uint64_t page)
-{
-    if (a->written_count <= ARENA_WRITTEN_MAX && !pageset_has(&a->listed, page)) {
-        pageset_add(&a->listed, page);
-        a->written[a->written_count++] = ARENA_WHOLE_PAGE | page;
-    }
 }
 
 /* An absent page whose memory has leftovers gets its zeroes, unless all of it will be overwritten.
@@ -328,9 +308,18 @@ static void load_to_write(struct arena *a, uint64_t page, bool whole)
     }
 }
 
-/* A page that isn't hot, and isn't present or needs to be loaded or saved. */
-static __attribute__((noinline)) void warm(struct arena *a, uint64_t page, uint64_t lines,
-                                           bool whole)
+static void arm(struct arena *a, uint64_t page)
+{
+    a->armed[page >> 6] |= (uint64_t)1 << (page & 63);
+}
+
+static void disarm(struct arena *a, uint64_t page)
+{
+    a->armed[page >> 6] &= ~((uint64_t)1 << (page & 63));
+}
+
+/* A page that isn't hot. */
+static void warm(struct arena *a, uint64_t page, uint64_t lines, bool whole)
 {
     assert(page < a->pages);
     if (!a->tracked) {
@@ -343,55 +332,32 @@ static __attribute__((noinline)) void warm(struct arena *a, uint64_t page, uint6
         if (a->view_count != 0) {
             view_save(a, page);
         }
-        if (a->tracked) {
-            list_lines(a, page, lines);
-        }
     } else {
         wash(a, page, whole);
         pageset_add(&a->present, page);
         a->present_count++;
+        a->unusual = true;
         lines = PAGE_LINES_ALL; /* what was there before isn't any more */
-        if (a->tracked) {
-            list_page(a, page);
-        }
     }
     mark_changed(a, page);
     a->lines[page] = lines;
+    if (a->tracked) {
+        arm(a, page);
+    }
 }
 
-/* In pmem mode every page of a commit is warmed anew: no more to do than that is the usual case.
- * What is unhashed was written or read before, and is loaded. */
-static inline bool warm_again(struct arena *a, uint64_t page)
-{
-    if (!a->tracked || a->view_count != 0 || page >= a->pages) {
-        return false;
-    }
-    uint64_t word = page >> 6;
-    uint64_t bit = (uint64_t)1 << (page & 63);
-    if ((a->present.words[word] & a->unhashed.words[word] & ~a->dirty.words[word] & bit) == 0) {
-        return false;
-    }
-    a->dirty.words[word] |= bit;
-    a->dirty.sums[word >> 6] |= (uint64_t)1 << (word & 63);
-    a->dirty_count++;
-    return true;
-}
-
-/* At least one of the lines isn't marked. */
 static inline void touch(struct arena *a, uint64_t page, uint64_t lines, bool whole)
 {
-    uint64_t marked = a->lines[page];
-    if (marked != 0 || warm_again(a, page)) {
-        a->lines[page] = marked | lines;
-        list_lines(a, page, lines & ~marked); /* elsewhere all of a hot page's are marked */
-    } else {
+    if (!arena_is_armed(a, page)) {
         warm(a, page, lines, whole);
+    } else {
+        arena_mark(a, page, lines);
     }
 }
 
 void arena_touch(struct arena *a, uint64_t page, uint64_t lines)
 {
-    touch(a, page, lines, false);
+    warm(a, page, lines, false);
 }
 
 static void touch_range(struct arena *a, uint64_t address, uint64_t len, bool whole)
@@ -413,55 +379,58 @@ void arena_touch_range(struct arena *a, uint64_t address, uint64_t len)
     touch_range(a, address, len, false);
 }
 
-void *arena_overwrite(struct arena *a, uint64_t address, uint64_t len)
+void arena_overwrite_range(struct arena *a, uint64_t address, uint64_t len)
 {
     touch_range(a, address, len, true);
-    return a->base + address;
 }
 
 void arena_cool(struct arena *a)
 {
-    if (a->tracked && a->dirty_count != 0) {
-        a->written_count = ARENA_WRITTEN_MAX + 1; /* what was written is in lines_before */
+    for (uint64_t i = 0; i < a->written_count; i++) {
+        a->lines_before[a->written[i]] |= a->lines[a->written[i]];
+        pageset_add(&a->listed, a->written[i]);
+        a->unusual = true;
     }
     for (uint64_t page = 0; (page = pageset_next(&a->unhashed, page, a->pages)) < a->pages;
          page++) {
-        if (a->tracked) {
-            a->lines_before[page] |= a->lines[page];
-        }
         a->lines[page] = 0;
+        disarm(a, page);
     }
 }
 
 void arena_track(struct arena *a)
 {
-    assert(a->dirty_count == 0);
+    assert(arena_dirty_pages(a) == 0);
     arena_cool(a);
     a->tracked = true;
 }
 
-void arena_committed(struct arena *a)
+static void committed_tracked(struct arena *a)
 {
-    if (a->tracked && a->written_count <= ARENA_WRITTEN_MAX) {
-        for (uint32_t i = 0; i < a->written_count; i++) {
-            uint64_t entry = a->written[i];
-            uint64_t page = entry >> (PAGE_SHIFT - LINE_SHIFT);
-            if ((entry & ARENA_WHOLE_PAGE) != 0) {
-                page = entry & ~ARENA_WHOLE_PAGE;
-                pageset_remove(&a->listed, page);
-            }
-            a->lines[page] = 0;
-            pageset_remove(&a->dirty, page);
+    for (uint64_t i = 0; i < a->written_count; i++) {
+        a->lines[a->written[i]] = 0;
+    }
+    if (a->unusual) {
+        for (uint64_t i = 0; i < a->written_count; i++) {
+            a->lines_before[a->written[i]] = 0;
+            pageset_remove(&a->listed, a->written[i]);
         }
-    } else {
-        for (uint64_t p = 0; (p = pageset_next(&a->dirty, p, a->pages)) < a->pages; p++) {
-            a->lines[p] = 0;
-            a->lines_before[p] = 0;
-        }
-        pageset_clear(&a->dirty, a->pages);
-        pageset_clear(&a->listed, a->pages);
+        a->unusual = false;
     }
     a->written_count = 0;
+}
+
+void arena_committed(struct arena *a)
+{
+    if (a->tracked) {
+        committed_tracked(a);
+        return;
+    }
+    for (uint64_t p = 0; (p = pageset_next(&a->dirty, p, a->pages)) < a->pages; p++) {
+        a->lines[p] = 0;
+        a->lines_before[p] = 0;
+    }
+    pageset_clear(&a->dirty, a->pages);
     a->dirty_count = 0;
 }
 
@@ -525,11 +494,13 @@ void arena_drop(struct arena *a, uint64_t page, uint64_t count)
         }
         pageset_remove(&a->present, p);
         a->present_count--;
-        a->lines[p] = 0;
-        if (a->tracked) {
-            list_page(a, p);
-        }
         mark_changed(a, p);
+        if (a->tracked) {
+            pageset_add(&a->listed, p);
+            a->unusual = true;
+            disarm(a, p);
+        }
+        a->lines[p] = 0;
         pageset_add(&a->stale, p);
         a->stale_count++;
     }

@@ -55,10 +55,6 @@ struct arena_source {
     void (*close)(struct arena_source *source); /* the arena doesn't need it any more */
 };
 
-#define ARENA_WRITTEN_MAX 2048u
-/* In written[]: all of a page, or that it became absent; its number follows. */
-#define ARENA_WHOLE_PAGE ((uint64_t)1 << 63)
-
 struct arena {
     uint8_t *base;
     uint64_t pages; /* of the reservation */
@@ -68,7 +64,7 @@ struct arena {
     uint64_t *huge;       /* bit: they may be one page of the machine */
     uint64_t collapse_at; /* the chunk where looking for full ones goes on */
     struct pageset present;
-    struct pageset dirty;    /* changed since the last checkpoint began */
+    struct pageset dirty;    /* changed since the last checkpoint began; nothing where tracked */
     struct pageset unhashed; /* changed, or loaded, since hash[] was computed */
     struct pageset stale;    /* absent, but the memory isn't zero */
     struct pageset unloaded; /* present, but not in memory yet, which is zero; hash[] is known */
@@ -82,12 +78,15 @@ struct arena {
         *lines_before; /* tracked: written since the last commit, but not since the page cooled */
     bool tracked;      /* pmem mode: a commit asks which lines were written */
     bool mapped;       /* some memory shows a file until it is written: arena_load_mapped() */
-    /* Tracked: what was written since the last commit, in no order and perhaps twice: the number of
-     * a line (its address / LINE_BYTES), or ARENA_WHOLE_PAGE and a page. So a small commit is one
-     * loop, and asks nothing of pages and masks. A count above the maximum: not all is listed. */
-    uint32_t written_count;
-    uint64_t written[ARENA_WRITTEN_MAX + 64];
-    struct pageset listed; /* pages that are in there as a whole */
+    /* Tracked: the pages that changed since the last commit, each once. So a commit looks at
+     * nothing else, and writing a page again costs a mask and an entry. Those that have no lines
+     * now are in listed. */
+    uint64_t *written;
+    uint64_t written_count;
+    struct pageset listed;
+    uint64_t *armed; /* tracked, bit: a page of which any line may be marked without further ado: it
+                        was hot since the newest view, and is present */
+    bool unusual;    /* tracked: presence or lines_before may differ from the last commit's */
     uint64_t digest;
     uint64_t present_count, dirty_count, stale_count, unloaded_count;
     struct arena_source *source; /* NULL: nothing is unloaded */
@@ -153,17 +152,28 @@ static inline uint64_t arena_lines(uint64_t address, uint64_t len)
     uint64_t last = (address + len - 1) >> LINE_SHIFT & 63;
     return PAGE_LINES_ALL << (address >> LINE_SHIFT & 63) & PAGE_LINES_ALL >> (63 - last);
 }
+static inline bool arena_is_armed(const struct arena *a, uint64_t page)
+{
+    return (a->armed[page >> 6] >> (page & 63) & 1) != 0;
+}
 static inline bool arena_is_hot(const struct arena *a, uint64_t page)
 {
-    return a->lines[page] != 0;
+    return a->lines[page] != 0 || arena_is_armed(a, page);
 }
 /* Marks lines of a page for writing. Where lines aren't tracked, the first test is all there is to
- * it, and which lines they are isn't computed. */
+ * it, and which lines they are isn't computed. In pmem mode pages are armed, and of those that a
+ * commit has one in two is written for the first time by it: no branch. */
 static inline void arena_mark(struct arena *a, uint64_t page, uint64_t lines)
 {
     uint64_t marked = a->lines[page];
     if (__builtin_expect(marked != PAGE_LINES_ALL, 0) && (lines & ~marked) != 0) {
-        arena_touch(a, page, lines);
+        if (__builtin_expect(!arena_is_armed(a, page), 0)) {
+            arena_touch(a, page, lines);
+            return;
+        }
+        a->written[a->written_count] = page;
+        a->written_count += marked == 0;
+        a->lines[page] = marked | lines;
     }
 }
 static inline bool arena_is_marked(const struct arena *a, uint64_t page, uint64_t lines)
@@ -188,8 +198,16 @@ static inline void *arena_write_line(struct arena *a, uint64_t address)
     arena_mark(a, address >> PAGE_SHIFT, (uint64_t)1 << (address >> LINE_SHIFT & 63));
     return a->base + address;
 }
+void arena_overwrite_range(struct arena *a, uint64_t address, uint64_t len);
 /* The same for a caller that writes all of it: whole pages aren't zeroed first. */
-void *arena_overwrite(struct arena *a, uint64_t address, uint64_t len);
+static inline void *arena_overwrite(struct arena *a, uint64_t address, uint64_t len)
+{
+    if (len < PAGE_BYTES) {
+        return arena_write(a, address, len);
+    }
+    arena_overwrite_range(a, address, len);
+    return a->base + address;
+}
 /* Zeroes the part of [address, address + len) that lies in present pages. */
 void arena_zero(struct arena *a, uint64_t address, uint64_t len);
 /* The pages become absent. */
@@ -222,6 +240,11 @@ static inline uint64_t arena_lines_written(const struct arena *a, uint64_t page)
 }
 /* All that was written is committed: nothing is dirty. */
 void arena_committed(struct arena *a);
+/* Pages that the next checkpoint or commit writes. */
+static inline uint64_t arena_dirty_pages(const struct arena *a)
+{
+    return a->tracked ? a->written_count : a->dirty_count;
+}
 
 uint64_t arena_digest(struct arena *a);
 uint64_t arena_page_hash(uint64_t page, const void *bytes);

@@ -86,13 +86,13 @@ int image_pm_commit(struct image *image, struct heap *heap);
 /* A new file with all of the heap, in place of the old one. */
 int image_pm_replace(struct image *image, struct heap *heap);
 
-/* What of libpmem is used: a copy that goes around the cache, and the fence behind which it is
- * durable. */
+/* Copies that go around the cache, and the fence behind which they are durable. */
 struct image_pm_ops {
     void (*copy)(void *to, const void *from, size_t len);
+    void (*lines)(void *to, const void *from, uint64_t mask); /* of a page, those in the mask */
     void (*drain)(void);
 };
-/* For tests that cut between stores. NULL: libpmem. */
+/* For tests that cut between stores. NULL: the real ones. */
 void image_pm_set_ops(const struct image_pm_ops *ops);
 
 #endif

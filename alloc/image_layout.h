@@ -80,9 +80,9 @@ static_assert(sizeof(struct pages_footer) == IMAGE_BLOCK_BYTES, "media format");
 
 /* ---- pmem: "image.pm": head, two journal halves, seal, hashes, presence, pages ---- */
 
-#define PM_FORMAT       4u
+#define PM_FORMAT       5u
 #define PM_MAGIC        0x31304d5052494143ull /* "CAIRPM01" */
-#define PM_COMMIT_MAGIC 0x334c414e4a524943ull /* "CIRJNAL3" */
+#define PM_COMMIT_MAGIC 0x344c414e4a524943ull /* "CIRJNAL4" */
 #define PM_SEAL_MAGIC   0x314c414553524943ull /* "CIRSEAL1" */
 #define PM_HALF_BYTES   ((uint64_t)4 << 20)
 
@@ -112,35 +112,36 @@ struct pm_seal {
 };
 static_assert(sizeof(struct pm_seal) == 64, "media format");
 
-/* A half is a row of commits, each a head and `bytes` of records, at multiples of 64. A commit
- * counts if its CRC fits and its sequence follows that of the one before in its half. */
+/* A half is a row of commits: a head, `lines` lines of 64 bytes, `places` places of 8, and zeros up
+ * to a multiple of 64. A commit counts if its CRC fits and its sequence follows that of the one
+ * before in its half. */
 struct pm_commit {
     uint64_t magic;
-    uint32_t crc; /* of all that follows in the head, and of the records */
+    uint32_t crc; /* of all behind the head, seeded with what is in the head: pm_commit_crc() */
     uint32_t reserved;
     uint64_t sequence;
     uint64_t index, term;
-    uint64_t bytes;
+    uint32_t lines, places;
     uint64_t reserved2[2];
 };
 static_assert(sizeof(struct pm_commit) == 64, "media format");
 
-/* A record: offset in the file / 8 << 20 | bytes / 8, and the bytes, which go there. With 0 bytes
- * the page at the offset becomes zero. */
-#define PM_RECORD_SHIFT 20
-static inline uint64_t pm_record(uint64_t offset, uint64_t len)
+/* A place: where in the file, in lines from its start, the next line goes, and in bits 57 to 62 how
+ * many more follow it there. Or the page that begins there becomes zero. */
+#define PM_PLACE_MORE_SHIFT 57
+#define PM_PLACE_ZERO       ((uint64_t)1 << 63)
+static inline uint64_t pm_place_offset(uint64_t place)
 {
-    return offset / 8 << PM_RECORD_SHIFT | len / 8;
+    return (place & (((uint64_t)1 << PM_PLACE_MORE_SHIFT) - 1)) * 64;
 }
-static inline uint64_t pm_record_offset(uint64_t record)
+static inline uint64_t pm_place_lines(uint64_t place)
 {
-    return (record >> PM_RECORD_SHIFT) * 8;
+    return (place & PM_PLACE_ZERO) != 0 ? 0 : (place >> PM_PLACE_MORE_SHIFT) + 1;
 }
-static inline uint64_t pm_record_len(uint64_t record)
+
+static inline uint64_t pm_commit_bytes(uint64_t lines, uint64_t places)
 {
-    return (record & (((uint64_t)1 << PM_RECORD_SHIFT) - 1)) * 8;
+    return (sizeof(struct pm_commit) + lines * 64 + places * 8 + 63) & ~(uint64_t)63;
 }
-static_assert(PM_HALF_BYTES / 8 < (uint64_t)1 << PM_RECORD_SHIFT,
-              "a record has room for its length");
 
 #endif

@@ -1,8 +1,8 @@
 /* Pmem mode. Apply works on private pages (E15); image_commit() brings what changed to the mapped
  * image:
  *
- *   1. the lines written since the last commit go as redo records into the journal, behind the
- * commit before, with a CRC over all of it;
+ *   1. the lines written since the last commit go into the journal, behind the commit before, with
+ * their places and a CRC over all of it;
  *   2. one drain: from here on the commit is durable;
  *   3. when a half of the journal is full, commits go on at the start of the other one, and the
  * lines that the full one has are brought home little by little, without a fence: from the arena,
@@ -15,30 +15,13 @@
  * a half is being overwritten for the first time, what can still be read of it doesn't reach up to
  * the other half's first commit, and isn't replayed: its home is complete. */
 #include <inttypes.h>
-#include <libpmem.h>
 #include <string.h>
 
 #include "alloc/image_pmem.h"
 #include "base/mem.h"
 
-/* More than the commits of a half can name: each page costs a record. */
+/* More than the commits of a half can name: each page costs a place. */
 #define PM_LINES_MAX (PM_HALF_BYTES / sizeof(uint64_t))
-
-static void pm_copy(void *to, const void *from, size_t len)
-{
-    (void)pmem_memcpy(to, from, len, PMEM_F_MEM_NONTEMPORAL | PMEM_F_MEM_NODRAIN);
-}
-
-static const struct image_pm_ops real_ops = {pm_copy, pmem_drain};
-static const struct image_pm_ops *ops = &real_ops;
-
-void image_pm_set_ops(const struct image_pm_ops *replacement)
-{
-    ops = replacement != NULL ? replacement : &real_ops;
-}
-
-/* Records of one page, at most: with the word of presence bits, a record for each run of lines. */
-#define PM_PAGE_BYTES_MAX (PAGE_BYTES + 40 * sizeof(uint64_t))
 
 void image_pm_layout(struct image_pm *pm, uint64_t bytes_max)
 {
@@ -104,16 +87,22 @@ int image_pm_start(struct image_pm *pm, const struct arena *arena, uint64_t half
     uint64_t masks = line_pages(pm) * sizeof(uint64_t);
     uint64_t lists = PM_LINES_MAX * sizeof(uint64_t);
     uint64_t presence = pm->pages_at - pm->presence_at;
+    /* Room for a page behind the end, and for what makes a row of lines of the places. */
     uint64_t commit = PM_HALF_BYTES + 2 * PAGE_BYTES;
-    static_assert(PM_PAGE_BYTES_MAX + LINE_BYTES <= 2 * PAGE_BYTES, "room behind the end");
+    uint64_t places = commit;
+    static_assert(PM_PAGE_BYTES_MAX + 3 * LINE_BYTES <= 2 * PAGE_BYTES, "room behind the end");
     /* Most of it is never touched. */
-    uint8_t *at = mem_zalloc((size_t)(2 * masks + 2 * lists + presence + commit));
+    uint8_t *at =
+        mem_zalloc((size_t)(2 * masks + 2 * lists + presence + commit + places + LINE_BYTES));
     if (at == NULL) {
         return ERR_NOMEM;
     }
     pm->memory = at;
+    at += -(uintptr_t)at % LINE_BYTES;
     pm->commit = at;
     at += commit;
+    pm->places = (uint64_t *)(void *)at;
+    at += places;
     pm->present = (uint64_t *)(void *)at;
     at += presence;
     struct pm_lines *sets[] = {&pm->recent, &pm->behind};
@@ -134,53 +123,47 @@ int image_pm_start(struct image_pm *pm, const struct arena *arena, uint64_t half
     return 0;
 }
 
-bool image_pm_commit_at(const struct image_pm *pm, uint64_t half, uint64_t at, uint64_t sequence,
-                        struct pm_commit *out)
+const struct pm_commit *image_pm_commit_at(const struct image_pm *pm, uint64_t half, uint64_t at,
+                                           uint64_t sequence)
 {
-    if (at > PM_HALF_BYTES - sizeof *out) {
-        return false;
+    if (at > PM_HALF_BYTES - sizeof(struct pm_commit)) {
+        return NULL;
     }
-    const uint8_t *from = pm->map + image_pm_half_at(half) + at;
-    memcpy(out, from, sizeof *out);
-    return out->magic == PM_COMMIT_MAGIC && (sequence == 0 || out->sequence == sequence) &&
-           out->bytes <= PM_HALF_BYTES - sizeof *out - at &&
-           out->crc == pm_commit_crc(from, out->bytes);
+    const struct pm_commit *c = (const void *)(pm->map + image_pm_half_at(half) + at);
+    uint64_t bytes = pm_commit_bytes(c->lines, c->places);
+    return c->magic == PM_COMMIT_MAGIC && (sequence == 0 || c->sequence == sequence) &&
+                   bytes <= PM_HALF_BYTES - at && c->crc == pm_commit_crc(c, bytes)
+               ? c
+               : NULL;
 }
 
-static void commit_seal(struct pm_commit *c, uint64_t sequence, const struct heap *heap,
-                        uint64_t bytes)
+static uint64_t commit_seal(struct pm_commit *c, uint64_t sequence, const struct heap *heap,
+                            uint64_t lines, uint64_t places)
 {
-    memset(c, 0, sizeof *c);
-    c->magic = PM_COMMIT_MAGIC;
-    c->sequence = sequence;
-    c->index = heap_index(heap);
-    c->term = heap_term(heap);
-    c->bytes = bytes;
+    uint64_t bytes = pm_commit_bytes(lines, places);
+    *c = (struct pm_commit){.magic = PM_COMMIT_MAGIC,
+                            .sequence = sequence,
+                            .index = header(heap)->index,
+                            .term = header(heap)->term,
+                            .lines = (uint32_t)lines,
+                            .places = (uint32_t)places};
     c->crc = pm_commit_crc(c, bytes);
+    return bytes;
 }
 
-/* Copies the records to their home. They are in bounds. */
-void image_pm_records_apply(struct image_pm *pm, const uint8_t *body, uint64_t bytes)
+void image_pm_commit_apply(struct image_pm *pm, const struct pm_commit *c)
 {
     static const uint8_t zeros[PAGE_BYTES];
-    for (uint64_t at = 0; at < bytes;) {
-        uint64_t r = load_u64(body + at);
-        uint64_t len = pm_record_len(r);
-        at += sizeof r;
-        ops->copy(pm->map + pm_record_offset(r), len == 0 ? zeros : body + at,
-                  len == 0 ? PAGE_BYTES : len);
-        at += len;
+    struct pm_reader reader = pm_reader_of(c);
+    struct pm_patch patch;
+    while (pm_reader_next(&reader, &patch)) {
+        image_pm_copy(pm->map + patch.offset, patch.bytes == NULL ? zeros : patch.bytes, patch.len);
     }
 }
 
-void image_pm_copy(void *to, const void *from, uint64_t bytes)
+static uint8_t *journal_end(const struct image_pm *pm)
 {
-    ops->copy(to, from, (size_t)bytes);
-}
-
-void image_pm_drain(void)
-{
-    ops->drain();
+    return pm->map + image_pm_half_at(pm->half) + pm->at;
 }
 
 /* ---- home ---- */
@@ -192,19 +175,6 @@ static void lines_add(struct pm_lines *l, uint64_t page, uint64_t mask)
     l->pages[l->count] = page;
     l->count += before == 0; /* one in two, at random: no branch */
     l->masks[page] = before | mask;
-}
-
-/* Next run of set bits of a mask that isn't 0: where it begins, how long it is. */
-static uint32_t run_of(uint64_t mask, uint32_t *first)
-{
-    *first = (uint32_t)__builtin_ctzll(mask);
-    uint64_t rest = ~(mask >> *first);
-    return rest == 0 ? 64 : (uint32_t)__builtin_ctzll(rest);
-}
-
-static uint64_t run_mask(uint32_t first, uint32_t count)
-{
-    return PAGE_LINES_ALL >> (64 - count) << first;
 }
 
 /* Up to `pages` pages of the other half's lines, as they are in the arena, which is committed. */
@@ -224,13 +194,7 @@ static void home_some(struct image_pm *pm, const struct arena *a, uint64_t pages
             from = a->base + ((page - presence) << PAGE_SHIFT);
         }
         uint8_t *to = pm->map + pm->presence_at + (page << PAGE_SHIFT);
-        uint32_t first = 0;
-        for (; mask != 0;) {
-            uint32_t count = run_of(mask, &first);
-            ops->copy(to + first * LINE_BYTES, from + first * LINE_BYTES,
-                      (size_t)count * LINE_BYTES);
-            mask &= ~run_mask(first, count);
-        }
+        image_pm_copy_lines(to, from, mask);
         pm->unfenced = true;
     }
 }
@@ -243,11 +207,11 @@ static void home_rest(struct image_pm *pm)
     if (l->done == l->count) {
         return;
     }
-    struct pm_commit c;
+    const struct pm_commit *c;
     uint64_t other = pm->half ^ 1;
-    for (uint64_t at = 0, next = 0; image_pm_commit_at(pm, other, at, next, &c);
-         at += image_pm_commit_bytes(c.bytes), next = c.sequence + 1) {
-        image_pm_records_apply(pm, pm->map + image_pm_half_at(other) + at + sizeof c, c.bytes);
+    for (uint64_t at = 0, next = 0; (c = image_pm_commit_at(pm, other, at, next)) != NULL;
+         at += pm_commit_bytes(c->lines, c->places), next = c->sequence + 1) {
+        image_pm_commit_apply(pm, c);
     }
     for (; l->done < l->count; l->done++) {
         l->masks[l->pages[l->done]] = 0;
@@ -260,7 +224,7 @@ static void half_turn(struct image_pm *pm)
 {
     home_rest(pm);
     if (pm->unfenced) {
-        ops->drain();
+        image_pm_drain();
         pm->unfenced = false;
     }
     struct pm_lines empty = pm->behind;
@@ -278,85 +242,11 @@ void image_pm_home(struct image_pm *pm, const struct arena *a)
         half_turn(pm);
         home_some(pm, a, UINT64_MAX);
     }
-    ops->drain();
+    image_pm_drain();
     pm->unfenced = false;
 }
 
 /* ---- commit ---- */
-
-struct writer {
-    const struct image_pm *pm;
-    uint8_t *at;   /* there is room for a page, if end isn't reached */
-    uint64_t word; /* of the presence bits, the last one that was recorded */
-};
-
-static void record_word(struct writer *w, uint64_t offset, uint64_t word)
-{
-    store_u64(w->at, pm_record(offset, sizeof word));
-    store_u64(w->at + sizeof word, word);
-    w->at += 2 * sizeof word;
-}
-
-/* A line of the arena, by its number. */
-static inline void record_line(struct writer *w, const struct arena *a, uint64_t line)
-{
-    store_u64(w->at, pm_record(w->pm->pages_at + line * LINE_BYTES, LINE_BYTES));
-    memcpy(w->at + sizeof(uint64_t), a->base + line * LINE_BYTES, LINE_BYTES);
-    w->at += sizeof(uint64_t) + LINE_BYTES;
-}
-
-static void record_lines(struct writer *w, uint64_t offset, const uint8_t *bytes, uint64_t mask)
-{
-    uint32_t first = 0;
-    for (uint32_t count = 0; mask != 0; mask &= ~run_mask(first, count)) {
-        count = run_of(mask, &first);
-        store_u64(w->at, pm_record(offset + first * LINE_BYTES, (uint64_t)count * LINE_BYTES));
-        w->at += sizeof(uint64_t);
-        for (uint32_t i = first; i < first + count; i++) {
-            memcpy(w->at, bytes + i * LINE_BYTES, LINE_BYTES);
-            w->at += LINE_BYTES;
-        }
-    }
-}
-
-/* Lines of a page that aren't zero. */
-static uint64_t lines_of_data(const uint8_t *bytes)
-{
-    uint64_t mask = 0;
-    for (uint32_t line = 0; line < 64; line++) {
-        uint64_t any = 0;
-        for (uint32_t i = 0; i < LINE_BYTES; i += 8) {
-            any |= load_u64(bytes + line * LINE_BYTES + i);
-        }
-        mask |= (uint64_t)(any != 0) << line;
-    }
-    return mask;
-}
-
-static void record_page(struct writer *w, const struct arena *a, uint64_t page)
-{
-    const struct image_pm *pm = w->pm;
-    uint64_t word = page / 64;
-    if (pm->present[word] != a->present.words[word] && word != w->word) {
-        w->word = word;
-        record_word(w, pm->presence_at + word * 8, a->present.words[word]);
-    }
-    if (!pageset_has(&a->present, page)) {
-        return;
-    }
-    uint64_t mask = arena_lines_written(a, page);
-    uint64_t at = pm->pages_at + page * PAGE_BYTES;
-    const uint8_t *bytes = a->base + (page << PAGE_SHIFT);
-    if (mask == PAGE_LINES_ALL) {
-        uint64_t data = lines_of_data(bytes);
-        if (__builtin_popcountll(data) < 32) {
-            store_u64(w->at, pm_record(at, 0));
-            w->at += sizeof(uint64_t);
-            mask = data;
-        }
-    }
-    record_lines(w, at, bytes, mask);
-}
 
 /* The commit is in the current half: its lines have to go home some day. */
 static void note_page(struct image_pm *pm, const struct arena *a, uint64_t page)
@@ -373,45 +263,17 @@ static void note_page(struct image_pm *pm, const struct arena *a, uint64_t page)
     lines_add(&pm->recent, page + ((pm->pages_at - pm->presence_at) >> PAGE_SHIFT), mask);
 }
 
-/* False: it is too much for a half. */
-static bool record_all(struct writer *w, const struct arena *a)
+static void note_all(struct image_pm *pm, const struct arena *a, bool usual)
 {
-    const uint8_t *end = w->pm->commit + PM_HALF_BYTES;
-    if (a->written_count <= ARENA_WRITTEN_MAX) {
-        for (uint32_t i = 0; i < a->written_count && w->at <= end; i++) {
-            uint64_t entry = a->written[i];
-            if ((entry & ARENA_WHOLE_PAGE) != 0) {
-                record_page(w, a, entry & ~ARENA_WHOLE_PAGE);
-            } else {
-                record_line(w, a, entry);
-            }
-        }
-        return w->at <= end;
-    }
-    for (uint64_t p = 0; w->at <= end && (p = pageset_next(&a->dirty, p, a->pages)) < a->pages;
-         p++) {
-        record_page(w, a, p);
-    }
-    return w->at <= end;
-}
-
-static void note_all(struct image_pm *pm, const struct arena *a)
-{
-    if (a->written_count <= ARENA_WRITTEN_MAX) {
-        uint64_t first = (pm->pages_at - pm->presence_at) >> PAGE_SHIFT;
-        for (uint32_t i = 0; i < a->written_count; i++) {
-            uint64_t entry = a->written[i];
-            if ((entry & ARENA_WHOLE_PAGE) != 0) {
-                note_page(pm, a, entry & ~ARENA_WHOLE_PAGE);
-            } else {
-                lines_add(&pm->recent, first + (entry >> (PAGE_SHIFT - LINE_SHIFT)),
-                          (uint64_t)1 << (entry & 63));
-            }
+    if (!usual) {
+        for (uint64_t i = 0; i < a->written_count; i++) {
+            note_page(pm, a, a->written[i]);
         }
         return;
     }
-    for (uint64_t p = 0; (p = pageset_next(&a->dirty, p, a->pages)) < a->pages; p++) {
-        note_page(pm, a, p);
+    uint64_t first = (pm->pages_at - pm->presence_at) >> PAGE_SHIFT;
+    for (uint64_t i = 0; i < a->written_count; i++) {
+        lines_add(&pm->recent, first + a->written[i], a->lines[a->written[i]]);
     }
 }
 
@@ -434,6 +296,19 @@ static void home_share(struct image_pm *pm, const struct arena *a, uint64_t byte
     }
 }
 
+/* All that stands behind the head is on its way; the head, which says what there is, follows.
+ * Returns how many bytes the commit has. */
+static uint64_t finish(struct pm_writer *w, const struct image *image, const struct heap *heap)
+{
+    struct image_pm *pm = image->pm;
+    struct pm_commit *head = (struct pm_commit *)(void *)pm->commit;
+    uint64_t places = (uint64_t)(w->place - pm->places);
+    uint64_t bytes = commit_seal(head, image->super.sequence + 1, heap, w->lines, places);
+    image_pm_copy(journal_end(pm), head, sizeof *head);
+    pm->at += bytes;
+    return bytes;
+}
+
 int image_pm_commit(struct image *image, struct heap *heap)
 {
     struct image_pm *pm = image->pm;
@@ -447,25 +322,26 @@ int image_pm_commit(struct image *image, struct heap *heap)
     if (pm->sealed) {
         image_pm_unseal(pm);
     }
-    struct pm_commit *head = (struct pm_commit *)(void *)pm->commit;
-    struct writer w = {.pm = pm, .at = pm->commit + sizeof *head, .word = UINT64_MAX};
-    uint64_t pages = a->dirty_count;
-    if (!record_all(&w, a)) {
+    bool usual = pm_commit_is_usual(a);
+    struct pm_writer w = pm_writer_of(pm);
+    if (!usual && !pm_write_all(&w, pm, a)) {
         return image_pm_replace(image, heap);
     }
-    uint64_t body = (uint64_t)(w.at - pm->commit) - sizeof *head;
-    uint64_t bytes = image_pm_commit_bytes(body);
-    if (bytes > PM_HALF_BYTES - pm->at) {
+    if (usual ? !pm_usual_fits(pm, a) : !pm_written_fits(pm, &w)) {
         half_turn(pm);
     }
-    memset(w.at, 0, LINE_BYTES); /* what is behind the records up to the next multiple of it */
-    commit_seal(head, image->super.sequence + 1, heap, body);
-    ops->copy(pm->map + image_pm_half_at(pm->half) + pm->at, pm->commit, bytes);
-    pm->at += bytes;
+    w.to = journal_end(pm) + sizeof(struct pm_commit);
+    if (usual) {
+        pm_write_usual(&w, pm, a);
+    } else {
+        pm_write_end(&w, pm);
+    }
+    uint64_t bytes = finish(&w, image, heap);
+    uint64_t pages = a->written_count;
     /* While the stores are on their way: nothing from here on can fail. */
-    note_all(pm, a);
+    note_all(pm, a, usual);
     committed(image, heap, pages, bytes);
-    ops->drain();
+    image_pm_drain();
     pm->unfenced = false;
     home_share(pm, a, bytes);
     return 0;
@@ -485,15 +361,16 @@ static int pm_fill(struct image *image, struct image_pm *pm, const struct heap *
     head.bytes_max = pm->bytes_max;
     head.half_bytes = PM_HALF_BYTES;
     head.crc = image_crc(&head, sizeof head);
-    ops->copy(pm->map, &head, sizeof head);
+    image_pm_copy(pm->map, &head, sizeof head);
     /* The file is new: what isn't written here is zero. */
-    commit_seal(&first, image->super.sequence + 1, heap, 0);
-    ops->copy(pm->map + image_pm_half_at(0), &first, sizeof first);
+    (void)commit_seal(&first, image->super.sequence + 1, heap, 0, 0);
+    image_pm_copy(pm->map + image_pm_half_at(0), &first, sizeof first);
     for (uint64_t p = 0; (p = pageset_next(&a->present, p, a->pages)) < a->pages; p++) {
-        ops->copy(pm->map + pm->presence_at + p / 64 * 8, &a->present.words[p / 64], 8);
-        ops->copy(pm->map + pm->pages_at + p * PAGE_BYTES, a->base + (p << PAGE_SHIFT), PAGE_BYTES);
+        image_pm_copy(pm->map + pm->presence_at + p / 64 * 8, &a->present.words[p / 64], 8);
+        image_pm_copy(pm->map + pm->pages_at + p * PAGE_BYTES, a->base + (p << PAGE_SHIFT),
+                      PAGE_BYTES);
     }
-    ops->drain();
+    image_pm_drain();
     return env_file_sync(image->env, pm->file); /* the size and the blocks */
 }
 

@@ -1,5 +1,6 @@
 /* What the files of the pmem mode share (image_pmem.c: commits; image_pmem_load.c: opening;
- * image_pmem_seal.c: what a clean stop leaves for it). */
+ * image_pmem_seal.c: what a clean stop leaves for it; image_pmem_write.c: what a commit has;
+ * image_pmem_store.c: stores). */
 #ifndef CAIRN_ALLOC_IMAGE_PMEM_H
 #define CAIRN_ALLOC_IMAGE_PMEM_H
 
@@ -31,7 +32,8 @@ struct image_pm {
     struct pm_lines recent, behind;
     void *memory;      /* of all that follows, and of the masks */
     uint64_t *present; /* as of the last commit, as in the file */
-    uint8_t *commit;   /* being made: head and records */
+    uint8_t *commit;   /* being made; begins with a line */
+    uint64_t *places;  /* of its lines, until they follow them */
 };
 
 static inline uint64_t image_pm_half_at(uint64_t half)
@@ -44,12 +46,15 @@ int image_pm_map(struct image *image, struct image_pm *pm, const char *path, str
 /* Makes ready for commits: the home is the heap as it is, and half `half` may be overwritten.
  * ERR_NOMEM. */
 int image_pm_start(struct image_pm *pm, const struct arena *arena, uint64_t half);
-/* Copies records, which are in bounds, to their home; no fence. */
-void image_pm_records_apply(struct image_pm *pm, const uint8_t *body, uint64_t bytes);
-void image_pm_copy(void *to, const void *from, uint64_t bytes); /* no fence */
-void image_pm_drain(void);
+/* Copies what a commit has, which is in bounds, to its home; no fence. */
+void image_pm_commit_apply(struct image_pm *pm, const struct pm_commit *c);
 /* Brings all of the journal home, with a fence. What is in the arena is committed. */
 void image_pm_home(struct image_pm *pm, const struct arena *a);
+
+/* image_pmem_store.c: stores without a fence; which of them don't arrive in a crash is open. */
+void image_pm_copy(void *to, const void *from, uint64_t bytes);
+void image_pm_copy_lines(void *to, const void *from, uint64_t mask); /* of a page */
+void image_pm_drain(void);
 
 /* image_pmem_seal.c */
 /* Of a file of which [0, presence_at) is in memory. False: it isn't sealed, if *damaged isn't set
@@ -58,19 +63,78 @@ bool image_pm_seal_read(const struct image_pm *pm, struct pm_seal *out, bool *da
 bool image_pm_seal_is_own(const struct image *image, const struct pm_seal *seal);
 uint32_t image_pm_seal_crc(const struct pm_seal *seal);
 void image_pm_unseal(struct image_pm *pm);
-/* Is there a commit at `at` of the half? sequence: which one it must be; 0: any. */
-bool image_pm_commit_at(const struct image_pm *pm, uint64_t half, uint64_t at, uint64_t sequence,
-                        struct pm_commit *out);
-/* The CRC of a commit with so many bytes of records, which follow the head. */
-static inline uint32_t pm_commit_crc(const void *head, uint64_t bytes)
+/* The commit at `at` of the half. sequence: which one it must be; 0: any. NULL: there is none. */
+const struct pm_commit *image_pm_commit_at(const struct image_pm *pm, uint64_t half, uint64_t at,
+                                           uint64_t sequence);
+/* The CRC of a commit of so many bytes. What stands in the head is its seed: so the CRC is over
+ * whole lines, as they were stored. */
+static inline uint32_t pm_commit_crc(const struct pm_commit *c, uint64_t bytes)
 {
-    const size_t from = offsetof(struct pm_commit, reserved);
-    return crc32c(0, (const uint8_t *)head + from, sizeof(struct pm_commit) - from + (size_t)bytes);
+    const uint64_t k = 0x9e3779b97f4a7c15ull;
+    uint64_t seed = (c->magic ^ c->sequence) * k;
+    seed = (seed ^ seed >> 32 ^ c->index) * k;
+    seed = (seed ^ seed >> 32 ^ c->term) * k;
+    seed = (seed ^ seed >> 32 ^ c->lines ^ (uint64_t)c->places << 32) * k;
+    return crc32c((uint32_t)(seed >> 32), c + 1, (size_t)bytes - sizeof *c);
 }
-/* Bytes that a commit with so many bytes of records takes of its half. */
-static inline uint64_t image_pm_commit_bytes(uint64_t bytes)
+
+/* Lines and places of one page, at most: with a line of presence bits, and one that it is zero. */
+#define PM_PAGE_LINES_MAX  (PAGE_BYTES / LINE_BYTES + 1)
+#define PM_PAGE_PLACES_MAX (PM_PAGE_LINES_MAX + 1)
+#define PM_PAGE_BYTES_MAX  (PM_PAGE_LINES_MAX * LINE_BYTES + PM_PAGE_PLACES_MAX * sizeof(uint64_t))
+
+/* ---- writing a commit (image_pmem_write.c) ---- */
+
+struct pm_writer {
+    uint8_t *line; /* there is room for a page, unless what was written is too much for a half */
+    uint64_t *place;
+    uint8_t *sent;     /* up to here the commit is on its way to the file */
+    uint8_t *to;       /* where that goes on */
+    uint64_t presence; /* place of the last line of presence bits */
+    uint64_t lines;    /* at the end: how many there are */
+};
+struct pm_writer pm_writer_of(const struct image_pm *pm);
+/* What a commit usually is: lines of few pages, which were there before. However many lines they
+ * are, a half has room for them. */
+bool pm_commit_is_usual(const struct arena *a);
+/* Is there room for it in the current half? */
+bool pm_usual_fits(const struct image_pm *pm, const struct arena *a);
+void pm_write_usual(struct pm_writer *w, const struct image_pm *pm, const struct arena *a);
+/* Any other: all is gathered, then sent. False: it is too much for a half. */
+bool pm_write_all(struct pm_writer *w, const struct image_pm *pm, const struct arena *a);
+bool pm_written_fits(const struct image_pm *pm, const struct pm_writer *w);
+void pm_write_end(struct pm_writer *w, const struct image_pm *pm);
+
+/* ---- reading one ---- */
+
+struct pm_reader {
+    const uint8_t *line, *place, *end;
+};
+struct pm_patch {
+    uint64_t offset; /* in the file */
+    uint64_t len;
+    const uint8_t *bytes; /* lines; NULL: the page becomes zero */
+};
+static inline struct pm_reader pm_reader_of(const struct pm_commit *c)
 {
-    return (sizeof(struct pm_commit) + bytes + 63) & ~(uint64_t)63;
+    const uint8_t *line = (const uint8_t *)(c + 1);
+    const uint8_t *place = line + (uint64_t)c->lines * LINE_BYTES;
+    return (struct pm_reader){line, place, place + (uint64_t)c->places * sizeof(uint64_t)};
+}
+/* False: that was all. */
+static inline bool pm_reader_next(struct pm_reader *r, struct pm_patch *out)
+{
+    if (r->place == r->end) {
+        return false;
+    }
+    uint64_t place = load_u64(r->place);
+    uint64_t len = pm_place_lines(place) * LINE_BYTES;
+    out->offset = pm_place_offset(place);
+    out->len = len == 0 ? PAGE_BYTES : len;
+    out->bytes = len == 0 ? NULL : r->line;
+    r->line += len;
+    r->place += sizeof place;
+    return true;
 }
 
 #endif

@@ -8,27 +8,21 @@
 
 /* ---- the file and its journal ---- */
 
-static bool records_are_valid(const struct image_pm *pm, const uint8_t *body, uint64_t bytes)
+static bool commit_is_valid(const struct image_pm *pm, const struct pm_commit *c)
 {
-    if (bytes % 8 != 0) {
-        return false;
-    }
-    for (uint64_t at = 0; at < bytes;) {
-        uint64_t r = load_u64(body + at);
-        uint64_t offset = pm_record_offset(r);
-        uint64_t len = pm_record_len(r);
-        at += sizeof r;
-        if (len > bytes - at || offset < pm->presence_at || offset > pm->bytes ||
-            len > pm->bytes - offset) {
+    struct pm_reader reader = pm_reader_of(c);
+    struct pm_patch patch;
+    uint64_t left = (uint64_t)c->lines * LINE_BYTES;
+    while (pm_reader_next(&reader, &patch)) {
+        bool zero = patch.bytes == NULL;
+        if (patch.offset < (zero ? pm->pages_at : pm->presence_at) ||
+            patch.offset > pm->bytes - patch.len || (zero && patch.offset % PAGE_BYTES != 0) ||
+            (!zero && patch.len > left)) {
             return false;
         }
-        if (len == 0 && (offset < pm->pages_at ||
-                         offset % PAGE_BYTES != pm->pages_at % PAGE_BYTES || offset == pm->bytes)) {
-            return false;
-        }
-        at += len;
+        left -= zero ? 0 : patch.len;
     }
-    return true;
+    return left == 0;
 }
 
 static int pm_head_read(struct image *image, struct image_pm *pm, const char *path,
@@ -72,12 +66,12 @@ struct pm_row {
 static struct pm_row row_read(const struct image_pm *pm, uint64_t half)
 {
     struct pm_row row = {.half = half};
-    struct pm_commit c;
+    const struct pm_commit *c;
     for (uint64_t at = 0;
-         image_pm_commit_at(pm, half, at, row.count == 0 ? 0 : row.last.sequence + 1, &c);
-         at += image_pm_commit_bytes(c.bytes)) {
-        row.first = row.count == 0 ? c : row.first;
-        row.last = c;
+         (c = image_pm_commit_at(pm, half, at, row.count == 0 ? 0 : row.last.sequence + 1)) != NULL;
+         at += pm_commit_bytes(c->lines, c->places)) {
+        row.first = row.count == 0 ? *c : row.first;
+        row.last = *c;
         row.count++;
     }
     return row;
@@ -89,26 +83,25 @@ struct pm_replay {
     size_t count;
 };
 
-typedef int (*pm_body_cb)(void *arg, const uint8_t *body, uint64_t bytes);
-static int replay_each(const struct image_pm *pm, const struct pm_replay *replay, pm_body_cb cb,
+typedef int (*pm_commit_cb)(void *arg, const struct pm_commit *c);
+static int replay_each(const struct image_pm *pm, const struct pm_replay *replay, pm_commit_cb cb,
                        void *arg)
 {
     int rv = 0;
     for (size_t i = 0; i < replay->count; i++) {
         const uint8_t *at = pm->map + image_pm_half_at(replay->rows[i].half);
         for (uint64_t n = 0; n < replay->rows[i].count && rv == 0; n++) {
-            struct pm_commit c;
-            memcpy(&c, at, sizeof c);
-            rv = cb(arg, at + sizeof c, c.bytes);
-            at += image_pm_commit_bytes(c.bytes);
+            const struct pm_commit *c = (const void *)at;
+            rv = cb(arg, c);
+            at += pm_commit_bytes(c->lines, c->places);
         }
     }
     return rv;
 }
 
-static int body_check(void *arg, const uint8_t *body, uint64_t bytes)
+static int commit_check(void *arg, const struct pm_commit *c)
 {
-    return records_are_valid(arg, body, bytes) ? 0 : ERR_CORRUPT;
+    return commit_is_valid(arg, c) ? 0 : ERR_CORRUPT;
 }
 
 static int sequence_check(const struct image *image, uint64_t sequence, const char *path,
@@ -145,8 +138,8 @@ static int pm_journal_read(struct image *image, struct image_pm *pm, const char 
         out->rows[out->count++] = *before;
     }
     out->rows[out->count++] = *row;
-    if (replay_each(pm, out, body_check, pm) != 0) {
-        return err_set(e, ERR_CORRUPT, "%s: the journal's records are out of bounds", path);
+    if (replay_each(pm, out, commit_check, pm) != 0) {
+        return err_set(e, ERR_CORRUPT, "%s: the journal's places are out of bounds", path);
     }
     image->super.sequence = row->last.sequence;
     image->super.index = row->last.index;
@@ -154,9 +147,9 @@ static int pm_journal_read(struct image *image, struct image_pm *pm, const char 
     return 0;
 }
 
-static int body_apply(void *arg, const uint8_t *body, uint64_t bytes)
+static int commit_apply(void *arg, const struct pm_commit *c)
 {
-    image_pm_records_apply(arg, body, bytes);
+    image_pm_commit_apply(arg, c);
     return 0;
 }
 
@@ -169,7 +162,7 @@ static int pm_recover(struct image *image, struct image_pm *pm, const char *path
     if (rv != 0) {
         return rv;
     }
-    (void)replay_each(pm, &replay, body_apply, pm);
+    (void)replay_each(pm, &replay, commit_apply, pm);
     image_pm_drain();
     *half = replay.rows[replay.count - 1].half ^ 1;
     return 0;
@@ -420,7 +413,7 @@ struct pm_look {
     struct arena *arena;
     const char *path;
     struct err_text *e;
-    bool presence; /* which of the records count */
+    bool presence; /* which of the lines count */
     uint8_t page[PAGE_BYTES];
 };
 
@@ -439,62 +432,58 @@ static int look_part(struct pm_look *l, uint64_t from, uint64_t end)
     return look_read(l, l->pm->map + from, end - from, from);
 }
 
-/* The part of one record that lies in one page, or in the presence bits. */
-static int look_patch(struct pm_look *l, uint64_t offset, const uint8_t *bytes, uint64_t len)
+/* What a patch does to one page. bytes NULL: it becomes zero. */
+static int look_page(struct pm_look *l, uint64_t offset, const uint8_t *bytes, uint64_t len)
 {
-    struct image_pm *pm = l->pm;
-    if (offset < pm->pages_at) {
-        memcpy(pm->map + offset, bytes, (size_t)len);
-        return 0;
-    }
-    uint64_t page = (offset - pm->pages_at) / PAGE_BYTES;
-    if (page >= pm->pages || !pageset_has(&l->arena->present, page)) {
+    uint64_t page = (offset - l->pm->pages_at) / PAGE_BYTES;
+    if (!pageset_has(&l->arena->present, page)) {
         return 0; /* absent in the end */
     }
-    memcpy(l->page, arena_at(l->arena, page << PAGE_SHIFT), PAGE_BYTES);
-    memcpy(l->page + (offset - pm->pages_at) % PAGE_BYTES, bytes, (size_t)len);
+    if (bytes == NULL) {
+        memset(l->page, 0, PAGE_BYTES);
+    } else {
+        memcpy(l->page, arena_at(l->arena, page << PAGE_SHIFT), PAGE_BYTES);
+        memcpy(l->page + offset % PAGE_BYTES, bytes, (size_t)len);
+    }
     return arena_load(l->arena, page, l->page);
 }
 
-/* One record: its presence bits (which come first), or what is in pages. bytes NULL: zeros. */
-static int look_record(struct pm_look *l, uint64_t at, const uint8_t *bytes, uint64_t all)
+/* Presence bits (which come first), or lines of pages. */
+static int look_patch(struct pm_look *l, const struct pm_patch *patch)
 {
-    static const uint8_t zeros[PAGE_BYTES];
-    for (uint64_t done = 0, len = 0; done < all; done += len) {
-        uint64_t offset = at + done;
+    int rv = 0;
+    for (uint64_t done = 0, len = 0; done < patch->len && rv == 0; done += len) {
+        uint64_t offset = patch->offset + done;
+        const uint8_t *bytes = patch->bytes == NULL ? NULL : patch->bytes + done;
         len = PAGE_BYTES - offset % PAGE_BYTES; /* all parts begin at a multiple */
-        len = len < all - done ? len : all - done;
+        len = len < patch->len - done ? len : patch->len - done;
         if ((offset < l->pm->pages_at) != l->presence) {
             continue;
         }
-        int rv = look_patch(l, offset, bytes == NULL ? zeros : bytes + done, len);
-        if (rv != 0) {
-            return rv;
+        if (l->presence) {
+            memcpy(l->pm->map + offset, bytes, (size_t)len);
+        } else {
+            rv = look_page(l, offset, bytes, len);
         }
     }
-    return 0;
+    return rv;
 }
 
-static int body_look(void *arg, const uint8_t *body, uint64_t bytes)
+static int commit_look(void *arg, const struct pm_commit *c)
 {
-    for (uint64_t at = 0; at < bytes;) {
-        uint64_t r = load_u64(body + at);
-        uint64_t len = pm_record_len(r);
-        at += sizeof r;
-        int rv = len == 0 ? look_record(arg, pm_record_offset(r), NULL, PAGE_BYTES)
-                          : look_record(arg, pm_record_offset(r), body + at, len);
-        if (rv != 0) {
-            return rv;
-        }
-        at += len;
+    struct pm_reader reader = pm_reader_of(c);
+    struct pm_patch patch;
+    int rv = 0;
+    while (rv == 0 && pm_reader_next(&reader, &patch)) {
+        rv = look_patch(arg, &patch);
     }
-    return 0;
+    return rv;
 }
 
 static int look_replay(struct pm_look *l, const struct pm_replay *replay, bool presence)
 {
     l->presence = presence;
-    return replay_each(l->pm, replay, body_look, l);
+    return replay_each(l->pm, replay, commit_look, l);
 }
 
 static int look_pages(struct pm_look *l)

@@ -65,7 +65,7 @@ void image_seal(struct image *image, struct heap *heap)
 {
     struct image_pm *pm = image->pm;
     struct arena *a = &heap->arena;
-    if (pm == NULL || pm->sealed || image->dead || a->damage != 0 || a->dirty_count != 0 ||
+    if (pm == NULL || pm->sealed || image->dead || a->damage != 0 || arena_dirty_pages(a) != 0 ||
         !a->tracked || pm->bytes_max != header(heap)->bytes_max) {
         return;
     }

@@ -115,13 +115,13 @@ void heap_get_stats(const struct heap *heap, struct heap_stats *out)
     out->retired_slots = (uint64_t)hd->slot_retired * (SLOTS_PER_PAGE - SLOT_FIRST);
     out->moved_blocks = hd->moved_blocks;
     out->moved_bytes = hd->moved_bytes;
-    out->dirty_pages = heap->arena.dirty_count;
+    out->dirty_pages = arena_dirty_pages(&heap->arena);
     out->present_pages = heap->arena.present_count;
 }
 
 void heap_get_counts(const struct heap *heap, struct heap_counts *out)
 {
-    out->dirty_pages = heap->arena.dirty_count;
+    out->dirty_pages = arena_dirty_pages(&heap->arena);
     out->present_pages = heap->arena.present_count;
     out->undo_count = header(heap)->undo_count;
 }

@@ -47,8 +47,15 @@ static void copy_plain(void *to, const void *from, size_t len)
 {
     memcpy(to, from, len);
 }
+static void lines_plain(void *to, const void *from, uint64_t mask)
+{
+    for (; mask != 0; mask &= mask - 1) {
+        size_t at = (size_t)__builtin_ctzll(mask) * 64;
+        memcpy((uint8_t *)to + at, (const uint8_t *)from + at, 64);
+    }
+}
 static void drain_nothing(void) {}
-static const struct image_pm_ops plain_ops = {copy_plain, drain_nothing};
+static const struct image_pm_ops plain_ops = {copy_plain, lines_plain, drain_nothing};
 
 /* ---- the sound ones ---- */
 
@@ -244,12 +251,13 @@ static void seal_pmem(struct memdisk *d)
         struct pm_commit c;
         for (uint64_t at = 0; at <= PM_HALF_BYTES - sizeof c;) {
             memcpy(&c, half + at, sizeof c);
-            if (c.magic != PM_COMMIT_MAGIC || c.bytes > PM_HALF_BYTES - sizeof c - at) {
+            uint64_t bytes = pm_commit_bytes(c.lines, c.places);
+            if (c.magic != PM_COMMIT_MAGIC || bytes > PM_HALF_BYTES - at) {
                 break;
             }
-            c.crc = pm_commit_crc(half + at, c.bytes);
+            c.crc = pm_commit_crc((const void *)(half + at), bytes);
             memcpy(half + at, &c, sizeof c);
-            at += (sizeof c + c.bytes + 63) & ~(uint64_t)63;
+            at += bytes;
         }
     }
     seal_pages_pmem(f, head.bytes_max);

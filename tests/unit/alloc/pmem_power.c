@@ -43,6 +43,14 @@ static void copy(void *to, const void *from, size_t len)
     power.count++;
 }
 
+static void lines(void *to, const void *from, uint64_t mask)
+{
+    for (; mask != 0; mask &= mask - 1) {
+        size_t at = (size_t)__builtin_ctzll(mask) * 64;
+        copy((uint8_t *)to + at, (const uint8_t *)from + at, 64);
+    }
+}
+
 static void drain(void)
 {
     if (power.lost) {
@@ -56,4 +64,4 @@ static void drain(void)
     power_settle(true);
 }
 
-const struct image_pm_ops power_recorder = {copy, drain};
+const struct image_pm_ops power_recorder = {copy, lines, drain};

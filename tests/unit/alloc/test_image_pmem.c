@@ -13,6 +13,7 @@
 #include <sys/vfs.h>
 #include <unistd.h>
 
+#include "alloc/engine.h"
 #include "alloc/image_pmem.h"
 #include "alloc/survey.h"
 #include "base/env_uv.h"
@@ -300,6 +301,110 @@ static void a_cut_at_any_fence_is_survived_when_the_journal_turns(void **state)
     free(bytes);
 }
 
+/* The same with nothing between the commits that cools the pages, as the digest does: so they list
+ * what they write as they do in use. The digest is that of a twin, which nobody commits. */
+struct twins {
+    struct heap *heaps[2];
+    uint64_t small[64];
+    uint64_t rows[40];
+    uint64_t index;
+};
+enum { ROW = 4000 };
+
+static void twins_open(struct twins *t)
+{
+    struct heap_opts opts = {.uid = UID, .heap_id = 3, .shard = 5, .bytes_max = 16 << 20};
+    memset(t, 0, sizeof *t);
+    t->index = 1;
+    for (size_t h = 0; h < 2; h++) {
+        assert_int_equal(heap_create(&opts, &t->heaps[h]), 0);
+        heap_begin(t->heaps[h], 1, 1, 0);
+        for (size_t i = 0; i < 40; i++) {
+            assert_int_equal(heap_alloc(t->heaps[h], 1, ROW, 0, slice_of(NULL, 0), &t->rows[i]), 0);
+        }
+        heap_end(t->heaps[h]);
+    }
+}
+
+static void twins_step(struct twins *t)
+{
+    static uint8_t bytes[ROW];
+    uint64_t dice[8];
+    for (size_t i = 0; i < 8; i++) {
+        dice[i] = power_dice();
+    }
+    memset(bytes, (int)dice[0] & 255, sizeof bytes);
+    t->index++;
+    uint64_t ptr[2] = {0};
+    uint64_t *at = &t->small[dice[1] % 64];
+    for (size_t h = 0; h < 2; h++) {
+        struct heap *heap = t->heaps[h];
+        heap_begin(heap, t->index, 1, 0);
+        if (*at != 0) {
+            assert_int_equal(heap_free_object(heap, t->index, *at), 0);
+        } else {
+            assert_int_equal(
+                heap_alloc(heap, t->index, 1 + dice[2] % 90, 0, slice_of(bytes, 1), &ptr[h]), 0);
+        }
+        for (size_t i = 0; i < dice[3] % 60; i++) {
+            uint64_t offset = dice[4] % 1000;
+            assert_int_equal(heap_write(heap, t->index, t->rows[(dice[5] + i) % 40], offset,
+                                        slice_of(bytes, 1 + dice[6] % (ROW - offset))),
+                             0);
+        }
+        heap_end(heap);
+    }
+    assert_true(ptr[0] == ptr[1]);
+    *at = ptr[0];
+}
+
+static void a_cut_is_survived_where_nothing_cools_the_pages(void **state)
+{
+    (void)state;
+    char path[DIR_PATH_BYTES];
+    dir_path(&dir, "warm", path);
+    uint32_t turns = 0;
+    uint32_t commits = 0;
+    uint32_t usual = 0;
+    for (long cut = 3; cut < 500; cut += 1 + cut / 6) {
+        struct image *image = NULL;
+        struct heap *reopened = NULL;
+        struct twins t;
+        uint64_t digest[2] = {0};
+        assert_int_equal(open_image(path, &image, &reopened, NULL), 0);
+        twins_open(&t);
+        power.lost = false;
+        power.left = cut;
+        power.seed = (uint64_t)cut;
+        image_pm_set_ops(&power_recorder);
+        while (!power.lost) {
+            twins_step(&t);
+            digest[0] = digest[1];
+            digest[1] = heap_digest(t.heaps[1]);
+            commits++;
+            usual += t.heaps[0]->arena.tracked && pm_commit_is_usual(&t.heaps[0]->arena);
+            uint64_t half = image->pm != NULL ? image->pm->half : 1;
+            assert_int_equal(image_commit(image, t.heaps[0]), 0);
+            turns += image->pm->half != half;
+        }
+        image_close(image);
+        heap_free(t.heaps[0]);
+        heap_free(t.heaps[1]);
+        image_pm_set_ops(NULL);
+        struct err_text e = {""};
+        if (open_image(path, &image, &reopened, &e) != 0) {
+            fail_msg("cut %ld: %s", cut, e.text);
+        }
+        assert_true(heap_index(reopened) == t.index || heap_index(reopened) == t.index - 1);
+        assert_true(heap_digest(reopened) == digest[heap_index(reopened) == t.index]);
+        image_close(image);
+        heap_free(reopened);
+        assert_int_equal(image_destroy(env, path), 0);
+    }
+    assert_true(turns > 10);
+    assert_true(usual > commits / 2);
+}
+
 /* The file is read as it is, also when the newest commit is only in the journal. */
 static void looking_replays_the_journal_in_memory(void **state)
 {
@@ -485,6 +590,7 @@ int main(void)
         cmocka_unit_test(an_opened_heap_shares_nothing_but_what_it_has_not_written),
         cmocka_unit_test(a_cut_at_any_fence_leaves_the_commit_before_or_after),
         cmocka_unit_test(a_cut_at_any_fence_is_survived_when_the_journal_turns),
+        cmocka_unit_test(a_cut_is_survived_where_nothing_cools_the_pages),
         cmocka_unit_test(looking_replays_the_journal_in_memory),
         cmocka_unit_test(commits_go_on_while_a_checkpoint_is_answered),
         cmocka_unit_test(a_checkpoint_says_what_it_wrote),
