@@ -62,17 +62,16 @@ void heap_foresee_slot(const struct heap *h, uint64_t ptr)
     uint64_t slot = ptr_slot(ptr);
     int64_t frame = slot_frame(h, slot / SLOTS_PER_PAGE);
     if (frame >= 0) {
-        uint64_t at = slot_frame_address(h, (uint64_t)frame);
-        __builtin_prefetch(h->arena.base + at, 1);
-        __builtin_prefetch(h->arena.base + at + slot % SLOTS_PER_PAGE * 8, 1);
-        __builtin_prefetch(&h->arena.lines[at >> PAGE_SHIFT]);
+        const uint8_t *page = h->arena.base + slot_frame_address(h, (uint64_t)frame);
+        __builtin_prefetch(page, 1);
+        __builtin_prefetch(page + slot % SLOTS_PER_PAGE * 8, 1);
     }
 }
 
 void heap_foresee_object(const struct heap *h, uint64_t ptr)
 {
-    if (h->arena.unloaded_count != 0) {
-        return; /* the slot's page may be one of them */
+    if (!heap_is_loaded(h)) {
+        return; /* the slot's page may be one of those that aren't */
     }
     uint64_t word = slot_peek(h, ptr_slot(ptr));
     if (!slot_word_is(word, ptr_generation(ptr), SLOT_LIVE)) {
@@ -80,20 +79,18 @@ void heap_foresee_object(const struct heap *h, uint64_t ptr)
     }
     uint64_t place = slot_word_place(word);
     uint64_t offset = place_offset(place);
-    __builtin_prefetch(h->arena.base + h->regions.data_at + offset);
-    uint32_t class_number = place_class(place);
-    if (class_number == PLACE_NO_CLASS) {
-        __builtin_prefetch(&h->arena.lines[(h->regions.data_at + offset) >> PAGE_SHIFT]);
+    const uint8_t *data = h->arena.base + h->regions.data_at;
+    __builtin_prefetch(data + offset);
+    if (place_class(place) == PLACE_NO_CLASS) {
         extent_prefetch(h, place_granule(h, place));
         return;
     }
     uint32_t noted = h->slab_pages[offset >> PAGE_SHIFT];
     if (noted != 0) {
         uint64_t at = (uint64_t)(noted - 1) << h->regions.granule_shift;
-        const uint8_t *slab = h->arena.base + h->regions.data_at + at;
-        uint64_t block = (offset - at) * slab_classes[class_number].inverse >> 32; /* or before */
-        __builtin_prefetch(slab, 1);
-        __builtin_prefetch(slab + sizeof(struct slab) + block / 8, 1);
-        __builtin_prefetch(&h->arena.lines[(h->regions.data_at + at) >> PAGE_SHIFT]);
+        uint64_t block = (offset - at) * slab_classes[place_class(place)].inverse >> 32;
+        __builtin_prefetch(data + at, 1);
+        /* The bitmap; exact but for what lies before the first block. */
+        __builtin_prefetch(data + at + sizeof(struct slab) + block / 8, 1);
     }
 }

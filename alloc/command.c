@@ -252,21 +252,43 @@ static bool changes_object(enum heap_command_kind kind)
     return kind >= HEAP_COMMAND_ALLOC && kind <= HEAP_COMMAND_WRITE_IF_VERSION;
 }
 
-int heap_apply(struct heap *heap, uint64_t version, const struct heap_command *command,
-               struct heap_outcome *out)
+static int answer(const struct heap *h, int rv, struct heap_outcome *out)
 {
-    memset(out, 0, sizeof *out);
-    int rv = changes_object(command->kind) ? intent_check_object(heap, command->ptr) : 0;
-    rv = rv == 0 ? apply(heap, version, command, out) : rv;
-    if (rv == ERR_TX_UNDECIDED) {
-        out->value = changes_object(command->kind) ? command->ptr : 0;
-    }
-    if (heap->arena.damage != 0) {
-        rv = heap->arena.damage; /* whatever it has done, it may have done with zeros */
+    if (h->arena.damage != 0) {
+        rv = h->arena.damage; /* whatever it has done, it may have done with zeros */
     }
     if (err_stops_replica(rv)) {
         return rv;
     }
     out->code = rv;
     return 0;
+}
+
+static __attribute__((noinline)) int
+apply_any(struct heap *h, uint64_t version, const struct heap_command *c, struct heap_outcome *out)
+{
+    int rv = changes_object(c->kind) ? intent_check_object(h, c->ptr) : 0;
+    rv = rv == 0 ? apply(h, version, c, out) : rv;
+    if (rv == ERR_TX_UNDECIDED) {
+        out->value = changes_object(c->kind) ? c->ptr : 0;
+    }
+    return answer(h, rv, out);
+}
+
+int heap_apply(struct heap *heap, uint64_t version, const struct heap_command *command,
+               struct heap_outcome *out)
+{
+    memset(out, 0, sizeof *out);
+    if (header(heap)->maps[HEAP_MAP_TX].count == 0) { /* so there are no intents */
+        if (command->kind == HEAP_COMMAND_FREE) {
+            return answer(heap, heap_free_object(heap, version, command->ptr), out);
+        }
+        if (command->kind == HEAP_COMMAND_ALLOC && command->ptr == 0) {
+            return answer(
+                heap,
+                heap_alloc(heap, version, command->size, command->type, command->data, &out->value),
+                out);
+        }
+    }
+    return apply_any(heap, version, command, out);
 }

@@ -398,6 +398,11 @@ int heap_alloc(struct heap *heap, uint64_t version, uint64_t size, uint32_t type
     }
     if (__builtin_expect(c->slab->roomy == 0, 0)) {
         slab_is_full(heap, c->slab);
+    } else { /* where the next one will be: likely to be far away */
+        const uint8_t *next = c->blocks + slab_next(c->slab) * c->bytes;
+        __builtin_prefetch(next, 1);
+        __builtin_prefetch(next + c->bytes - 1, 1);
+        __builtin_prefetch((const uint64_t *)(const void *)at.page + at.page->head, 1);
     }
     return 0;
 }
