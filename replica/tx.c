@@ -118,6 +118,29 @@ static void refuse_other(struct command_result *result)
     result->value = TXN_NO;
 }
 
+/* On the home shard: is there an answer already, beside what a record says? *known: there is a
+ * record. Else *refuse is as session_answers() has it. */
+static bool home_answers(const struct heap *heap, const struct txn_name *name, uint64_t owner,
+                         uint64_t digest, const struct fsm_now *now, bool *known, int *refuse,
+                         struct command_result *result)
+{
+    struct txn_record record;
+    const uint64_t *uids;
+    const uint64_t *times;
+    struct txn_result out = {0};
+    *known = txn_find(heap, name, &record, &uids, &times);
+    if (*known && record.digest != digest) {
+        refuse_other(result);
+        return true;
+    }
+    if ((*known && record.state != TXN_REFUSED) ||
+        !session_answers(heap, name, owner, digest, now, &out, refuse)) {
+        return false;
+    }
+    answer(result, &out);
+    return true;
+}
+
 /* Without repeats, and with this shard among them. */
 static bool participants_are_sound(uint64_t uid, struct slice uids)
 {
@@ -141,10 +164,8 @@ static int apply_prepare(struct heap *heap, uint64_t uid, struct slice body,
                          const struct fsm_now *now, struct command_result *result)
 {
     struct msg_tx_prepare m;
-    struct txn_record record;
-    const uint64_t *uids;
-    const uint64_t *times;
     struct txn_result out = {0};
+    bool known = false;
     int refuse = 0;
     int rv = message_decode_tx_prepare(body, &m);
     if (rv != 0 || !participants_are_sound(uid, m.participants) ||
@@ -159,19 +180,11 @@ static int apply_prepare(struct heap *heap, uint64_t uid, struct slice body,
                                   .participants = m.participants,
                                   .part = m.part};
     bool home = m.home == uid;
-    bool known = txn_find(heap, &prepare.name, &record, &uids, &times);
-    bool says = known && record.state != TXN_REFUSED;
     if (home) {
         session_tx_renew(heap, m.tx_session, m.tx_acked, now);
-    }
-    if (home && known && record.digest != m.digest) {
-        refuse_other(result);
-        return 0;
-    }
-    if (home && !says &&
-        session_answers(heap, &prepare.name, m.owner, m.digest, now, &out, &refuse)) {
-        answer(result, &out);
-        return 0;
+        if (home_answers(heap, &prepare.name, m.owner, m.digest, now, &known, &refuse, result)) {
+            return 0;
+        }
     }
     if (refuse == 0) {
         refuse = part_session_check(heap, m.part, m.owner);
@@ -191,24 +204,15 @@ static int apply_refuse(struct heap *heap, uint64_t uid, struct slice body,
                         const struct fsm_now *now, struct command_result *result)
 {
     struct msg_tx_refuse m;
-    struct txn_record record;
-    const uint64_t *uids;
-    const uint64_t *times;
     struct txn_result out = {0};
+    bool known = false;
     int refuse = 0;
     if (message_decode_tx_refuse(body, &m) != 0) {
         result->code = ERR_PROTOCOL;
         return 0;
     }
     struct txn_name name = {m.home, m.tx_session, m.tx_seq};
-    bool known = txn_find(heap, &name, &record, &uids, &times);
-    if (m.home == uid && known && record.digest != m.digest) {
-        refuse_other(result);
-        return 0;
-    }
-    bool says = known && record.state != TXN_REFUSED;
-    if (m.home == uid && !says && session_answers(heap, &name, 0, m.digest, now, &out, &refuse)) {
-        answer(result, &out);
+    if (m.home == uid && home_answers(heap, &name, 0, m.digest, now, &known, &refuse, result)) {
         return 0;
     }
     int rv = txn_apply_refuse(heap, &name, m.digest, m.deadline,
