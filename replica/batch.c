@@ -15,6 +15,7 @@
 #define APPLY_FEW       4u
 #define CLOCK_LEAD_MS                                                                              \
     500u /* a stamp runs ahead of the median clock by this much at most (rules X16) */
+#define STAMP_AHEAD_LOG_MS  1000u
 #define CLOCK_SAMPLE_MS_MAX 5000u /* older samples say nothing */
 
 /* ---- memory
@@ -368,6 +369,33 @@ static uint64_t clock_bound_ms(struct shard *s, uint64_t now_ms)
     return bound > 0 ? (uint64_t)bound : 0;
 }
 
+/* What was stamped by clocks that were ahead, or committed by a shard that is, lies behind `ms`,
+ * where time should be. It passes at half its pace then, until the clocks have caught up: leases,
+ * deadlines and history end by it, so that it may never stand. */
+static uint64_t slowed_ms(struct shard *s, uint64_t last_ms, uint64_t ms, uint64_t now_ms)
+{
+    if (s->slow_base_ms == 0 && last_ms <= ms) {
+        return ms;
+    }
+    if (s->slow_base_ms == 0) {
+        s->slow_base_ms = last_ms;
+        s->slow_since_ms = now_ms;
+        if (last_ms - ms > STAMP_AHEAD_LOG_MS) {
+            log_warn("replica",
+                     "a shard's time is ahead of the clocks: it passes at half its pace until they "
+                     "catch up",
+                     "shard=%llx ahead_ms=%llu", (unsigned long long)s->uid,
+                     (unsigned long long)(last_ms - ms));
+        }
+    }
+    uint64_t slow = s->slow_base_ms + (now_ms - s->slow_since_ms) / 2;
+    if (slow > ms) {
+        return slow;
+    }
+    s->slow_base_ms = 0;
+    return ms;
+}
+
 /* Within a term entry time follows our monotonic clock, so that a jump of the wall clock expires
  * nobody (rules E18). */
 uint64_t shard__stamp(struct shard *s)
@@ -375,7 +403,9 @@ uint64_t shard__stamp(struct shard *s)
     uint64_t now_ms = env_now_ms(s->r->env);
     uint64_t ms = hlc_to_ms(s->stamp_base) + (now_ms - s->stamp_base_ms);
     uint64_t bound = clock_bound_ms(s, now_ms);
-    return hlc_next(s->stamp_last, ms < bound ? ms : bound);
+    uint64_t clock = heap_clock(s->heap); /* a commit may have moved it past our stamps */
+    uint64_t last = s->stamp_last > clock ? s->stamp_last : clock;
+    return hlc_next(last, slowed_ms(s, hlc_to_ms(last), ms < bound ? ms : bound, now_ms));
 }
 
 uint64_t shard_now(struct shard *shard)

@@ -212,6 +212,8 @@ struct shard {
     uint64_t lead_term;
     uint64_t stamp_base, stamp_base_ms; /* HLC and monotonic time when the term began */
     uint64_t stamp_last;
+    /* While time is ahead of the clocks: what it was, and when; else 0. */
+    uint64_t slow_base_ms, slow_since_ms;
 
     struct batch *open;
     uint64_t lazy_ms; /* since when it waits for company */

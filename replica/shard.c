@@ -410,6 +410,7 @@ static void lead(struct shard *s)
     s->stamp_last = last;
     s->stamp_base = wall > last ? wall : last;
     s->stamp_base_ms = s->lead_since_ms;
+    s->slow_base_ms = 0;
     s->session_cursor_len = 0;
     s->housekeeping_ms = s->lead_since_ms + HOUSEKEEPING_MS;
     s->catch_up_id = 0;

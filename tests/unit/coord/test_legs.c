@@ -206,11 +206,46 @@ static void an_outcome_that_was_refused_for_the_moment_is_sent_again(void **stat
     legs_close(t);
 }
 
+/* A commit brings the home shard's clock to the greatest vote, which may be ahead of the clocks of
+ * all nodes: time goes on from there, at half its pace, until they have caught up. */
+static void time_goes_on_behind_a_commit_from_ahead(void **state)
+{
+    (void)state;
+    struct legs *t = &legs;
+    uint32_t at = 0;
+    legs_open(t);
+    const struct heap *heap = shard_heap(replica_shard(t->node->replica, t->home));
+    const struct sent *sent = next(t, &at, KIND_TX_PREPARE, 100);
+    assert_non_null(sent);
+    uint64_t time = heap_clock(heap) + hlc_from_ms(15000);
+    answer(t, sent, 0, TXN_YES, time);
+    sent = next(t, &at, KIND_TX_DECIDE, 100);
+    assert_non_null(sent);
+    answer(t, sent, 0, TXN_APPLIED, 0);
+    cluster_run_ms(&t->c, 100);
+    assert_true(heap_clock(heap) >= time);
+    t->client.seq++;
+    uint64_t began = hlc_to_ms(heap_clock(heap));
+    for (uint32_t i = 0; i < 10; i++) {
+        cluster_run_ms(&t->c, 1000);
+        (void)client_add(&t->client, t->ptr, 1);
+    }
+    assert_in_range(hlc_to_ms(heap_clock(heap)) - began, 4500, 5500);
+    for (uint32_t i = 0; i < 25; i++) {
+        cluster_run_ms(&t->c, 1000);
+        (void)client_add(&t->client, t->ptr, 1);
+    }
+    uint64_t wall = env_wall_us(t->node->env) / 1000;
+    assert_in_range(hlc_to_ms(heap_clock(heap)), wall - 100, wall + 600);
+    legs_close(t);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(an_outcome_is_sent_again_when_an_older_answer_came_last),
         cmocka_unit_test(an_outcome_that_was_refused_for_the_moment_is_sent_again),
+        cmocka_unit_test(time_goes_on_behind_a_commit_from_ahead),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

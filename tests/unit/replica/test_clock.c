@@ -7,6 +7,7 @@
 
 #include <cmocka.h>
 
+#include "base/hlc.h"
 #include "unit/replica/cluster.h"
 
 #define SHARDS     3u
@@ -176,6 +177,98 @@ static void a_slow_network_is_no_clock_that_is_off(void **state)
     cluster_close(&c);
 }
 
+/* ---- clocks that were ahead, all of them, and are set right ---- */
+
+static uint64_t clock_ms(struct cluster *c, uint64_t uid)
+{
+    return hlc_to_ms(
+        heap_clock(shard_heap(replica_shard(c->nodes[cluster_leader(c, uid)].replica, uid))));
+}
+
+static uint64_t wall_ms(struct cluster *c, uint64_t uid)
+{
+    return env_wall_us(c->nodes[cluster_leader(c, uid)].env) / 1000;
+}
+
+static void jump_all_ms(struct cluster *c, int64_t ms)
+{
+    for (uint32_t i = 0; i < CLUSTER_NODES; i++) {
+        jump_ms(c, i, ms);
+    }
+}
+
+/* While all clocks were ahead a new term began: that is where stamps come from. */
+static void stamp_ahead(struct cluster *c, struct cluster_client *client, uint64_t ptr, int64_t ms)
+{
+    jump_all_ms(c, ms);
+    uint32_t leader = cluster_leader(c, client->uid);
+    cluster_kill(c, leader, SIM_SIGKILL);
+    cluster_run_ms(c, 3000);
+    cluster_start(c, leader);
+    cluster_run_ms(c, 3000);
+    (void)client_add(client, ptr, 1);
+    assert_true(clock_ms(c, client->uid) + 2000 > wall_ms(c, client->uid));
+    jump_all_ms(c, -ms);
+    cluster_run_ms(c, 2000);
+    assert_true(clock_ms(c, client->uid) > wall_ms(c, client->uid) + (uint64_t)ms - 10000);
+}
+
+static void time_goes_on_where_clocks_were_set_back(void **state)
+{
+    (void)state;
+    struct cluster c;
+    struct cluster_client client;
+    struct cluster_client silent;
+    cluster_open(&c, 25, 0);
+    uint64_t uid = cluster_heap(&c, "h", 1, HEAP_BYTES);
+    cluster_run_ms(&c, 5000);
+    (void)client_open(&client, &c, uid, 1, 8, 600000);
+    uint64_t ptr = client_alloc(&client, 8, slice_of(NULL, 0));
+    stamp_ahead(&c, &client, ptr, 3600000);
+    (void)client_open(&silent, &c, uid, 2, 8, 5000);
+    uint32_t sessions = cluster_info(&c, cluster_leader(&c, uid), uid).sessions;
+    /* Many entries a millisecond apart, or none for a while: at half the pace. */
+    for (uint32_t round = 0; round < 2; round++) {
+        uint64_t clock = clock_ms(&c, uid);
+        uint64_t began = sim_now_ns(c.sim) / SIM_MS;
+        while (sim_now_ns(c.sim) / SIM_MS - began < 10000) {
+            (void)client_add(&client, ptr, 1);
+            cluster_run_ms(&c, round == 0 ? 1 : 2500);
+        }
+        (void)client_add(&client, ptr, 1);
+        uint64_t passed = sim_now_ns(c.sim) / SIM_MS - began;
+        assert_in_range(clock_ms(&c, uid) - clock, passed / 2 - 500, passed / 2 + 100);
+    }
+    /* So who says nothing is forgotten. */
+    assert_int_equal(cluster_info(&c, cluster_leader(&c, uid), uid).sessions, sessions - 1);
+    cluster_check_equal(&c, uid);
+    cluster_close(&c);
+}
+
+static void stamps_come_back_to_the_clocks(void **state)
+{
+    (void)state;
+    struct cluster c;
+    struct cluster_client client;
+    cluster_open(&c, 26, 0);
+    uint64_t uid = cluster_heap(&c, "h", 1, HEAP_BYTES);
+    cluster_run_ms(&c, 5000);
+    (void)client_open(&client, &c, uid, 1, 8, 600000);
+    uint64_t ptr = client_alloc(&client, 8, slice_of(NULL, 0));
+    stamp_ahead(&c, &client, ptr, 20000);
+    uint64_t before = clock_ms(&c, uid);
+    for (uint32_t i = 0; i < 40; i++) {
+        cluster_run_ms(&c, 1000);
+        (void)client_add(&client, ptr, 1);
+        uint64_t now = clock_ms(&c, uid);
+        assert_true(now > before + 400);
+        before = now;
+    }
+    assert_in_range(clock_ms(&c, uid), wall_ms(&c, uid) - 100, wall_ms(&c, uid) + 600);
+    cluster_check_equal(&c, uid);
+    cluster_close(&c);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -184,6 +277,8 @@ int main(void)
         cmocka_unit_test(the_alarm_has_hysteresis),
         cmocka_unit_test(three_clocks_that_all_differ_leave_one_that_leads),
         cmocka_unit_test(a_slow_network_is_no_clock_that_is_off),
+        cmocka_unit_test(time_goes_on_where_clocks_were_set_back),
+        cmocka_unit_test(stamps_come_back_to_the_clocks),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
