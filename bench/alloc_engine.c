@@ -23,7 +23,8 @@
 #define TABLE_ENTRIES  (TABLE_BYTES / 8)
 #define ENTRY_STEPS    64u /* in an entry where nothing is committed */
 #define STEPS_MAX      1024u
-#define COMMANDS_AHEAD 2u
+#define COMMANDS_AHEAD 8u /* as embed/apply.c */
+#define COMMANDS_READ  16u
 
 static struct env *env;
 static struct image *image;
@@ -179,22 +180,24 @@ static void encode(const struct heap_command *command)
 /* As an entry is applied everywhere: each command is read some before it is its turn. */
 static void apply_encoded(void)
 {
-    struct record records[8];
+    struct record records[COMMANDS_READ];
     struct record_reader reader;
     struct heap_outcome outcome;
     unsigned read = 0;
     check(record_read_open(&reader, slice_of(encoded.data, encoded.len)), "decode");
     for (unsigned i = 0, done = 0;; i++) {
-        while (read <= i + COMMANDS_AHEAD && record_read(&reader, &records[read % 8]) == 0) {
-            heap_foresee_slot(heap, records[read++ % 8].command.ptr);
+        while (read <= i + COMMANDS_AHEAD &&
+               record_read(&reader, &records[read % COMMANDS_READ]) == 0) {
+            heap_foresee_slot(heap, records[read++ % COMMANDS_READ].command.ptr);
         }
         if (i == read) {
             break;
         }
         if (i + COMMANDS_AHEAD / 2 < read) {
-            heap_foresee_object(heap, records[(i + COMMANDS_AHEAD / 2) % 8].command.ptr);
+            heap_foresee_object(heap,
+                                records[(i + COMMANDS_AHEAD / 2) % COMMANDS_READ].command.ptr);
         }
-        const struct heap_command *c = &records[i % 8].command;
+        const struct heap_command *c = &records[i % COMMANDS_READ].command;
         check(heap_apply(heap, begin(), c, &outcome), "apply");
         check(outcome.code, "command");
         if (c->kind == HEAP_COMMAND_ALLOC) {
