@@ -16,7 +16,7 @@
 #include "pmem_power.h"
 
 #define UID       7
-#define BYTES_MAX ((uint64_t)4 << 20)
+#define BYTES_MAX (((uint64_t)4 << 20) + 5 * PAGE_BYTES) /* no whole word of presence bits */
 
 /* An image that is open, a model of its heap, and a heap that was never on media. */
 struct setting {
@@ -26,11 +26,18 @@ struct setting {
     struct heap *heaps[2];
 };
 
-static int open_image(struct setting *s, struct err_text *e)
+/* The log says that there was a commit of this sequence. */
+static int open_behind(struct setting *s, uint64_t mark_sequence, struct err_text *e)
 {
-    struct image_opts opts = {.dir = "/x", .uid = UID, .mode = IMAGE_PMEM};
+    struct image_opts opts = {
+        .dir = "/x", .uid = UID, .mode = IMAGE_PMEM, .mark_sequence = mark_sequence};
     s->image = NULL;
     return image_open(&s->d.env, &opts, &s->image, &s->heaps[0], e);
+}
+
+static int open_image(struct setting *s, struct err_text *e)
+{
+    return open_behind(s, 0, e);
 }
 
 static void steps(struct setting *s, int count)
@@ -178,7 +185,7 @@ static void a_foreign_seal_vouches_for_bytes_alone(void **state)
 {
     (void)state;
     struct setting *s = setting_new(4);
-    static const uint64_t hosts[] = {1, 2, 0, 1, 0};
+    static const uint64_t hosts[] = {1, 2, 0, 0, 1, 0};
     for (size_t i = 1; i < sizeof hosts / sizeof hosts[0]; i++) {
         s->d.env.host = hosts[i - 1];
         steps(s, 1);
@@ -252,6 +259,88 @@ static void a_flipped_bit_anywhere_is_found(void **state)
     setting_free(s);
 }
 
+/* A bit behind the last page, in the word that it shares with pages. */
+static void a_page_that_cannot_be_is_found(void **state)
+{
+    (void)state;
+    struct setting *s = setting_new(6);
+    struct image_pm pm;
+    image_pm_layout(&pm, BYTES_MAX);
+    assert_int_not_equal(pm.pages % 64, 0);
+    stop(s, true);
+    for (uint64_t page = (pm.pages + 7) / 8 * 8; page < (pm.pages + 63) / 64 * 64; page += 8) {
+        must_be_found(s, pm.presence_at + page / 8, true);
+    }
+    start(s);
+    setting_free(s);
+}
+
+/* An older file that was put back is whole, and wrong. */
+static void a_seal_that_is_older_than_the_log_says_is_refused(void **state)
+{
+    (void)state;
+    struct setting *s = setting_new(7);
+    struct err_text e = {""};
+    struct image_stats stats;
+    image_get_stats(s->image, &stats);
+    stop(s, true);
+    assert_int_equal(open_behind(s, stats.sequence + 1, &e), ERR_CORRUPT);
+    assert_non_null(strstr(e.text, "is older than"));
+    assert_int_equal(open_behind(s, stats.sequence, &e), 0);
+    model_equal(s->heaps[0], s->heaps[1]);
+    setting_free(s);
+}
+
+/* Its sums are right: nothing but this one number is. */
+static void a_seal_that_names_no_half_of_the_journal_is_refused(void **state)
+{
+    (void)state;
+    struct setting *s = setting_new(8);
+    struct image_pm pm;
+    struct pm_seal seal;
+    struct err_text e = {""};
+    image_pm_layout(&pm, BYTES_MAX);
+    stop(s, true);
+    memcpy(&seal, file_of(s)->data + pm.seal_at, sizeof seal);
+    for (uint32_t half = 2; half != 0; half *= 2) {
+        struct pm_seal bad = seal;
+        bad.half = half;
+        bad.crc = image_pm_seal_crc(&bad);
+        memcpy(file_of(s)->data + pm.seal_at, &bad, sizeof bad);
+        assert_int_equal(open_image(s, &e), ERR_CORRUPT);
+    }
+    memcpy(file_of(s)->data + pm.seal_at, &seal, sizeof seal);
+    start(s);
+    setting_free(s);
+}
+
+/* Of a foreign image opening compares each page: the check of structures doesn't see what objects
+ * hold. */
+static void damage_in_a_foreign_image_is_found_by_opening(void **state)
+{
+    (void)state;
+    struct setting *s = setting_new(9);
+    struct image_pm pm;
+    struct err_text e = {""};
+    image_pm_layout(&pm, BYTES_MAX);
+    s->d.env.host = 1;
+    steps(s, 1);
+    stop(s, true);
+    s->d.env.host = 2;
+    uint8_t *data = file_of(s)->data;
+    for (uint64_t page = 0; page < pm.pages; page++) {
+        if ((data[pm.presence_at + page / 8] >> page % 8 & 1) != 0) {
+            uint64_t at = pm.pages_at + page * PAGE_BYTES + model_random(&s->m) % PAGE_BYTES;
+            data[at] ^= 1;
+            assert_int_equal(open_image(s, &e), ERR_CORRUPT);
+            data[at] ^= 1;
+        }
+    }
+    start(s);
+    model_equal(s->heaps[0], s->heaps[1]);
+    setting_free(s);
+}
+
 /* The power goes at each fence in turn, in commits, in a stop, and in what comes after it. */
 static void a_cut_at_any_fence_leaves_a_seal_that_is_true_or_none(void **state)
 {
@@ -305,6 +394,10 @@ int main(void)
         cmocka_unit_test(only_what_is_committed_is_sealed),
         cmocka_unit_test(a_foreign_seal_vouches_for_bytes_alone),
         cmocka_unit_test(a_flipped_bit_anywhere_is_found),
+        cmocka_unit_test(a_page_that_cannot_be_is_found),
+        cmocka_unit_test(a_seal_that_is_older_than_the_log_says_is_refused),
+        cmocka_unit_test(a_seal_that_names_no_half_of_the_journal_is_refused),
+        cmocka_unit_test(damage_in_a_foreign_image_is_found_by_opening),
         cmocka_unit_test(a_cut_at_any_fence_leaves_a_seal_that_is_true_or_none),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
