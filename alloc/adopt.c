@@ -49,6 +49,7 @@ static int shell_new(struct arena *arena, uint64_t bytes_max, struct heap **out,
     map_places_init(h);
     h->arena = *arena;
     const struct heap_header *hd = header(h);
+    h->uid = hd->uid;
     if (hd->bytes_max != bytes_max || !heap_granule_shift_is_valid(bytes_max, hd->granule_shift) ||
         hd->granule_shift == 0) {
         rv = err_set(e, ERR_CORRUPT,

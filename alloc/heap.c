@@ -51,6 +51,7 @@ int heap_create(const struct heap_opts *opts, struct heap **out)
         return ERR_NOMEM;
     }
     map_places_init(h);
+    h->uid = opts->uid;
     heap_regions_of(opts->bytes_max, opts->granule_shift, &h->regions);
     int rv = arena_open(&h->arena, h->regions.end >> PAGE_SHIFT);
     if (rv != 0) {
@@ -122,6 +123,11 @@ void heap_end(struct heap *heap)
     heap->in_entry = false;
 }
 
+uint64_t heap_uid(const struct heap *heap)
+{
+    return heap->uid;
+}
+
 uint64_t heap_index(const struct heap *heap)
 {
     return header(heap)->index;
@@ -155,10 +161,11 @@ const uint8_t *heap_fsm(const struct heap *heap)
     return header(heap)->fsm;
 }
 
-uint8_t *heap_fsm_edit(struct heap *heap)
+uint8_t *heap_fsm_edit(struct heap *heap, size_t at, size_t len)
 {
     static_assert(sizeof(((struct heap_header *)0)->fsm) == HEAP_FSM_BYTES, "contract");
-    return arena_write(&heap->arena, offsetof(struct heap_header, fsm), HEAP_FSM_BYTES);
+    assert(at <= HEAP_FSM_BYTES && len <= HEAP_FSM_BYTES - at);
+    return arena_write(&heap->arena, offsetof(struct heap_header, fsm) + at, len);
 }
 
 uint64_t heap_digest(struct heap *heap)

@@ -75,6 +75,7 @@ int heap_damage(const struct heap *heap, const char **text);
  * must be bracketed, also one that changes nothing. */
 void heap_begin(struct heap *heap, uint64_t index, uint64_t term, uint64_t entry_time);
 void heap_end(struct heap *heap);
+uint64_t heap_uid(const struct heap *heap);
 uint64_t heap_index(const struct heap *heap); /* last entry begun */
 uint64_t heap_term(const struct heap *heap);
 uint64_t
@@ -286,7 +287,7 @@ int heap_map_next(const struct heap *heap, enum heap_map map, struct slice after
 #define HEAP_FSM_BYTES 512u
 /* Zeroed at birth; layout is the replica's (replica/fsm_layout.h). */
 const uint8_t *heap_fsm(const struct heap *heap);
-uint8_t *heap_fsm_edit(struct heap *heap); /* marked dirty */
+uint8_t *heap_fsm_edit(struct heap *heap, size_t at, size_t len); /* from `at` on; marked dirty */
 
 /* ---- numbers --------------------------------------------------------------------------------- */
 

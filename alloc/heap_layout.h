@@ -296,11 +296,10 @@ struct heap_header {
 
     struct map_root maps[8];
     struct slab_list slabs[POOLS][40];
-    uint8_t fsm[512];
+    uint8_t fsm[512]; /* what every entry changes of it is one line */
 };
 static_assert(sizeof(struct heap_header) <= 4096, "media format: one page");
 static_assert(offsetof(struct heap_header, index) == 64, "media format");
-static_assert(offsetof(struct heap_header, fsm) % 8 == 0,
-              "the replica keeps 64-bit fields in there");
+static_assert(offsetof(struct heap_header, fsm) % 64 == 0, "media format");
 
 #endif

@@ -97,9 +97,7 @@ void ahead_receive(struct replica *r, struct slice items)
         n += shards[n] != NULL && !shards[n]->failed;
     }
     for (uint32_t i = 0; n > 1 && i < n; i++) {
-        lines_prefetch(shards[i], offsetof(struct shard, holds));
-        lines_prefetch(&shards[i]->reads,
-                       offsetof(struct shard, read_patience) - offsetof(struct shard, reads));
+        lines_prefetch(shards[i], offsetof(struct shard, install) + sizeof(enum install_step));
     }
     for (uint32_t i = 0; n > 1 && i < n; i++) {
         consensus_ahead(shards[i]->consensus);

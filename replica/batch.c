@@ -336,19 +336,18 @@ int shard__propose_own(struct shard *s, uint16_t kind, struct slice body)
 static uint64_t clock_bound_ms(struct shard *s, uint64_t now_ms)
 {
     struct replica *r = s->r;
-    struct consensus_config config;
     int64_t offsets[NODES_MAX * 2];
     uint32_t count = 0;
     uint32_t voters = 0;
-    consensus_get_config(s->consensus, &config);
-    for (uint32_t i = 0; i < config.count; i++) {
-        if (config.servers[i].role != CONSENSUS_VOTER) {
+    for (uint32_t i = 0; i < consensus_server_count(s->consensus); i++) {
+        struct consensus_server server = consensus_server_at(s->consensus, i);
+        if (server.role != CONSENSUS_VOTER) {
             continue;
         }
         voters++;
         int64_t offset = 0;
-        if (config.servers[i].id != s->self_id) {
-            const struct peer *peer = replica__peer(r, replica_id_node(config.servers[i].id));
+        if (server.id != s->self_id) {
+            const struct peer *peer = replica__peer(r, replica_id_node(server.id));
             if (peer == NULL || !peer->wall_known || now_ms - peer->wall_ms > CLOCK_SAMPLE_MS_MAX) {
                 continue;
             }

@@ -133,18 +133,18 @@ static int grow(void **array, size_t *capacity, size_t want, size_t element_byte
 
 int consensus__reserve_entries(struct consensus *c, size_t more)
 {
-    void *array = c->update.entries;
-    int rv =
-        grow(&array, &c->entries_capacity, c->update.entry_count + more, sizeof *c->update.entries);
-    c->update.entries = array;
+    void *array = c->work->update.entries;
+    int rv = grow(&array, &c->work->entries_capacity, c->work->update.entry_count + more,
+                  sizeof *c->work->update.entries);
+    c->work->update.entries = array;
     return rv;
 }
 
 int consensus__reserve_scratch(struct consensus *c, size_t count)
 {
-    void *array = c->scratch;
-    int rv = grow(&array, &c->scratch_capacity, count, sizeof *c->scratch);
-    c->scratch = array;
+    void *array = c->work->scratch;
+    int rv = grow(&array, &c->work->scratch_capacity, count, sizeof *c->work->scratch);
+    c->work->scratch = array;
     return rv;
 }
 
@@ -167,7 +167,7 @@ int consensus__begin(struct consensus *c, uint64_t now_ms)
     if (now_ms > c->now) {
         c->now = now_ms;
     }
-    struct consensus_update *u = &c->update;
+    struct consensus_update *u = &c->work->update;
     u->hard_state_changed = u->state_changed = u->commit_changed = false;
     u->first_index = 0;
     u->entry_count = 0;
@@ -179,12 +179,12 @@ int consensus__begin(struct consensus *c, uint64_t now_ms)
 static void collect_entries(struct consensus *c, const struct raft_update *u,
                             const struct wal_entry *source, size_t source_count, size_t *taken)
 {
-    struct consensus_update *out = &c->update;
+    struct consensus_update *out = &c->work->update;
     if (out->entry_count == 0) {
         out->first_index = u->entries.index;
     }
     assert(u->entries.index == out->first_index + out->entry_count);
-    assert(out->entry_count + u->entries.n <= c->entries_capacity);
+    assert(out->entry_count + u->entries.n <= c->work->entries_capacity);
     if (u->entries.batch == &c->raft.barrier) {
         /* Eight bytes that nobody reads: an empty entry says the same. */
         assert(u->entries.n == 1);
@@ -193,7 +193,7 @@ static void collect_entries(struct consensus *c, const struct raft_update *u,
         raft_free(c->raft.barrier.batch);
         return;
     }
-    size_t skipped = (size_t)(u->entries.batch - c->scratch);
+    size_t skipped = (size_t)(u->entries.batch - c->work->scratch);
     assert(skipped + u->entries.n == source_count);
     memcpy(out->entries + out->entry_count, source + skipped, u->entries.n * sizeof *source);
     out->entry_count += u->entries.n;
@@ -232,14 +232,14 @@ static void fill_append_result(const struct consensus *c,
 
 static void collect_message(struct consensus *c, const struct raft_message *in)
 {
-    void *array = c->update.messages;
-    int rv = grow(&array, &c->messages_capacity, c->update.message_count + 1,
-                  sizeof *c->update.messages);
-    c->update.messages = array;
+    void *array = c->work->update.messages;
+    int rv = grow(&array, &c->work->messages_capacity, c->work->update.message_count + 1,
+                  sizeof *c->work->update.messages);
+    c->work->update.messages = array;
     if (rv != 0) {
         return; /* a lost message, as the network loses them */
     }
-    struct consensus_message *out = &c->update.messages[c->update.message_count++];
+    struct consensus_message *out = &c->work->update.messages[c->work->update.message_count++];
     memset(out, 0, sizeof *out);
     out->type = (enum consensus_message_type)in->type;
     out->from = c->id;
@@ -337,6 +337,23 @@ static int error_of(int raft_error)
     }
 }
 
+/* libraft keeps the memory of its messages from one step to the next: all replicas on a thread get
+ * the same. What it allocates or grows comes from the heap that consensus_heap.c gives it. */
+static void lend_queue(struct consensus *c)
+{
+    assert(c->raft.messages == NULL);
+    c->raft.messages = c->work->queue;
+    c->raft.n_messages_cap = c->work->queue_capacity;
+}
+
+static void take_queue(struct consensus *c)
+{
+    c->work->queue = c->raft.messages;
+    c->work->queue_capacity = c->raft.n_messages_cap;
+    c->raft.messages = NULL;
+    c->raft.n_messages_cap = 0;
+}
+
 int consensus__step(struct consensus *c, struct raft_event *event, const struct wal_entry *source,
                     size_t source_count, size_t *taken)
 {
@@ -350,7 +367,9 @@ int consensus__step(struct consensus *c, struct raft_event *event, const struct 
     event->time = c->now;
     event->capacity = UINT16_MAX;
     consensus__heap_enter(c);
+    lend_queue(c);
     int rv = raft_step(&c->raft, event, &u);
+    take_queue(c);
     consensus__heap_leave(c);
     if (u.flags & (RAFT_UPDATE_SNAPSHOT)) {
         c->install_meta = u.snapshot.metadata;
@@ -379,7 +398,7 @@ int consensus__step(struct consensus *c, struct raft_event *event, const struct 
 
 int consensus__finish(struct consensus *c, struct consensus_update **update)
 {
-    struct consensus_update *u = &c->update;
+    struct consensus_update *u = &c->work->update;
     const struct raft *r = &c->raft;
     enum consensus_state state = consensus_state(c);
     u->term = r->current_term;
@@ -401,6 +420,23 @@ int consensus__finish(struct consensus *c, struct consensus_update **update)
 /* ---- life cycle
  * ---------------------------------------------------------------------------------- */
 
+struct consensus_workspace *consensus_workspace_new(void)
+{
+    return mem_zalloc(sizeof(struct consensus_workspace));
+}
+
+void consensus_workspace_free(struct consensus_workspace *w)
+{
+    if (w == NULL) {
+        return;
+    }
+    raft_free(w->queue);
+    mem_free(w->update.entries);
+    mem_free(w->update.messages);
+    mem_free(w->scratch);
+    mem_free(w);
+}
+
 int consensus_open(const struct consensus_opts *opts, struct consensus **out)
 {
     *out = NULL;
@@ -411,6 +447,12 @@ int consensus_open(const struct consensus_opts *opts, struct consensus **out)
     consensus__heap_setup();
     struct consensus *c = mem_zalloc(sizeof *c);
     if (c == NULL) {
+        return ERR_NOMEM;
+    }
+    c->own_work = opts->workspace == NULL;
+    c->work = c->own_work ? consensus_workspace_new() : opts->workspace;
+    if (c->work == NULL) {
+        mem_free(c);
         return ERR_NOMEM;
     }
     c->id = opts->id;
@@ -453,9 +495,9 @@ void consensus_free(struct consensus *c)
     consensus__heap_leave(c);
     consensus__saved_log_close(&c->saved);
     buf_close(&c->install_data);
-    mem_free(c->update.entries);
-    mem_free(c->update.messages);
-    mem_free(c->scratch);
+    if (c->own_work) {
+        consensus_workspace_free(c->work);
+    }
     mem_free(c);
 }
 
@@ -533,7 +575,7 @@ int consensus_start(struct consensus *c, const struct consensus_start *start,
         return rv;
     }
     for (size_t i = 0; i < count; i++) {
-        consensus__entry_for_raft(c, &start->entries[i], &c->scratch[i]);
+        consensus__entry_for_raft(c, &start->entries[i], &c->work->scratch[i]);
     }
     struct raft_snapshot_metadata metadata;
     memset(&metadata, 0, sizeof metadata);
@@ -571,7 +613,7 @@ int consensus_start(struct consensus *c, const struct consensus_start *start,
     }
     event.start.metadata = start->snapshot_index > 0 ? &metadata : NULL;
     event.start.start_index = count > 0 ? start->first_index : start->snapshot_index + 1;
-    event.start.entries = count > 0 ? c->scratch : NULL;
+    event.start.entries = count > 0 ? c->work->scratch : NULL;
     event.start.n_entries = (unsigned)count;
     rv = consensus__step(c, &event, NULL, 0, NULL);
     if (rv != 0) {
@@ -700,17 +742,17 @@ int consensus_submit(struct consensus *c, uint64_t now_ms, enum consensus_entry_
     }
     struct wal_entry entry = {
         .term = r->current_term, .type = (uint8_t)type, .data = data, .block = block};
-    consensus__entry_for_raft(c, &entry, &c->scratch[0]);
+    consensus__entry_for_raft(c, &entry, &c->work->scratch[0]);
     struct raft_event event;
     memset(&event, 0, sizeof event);
     event.type = RAFT_SUBMIT;
-    event.submit.entries = c->scratch;
+    event.submit.entries = c->work->scratch;
     event.submit.n = 1;
     rv = consensus__step(c, &event, &entry, 1, NULL);
     if (rv != 0) {
         goto err;
     }
-    assert(c->update.entry_count == 1);
+    assert(c->work->update.entry_count == 1);
     return consensus__finish(c, update);
 err:
     if (block != NULL) {
@@ -931,6 +973,17 @@ uint64_t consensus_match_index(const struct consensus *c, uint64_t id)
 void consensus_get_config(const struct consensus *c, struct consensus_config *out)
 {
     consensus__from_raft_config(&c->raft.configuration, out);
+}
+
+uint32_t consensus_server_count(const struct consensus *c)
+{
+    return c->raft.configuration.n;
+}
+
+struct consensus_server consensus_server_at(const struct consensus *c, uint32_t i)
+{
+    const struct raft_server *s = &c->raft.configuration.servers[i];
+    return (struct consensus_server){.id = s->id, .role = (enum consensus_role)s->role};
 }
 
 bool consensus_change_pending(const struct consensus *c)

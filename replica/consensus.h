@@ -2,9 +2,9 @@
  *
  * One `struct consensus` is one replica of one shard: a pure state machine. Events go in; each call
  * returns with what must be stored, sent and applied in `struct consensus_update`, borrowed until
- * the next call on the same consensus. It does no I/O, reads no clock, and is not re-entrant. The
- * guards against libraft's defects (docs/adr/0002) and the validation of every received field live
- * in here; messages from the network may hold anything.
+ * the next event of any consensus that shares the workspace. It does no I/O, reads no clock, and is
+ * not re-entrant. The guards against libraft's defects (docs/adr/0002) and the validation of every
+ * received field live in here; messages from the network may hold anything.
  *
  * The caller's duties: (1) when hard_state_changed or entries/truncation are reported, hand them to
  * the log BEFORE anything else, and send the messages of this and later updates only once the log
@@ -42,7 +42,7 @@ struct consensus_config {
     uint32_t count;
 };
 
-/* A message in our own form. Everything borrowed until the next call on the consensus. */
+/* A message in our own form. Everything borrowed until the next event, as the update is. */
 enum consensus_message_type {
     MSG_APPEND = 1,
     MSG_APPEND_RESULT,
@@ -98,7 +98,14 @@ struct consensus_update {
     const struct consensus_message *install;
 };
 
+/* Memory that one event needs and the next one doesn't: the update and what it points to. The
+ * replicas of many shards share one, on one thread, so that each finds it in the caches. */
+struct consensus_workspace;
+struct consensus_workspace *consensus_workspace_new(void); /* NULL: no memory */
+void consensus_workspace_free(struct consensus_workspace *w);
+
 struct consensus_opts {
+    struct consensus_workspace *workspace; /* outlives the consensus; NULL: one of its own */
     uint64_t shard_uid;
     uint64_t id; /* own replica id */
     uint32_t election_ms, heartbeat_ms;
@@ -189,6 +196,9 @@ uint64_t consensus_match_index(const struct consensus *c,
                                uint64_t id); /* leader only; 0 if unknown */
 void consensus_get_config(const struct consensus *c,
                           struct consensus_config *out); /* newest, committed or not */
+/* The same, one server after the other. */
+uint32_t consensus_server_count(const struct consensus *c);
+struct consensus_server consensus_server_at(const struct consensus *c, uint32_t i);
 bool consensus_change_pending(const struct consensus *c);
 bool consensus_sole_voter(const struct consensus *c); /* nobody else votes */
 

@@ -59,7 +59,7 @@ static void heap_free(void *data, void *ptr)
     if (ptr == NULL) {
         return;
     }
-    if (stepping != NULL && (ptr == (void *)stepping || ptr == (void *)stepping->scratch)) {
+    if (stepping != NULL && (ptr == (void *)stepping || ptr == (void *)stepping->work->scratch)) {
         return;
     }
     uint8_t *block = (uint8_t *)ptr - HEADER_BYTES;

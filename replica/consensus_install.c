@@ -129,7 +129,7 @@ int consensus__receive_snapshot(struct consensus *c, const struct consensus_mess
     c->install = *m;
     c->install.entries = NULL;
     c->install.data = slice_of(c->install_data.data, c->install_data.len);
-    c->update.install = &c->install;
+    c->work->update.install = &c->install;
     return 0;
 }
 

@@ -32,8 +32,18 @@ struct saved_log {
     raft_index commit_index;
 };
 
+struct consensus_workspace {
+    struct consensus_update update;
+    size_t entries_capacity, messages_capacity;
+    struct raft_entry *scratch; /* entries as libraft sees them */
+    size_t scratch_capacity;
+    struct raft_message *queue; /* libraft's messages of one step */
+    unsigned queue_capacity;
+};
+
 struct consensus {
     struct raft raft;
+    struct consensus_workspace *work;
     uint64_t shard_uid;
     uint64_t id;
     uint64_t now;
@@ -51,11 +61,7 @@ struct consensus {
     uint32_t held_back;                    /* timeouts that passed so since a leader was heard */
     bool stale_request; /* the message being received has a lower term than ours */
 
-    struct consensus_update update;
-    size_t entries_capacity, messages_capacity;
-    struct raft_entry *scratch; /* entries as libraft sees them */
-    size_t scratch_capacity;
-
+    bool own_work;
     struct consensus_message install;
     struct buf install_data;
     struct raft_snapshot_metadata
@@ -85,8 +91,9 @@ int consensus__check_message(const struct consensus *c, const struct consensus_m
 int consensus__begin(struct consensus *c, uint64_t now_ms);
 int consensus__reserve_entries(struct consensus *c, size_t more);
 int consensus__reserve_scratch(struct consensus *c, size_t count);
-/* Runs one event. `source` are the entries that c->scratch stands for; those that are to be stored
- * move into the update and *taken is how many (the last ones of source; may be NULL). */
+/* Runs one event. `source` are the entries that the workspace's scratch stands for; those that are
+ * to be stored move into the update and *taken is how many (the last ones of source; may be NULL).
+ */
 int consensus__step(struct consensus *c, struct raft_event *event, const struct wal_entry *source,
                     size_t source_count, size_t *taken);
 int consensus__finish(struct consensus *c, struct consensus_update **update);

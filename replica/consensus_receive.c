@@ -86,14 +86,14 @@ static int append_piece(struct consensus *c, const struct consensus_message *m, 
     }
     address_message(m, &message, address);
     for (uint32_t i = 0; i < m->count; i++) {
-        consensus__entry_for_raft(c, &m->entries[i], &c->scratch[i]);
+        consensus__entry_for_raft(c, &m->entries[i], &c->work->scratch[i]);
     }
     message.append_entries.version = m->version;
     message.append_entries.term = m->term;
     message.append_entries.prev_log_index = m->index;
     message.append_entries.prev_log_term = m->log_term;
     message.append_entries.leader_commit = m->commit;
-    message.append_entries.entries = m->count > 0 ? c->scratch : NULL;
+    message.append_entries.entries = m->count > 0 ? c->work->scratch : NULL;
     message.append_entries.n_entries = m->count;
     return give(c, &message, m->entries, m->count, taken);
 }
@@ -166,7 +166,7 @@ static int receive_append(struct consensus *c, struct consensus_message *m)
         piece.entries = n > 0 ? rest.entries : NULL;
         size_t taken = 0;
         bool refused = c->stale_request;
-        size_t messages = c->update.message_count;
+        size_t messages = c->work->update.message_count;
         rv = append_piece(c, &piece, &taken);
         unref_entries(rest.entries, n - taken);
         if (n > 0) {
@@ -175,15 +175,15 @@ static int receive_append(struct consensus *c, struct consensus_message *m)
             rest.entries += n;
             rest.count -= n;
         }
-        for (size_t i = messages; i < c->update.message_count; i++) {
-            refused = refused || c->update.messages[i].rejected > 0;
+        for (size_t i = messages; i < c->work->update.message_count; i++) {
+            refused = refused || c->work->update.messages[i].rejected > 0;
         }
         if (refused) {
             break;
         }
     } while (rv == 0 && rest.count > 0);
     unref_entries(rest.entries, rest.count);
-    if (rv == ERR_PROTOCOL && c->update.entry_count > 0) {
+    if (rv == ERR_PROTOCOL && c->work->update.entry_count > 0) {
         return 0; /* the pieces before it stand */
     }
     return rv;

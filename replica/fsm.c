@@ -489,15 +489,14 @@ static int apply_command(struct heap *heap, uint64_t uid, uint16_t kind, struct 
 /* The stamp that counts: never behind one that was applied before. */
 static uint64_t stamp_entry(struct heap *heap, uint64_t term, uint64_t stamp)
 {
-    struct fsm_header h;
-    fsm_header_get(heap, &h);
-    if (stamp < h.stamp) {
-        stamp = h.stamp;
+    uint8_t *at = heap_fsm_edit(heap, 0, offsetof(struct fsm_header, servers));
+    uint64_t before = load_u64(at + offsetof(struct fsm_header, stamp));
+    if (stamp < before) {
+        stamp = before;
     }
-    uint8_t *at = heap_fsm_edit(heap);
     store_u32(at + offsetof(struct fsm_header, format), FSM_FORMAT);
     store_u64(at + offsetof(struct fsm_header, stamp), stamp);
-    if (h.term != term) {
+    if (load_u64(at + offsetof(struct fsm_header, term)) != term) {
         store_u64(at + offsetof(struct fsm_header, term), term);
         store_u64(at + offsetof(struct fsm_header, term_stamp), stamp);
     }
@@ -583,8 +582,8 @@ static int apply_change(struct heap *heap, uint64_t uid, uint64_t index,
     if (rv != 0) {
         return ERR_CORRUPT; /* consensus accepts none that can't be decoded */
     }
-    uint8_t *at = heap_fsm_edit(heap);
     struct fsm_header h;
+    uint8_t *at = heap_fsm_edit(heap, 0, sizeof h);
     memcpy(&h, at, sizeof h);
     h.format = FSM_FORMAT;
     h.config_index = index;
@@ -605,8 +604,6 @@ static int apply_change(struct heap *heap, uint64_t uid, uint64_t index,
 int fsm_apply(struct heap *heap, uint64_t index, const struct wal_entry *entry,
               struct command_result *results, uint32_t results_max, struct fsm_effects *effects)
 {
-    struct heap_opts opts;
-    heap_get_opts(heap, &opts);
     uint64_t stamp = 0;
     if (entry->type == ENTRY_COMMAND && entry->data.len >= ENTRY_HEADER_BYTES) {
         stamp = load_u64(entry->data.data + 8);
@@ -614,9 +611,9 @@ int fsm_apply(struct heap *heap, uint64_t index, const struct wal_entry *entry,
     heap_begin(heap, index, entry->term, stamp);
     int rv = 0;
     if (entry->type == ENTRY_COMMAND) {
-        rv = apply_batch(heap, opts.uid, entry, results, results_max, effects);
+        rv = apply_batch(heap, heap_uid(heap), entry, results, results_max, effects);
     } else if (entry->type == ENTRY_CHANGE) {
-        rv = apply_change(heap, opts.uid, index, entry, effects);
+        rv = apply_change(heap, heap_uid(heap), index, entry, effects);
     }
     heap_end(heap);
     return rv;

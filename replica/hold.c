@@ -11,7 +11,7 @@ static uint64_t name_of(const struct shard *s, uint32_t number)
 bool hold_is_on(const struct shard *s)
 {
     uint64_t now_ms = env_now_ms(s->r->env);
-    for (uint32_t i = 0; i < HOLDS_MAX; i++) {
+    for (uint32_t i = 0; i < HOLDS_MAX && now_ms < s->held_until_ms; i++) {
         if (s->holds[i].until_ms > now_ms && s->holds[i].term == s->lead_term) {
             return true;
         }

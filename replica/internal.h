@@ -170,6 +170,8 @@ struct persist_mark {
     uint64_t position, index, term;
 };
 
+/* First what every entry's way through here looks at, then what is seldom wanted: the shards of a
+ * node together are larger than the caches. */
 struct shard {
     struct replica *r;
     struct shard *hash_next;
@@ -230,21 +232,14 @@ struct shard {
     uint32_t batch_pool_count;
     size_t batch_bytes; /* of the last ones: how much to allocate first */
 
-    struct hold holds[HOLDS_MAX];
-    uint32_t hold_last;
-    uint64_t held_from_ms, held_until_ms; /* holds that follow each other without a break */
-    uint64_t hold_credit_ms;              /* time without holds that hasn't paid for any */
-
-    struct list reads;      /* not yet in a round */
-    struct list reads_done; /* confirmed, wait for apply */
-    uint64_t reads_done_index;
-    struct read_round round;
-    uint64_t read_seq;
-    uint64_t read_voter; /* completed the last round; the next one asks it first */
-    struct env_timer read_patience;
-    uint64_t read_all_ms;     /* until then rounds ask all: one that was asked did not answer */
+    struct list reads;        /* not yet in a round */
+    struct list reads_done;   /* confirmed, wait for apply */
     struct list reads_failed; /* cb due in this turn with reads_failed_err */
     struct list reads_ahead;  /* confirmed, wait until the shard clock has passed their version */
+    uint64_t reads_done_index;
+    bool reclaiming, reclaim_again;
+    uint64_t held_from_ms, held_until_ms; /* holds that follow each other without a break */
+    uint64_t hold_credit_ms;              /* time without holds that hasn't paid for any */
 
     /* Checkpoints. */
     bool log_is_shorter;             /* than consensus believes: see checkpoint_heal() */
@@ -258,17 +253,25 @@ struct shard {
     struct list checkpoint_waits;
     uint32_t image_holds; /* no checkpoint may start */
 
-    struct pin pin;
     struct install install;
+    struct pin pin;
+
+    struct read_round round;
+    uint64_t read_seq;
+    uint64_t read_voter; /* completed the last round; the next one asks it first */
+    struct env_timer read_patience;
+    uint64_t read_all_ms; /* until then rounds ask all: one that was asked did not answer */
+
+    struct hold holds[HOLDS_MAX];
+    uint32_t hold_last;
 
     /* Housekeeping of a leader. */
     uint64_t housekeeping_ms;
     uint8_t session_cursor[SESSIONS_CURSOR_BYTES];
     size_t session_cursor_len;
     struct shard_command reclaim; /* one step of giving history back, while `reclaiming` */
-    bool reclaiming, reclaim_again;
-    uint64_t reclaim_ms; /* when it was looked at last */
-    uint64_t confirm_ms; /* last CONFIRM to all */
+    uint64_t reclaim_ms;          /* when it was looked at last */
+    uint64_t confirm_ms;          /* last CONFIRM to all */
     uint64_t catch_up_id, catch_up_ms;
     uint64_t prefer_ms, prefer_backoff_ms;
     uint64_t give_up_ms; /* no earlier than this again, for our clock's sake */
@@ -282,6 +285,7 @@ struct replica {
     const struct replica_cbs *cbs;
     void *arg;
 
+    struct consensus_workspace *consensus_work; /* of all shards */
     struct list shards;
     struct shard *table[SHARD_TABLE_SIZE];
     uint32_t shard_count;

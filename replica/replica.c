@@ -562,6 +562,12 @@ int replica_open(const struct replica_opts *opts, struct replica **out, struct e
         mem_free(dir);
         return ERR_NOMEM;
     }
+    r->consensus_work = consensus_workspace_new();
+    if (r->consensus_work == NULL) {
+        mem_free(r);
+        mem_free(dir);
+        return ERR_NOMEM;
+    }
     r->env = opts->env;
     r->wal = opts->wal;
     r->opts = *opts;
@@ -632,6 +638,7 @@ void replica_free(struct replica *r)
     for (uint32_t i = 0; i < r->peer_count; i++) {
         buf_close(&r->peers[i].out);
     }
+    consensus_workspace_free(r->consensus_work);
     buf_close(&r->scratch);
     mem_free(r->entries_in);
     mem_free(r->dir);

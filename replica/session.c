@@ -179,7 +179,7 @@ int session_leave(struct heap *heap, const struct session_ticket *ticket,
 
 static void count_edit(struct heap *heap, int64_t delta)
 {
-    uint8_t *at = heap_fsm_edit(heap) + offsetof(struct fsm_header, session_count);
+    uint8_t *at = heap_fsm_edit(heap, offsetof(struct fsm_header, session_count), 8);
     store_u64(at, load_u64(at) + (uint64_t)delta);
 }
 

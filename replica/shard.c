@@ -668,6 +668,7 @@ static int start_consensus(struct shard *s)
         start.entries = entries;
         start.entry_count = count;
         struct consensus_opts opts = {
+            .workspace = r->consensus_work,
             .shard_uid = s->uid,
             .id = s->self_id,
             .election_ms = r->opts.election_ms,

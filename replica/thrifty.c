@@ -86,22 +86,25 @@ static uint32_t rank(const struct shard *s, uint64_t id)
 /* A majority is asked without this server: fast voters come before it. */
 static bool can_wait(const struct shard *s, uint64_t id)
 {
-    struct consensus_config config;
     uint64_t commit = consensus_commit_index(s->consensus);
-    bool fast[NODES_MAX * 2];
+    uint64_t fast[NODES_MAX * 2];
+    uint32_t count = 0;
     bool is_fast = false;
     uint32_t voters = 0;
     uint32_t before = 0;
-    consensus_get_config(s->consensus, &config);
-    for (uint32_t i = 0; i < config.count; i++) {
-        const struct consensus_server *server = &config.servers[i];
-        fast[i] = server->role == CONSENSUS_VOTER && has_all_committed(s, server->id, commit);
-        voters += server->role == CONSENSUS_VOTER;
-        is_fast = is_fast || (fast[i] && server->id == id);
+    for (uint32_t i = 0; i < consensus_server_count(s->consensus); i++) {
+        struct consensus_server server = consensus_server_at(s->consensus, i);
+        if (server.role != CONSENSUS_VOTER) {
+            continue;
+        }
+        voters++;
+        if (has_all_committed(s, server.id, commit)) {
+            fast[count++] = server.id;
+            is_fast = is_fast || server.id == id;
+        }
     }
-    for (uint32_t i = 0; i < config.count; i++) {
-        uint64_t other = config.servers[i].id;
-        before += fast[i] && other != id && (!is_fast || rank(s, other) < rank(s, id));
+    for (uint32_t i = 0; i < count; i++) {
+        before += fast[i] != id && (!is_fast || rank(s, fast[i]) < rank(s, id));
     }
     return before > voters / 2;
 }

@@ -37,10 +37,9 @@ static struct slice id_key_of(uint64_t id, struct tombstone_id_key *key)
 
 static void count_edit(struct heap *heap, int64_t tombstones, int64_t results)
 {
-    uint8_t *at = heap_fsm_edit(heap);
-    uint8_t *count = at + offsetof(struct fsm_header, tombstone_count);
+    uint8_t *count = heap_fsm_edit(heap, offsetof(struct fsm_header, tombstone_count), 8);
     store_u64(count, load_u64(count) + (uint64_t)tombstones);
-    count = at + offsetof(struct fsm_header, tombstone_results);
+    count = heap_fsm_edit(heap, offsetof(struct fsm_header, tombstone_results), 8);
     store_u64(count, load_u64(count) + (uint64_t)results);
 }
 

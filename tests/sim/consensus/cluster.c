@@ -663,7 +663,8 @@ static void finish_install(struct cluster *cl, struct node *n)
 void node_start(struct cluster *cl, struct node *n)
 {
     assert(!n->alive && !n->wiped);
-    struct consensus_opts opts = {.shard_uid = 7,
+    struct consensus_opts opts = {.workspace = cl->work,
+                                  .shard_uid = 7,
                                   .id = n->id,
                                   .election_ms = ELECTION_MS,
                                   .heartbeat_ms = HEARTBEAT_MS,
@@ -745,6 +746,8 @@ void cluster_open(struct cluster *cl, uint64_t seed, bool verbose)
     cl->seed = seed;
     cl->rng.state = seed * 0x2545f4914f6cdd1du;
     cl->verbose = verbose;
+    cl->work = consensus_workspace_new();
+    assert(cl->work != NULL);
     cl->now = 1000;
     cl->faults = true;
     faults_draw(cl);
@@ -787,6 +790,7 @@ void cluster_close(struct cluster *cl)
         message_close(&cl->packets[i]->m, false);
         mem_free(cl->packets[i]);
     }
+    consensus_workspace_free(cl->work);
     mem_free(cl->packets);
     mem_free(cl->chosen);
     mem_free(cl->pending);

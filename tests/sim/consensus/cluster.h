@@ -152,6 +152,7 @@ struct stats {
 };
 
 struct cluster {
+    struct consensus_workspace *work; /* of all nodes, as a node's shards share one */
     uint64_t seed, now;
     struct rng rng;
     struct profile profile;

@@ -865,7 +865,7 @@ static void hostile_records_are_refused_before_they_are_used(void **state)
     m.session = open_session(&m, 2, 16, 10000).value;
     m.seq = m.acked = 0;
     assert_int_equal(COMMAND(&m, LEASE, lease, .count = 4).code, 0);
-    uint8_t *fsm = heap_fsm_edit(m.heap);
+    uint8_t *fsm = heap_fsm_edit(m.heap, 0, HEAP_FSM_BYTES);
     assert_int_equal(fsm_check(m.heap), 0);
     const struct {
         size_t at;
