@@ -9,10 +9,9 @@
 #include "base/log.h"
 #include "replica/internal.h"
 
-#define BATCH_POOL_MAX  8u
-#define BATCH_BYTES_MIN 1024u
-#define APPLY_ENTRIES   64u
-#define APPLY_FEW       4u
+#define BATCH_POOL_MAX 64u
+#define APPLY_ENTRIES  64u
+#define APPLY_FEW      4u
 #define CLOCK_LEAD_MS                                                                              \
     500u /* a stamp runs ahead of the median clock by this much at most (rules X16) */
 #define STAMP_AHEAD_LOG_MS  1000u
@@ -22,30 +21,21 @@
  * --------------------------------------------------------------------------------------------------------
  */
 
-static void block_release(struct wal_block *block)
-{
-    mem_free(container_of(block, struct batch_block, block));
-}
-
-static int block_reserve(struct batch *b, size_t more)
+static int block_reserve(struct shard *s, struct batch *b, size_t more)
 {
     size_t need = b->len + more;
     if (b->block != NULL && need <= b->block->capacity) {
         return 0;
     }
-    size_t capacity = b->block == NULL ? BATCH_BYTES_MIN : b->block->capacity * 2;
-    while (capacity < need) {
-        capacity *= 2;
-    }
-    struct batch_block *block = mem_realloc(b->block, sizeof *block + capacity);
+    size_t twice = b->block == NULL ? 0 : b->block->capacity * 2;
+    struct entry_block *block = block_new(s->r->blocks, need > twice ? need : twice);
     if (block == NULL) {
         return ERR_NOMEM;
     }
-    if (b->block == NULL) {
-        block->block.refs = 1;
-        block->block.release = block_release;
+    if (b->block != NULL) {
+        memcpy(block->data, b->block->data, b->len);
+        wal_block_unref(&b->block->block);
     }
-    block->capacity = capacity;
     b->block = block;
     return 0;
 }
@@ -63,10 +53,10 @@ static void batch_free(struct batch *b)
 static struct batch *batch_new(struct shard *s)
 {
     struct batch *b;
-    if (s->batch_pool_count > 0) {
-        b = list_entry(s->batch_pool.next, struct batch, link);
+    if (s->r->batch_pool_count > 0) {
+        b = list_entry(s->r->batch_pool.next, struct batch, link);
         list_remove(&b->link);
-        s->batch_pool_count--;
+        s->r->batch_pool_count--;
     } else {
         b = mem_zalloc(sizeof *b);
         if (b == NULL) {
@@ -80,8 +70,8 @@ static struct batch *batch_new(struct shard *s)
     b->wave = 0;
     b->lazy = true;
     b->index = 0;
-    size_t first = s->batch_bytes > BATCH_BYTES_MIN ? s->batch_bytes : BATCH_BYTES_MIN;
-    if (block_reserve(b, first) != 0) {
+    size_t first = s->batch_bytes > ENTRY_HEADER_BYTES ? s->batch_bytes : ENTRY_HEADER_BYTES;
+    if (block_reserve(s, b, first) != 0) {
         batch_free(b);
         return NULL;
     }
@@ -96,12 +86,12 @@ static void batch_done(struct shard *s, struct batch *b)
         wal_block_unref(&b->block->block);
         b->block = NULL;
     }
-    if (s->batch_pool_count >= BATCH_POOL_MAX) {
+    if (s->r->batch_pool_count >= BATCH_POOL_MAX) {
         batch_free(b);
         return;
     }
-    list_push_back(&s->batch_pool, &b->link);
-    s->batch_pool_count++;
+    list_push_front(&s->r->batch_pool, &b->link);
+    s->r->batch_pool_count++;
 }
 
 static int waiters_reserve(struct batch *b)
@@ -172,7 +162,7 @@ static int batch_append(struct shard *s, uint16_t kind, struct slice body,
             return ERR_NOMEM;
         }
     }
-    int rv = block_reserve(b, ENTRY_COMMAND_HEADER_BYTES + body.len);
+    int rv = block_reserve(s, b, ENTRY_COMMAND_HEADER_BYTES + body.len);
     if (rv == 0) {
         rv = waiters_reserve(b);
     }
@@ -546,12 +536,16 @@ void batch_refuse(struct shard *s, int err)
 void batch_close(struct shard *s)
 {
     assert(s->open == NULL && list_empty(&s->in_flight) && list_empty(&s->ready));
-    while (!list_empty(&s->batch_pool)) {
-        struct batch *b = list_entry(s->batch_pool.next, struct batch, link);
+}
+
+void batch_pool_close(struct replica *r)
+{
+    while (!list_empty(&r->batch_pool)) {
+        struct batch *b = list_entry(r->batch_pool.next, struct batch, link);
         list_remove(&b->link);
         batch_free(b);
     }
-    s->batch_pool_count = 0;
+    r->batch_pool_count = 0;
 }
 
 /* ---- applying

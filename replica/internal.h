@@ -4,6 +4,7 @@
 
 #include "base/assert.h"
 #include "base/mem.h"
+#include "replica/block.h"
 #include "replica/fsm_layout.h"
 #include "replica/replica.h"
 
@@ -64,17 +65,10 @@ struct peer {
  * -------------------------------------------------------------------------------------------------------
  */
 
-/* Memory of one entry. */
-struct batch_block {
-    struct wal_block block; /* first */
-    size_t capacity;
-    uint8_t data[];
-};
-
 /* Commands on their way into one entry, and who waits for them. */
 struct batch {
-    struct list link; /* shard->ready, shard->in_flight or shard->batch_pool */
-    struct batch_block *block;
+    struct list link; /* shard->ready, shard->in_flight or replica->batch_pool */
+    struct entry_block *block;
     size_t len;
     uint32_t count;
     uint32_t work;                  /* see fsm_work() */
@@ -228,8 +222,6 @@ struct shard {
     uint32_t ready_count;
     struct list in_flight;
     uint32_t in_flight_count;
-    struct list batch_pool;
-    uint32_t batch_pool_count;
     size_t batch_bytes; /* of the last ones: how much to allocate first */
 
     struct list reads;        /* not yet in a round */
@@ -285,7 +277,12 @@ struct replica {
     const struct replica_cbs *cbs;
     void *arg;
 
-    struct consensus_workspace *consensus_work; /* of all shards */
+    /* Of all shards. */
+    struct consensus_workspace *consensus_work;
+    struct block_pool *blocks;
+    struct list batch_pool; /* those that were used last first */
+    uint32_t batch_pool_count;
+
     struct list shards;
     struct shard *table[SHARD_TABLE_SIZE];
     uint32_t shard_count;
@@ -365,10 +362,6 @@ void replica__remove(struct replica *r, struct shard *s);
  */
 void replica__reconcile(struct replica *r);
 
-/* A block of the log with room for `bytes` bytes and one reference; NULL: no memory. */
-struct wal_block *replica__block(size_t bytes);
-uint8_t *replica__block_data(struct wal_block *block);
-
 /* ---- shard.c
  * -------------------------------------------------------------------------------------------------------
  */
@@ -418,7 +411,8 @@ void batch_end_of_turn(struct shard *s);
 void batch_tick(struct shard *s); /* batches that wait for a place in the log */
 void batch_push(struct shard *s);
 void batch_refuse(struct shard *s, int err); /* whoever waits gets err */
-void batch_close(struct shard *s);           /* nobody waits; frees */
+void batch_close(struct shard *s);
+void batch_pool_close(struct replica *r); /* nobody waits; frees */
 void shard__apply(struct shard *s);
 /* The entry that it would apply next; 0: none for now. */
 uint64_t shard__apply_next(const struct shard *s);

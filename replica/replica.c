@@ -14,35 +14,6 @@
 #define VOTERS_OF_META_MAX     REPLICAS_MAX
 #define HAND_OVER_AGAIN_MS     100u
 
-/* ---- memory of received entries
- * ------------------------------------------------------------------------------------- */
-
-struct plain_block {
-    struct wal_block block;
-    uint8_t data[];
-};
-
-static void plain_release(struct wal_block *block)
-{
-    mem_free(container_of(block, struct plain_block, block));
-}
-
-struct wal_block *replica__block(size_t bytes)
-{
-    struct plain_block *b = mem_alloc(sizeof *b + bytes);
-    if (b == NULL) {
-        return NULL;
-    }
-    b->block.refs = 1;
-    b->block.release = plain_release;
-    return &b->block;
-}
-
-uint8_t *replica__block_data(struct wal_block *block)
-{
-    return container_of(block, struct plain_block, block)->data;
-}
-
 /* ---- shards and peers
  * ---------------------------------------------------------------------------------------------- */
 
@@ -563,11 +534,15 @@ int replica_open(const struct replica_opts *opts, struct replica **out, struct e
         return ERR_NOMEM;
     }
     r->consensus_work = consensus_workspace_new();
-    if (r->consensus_work == NULL) {
+    r->blocks = block_pool_new();
+    if (r->consensus_work == NULL || r->blocks == NULL) {
+        consensus_workspace_free(r->consensus_work);
+        block_pool_close(r->blocks);
         mem_free(r);
         mem_free(dir);
         return ERR_NOMEM;
     }
+    list_init(&r->batch_pool);
     r->env = opts->env;
     r->wal = opts->wal;
     r->opts = *opts;
@@ -638,6 +613,8 @@ void replica_free(struct replica *r)
     for (uint32_t i = 0; i < r->peer_count; i++) {
         buf_close(&r->peers[i].out);
     }
+    batch_pool_close(r);
+    block_pool_close(r->blocks);
     consensus_workspace_free(r->consensus_work);
     buf_close(&r->scratch);
     mem_free(r->entries_in);
@@ -743,11 +720,12 @@ static int take_entries(struct replica *r, uint32_t count, struct slice payload,
     if (entries_reserve(r, count) != 0) {
         return ERR_NOMEM;
     }
-    struct wal_block *block = replica__block(payload.len);
-    if (block == NULL) {
+    struct entry_block *memory = block_new(r->blocks, payload.len);
+    if (memory == NULL) {
         return ERR_NOMEM;
     }
-    uint8_t *data = replica__block_data(block);
+    struct wal_block *block = &memory->block;
+    uint8_t *data = memory->data;
     memcpy(data, payload.data, payload.len);
     struct cursor c = cursor_of(slice_of(data, payload.len));
     for (uint32_t i = 0; i < count; i++) {
@@ -762,7 +740,8 @@ static int take_entries(struct replica *r, uint32_t count, struct slice payload,
         block->refs++;
     }
     if (c.failed || cursor_left(&c) != 0 || block->refs != count + 1) {
-        mem_free(container_of(block, struct plain_block, block));
+        block->refs = 1;
+        wal_block_unref(block);
         return ERR_PROTOCOL;
     }
     block->refs--;

@@ -588,24 +588,24 @@ static int birth(struct shard *s, const struct consensus_config *founders)
 {
     struct buf data = {0};
     int rv = consensus_config_encode(founders, &data);
-    struct wal_block *block = NULL;
+    struct entry_block *block = NULL;
     if (rv == 0) {
-        block = replica__block(data.len);
+        block = block_new(s->r->blocks, data.len);
         rv = block == NULL ? ERR_NOMEM : 0;
     }
     if (rv == 0) {
-        memcpy(replica__block_data(block), data.data, data.len);
+        memcpy(block->data, data.data, data.len);
         struct wal_entry entry = {
             .term = 1,
             .type = ENTRY_CHANGE,
-            .data = slice_of(replica__block_data(block), data.len),
-            .block = block,
+            .data = slice_of(block->data, data.len),
+            .block = &block->block,
         };
         rv = wal_log_set_hard_state(s->log, 1, 0, &s->hard_state_position);
         if (rv == 0) {
             rv = wal_log_append(s->log, 1, &entry, 1, &s->hard_state_position);
         }
-        wal_block_unref(block);
+        wal_block_unref(&block->block);
     }
     buf_close(&data);
     return rv;
@@ -708,11 +708,10 @@ static struct shard *shard_new(struct replica *r, uint64_t uid)
     s->r = r;
     s->uid = uid;
     s->self_id = r->opts.self_id;
-    struct list *lists[] = {
-        &s->link,         &s->turn_link,   &s->wave_link,   &s->durable_link,
-        &s->apply_link,   &s->lazy_link,   &s->late_link,   &s->ready,
-        &s->in_flight,    &s->batch_pool,  &s->reads,       &s->reads_done,
-        &s->reads_failed, &s->reads_ahead, &s->round.reads, &s->checkpoint_waits};
+    struct list *lists[] = {&s->link,        &s->turn_link,   &s->wave_link,       &s->durable_link,
+                            &s->apply_link,  &s->lazy_link,   &s->late_link,       &s->ready,
+                            &s->in_flight,   &s->reads,       &s->reads_done,      &s->reads_failed,
+                            &s->reads_ahead, &s->round.reads, &s->checkpoint_waits};
     s->read_patience.cb = read_on_patience;
     for (size_t i = 0; i < sizeof lists / sizeof *lists; i++) {
         list_init(lists[i]);
