@@ -17,10 +17,9 @@
 void heap_ahead(const struct heap *heap, unsigned step);
 /* An object that will be read or written: steps 2 to 4, behind those of the heap. */
 void heap_object_ahead(const struct heap *heap, uint64_t ptr, unsigned step);
-/* The value of a key, likewise. From step 4 on: where it is, if that is known without a search;
- * else NULL. */
-const uint8_t *heap_map_ahead(const struct heap *heap, enum heap_map map, struct slice key,
-                              unsigned step);
+/* The first `len` bytes of a key's value, likewise, if where they are is known without a search. */
+void heap_map_ahead(const struct heap *heap, enum heap_map map, struct slice key, unsigned step,
+                    size_t len);
 
 /* Within an entry: a command on object `ptr` will be applied soon, but not as the next one. First
  * for its slot, and one command later, when that is near, for what it names. Any number will do for

@@ -140,29 +140,26 @@ static uint64_t find(const struct heap *h, enum heap_map map, struct slice key)
     return 0;
 }
 
-const uint8_t *heap_map_ahead(const struct heap *heap, enum heap_map map, struct slice key,
-                              unsigned step)
+void heap_map_ahead(const struct heap *heap, enum heap_map map, struct slice key, unsigned step,
+                    size_t len)
 {
-    if (!heap_is_loaded(heap)) {
-        return NULL;
+    if (!heap_is_loaded(heap) || step > 3) {
+        return;
     }
     struct known k = known_of(heap, map, key);
     if (step == 2) {
         __builtin_prefetch(k.line);
+        return;
     }
-    const uint64_t *known = step < 3 ? NULL : known_get(&k);
-    if (known == NULL) {
-        return NULL;
-    }
-    uint64_t address = block_address(heap, known_place(*known));
-    const struct map_node *n = node_get(heap, known_place(*known));
-    if (step == 3) {
-        __builtin_prefetch(n, 1);
-        __builtin_prefetch((const uint8_t *)n + LINE_BYTES, 1);
+    const uint64_t *known = known_get(&k);
+    if (step == 3 && known != NULL) {
+        uint64_t address = block_address(heap, known_place(*known));
+        size_t bytes = sizeof(struct map_node) + key.len + len;
+        for (size_t at = 0; at < bytes; at += LINE_BYTES) {
+            __builtin_prefetch((const uint8_t *)node_get(heap, known_place(*known)) + at, 1);
+        }
         __builtin_prefetch(&heap->arena.lines[address >> PAGE_SHIFT]);
-        return NULL;
     }
-    return is_node_of(n, map, key) ? node_value(n).data : NULL;
 }
 
 /* Path from the root to the key, or to where it would hang. True: found, as the last one. */

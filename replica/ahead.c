@@ -16,7 +16,7 @@ struct ahead {
     uint64_t index;
     uint32_t count;
     struct {
-        uint64_t session, seq, ptr;
+        uint64_t session, ptr;
     } commands[COMMANDS_MAX];
 };
 
@@ -33,7 +33,6 @@ static void read_entry(struct ahead *a)
             return;
         }
         a->commands[a->count].session = prefix.session;
-        a->commands[a->count].seq = prefix.seq;
         a->commands[a->count].ptr = fsm_object_of(kind, body);
         a->count++;
     }
@@ -43,7 +42,7 @@ static void commands_step(const struct ahead *a, unsigned step)
 {
     for (uint32_t i = 0; i < a->count; i++) {
         if (a->commands[i].session != 0) {
-            session_ahead(a->shard->heap, a->commands[i].session, a->commands[i].seq, step);
+            session_ahead(a->shard->heap, a->commands[i].session, step);
         }
         if (a->commands[i].ptr != 0) {
             heap_object_ahead(a->shard->heap, a->commands[i].ptr, step);

@@ -58,7 +58,7 @@ static bool session_is_sound(const struct heap *heap, struct slice key, struct s
     store_u64(nonce + 9, record.nonce);
     struct slice id;
     return record.id == big_at(key.data + 1) && record.window > 0 &&
-           record.window <= SESSION_WINDOW_MAX &&
+           record.window <= SESSION_WINDOW_MAX && record.kept <= record.window &&
            value.len == sizeof record + (size_t)record.window * sizeof(struct session_result) &&
            heap_map_get(heap, HEAP_MAP_SESSIONS, slice_of(nonce, sizeof nonce), &id) == 0 &&
            id.len == sizeof record.id && load_u64(id.data) == record.id;
@@ -93,7 +93,7 @@ static bool record_is_sound(const struct heap *heap, struct slice key, struct sl
         if (key.len != SESSION_KEY_BYTES || !session_is_sound(heap, key, value)) {
             return false;
         }
-        s->prepared += load_u64(value.data + offsetof(struct session_record, prepared));
+        s->prepared += load_u32(value.data + offsetof(struct session_record, prepared));
         return true;
     case 'n':
         s->nonces++;

@@ -535,8 +535,8 @@ int session_expire(struct heap *heap, uint64_t id, uint64_t renewed,
                    const struct tombstone_bounds *bounds, const struct fsm_now *now);
 /* The `window` results of a session that exists. */
 const uint8_t *session_results(const struct heap *heap, const struct session_record *record);
-/* A session and the result of that number: as heap_map_ahead(). */
-void session_ahead(const struct heap *heap, uint64_t id, uint64_t seq, unsigned step);
+/* A session and where its next result goes: as heap_map_ahead(). */
+void session_ahead(const struct heap *heap, uint64_t id, unsigned step);
 /* 0, ERR_SESSION_EXPIRED, or ERR_DENIED (another owner's). */
 int session_check(const struct heap *heap, uint64_t id, uint64_t owner);
 bool session_owner(const struct heap *heap, uint64_t id, uint64_t *owner); /* false: not known */

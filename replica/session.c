@@ -40,9 +40,46 @@ static size_t record_bytes(uint32_t window)
     return sizeof(struct session_record) + (size_t)window * sizeof(struct session_result);
 }
 
-static size_t result_offset(uint64_t seq, uint32_t window)
+static size_t result_offset(uint32_t place)
 {
-    return sizeof(struct session_record) + (size_t)(seq % window) * sizeof(struct session_result);
+    return sizeof(struct session_record) + (size_t)place * sizeof(struct session_result);
+}
+
+static uint64_t seq_at(const uint8_t *value, uint32_t place)
+{
+    return load_u64(value + result_offset(place) + offsetof(struct session_result, seq));
+}
+
+/* The result of a number that isn't acknowledged; false: there is none. */
+static bool result_get(const uint8_t *value, const struct session_record *record, uint64_t seq,
+                       struct session_result *out)
+{
+    for (uint32_t i = 0; i < record->kept; i++) {
+        if (seq_at(value, i) == seq) {
+            memcpy(out, value + result_offset(i), sizeof *out);
+            return true;
+        }
+    }
+    memset(out, 0, sizeof *out);
+    return false;
+}
+
+/* Where the next result goes. Numbers are less than a window above what is acknowledged, so there
+ * is always a place; in a record that was received and lies, the last one. */
+static uint32_t result_place(const uint8_t *value, struct session_record *record)
+{
+    while (record->kept > 0 && seq_at(value, record->kept - 1) <= record->acked) {
+        record->kept--;
+    }
+    for (uint32_t i = 0; i < record->kept; i++) {
+        if (seq_at(value, i) <= record->acked) {
+            return i;
+        }
+    }
+    if (record->kept < record->window) {
+        record->kept++;
+    }
+    return record->kept - 1;
 }
 
 static bool record_get(const struct heap *heap, uint64_t id, struct session_record *out,
@@ -60,17 +97,11 @@ static bool record_get(const struct heap *heap, uint64_t id, struct session_reco
     return true;
 }
 
-void session_ahead(const struct heap *heap, uint64_t id, uint64_t seq, unsigned step)
+void session_ahead(const struct heap *heap, uint64_t id, unsigned step)
 {
     struct session_key key;
-    const uint8_t *value = heap_map_ahead(heap, HEAP_MAP_SESSIONS, key_of(id, &key), step);
-    if (value != NULL) {
-        struct session_record record;
-        memcpy(&record, value, sizeof record);
-        if (record.window != 0) {
-            __builtin_prefetch(value + result_offset(seq, record.window), 1);
-        }
-    }
+    heap_map_ahead(heap, HEAP_MAP_SESSIONS, key_of(id, &key), step,
+                   sizeof(struct session_record) + sizeof(struct session_result));
 }
 
 /* When the session was renewed last: by a command of its own, or because a leader's term began,
@@ -122,8 +153,7 @@ int session_enter(struct heap *heap, const struct command_prefix *prefix, struct
     } else {
         ticket->seq = prefix->seq;
         struct session_result stored;
-        memcpy(&stored, value + result_offset(prefix->seq, record->window), sizeof stored);
-        if (stored.seq != prefix->seq) {
+        if (!result_get(value, record, prefix->seq, &stored)) {
             return 0; /* session_leave() writes the record too */
         }
         /* Digest 0: TX_SETTLE found nothing, so that nothing ever happens under this number. */
@@ -155,25 +185,22 @@ int session_leave(struct heap *heap, const struct session_ticket *ticket,
     };
     struct session_key key;
     struct slice name = key_of(ticket->record.id, &key);
-    size_t offset = result_offset(ticket->seq, ticket->record.window);
-    size_t end = offset + sizeof stored;
-    /* Record and result in one look-up where they are near each other; marking what lies between
-     * them costs nothing. */
-    uint8_t *at = heap_map_edit(heap, HEAP_MAP_SESSIONS, name, 0,
-                                end <= HEAP_PAGE_BYTES ? end : sizeof ticket->record);
+    struct session_record record = ticket->record;
+    uint8_t *at = heap_map_edit(heap, HEAP_MAP_SESSIONS, name, 0, result_offset(1));
     if (at == NULL) {
         return ERR_CORRUPT; /* it was there when the command began */
     }
-    memcpy(at, &ticket->record, sizeof ticket->record);
-    if (end <= HEAP_PAGE_BYTES) {
-        memcpy(at + offset, &stored, sizeof stored);
-        return 0;
+    /* The command may have left a result for another number (TX_SETTLE). */
+    record.kept = load_u32(at + offsetof(struct session_record, kept));
+    uint32_t place = result_place(at, &record);
+    memcpy(at, &record, sizeof record);
+    if (place > 0) {
+        at = heap_map_edit(heap, HEAP_MAP_SESSIONS, name, result_offset(place), sizeof stored);
+        assert(at != NULL);
+        memcpy(at, &stored, sizeof stored);
+    } else {
+        memcpy(at + result_offset(0), &stored, sizeof stored);
     }
-    at = heap_map_edit(heap, HEAP_MAP_SESSIONS, name, offset, sizeof stored);
-    if (at == NULL) {
-        return ERR_CORRUPT;
-    }
-    memcpy(at, &stored, sizeof stored);
     return 0;
 }
 
@@ -359,8 +386,7 @@ enum session_tx session_tx_look(const struct heap *heap, uint64_t session, uint6
     } else if (seq > record.acked + record.window) {
         *code = ERR_LIMIT;
     } else {
-        memcpy(stored, value + result_offset(seq, record.window), sizeof *stored);
-        return stored->seq == seq ? SESSION_TX_KNOWN : SESSION_TX_OPEN;
+        return result_get(value, &record, seq, stored) ? SESSION_TX_KNOWN : SESSION_TX_OPEN;
     }
     return SESSION_TX_REFUSED;
 }
@@ -380,7 +406,7 @@ void session_tx_count(struct heap *heap, uint64_t session, int delta)
     struct session_record record;
     const uint8_t *value;
     if (record_get(heap, session, &record, &value)) {
-        record.prepared += (uint64_t)(int64_t)delta;
+        record.prepared += (uint32_t)delta;
         record_put(heap, &record);
     }
 }
@@ -395,8 +421,7 @@ void session_tx_keep(struct heap *heap, uint64_t session, uint64_t seq, uint64_t
         seq > record.acked + record.window) {
         return;
     }
-    memcpy(&stored, value + result_offset(seq, record.window), sizeof stored);
-    if (stored.seq == seq) {
+    if (result_get(value, &record, seq, &stored)) {
         return;
     }
     stored = (struct session_result){.seq = seq,
@@ -404,9 +429,11 @@ void session_tx_keep(struct heap *heap, uint64_t session, uint64_t seq, uint64_t
                                      .version = result->version,
                                      .value = result->value,
                                      .code = (uint32_t)-result->code};
+    uint32_t place = result_place(value, &record);
+    record_put(heap, &record);
     struct session_key key;
     uint8_t *at = heap_map_edit(heap, HEAP_MAP_SESSIONS, key_of(session, &key),
-                                result_offset(seq, record.window), sizeof stored);
+                                result_offset(place), sizeof stored);
     assert(at != NULL);
     memcpy(at, &stored, sizeof stored);
 }

@@ -642,6 +642,61 @@ static void a_result_is_kept_until_it_is_acknowledged(void **state)
     machine_close(&m);
 }
 
+static struct session_record record_of(const struct machine *m, struct slice *value)
+{
+    uint8_t key[SESSION_KEY_BYTES] = {'s'};
+    uint64_t big = __builtin_bswap64(m->session);
+    memcpy(key + 1, &big, sizeof big);
+    struct session_record record;
+    assert_int_equal(heap_map_get(m->heap, HEAP_MAP_SESSIONS, slice_of(key, sizeof key), value), 0);
+    memcpy(&record, value->data, sizeof record);
+    return record;
+}
+
+/* Commands come and are acknowledged in any order; each number runs once, a retry of one that isn't
+ * acknowledged gets what the first got, and no result that is wanted is overwritten. */
+static void results_have_the_first_places_that_are_free(void **state)
+{
+    (void)state;
+    enum { WINDOW = 16, NUMBERS = 2000 };
+    static struct command_result first[NUMBERS + 1];
+    static bool done[NUMBERS + 1];
+    struct machine m;
+    struct slice value;
+    machine_open(&m, UID);
+    for (uint32_t i = 0; i < 50; i++) {
+        assert_int_equal(COMMAND(&m, ALLOC, alloc, .size = 1).code, 0);
+        assert_int_equal(record_of(&m, &value).kept, 1);
+    }
+    uint64_t base = m.acked;
+    uint64_t dice = 1;
+    uint64_t runs = 0;
+    memset(done, 0, sizeof done);
+    while (m.acked - base < NUMBERS - WINDOW) {
+        dice = dice * 6364136223846793005u + 1442695040888963407u;
+        uint64_t seq = m.acked + 1 + (dice >> 33) % WINDOW;
+        m.seq = seq - 1;
+        struct buf body = encode_alloc(&m, (struct msg_alloc){.size = 1 + seq % 50});
+        struct command_result result = one(&m, KIND_ALLOC, &body);
+        assert_int_equal(result.code, 0);
+        if (done[seq - base]) {
+            assert_memory_equal(&result, &first[seq - base], sizeof result);
+        } else {
+            first[seq - base] = result;
+            done[seq - base] = true;
+            runs++;
+        }
+        assert_true(record_of(&m, &value).kept <= WINDOW);
+        while ((dice >> 20) % 3 != 0 && done[m.acked + 1 - base]) {
+            m.acked++;
+        }
+    }
+    struct heap_stats stats;
+    heap_get_stats(m.heap, &stats);
+    assert_int_equal(stats.object_count, 50 + runs);
+    machine_close(&m);
+}
+
 static void a_session_expires_only_when_its_mark_stood_still(void **state)
 {
     (void)state;
@@ -887,9 +942,9 @@ static void hostile_records_are_refused_before_they_are_used(void **state)
     uint64_t big = __builtin_bswap64(m.session);
     memcpy(key + 1, &big, sizeof big);
     const size_t record[] = {
-        offsetof(struct session_record, id), offsetof(struct session_record, nonce),
-        offsetof(struct session_record, owner), offsetof(struct session_record, window),
-        offsetof(struct session_record, window) + 3};
+        offsetof(struct session_record, id),         offsetof(struct session_record, nonce),
+        offsetof(struct session_record, owner),      offsetof(struct session_record, window),
+        offsetof(struct session_record, window) + 3, offsetof(struct session_record, kept)};
     for (size_t i = 0; i < sizeof record / sizeof record[0]; i++) {
         uint8_t *at =
             heap_map_edit(m.heap, HEAP_MAP_SESSIONS, slice_of(key, sizeof key), record[i], 1);
@@ -1030,6 +1085,7 @@ int main(void)
         cmocka_unit_test(a_transaction_on_one_shard_is_one_command),
         cmocka_unit_test(every_command_of_an_entry_has_its_own_version),
         cmocka_unit_test(a_result_is_kept_until_it_is_acknowledged),
+        cmocka_unit_test(results_have_the_first_places_that_are_free),
         cmocka_unit_test(a_session_expires_only_when_its_mark_stood_still),
         cmocka_unit_test(a_late_retry_finds_its_result_in_the_tombstone),
         cmocka_unit_test(a_tombstone_ends_by_the_clock_of_the_shard),
