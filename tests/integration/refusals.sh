@@ -85,6 +85,33 @@ attack "PEER_BATCH .kind $peer_batch. does not belong on the client lane" consen
 step "a kind of message that this release doesn't know: answered with an error, the connection stays"
 { hello 0 app && header 0 250; } | linger | tls "$dir/certs/app"
 grep -qa 'this node does not know that kind of message' "$dir/answer" || fail "no answer to an unknown kind"
+step "watches and transactions that make no sense: each is answered with its reason"
+kind_of() { sed -nE "s/^(MESSAGE|COMMAND)\($1, [a-z_]*, ([0-9]*),.*/\2/p" "$root/rpc/message.def"; }
+expect 0 cairnctl heap set h retention=1h
+uid=$(cairnctl shard ls h -o json | jq -r '.data.replicas[0].uid')
+port=${cluster_ports[$(cluster_leader "$uid")]}
+watch() { # uid token [bytes that are sent of it]
+    { le 8 "$1" && le 1 1 && le 8 "$2" && le 8 0 && le 4 0 && le 4 10 && le 4 65536 && le 1 5 && le 1 0 && le 8 0 && le 4 0 && le 2 0; } |
+        head -c "${3:-53}" >"$dir/body"
+    header "$(stat -c %s "$dir/body")" "$(kind_of WATCH)" && cat "$dir/body"
+}
+tx_commit() { # bytes of parts, on standard input
+    { le 8 "$uid" && le 8 77 && le 8 1 && le 8 0 && le 8 -1 && le 4 "$1" && cat; } >"$dir/body"
+    header "$(stat -c %s "$dir/body")" "$(kind_of TX_COMMIT)" && cat "$dir/body"
+}
+answered() { # with: what was sent is on standard input
+    { hello 0 app && cat; } | linger | tls "$dir/certs/app"
+    grep -qaE "$1" "$dir/answer" || fail "\"$1\" is not in the answer: $(tr -dc '[:print:]' <"$dir/answer")"
+    expect 0 cairnctl obj write "h/$p" --data on --timeout 10
+}
+watch "$uid" -1 | answered 'ahead of this shard'
+watch "$uid" 0 | answered 'the oldest token'
+watch 999 1 | answered 'no replica of this shard on this node'
+for len in 0 7 8 9 20 52; do watch "$uid" 1 $len | answered 'protocol violation|no replica of this shard'; done
+head -c 65536 /dev/zero | tx_commit 65536 | answered 'the session is unknown here'
+head -c 65536 /dev/urandom | tx_commit 65536 | answered 'the session is unknown here'
+head -c 100 /dev/zero | tx_commit 65536 | answered 'protocol violation|the session is unknown here'
+
 step "a frame that ends in the middle with its connection: nothing to answer, and the node goes on"
 { hello 0 app && header 1000 40 && head -c 10 /dev/zero; } | linger | tls "$dir/certs/app"
 expect 0 cairnctl obj write "h/$p" --data last
