@@ -486,6 +486,25 @@ static int look_replay(struct pm_look *l, const struct pm_replay *replay, bool p
     return replay_each(l->pm, replay, commit_look, l);
 }
 
+/* The bits now say which pages there are. Those that have come meanwhile are in the journal as a
+ * whole. */
+static int look_presence(struct pm_look *l)
+{
+    memset(l->page, 0, PAGE_BYTES);
+    for (uint64_t page = 0; page < l->pm->pages; page++) {
+        bool is = (l->pm->map[l->pm->presence_at + page / 8] >> page % 8 & 1) != 0;
+        bool was = pageset_has(&l->arena->present, page);
+        int rv = is && !was ? arena_load(l->arena, page, l->page) : 0;
+        if (rv != 0) {
+            return rv;
+        }
+        if (was && !is) {
+            arena_drop(l->arena, page, 1);
+        }
+    }
+    return 0;
+}
+
 static int look_pages(struct pm_look *l)
 {
     const struct image_pm *pm = l->pm;
@@ -516,9 +535,57 @@ static int look_sealed(struct pm_look *l, const struct pm_seal *seal)
     return rv != 0 ? rv : image_load_pages(l->arena, l->e);
 }
 
-static int look(struct pm_look *l)
+/* Presence, then the journal, which so has every commit whose lines can have been seen at home. */
+static int look_journal(struct pm_look *l, struct pm_replay *replay)
+{
+    int rv = look_part(l, l->pm->presence_at, l->pm->pages_at);
+    if (rv == 0) {
+        rv = look_part(l, 0, l->pm->seal_at);
+    }
+    if (rv == 0) {
+        rv = pm_journal_read(l->image, l->pm, l->path, replay, l->e);
+    }
+    return rv != 0 ? rv : look_replay(l, replay, true);
+}
+
+/* Somebody may be writing meanwhile. The journal is read before the pages and once more behind
+ * them. If what it began with is still there, then it has all that changed since: replayed, it
+ * makes of each line what the newest commit in it says, whatever the line was when it was read; and
+ * what isn't in it was home before. ERR_BUSY: a half was overwritten. */
+static int look_unsealed(struct pm_look *l)
 {
     struct pm_replay replay;
+    int rv = look_journal(l, &replay);
+    if (rv == 0) {
+        rv = arena_open(l->arena, l->pm->pages);
+    }
+    if (rv != 0) {
+        return rv;
+    }
+    uint64_t oldest = replay.rows[0].first.sequence;
+    rv = look_pages(l);
+    if (rv == 0) {
+        rv = look_journal(l, &replay);
+    }
+    if (rv == 0 && replay.rows[0].first.sequence > oldest) {
+        rv = ERR_BUSY;
+    }
+    if (rv == 0) {
+        rv = look_presence(l);
+    }
+    if (rv == 0) {
+        rv = look_replay(l, &replay, false);
+    }
+    if (rv != 0) {
+        arena_close(l->arena);
+    }
+    return rv;
+}
+
+#define LOOKS 8
+
+static int look(struct pm_look *l)
+{
     struct pm_seal seal;
     bool damaged = false;
     int rv = look_part(l, l->pm->seal_at, l->pm->pages_at);
@@ -534,29 +601,12 @@ static int look(struct pm_look *l)
     if (damaged) {
         return seal_damaged(l->path, l->e);
     }
-    if (rv == 0) {
-        rv = look_part(l, 0, l->pm->seal_at);
+    rv = rv == 0 ? look_unsealed(l) : rv;
+    for (int i = 1; i < LOOKS && rv == ERR_BUSY; i++) {
+        rv = look_unsealed(l);
     }
-    if (rv == 0) {
-        rv = pm_journal_read(l->image, l->pm, l->path, &replay, l->e);
-    }
-    if (rv == 0) {
-        rv = look_replay(l, &replay, true);
-    }
-    if (rv == 0) {
-        rv = arena_open(l->arena, l->pm->pages);
-    }
-    if (rv != 0) {
-        return rv;
-    }
-    rv = look_pages(l);
-    if (rv == 0) {
-        rv = look_replay(l, &replay, false);
-    }
-    if (rv != 0) {
-        arena_close(l->arena);
-    }
-    return rv;
+    return rv == ERR_BUSY ? err_set(l->e, rv, "%s: changes faster than it can be read", l->path)
+                          : rv;
 }
 
 int image_pm_load_arena(struct image *image, struct arena *arena, uint64_t *bytes_max,

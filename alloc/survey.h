@@ -9,7 +9,8 @@
 
 /* Loads the newest checkpoint of a directory for reading: nothing is written, no file is locked,
  * synced or swept. Every page's checksum is verified on the way. *e names file and page. Blocking,
- * on any thread. ERR_NOTFOUND: there is no image. */
+ * on any thread, and the heap may be in use meanwhile. ERR_NOTFOUND: there is no image. ERR_BUSY:
+ * pmem mode, it changes faster than it can be read. */
 int image_read(struct env *env, const char *dir, uint64_t uid, enum image_mode mode,
                struct heap **heap, struct err_text *e);
 

@@ -39,6 +39,20 @@ cluster_wait 60
 expect 0 cairnctl obj read "h/$p" --len 4 --file -
 [ "$out" = kept ] || fail "read $out"
 expect 0 cairnctl replica check --timeout 60
+
+step "running heaps are checked and drawn while they change"
+expect 0 cairnctl heap create busy --shards 2 --size 32M
+counters busy 6 2 >"$dir/load.json" 2>"$dir/load.log" &
+load=$!
+looks=0
+while kill -0 $load 2>/dev/null; do
+    expect 0 cairnctl heap check busy -o json
+    jq -e '.data.damage == 0 and .data.unchecked == 0 and (.data.images | length) == 6' >/dev/null <<<"$out" || fail "damage, or not all seen: $out"
+    expect 0 cairnctl heap map busy
+    looks=$((looks + 1))
+done
+wait $load || fail "the load: $(cat "$dir/load.log" "$dir/load.json")"
+[ $looks -gt 0 ] || fail "nobody looked"
 compgen -G "$dir/n1/shards/*/image.pm" >/dev/null || fail "n1 holds no image of the pmem mode"
 [ -z "$(compgen -G "$dir/n1/shards/*/super")" ] || fail "n1 holds an image of the disk mode"
 

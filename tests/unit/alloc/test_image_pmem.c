@@ -2,11 +2,13 @@
  * memory. */
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stddef.h>
 #include <stdint.h>
 
 #include <cmocka.h>
 #include <linux/magic.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -308,6 +310,7 @@ struct twins {
     uint64_t small[64];
     uint64_t rows[40];
     uint64_t index;
+    uint64_t writes_max; /* of rows, in a step */
 };
 enum { ROW = 4000 };
 
@@ -316,6 +319,7 @@ static void twins_open(struct twins *t)
     struct heap_opts opts = {.uid = UID, .heap_id = 3, .shard = 5, .bytes_max = 16 << 20};
     memset(t, 0, sizeof *t);
     t->index = 1;
+    t->writes_max = 60;
     for (size_t h = 0; h < 2; h++) {
         assert_int_equal(heap_create(&opts, &t->heaps[h]), 0);
         heap_begin(t->heaps[h], 1, 1, 0);
@@ -346,7 +350,7 @@ static void twins_step(struct twins *t)
             assert_int_equal(
                 heap_alloc(heap, t->index, 1 + dice[2] % 90, 0, slice_of(bytes, 1), &ptr[h]), 0);
         }
-        for (size_t i = 0; i < dice[3] % 60; i++) {
+        for (size_t i = 0; i < dice[3] % t->writes_max; i++) {
             uint64_t offset = dice[4] % 1000;
             assert_int_equal(heap_write(heap, t->index, t->rows[(dice[5] + i) % 40], offset,
                                         slice_of(bytes, 1 + dice[6] % (ROW - offset))),
@@ -403,6 +407,69 @@ static void a_cut_is_survived_where_nothing_cools_the_pages(void **state)
     }
     assert_true(turns > 10);
     assert_true(usual > commits / 2);
+}
+
+enum { WRITER_STEPS = 400000 };
+struct writer {
+    struct twins t;
+    struct image *image;
+    _Atomic uint64_t digests[WRITER_STEPS + 2];
+    _Atomic bool enough;
+};
+
+static void *writer_run(void *arg)
+{
+    struct writer *w = arg;
+    while (!w->enough && w->t.index <= WRITER_STEPS) {
+        twins_step(&w->t);
+        w->digests[w->t.index] = heap_digest(w->t.heaps[1]);
+        assert_int_equal(image_commit(w->image, w->t.heaps[0]), 0);
+    }
+    return NULL;
+}
+
+/* What is seen is some commit, as a whole. */
+static void looking_copes_with_commits_meanwhile(void **state)
+{
+    (void)state;
+    char path[DIR_PATH_BYTES];
+    dir_path(&dir, "looked", path);
+    struct heap *none = NULL;
+    struct writer *w = calloc(1, sizeof *w);
+    assert_non_null(w);
+    assert_int_equal(open_image(path, &w->image, &none, NULL), 0);
+    twins_open(&w->t);
+    w->t.writes_max = 2;
+    w->digests[1] = heap_digest(w->t.heaps[1]);
+    assert_int_equal(image_commit(w->image, w->t.heaps[0]), 0);
+    pthread_t thread;
+    assert_int_equal(pthread_create(&thread, NULL, writer_run, w), 0);
+    uint64_t last = 0;
+    for (uint32_t changes = 0; changes < 6;) {
+        struct heap *seen = NULL;
+        struct err_text e = {""};
+        int rv = image_read(env, path, UID, IMAGE_PMEM, &seen, &e);
+        if (rv == ERR_BUSY) {
+            continue;
+        }
+        if (rv != 0) {
+            fail_msg("%d: %s", rv, e.text);
+        }
+        uint64_t index = heap_index(seen);
+        assert_true(index >= last);
+        assert_true(heap_digest(seen) == w->digests[index]);
+        changes += index != last;
+        last = index;
+        heap_free(seen);
+        assert_true(last <= WRITER_STEPS);
+    }
+    w->enough = true;
+    assert_int_equal(pthread_join(thread, NULL), 0);
+    image_close(w->image);
+    heap_free(w->t.heaps[0]);
+    heap_free(w->t.heaps[1]);
+    assert_int_equal(image_destroy(env, path), 0);
+    free(w);
 }
 
 /* The file is read as it is, also when the newest commit is only in the journal. */
@@ -592,6 +659,7 @@ int main(void)
         cmocka_unit_test(a_cut_at_any_fence_is_survived_when_the_journal_turns),
         cmocka_unit_test(a_cut_is_survived_where_nothing_cools_the_pages),
         cmocka_unit_test(looking_replays_the_journal_in_memory),
+        cmocka_unit_test(looking_copes_with_commits_meanwhile),
         cmocka_unit_test(commits_go_on_while_a_checkpoint_is_answered),
         cmocka_unit_test(a_checkpoint_says_what_it_wrote),
         cmocka_unit_test(what_is_not_memory_is_refused),
