@@ -71,20 +71,6 @@ void pageset_copy(struct pageset *to, const struct pageset *from, uint64_t pages
     memcpy(to->sums, from->sums, sums_of(pages) * sizeof *to->sums);
 }
 
-uint64_t pageset_merge(struct pageset *to, const struct pageset *from, uint64_t pages)
-{
-    uint64_t added = 0;
-    FOR_EACH_WORD(word, from, pages)
-    {
-        added += (uint64_t)__builtin_popcountll(from->words[word] & ~to->words[word]);
-        to->words[word] |= from->words[word];
-    }
-    for (uint64_t i = 0; i < sums_of(pages); i++) {
-        to->sums[i] |= from->sums[i];
-    }
-    return added;
-}
-
 void pageset_clear(struct pageset *s, uint64_t pages)
 {
     FOR_EACH_WORD(word, s, pages)
@@ -104,7 +90,7 @@ int arena_open(struct arena *a, uint64_t pages)
     size_t set = pageset_bytes(pages);
     size_t chunks = (size_t)(pages / CHUNK_PAGES / 64 + 1) * sizeof(uint64_t);
     a->memory_bytes =
-        6 * set + 2 * chunks + (size_t)(words_of(pages) + 5 * pages) * sizeof(uint64_t);
+        6 * set + 2 * chunks + (size_t)(words_of(pages) + 6 * pages) * sizeof(uint64_t);
     a->memory = arena_memory_reserve(a->memory_bytes, true);
     if (a->memory == NULL) {
         return ERR_NOMEM;
@@ -128,7 +114,8 @@ int arena_open(struct arena *a, uint64_t pages)
     a->hash = (uint64_t *)(void *)at;
     a->lines = a->hash + pages;
     a->lines_before = a->lines + pages;
-    a->home = a->lines_before + pages;
+    a->patched = a->lines_before + pages;
+    a->home = a->patched + pages;
     a->written = a->home + pages;
     a->armed = a->written + pages;
     return 0;
@@ -265,7 +252,7 @@ void arena_load_give(struct arena *a, uint64_t page, int err, const void *bytes)
 
 /* ---- writing ---- */
 
-void arena_write_again(struct arena *a, uint64_t page)
+static inline void mark_dirty(struct arena *a, uint64_t page)
 {
     if (!pageset_has(&a->dirty, page)) {
         pageset_add(&a->dirty, page);
@@ -273,11 +260,17 @@ void arena_write_again(struct arena *a, uint64_t page)
     }
 }
 
+void arena_write_again(struct arena *a, uint64_t page, uint64_t lines)
+{
+    mark_dirty(a, page);
+    a->lines_before[page] |= lines;
+}
+
 /* Comes before the page's lines change. */
 static void mark_changed(struct arena *a, uint64_t page)
 {
     if (!a->tracked) {
-        arena_write_again(a, page);
+        mark_dirty(a, page);
     } else if (a->lines[page] == 0 && !pageset_has(&a->listed, page)) {
         a->written[a->written_count++] = page;
     }
@@ -318,12 +311,19 @@ static void disarm(struct arena *a, uint64_t page)
     a->armed[page >> 6] &= ~((uint64_t)1 << (page & 63));
 }
 
-/* A page that isn't hot. */
+/* For a checkpoint nobody needs to know more of a page than that it will be written whole. */
+static uint64_t widened(uint64_t lines)
+{
+    return __builtin_popcountll(lines) > PATCH_LINES_MAX ? PAGE_LINES_ALL : lines;
+}
+
+/* A page that isn't hot; or, where lines aren't tracked, has others marked. */
 static void warm(struct arena *a, uint64_t page, uint64_t lines, bool whole)
 {
     assert(page < a->pages);
-    if (!a->tracked) {
-        lines = PAGE_LINES_ALL;
+    if (!a->tracked && a->lines[page] != 0) {
+        a->lines[page] = widened(a->lines[page] | lines);
+        return;
     }
     if (pageset_has(&a->present, page)) {
         if (a->unloaded_count != 0) {
@@ -331,6 +331,9 @@ static void warm(struct arena *a, uint64_t page, uint64_t lines, bool whole)
         }
         if (a->view_count != 0) {
             view_save(a, page);
+        }
+        if (!a->tracked) {
+            lines = page == 0 ? PAGE_LINES_ALL /* every command marks it */ : widened(lines);
         }
     } else {
         wash(a, page, whole);
@@ -384,6 +387,15 @@ void arena_overwrite_range(struct arena *a, uint64_t address, uint64_t len)
     touch_range(a, address, len, true);
 }
 
+void arena_patches_forget(struct arena *a)
+{
+    const uint64_t per_page = PAGE_BYTES / sizeof *a->patched; /* what may be left at each end */
+    uint64_t end = a->pages < per_page ? a->pages : per_page;
+    arena_memory_forget(a->patched, a->pages * sizeof *a->patched);
+    memset(a->patched, 0, end * sizeof *a->patched);
+    memset(a->patched + a->pages - end, 0, end * sizeof *a->patched);
+}
+
 void arena_cool(struct arena *a)
 {
     for (uint64_t i = 0; i < a->written_count; i++) {
@@ -393,6 +405,9 @@ void arena_cool(struct arena *a)
     }
     for (uint64_t page = 0; (page = pageset_next(&a->unhashed, page, a->pages)) < a->pages;
          page++) {
+        if (!a->tracked) {
+            a->lines_before[page] |= a->lines[page];
+        }
         a->lines[page] = 0;
         disarm(a, page);
     }

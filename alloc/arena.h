@@ -38,8 +38,6 @@ void pageset_place(struct pageset *s, void *memory, uint64_t pages); /* empty, i
 uint64_t pageset_next(const struct pageset *s, uint64_t from,
                       uint64_t pages); /* `pages` at the end */
 void pageset_copy(struct pageset *to, const struct pageset *from, uint64_t pages); /* to is empty */
-uint64_t pageset_merge(struct pageset *to, const struct pageset *from,
-                       uint64_t pages); /* how many are new in `to` */
 void pageset_clear(struct pageset *s, uint64_t pages);
 
 struct copy; /* of a page, for views */
@@ -72,12 +70,13 @@ struct arena {
     uint64_t *home;          /* of unloaded pages: where the source has them */
     /* Per page the 64-byte lines that may be written without asking: bits in a hot page only. A
      * page is hot when it was written since the newest view; thus dirty, unhashed, present, saved.
-     * Where lines aren't tracked, a hot page has all bits. */
+     * They are the lines written since it is hot; all of them when it was absent before, and when
+     * they are so many that a checkpoint writes the whole page anyway. */
     uint64_t *lines;
-    uint64_t
-        *lines_before; /* tracked: written since the last commit, but not since the page cooled */
-    bool tracked;      /* pmem mode: a commit asks which lines were written */
-    bool mapped;       /* some memory shows a file until it is written: arena_load_mapped() */
+    uint64_t *lines_before; /* written since the last checkpoint or commit, and before `lines` */
+    uint64_t *patched;      /* lines that the image's deltas have on the newest whole copy */
+    bool tracked;           /* pmem mode: a commit asks for a list of what was written */
+    bool mapped;            /* some memory shows a file until it is written: arena_load_mapped() */
     /* Tracked: the pages that changed since the last commit, each once. So a commit looks at
      * nothing else, and writing a page again costs a mask and an entry. Those that have no lines
      * now are in listed. */
@@ -112,8 +111,9 @@ int arena_commit(struct arena *a, uint64_t address, uint64_t len);
 void arena_touch(struct arena *a, uint64_t page, uint64_t lines);
 void arena_touch_range(struct arena *a, uint64_t address, uint64_t len);
 void arena_clean(struct arena *a, uint64_t address, uint64_t len);
-/* The next checkpoint writes the page, or that it is absent, once more. It may be unloaded. */
-void arena_write_again(struct arena *a, uint64_t page);
+/* The next checkpoint writes these lines of the page, or that it is absent, once more. It may be
+ * unloaded. */
+void arena_write_again(struct arena *a, uint64_t page, uint64_t lines);
 
 /* ---- pages that are loaded when they are wanted
  *
@@ -143,9 +143,10 @@ static inline const void *arena_read(struct arena *a, uint64_t address, uint64_t
     }
     return a->base + address;
 }
-#define LINE_SHIFT     6
-#define LINE_BYTES     64u
-#define PAGE_LINES_ALL (~(uint64_t)0)
+#define LINE_SHIFT      6
+#define LINE_BYTES      64u
+#define PAGE_LINES_ALL  (~(uint64_t)0)
+#define PATCH_LINES_MAX 32 /* a checkpoint writes a page of which more have changed whole */
 /* The lines of [address, address + len), which lies in one page. len > 0. */
 static inline uint64_t arena_lines(uint64_t address, uint64_t len)
 {
@@ -160,9 +161,9 @@ static inline bool arena_is_hot(const struct arena *a, uint64_t page)
 {
     return a->lines[page] != 0 || arena_is_armed(a, page);
 }
-/* Marks lines of a page for writing. Where lines aren't tracked, the first test is all there is to
- * it, and which lines they are isn't computed. In pmem mode pages are armed, and of those that a
- * commit has one in two is written for the first time by it: no branch. */
+/* Marks lines of a page for writing. In a page that is marked as a whole the first test is all
+ * there is to it, and which lines they are isn't computed. In pmem mode pages are armed, and of
+ * those that a commit has one in two is written for the first time by it: no branch. */
 static inline void arena_mark(struct arena *a, uint64_t page, uint64_t lines)
 {
     uint64_t marked = a->lines[page];
@@ -231,9 +232,12 @@ void arena_load_mapped(struct arena *a, uint64_t page, uint64_t count);
 
 /* No page is hot any more: the next write of each has to mark it again. */
 void arena_cool(struct arena *a);
-/* From here on the arena remembers which lines were written. */
+/* The image has a whole copy of every page. */
+void arena_patches_forget(struct arena *a);
+/* From here on the arena lists which lines were written. */
 void arena_track(struct arena *a);
-/* The lines of a page that were written since the last commit; all of them when it was absent. */
+/* The lines of a page that were written since the last checkpoint or commit; all of them when it
+ * was absent. */
 static inline uint64_t arena_lines_written(const struct arena *a, uint64_t page)
 {
     return a->lines[page] | a->lines_before[page];
@@ -257,6 +261,12 @@ struct view_hash {
     bool done;
 };
 
+/* Of a page that changed: which lines did, and which a delta says. */
+struct view_change {
+    uint64_t page, lines;
+    uint64_t patch; /* PAGE_LINES_ALL: the whole page, or that it is absent */
+};
+
 struct view {
     struct heap *heap;
     struct arena *arena;
@@ -264,11 +274,16 @@ struct view {
     uint64_t index, term;
     uint64_t pages; /* of address space in use */
     struct pageset present;
-    struct pageset gone;  /* checkpoints: pages that changed and are absent */
-    struct pageset taken; /* checkpoints: the dirty marks taken */
+    struct pageset whole;        /* checkpoints: pages to be written */
+    struct pageset part;         /* checkpoints: pages of which lines are to be written */
+    struct pageset gone;         /* checkpoints: pages that changed and are absent */
+    struct view_change *changes; /* checkpoints: the dirty marks taken, in ascending order */
+    size_t change_count;
+    size_t change_at; /* where the next one will be asked for */
     void *memory;
     struct view_hash *hashes; /* pages that weren't hashed at opening */
     size_t hash_count;
+    size_t hash_at;
     uint64_t digest;
     bool checkpoint;
     bool canceled;
@@ -282,10 +297,17 @@ void view_save(struct arena *a, uint64_t page);
 int view_open_checkpoint(struct heap *heap, bool all, struct view **out);
 /* Gives the dirty marks back: the checkpoint failed. */
 void view_restore_dirty(struct view *view);
-/* Next page of a checkpoint's view that is present, from `from` on; view_page_count() at the end.
- */
-uint64_t view_next_present(const struct view *view, uint64_t from);
+/* The checkpoint is durable: what its file has of pages. */
+void view_settle(struct view *view, bool all);
+/* Next page of a checkpoint's view that is present, from `from` on, and isn't thawed;
+ * view_page_count() at the end. part: of those of which only view_patch() is to be written. */
+uint64_t view_next(const struct view *view, bool part, uint64_t from);
+uint64_t view_patch(struct view *view, uint64_t page);
+/* The page will be read soon. */
+void view_expect(const struct view *view, uint64_t page);
 uint64_t view_next_gone(const struct view *view, uint64_t from);
+/* Bytes of pages and patches that a delta would have as of now. */
+uint64_t view_delta_bytes(const struct heap *heap);
 /* The hash of the page, whose bytes view_page() gave; before view_thaw() of the same. */
 uint64_t view_hash_page(struct view *view, uint64_t page, const uint8_t *bytes);
 /* The view doesn't need this page any more. */

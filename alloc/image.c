@@ -1,12 +1,12 @@
 /* The durable home of a heap: opening, closing, superblocks, and which checkpoint is due.
  *
- * A checkpoint writes one new file: all present pages (a base) or those that changed (a delta), a
- * table with a hash for each, and a footer; syncs it and the directory; and then makes the
- * superblock name it (image_checkpoint.c). A crash anywhere before the superblock is durable leaves
- * the old checkpoint, and after it the new one. When the deltas have grown as large as the base,
- * the next checkpoint writes a new base from memory: over time that is one more write for each
- * dirty page, and unlike folding deltas into a base in place it has no state in between
- * (docs/heap-format.md). */
+ * A checkpoint writes one new file: all present pages (a base) or what changed (a delta: pages, and
+ * lines of pages in which few did), a table with a hash for each, and a footer; syncs it and the
+ * directory; and then makes the superblock name it (image_checkpoint.c). A crash anywhere before
+ * the superblock is durable leaves the old checkpoint, and after it the new one. When the deltas
+ * have grown as large as the base, the next checkpoint writes a new base from memory: over time
+ * that is one more write for each dirty page, and unlike folding deltas into a base in place it has
+ * no state in between (docs/heap-format.md). */
 #include "alloc/image.h"
 
 #include <inttypes.h>
@@ -183,14 +183,15 @@ bool image_busy(const struct image *image)
 static bool base_is_due(const struct image *image, const struct heap *heap)
 {
     const struct super_block *s = &image->super;
+    const struct arena *a = &heap->arena;
     uint64_t base = s->file_count == 0 ? 0 : s->files[0].bytes;
+    uint64_t most = base > DELTA_BYTES_MIN ? base : DELTA_BYTES_MIN;
     uint64_t deltas = 0;
     for (uint32_t i = 1; i < s->file_count - image->gathered; i++) {
         deltas += s->files[i].bytes;
     }
-    deltas += heap->arena.dirty_count * PAGE_BYTES;
     return s->file_count == 0 || s->file_count > DELTAS_MAX ||
-           deltas > (base > DELTA_BYTES_MIN ? base : DELTA_BYTES_MIN);
+           (deltas + a->dirty_count * PAGE_BYTES > most && deltas + view_delta_bytes(heap) > most);
 }
 
 static int checkpoint(struct image *image, struct heap *heap, bool replace, image_checkpoint_cb cb,

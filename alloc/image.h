@@ -39,7 +39,8 @@ int image_open(struct env *env, const struct image_opts *opts, struct image **ou
  * with its checksum. To be called again; false: all are there. */
 bool image_fill(struct heap *heap, uint64_t bytes);
 /* Disk mode, before the last checkpoint of a clean stop: small deltas before it become part of it,
- * so that opening finds few files. Reads their tables, blocking. Pmem mode: nothing is to be done.
+ * and it has whole pages when they are few, so that opening finds few files, and pages in one
+ * place. Reads their tables, blocking. Pmem mode: nothing is to be done.
  */
 void image_gather(struct image *image, struct heap *heap);
 /* A clean stop, before image_close(). Pmem mode: what is committed goes home and gets hashes, so

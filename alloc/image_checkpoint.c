@@ -1,10 +1,11 @@
 /* One checkpoint, from a view to the superblock.
  *
- * The reactor copies pages into a piece, and a worker writes it; there are two pieces, so that one
- * is filled while the other is written. The file bypasses the page cache: nobody reads
- * it soon, and what the log writes meanwhile waits for one piece at most, not for all that a sync
- * would find. So it is written in whole blocks: the head with the first pages, table and footer
- * with the last ones. */
+ * The reactor copies pages into a piece, then patches of pages in which little has changed, and a
+ * worker writes it; there are two pieces, so that one is filled while the other is written. The
+ * file bypasses the page cache: nobody reads it soon, and what the log writes meanwhile waits for
+ * one piece at most, not for all that a sync would find. So it is written in whole blocks: the head
+ * with the first pages, table and footer with the last ones; and what patches have beyond a block
+ * goes into the next piece. */
 #include <pthread.h>
 #include <stdio.h>
 #include <string.h>
@@ -15,6 +16,7 @@
 
 #define PIECE_PAGES 128u /* 512 KiB: what the reactor copies in one turn */
 #define PIECE_BYTES ((uint64_t)PIECE_PAGES * PAGE_BYTES + IMAGE_BLOCK_BYTES)
+#define PIECE_LIST  (2 * PIECE_PAGES) /* pages and patches: each page is read, to hash it */
 #define PIECES      2u
 
 /* Filled by the reactor; from env_work() until `done` it is the worker's. */
@@ -26,8 +28,9 @@ struct piece {
     int err; /* in: the reactor's, which ends the checkpoint; out: the checkpoint's so far */
     uint8_t *buffer;    /* a block for the file's head, then pages */
     uint64_t from, end; /* what of the buffer is to be written */
-    uint32_t count;
-    struct pages_entry table[PIECE_PAGES];
+    uint32_t count, patched;
+    struct pages_entry table[PIECE_LIST]; /* pages, then patched ones */
+    struct pages_patch patches[PIECE_LIST];
 };
 
 /* Owned by the image, or by itself when the image was closed meanwhile. */
@@ -44,9 +47,11 @@ struct image_run {
     image_checkpoint_cb cb;
     void *arg;
     uint64_t started_ns, pages_total;
-    bool steering; /* pages that opening reads come first */
-    uint64_t next_page;
-    bool ending; /* no further piece is filled: that was the last, or there was an error */
+    uint32_t pass;
+    uint64_t next_page; /* of the pass */
+    bool ending;        /* no further piece is filled: that was the last, or there was an error */
+    uint32_t carried;
+    uint8_t carry[IMAGE_BLOCK_BYTES]; /* begins the next piece */
     uint8_t *buffers;
     struct piece pieces[PIECES];
 
@@ -55,6 +60,8 @@ struct image_run {
     struct env_file *file;
     uint64_t offset;
     struct buf table;
+    struct buf patched; /* entries */
+    struct buf patches;
     struct buf gone;          /* entries of absent pages; from the last piece on */
     struct super_block super; /* to be */
     struct pages_footer footer;
@@ -128,16 +135,27 @@ static int piece_append(struct image_run *run, struct piece *piece, const void *
     return 0;
 }
 
-/* Table and footer, behind the last pages. */
+static int table_add(struct image_run *run, const struct buf *part)
+{
+    return part->len == 0 ? 0 : buf_append(&run->table, part->data, part->len);
+}
+
+/* Table and footer, behind the last pages and patches. */
 static int run_seal(struct image_run *run, struct piece *piece)
 {
     static const uint8_t zeros[IMAGE_BLOCK_BYTES];
-    int rv = run->gone.len == 0 ? 0 : buf_append(&run->table, run->gone.data, run->gone.len);
+    int rv = table_add(run, &run->patched);
+    if (rv == 0) {
+        rv = table_add(run, &run->gone);
+    }
+    if (rv == 0) {
+        rv = table_add(run, &run->patches);
+    }
     if (rv == 0 && run->table.len > 0) {
         rv = piece_append(run, piece, run->table.data, run->table.len);
     }
     if (rv == 0) {
-        rv = piece_append(run, piece, zeros, image_table_bytes(run->table.len) - run->table.len);
+        rv = piece_append(run, piece, zeros, image_blocks_bytes(run->table.len) - run->table.len);
     }
     if (rv != 0) {
         return rv;
@@ -152,7 +170,15 @@ static int run_seal(struct image_run *run, struct piece *piece)
 static int run_piece(struct image_run *run, struct piece *piece)
 {
     int rv = buf_append(&run->table, piece->table, piece->count * sizeof piece->table[0]);
+    if (rv == 0) {
+        rv = buf_append(&run->patched, piece->table + piece->count,
+                        piece->patched * sizeof piece->table[0]);
+    }
+    if (rv == 0) {
+        rv = buf_append(&run->patches, piece->patches, piece->patched * sizeof piece->patches[0]);
+    }
     run->footer.present += piece->count;
+    run->footer.patched += piece->patched;
     if (rv == 0 && piece->last) {
         rv = run_seal(run, piece);
     }
@@ -174,7 +200,7 @@ static int run_flip(struct image_run *run)
     own->sequence = run->footer.sequence;
     own->bytes = run->offset;
     own->footer_crc = run->footer.crc;
-    own->table_blocks = (uint32_t)(image_table_bytes(run->table.len) / IMAGE_BLOCK_BYTES);
+    own->table_blocks = (uint32_t)(image_blocks_bytes(run->table.len) / IMAGE_BLOCK_BYTES);
     int rv = env_dir_sync(run->env, run->dir);
     if (rv == 0) {
         rv = image_super_write(run->env, run->dir, &run->super);
@@ -262,6 +288,8 @@ static void run_free(struct image_run *run)
     }
     (void)pthread_mutex_destroy(&run->lock);
     buf_close(&run->table);
+    buf_close(&run->patched);
+    buf_close(&run->patches);
     buf_close(&run->gone);
     mem_free(run->buffers);
     mem_free(run->dir);
@@ -299,53 +327,97 @@ static int gone_collect(struct image_run *run)
 
 #define LOOK_PAGES 4096u /* in one turn, for those that come first */
 
-/* The next page to copy; view_page_count(): none, or (steering) not yet. What steers every call
- * comes first, so that opening finds it in one place. Which pages these are may change meanwhile:
- * where they lie is a matter of speed alone. */
+/* Pages before patches; of pages, what steers every call first, so that opening finds it in one
+ * place. */
+enum { PASS_STEERING, PASS_PAGES, PASS_PATCHES, PASS_NONE };
+
+/* The next page to copy; view_page_count(): none, or not yet. Which pages steer may change
+ * meanwhile: where they lie is a matter of speed alone. */
 static uint64_t run_next(struct image_run *run, uint32_t *looks)
 {
     uint64_t end = view_page_count(run->view);
-    uint64_t page = view_next_present(run->view, run->next_page);
-    while (run->steering) {
-        if (page >= end) {
-            run->steering = false;
-            page = view_next_present(run->view, 0);
-        } else if (heap_page_steers(run->heap, page)) {
-            break;
-        } else if (++*looks == LOOK_PAGES) {
-            run->next_page = page + 1;
-            return end;
-        } else {
-            page = view_next_present(run->view, page + 1);
+    for (; run->pass != PASS_NONE; run->pass++, run->next_page = 0) {
+        for (;; run->next_page++) {
+            run->next_page = view_next(run->view, run->pass == PASS_PATCHES, run->next_page);
+            if (run->next_page == end) {
+                break;
+            }
+            if (run->pass != PASS_STEERING || heap_page_steers(run->heap, run->next_page)) {
+                return run->next_page;
+            }
+            if (++*looks == LOOK_PAGES) {
+                run->next_page++;
+                return end;
+            }
         }
     }
-    return page;
+    return end;
+}
+
+/* Copies the page, or its patch; how many bytes. */
+static uint64_t piece_add(struct image_run *run, struct piece *piece, uint64_t page,
+                          const uint8_t *bytes, uint8_t *to)
+{
+    struct view *view = run->view;
+    struct pages_entry *entry = &piece->table[piece->count + piece->patched];
+    uint64_t lines = view_patch(view, page);
+    uint64_t len = PAGE_BYTES;
+    entry->page = page;
+    view_expect(view, view_next(view, run->pass == PASS_PATCHES, page + 1));
+    entry->hash = view_hash_page(view, page, bytes); /* while it is warm */
+    if (run->pass != PASS_PATCHES) {
+        memcpy(to, bytes, PAGE_BYTES);
+        piece->count++;
+    } else {
+        len = image_patch_make(lines, bytes, &piece->patches[piece->patched++], to);
+        run->footer.patch_lines += len / LINE_BYTES;
+    }
+    view_thaw(view, page);
+    return len;
+}
+
+/* The piece ends with a whole block. */
+static void piece_round(struct image_run *run, struct piece *piece)
+{
+    uint32_t over = (uint32_t)(piece->end % IMAGE_BLOCK_BYTES);
+    uint8_t *last = piece->buffer + piece->end - over;
+    run->carried = 0;
+    if (over == 0) {
+        return;
+    }
+    if (piece->last) {
+        memset(last + over, 0, IMAGE_BLOCK_BYTES - over);
+        piece->end += IMAGE_BLOCK_BYTES - over;
+    } else {
+        memcpy(run->carry, last, over);
+        run->carried = over;
+        piece->end -= over;
+    }
 }
 
 static void piece_fill(struct image_run *run, struct piece *piece)
 {
     struct view *view = run->view;
-    uint8_t *to = piece->buffer + IMAGE_BLOCK_BYTES;
     uint32_t looks = 0;
     piece->err = 0;
-    for (piece->count = 0; piece->count < PIECE_PAGES; piece->count++, to += PAGE_BYTES) {
+    piece->count = piece->patched = 0;
+    piece->from = IMAGE_BLOCK_BYTES;
+    piece->end = IMAGE_BLOCK_BYTES + run->carried;
+    memcpy(piece->buffer + IMAGE_BLOCK_BYTES, run->carry, run->carried);
+    while (piece->count + piece->patched < PIECE_LIST && piece->end + PAGE_BYTES <= PIECE_BYTES) {
         uint64_t page = run_next(run, &looks);
         if (page >= view_page_count(view)) {
-            piece->last = !run->steering;
+            piece->last = run->pass == PASS_NONE;
             break;
         }
         const uint8_t *bytes = view_page(view, page);
         if (bytes == NULL) {
             break; /* canceled */
         }
-        memcpy(to, bytes, PAGE_BYTES);
-        piece->table[piece->count].page = page;
-        piece->table[piece->count].hash = view_hash_page(view, page, bytes); /* while it is warm */
-        view_thaw(view, page);
+        piece->end += piece_add(run, piece, page, bytes, piece->buffer + piece->end);
         run->next_page = page + 1;
     }
-    piece->from = IMAGE_BLOCK_BYTES;
-    piece->end = (uint64_t)(to - piece->buffer);
+    piece_round(run, piece);
     if (piece->last) {
         run->footer.digest = view_digest(view);
         run->super.digest = run->footer.digest;
@@ -364,7 +436,7 @@ static void run_answer(struct image_run *run)
         .sequence = run->err == 0 ? run->super.sequence : run->image->super.sequence,
         .index = run->super.index,
         .term = run->super.term,
-        .pages_written = run->footer.present,
+        .pages_written = run->footer.present + run->footer.patched,
         .pages_total = run->pages_total,
         .bytes_written = run->offset,
         .duration_ns = env_now_ns(run->env) - run->started_ns,
@@ -380,6 +452,7 @@ static void run_end(struct image_run *run)
 {
     struct image *image = run->image;
     if (run->err == 0) {
+        view_settle(run->view, run->base);
         image->super = run->super;
         image->present = true;
         image->checkpoints++;
@@ -458,7 +531,6 @@ int image_run_disk(struct image *image, struct heap *heap, bool base, image_chec
         return rv;
     }
     run->base = base;
-    run->steering = true;
     run->replaces = base || image->gathered > 0;
     run->super.file_count = base ? 0 : run->super.file_count - image->gathered;
     memset(&run->super.files[run->super.file_count], 0,

@@ -33,8 +33,8 @@ void image_pages_name(uint64_t sequence, char out[32]);
 /* Writes and syncs the slot of super->sequence; signs it. Creates the file when there is none. */
 int image_super_write(struct env *env, const char *dir, struct super_block *super);
 uint32_t image_crc(const void *block, size_t bytes); /* of all but the last 4 bytes */
-/* A table of so many bytes, in whole blocks. */
-static inline uint64_t image_table_bytes(uint64_t bytes)
+/* So many bytes in whole blocks. */
+static inline uint64_t image_blocks_bytes(uint64_t bytes)
 {
     return (bytes + IMAGE_BLOCK_BYTES - 1) / IMAGE_BLOCK_BYTES * IMAGE_BLOCK_BYTES;
 }
@@ -60,15 +60,47 @@ int image_adopt(const struct image *image, struct arena *arena, uint64_t bytes_m
                 struct heap **heap, struct err_text *e);
 /* Magic, format, origin and CRC. */
 void image_super_sign(const struct env *env, struct super_block *super);
-/* image_source.c: the arena's unloaded pages are in the files that image->super names. ERR_NOMEM.
- */
-int image_source_open(const struct image *image, struct arena *arena);
-/* Home of the page at an offset of a file. */
+/* Home of the page, or place of the patch, at an offset of a file. */
+#define HOME_FILE_MASK ((uint64_t)PATCH_LINE_BYTES - 1)
 static inline uint64_t image_home(uint32_t file, uint64_t offset)
 {
-    static_assert(SUPER_FILES_MAX <= PAGE_BYTES, "offsets are multiples of a page");
+    static_assert(SUPER_FILES_MAX <= PATCH_LINE_BYTES, "offsets are multiples of a line");
     return offset | file;
 }
+
+/* image_patch.c: pages whose newest copy is an older one and patches on it. */
+struct image_patch {
+    uint64_t below; /* home of what it is a patch on: a page, or a page with patches */
+    uint64_t at;
+    struct pages_patch what;
+};
+/* A patched page's home is the number of its newest patch, in bits that homes in files don't have;
+ * no two of them look as if they lay behind each other. */
+#define HOME_PATCHED     ((uint64_t)1 << 63)
+#define HOME_PATCH_SHIFT (PAGE_SHIFT + 1)
+static inline const struct image_patch *image_patch_of(const struct buf *patches, uint64_t home)
+{
+    return (const struct image_patch *)(const void *)patches->data +
+           ((home & ~HOME_PATCHED) >> HOME_PATCH_SHIFT);
+}
+/* A page of which a further file has these lines, at that place: its home from then on. Patches
+ * below that no line is read of are left out, so that each of the others has a line of its own, and
+ * there are at most as many as lines. ERR_NOMEM. */
+int image_patch_add(struct buf *patches, const struct pages_patch *what, uint64_t at,
+                    uint64_t *home);
+/* The lines of the patch into the page. False: they don't have its hash. */
+bool image_patch_apply(const struct pages_patch *what, const uint8_t *lines, uint8_t *page);
+/* The lines of the page, behind each other; how many bytes. */
+uint64_t image_patch_make(uint64_t lines, const uint8_t *page, struct pages_patch *what,
+                          uint8_t *to);
+static inline uint64_t image_patch_bytes(uint64_t lines)
+{
+    return (uint64_t)__builtin_popcountll(lines) * PATCH_LINE_BYTES;
+}
+
+/* image_source.c: the arena's unloaded pages are in the files that image->super names. Takes the
+ * patches, struct image_patch. ERR_NOMEM. */
+int image_source_open(const struct image *image, struct arena *arena, struct buf *patches);
 /* Runs the full check over an arena that may be damaged; ERR_CORRUPT when not even its header
  * can be believed. (adopt.c) */
 int heap_check_arena(struct arena *arena, uint64_t bytes_max, uint64_t max, heap_finding_cb cb,

@@ -6,7 +6,7 @@
 
 #include "base/assert.h"
 
-#define IMAGE_FORMAT      4u
+#define IMAGE_FORMAT      5u
 #define IMAGE_BLOCK_BYTES 4096u
 
 /* ---- disk: "super", two slots of a block each; the valid one with the greater sequence counts
@@ -38,7 +38,8 @@ struct super_block {
 };
 static_assert(sizeof(struct super_block) == IMAGE_BLOCK_BYTES, "media format");
 
-/* ---- disk: "pages-SEQUENCE": head, pages, table, zeros up to the end of a block, footer ---- */
+/* ---- disk: "pages-SEQUENCE": head, pages, patches, table, footer; zeros up to the end of a block
+ * behind the patches and the table ---- */
 
 #define PAGES_MAGIC  0x3153454741505243ull /* "CRPAGES1" */
 #define FOOTER_MAGIC 0x31524554464f5243ull /* "CROFTER1" */
@@ -56,7 +57,8 @@ struct pages_head {
 };
 static_assert(sizeof(struct pages_head) == IMAGE_BLOCK_BYTES, "media format");
 
-/* Present pages first, as they lie in the file, then those that became absent. */
+/* The table: entries of pages as they lie in the file, of patched ones as their patches lie there,
+ * and of those that became absent; then a pages_patch for each patched one. */
 #define PAGES_GONE ((uint64_t)1 << 63)
 struct pages_entry {
     uint64_t page;
@@ -64,15 +66,26 @@ struct pages_entry {
 };
 static_assert(sizeof(struct pages_entry) == 16, "media format");
 
+/* A patch is lines of a page, behind each other, without the others: they are what the files before
+ * have. */
+#define PATCH_LINE_BYTES 64u
+struct pages_patch {
+    uint64_t lines; /* bit: the patch has this line */
+    uint64_t hash;  /* of the patch, with `lines` as seed */
+};
+static_assert(sizeof(struct pages_patch) == 16, "media format");
+
 struct pages_footer {
     uint64_t magic;
     uint64_t uid;
     uint64_t sequence;
     uint64_t index, term, digest;
-    uint64_t present; /* pages in the file */
+    uint64_t present; /* whole pages in the file */
+    uint64_t patched;
+    uint64_t patch_lines; /* of all patches */
     uint64_t gone;
     uint32_t table_crc;
-    uint8_t reserved[4020];
+    uint8_t reserved[4004];
     uint32_t pad;
     uint32_t crc;
 };

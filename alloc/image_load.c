@@ -118,9 +118,12 @@ struct pages_reader {
     struct env_file *file;
     const char *path;
     struct arena *arena;
+    struct buf *patches; /* of all files */
     struct err_text *e;
-    uint8_t *tail;                   /* of the file */
-    const struct pages_entry *table; /* in it */
+    uint8_t *tail;                     /* of the file */
+    const struct pages_entry *table;   /* in it; of all pages of the file */
+    const struct pages_patch *patched; /* behind it; for those behind the whole pages */
+    struct pages_footer footer;
 };
 
 /* The head says what the superblock and the footer say, too: whoever knows them needn't read it. */
@@ -171,26 +174,40 @@ static int pages_tail_read(struct pages_reader *r, const struct super_file *name
     return rv == 0 ? 0 : err_set(r->e, rv, "%s: can't be read", r->path);
 }
 
-static int pages_table_read(struct pages_reader *r, const struct image *image,
-                            const struct super_file *named, struct pages_footer *footer)
+static bool footer_is_sound(const struct pages_reader *r, const struct image *image,
+                            const struct super_file *named)
 {
+    const struct pages_footer *f = &r->footer;
+    uint64_t limit = r->arena->pages;
+    return f->crc == image_crc(f, sizeof *f) && f->crc == named->footer_crc &&
+           f->magic == FOOTER_MAGIC && f->uid == image->uid && f->sequence == named->sequence &&
+           f->present <= limit && f->patched <= limit && f->gone <= limit &&
+           f->patch_lines <= f->patched * (PAGE_BYTES / LINE_BYTES);
+}
+
+static uint64_t patches_at(const struct pages_footer *footer)
+{
+    return IMAGE_BLOCK_BYTES + footer->present * PAGE_BYTES;
+}
+
+static int pages_table_read(struct pages_reader *r, const struct image *image,
+                            const struct super_file *named)
+{
+    const struct pages_footer *footer = &r->footer;
     uint64_t tail = tail_bytes(named);
     int rv = pages_tail_read(r, named);
     if (rv != 0) {
         return rv;
     }
-    memcpy(footer, r->tail + tail - sizeof *footer, sizeof *footer);
-    uint64_t limit = r->arena->pages;
-    if (footer->crc != image_crc(footer, sizeof *footer) || footer->crc != named->footer_crc ||
-        footer->magic != FOOTER_MAGIC || footer->uid != image->uid ||
-        footer->sequence != named->sequence || footer->present > limit || footer->gone > limit) {
+    memcpy(&r->footer, r->tail + tail - sizeof *footer, sizeof *footer);
+    if (!footer_is_sound(r, image, named)) {
         return err_set(r->e, ERR_CORRUPT, "%s: damaged footer", r->path);
     }
-    uint64_t entries = footer->present + footer->gone;
-    uint64_t table_bytes = entries * sizeof *r->table;
+    uint64_t entries = footer->present + footer->patched + footer->gone;
+    uint64_t table_bytes = entries * sizeof *r->table + footer->patched * sizeof *r->patched;
+    uint64_t from_end = image_blocks_bytes(table_bytes) + IMAGE_BLOCK_BYTES;
     uint64_t bytes =
-        2 * IMAGE_BLOCK_BYTES + footer->present * PAGE_BYTES + image_table_bytes(table_bytes);
-    uint64_t from_end = image_table_bytes(table_bytes) + IMAGE_BLOCK_BYTES;
+        patches_at(footer) + image_blocks_bytes(footer->patch_lines * LINE_BYTES) + from_end;
     if (bytes != named->bytes || from_end > tail) {
         return err_set(r->e, ERR_CORRUPT, "%s: footer doesn't fit the file's size", r->path);
     }
@@ -201,33 +218,72 @@ static int pages_table_read(struct pages_reader *r, const struct image *image,
     if (crc32c(0, r->table, table_bytes) != footer->table_crc) {
         return err_set(r->e, ERR_CORRUPT, "%s: damaged page table", r->path);
     }
+    r->patched = (const struct pages_patch *)(const void *)(r->table + entries);
+    return 0;
+}
+
+static int no_page(const struct pages_reader *r, uint64_t page)
+{
+    return err_set(r->e, ERR_CORRUPT, "%s: names page %" PRIu64 ", which can't be", r->path, page);
+}
+
+static int pages_apply_patches(struct pages_reader *r, uint32_t number)
+{
+    const struct pages_entry *entry = r->table + r->footer.present;
+    struct arena *a = r->arena;
+    uint64_t at = patches_at(&r->footer);
+    uint64_t end = at + r->footer.patch_lines * LINE_BYTES;
+    for (uint64_t i = 0; i < r->footer.patched; i++, entry++) {
+        const struct pages_patch *what = &r->patched[i];
+        uint64_t bytes = image_patch_bytes(what->lines);
+        if (entry->page >= a->pages || !pageset_has(&a->present, entry->page)) {
+            return no_page(r, entry->page);
+        }
+        if (bytes == 0 || bytes > end - at) {
+            return err_set(r->e, ERR_CORRUPT, "%s: damaged patches", r->path);
+        }
+        uint64_t home = a->home[entry->page];
+        int rv = image_patch_add(r->patches, what, image_home(number, at), &home);
+        if (rv != 0) {
+            return rv;
+        }
+        a->patched[entry->page] |= what->lines;
+        arena_load_later(a, entry->page, entry->hash, home);
+        at += bytes;
+    }
     return 0;
 }
 
 /* What the file says of pages. Their bytes stay where they are. */
-static int pages_apply(struct pages_reader *r, const struct pages_footer *footer, uint32_t number)
+static int pages_apply(struct pages_reader *r, uint32_t number)
 {
-    for (uint64_t i = 0; i < footer->present + footer->gone; i++) {
-        bool gone = i >= footer->present;
-        uint64_t page = r->table[i].page ^ (gone ? PAGES_GONE : 0);
-        if (page >= r->arena->pages) {
-            return err_set(r->e, ERR_CORRUPT, "%s: names page %" PRIu64 ", which can't be", r->path,
-                           page);
+    const struct pages_footer *footer = &r->footer;
+    struct arena *a = r->arena;
+    const struct pages_entry *entry = r->table;
+    for (uint64_t i = 0; i < footer->present; i++, entry++) {
+        if (entry->page >= a->pages) {
+            return no_page(r, entry->page);
         }
-        if (gone) {
-            arena_load_never(r->arena, page);
-        } else {
-            arena_load_later(r->arena, page, r->table[i].hash,
-                             image_home(number, IMAGE_BLOCK_BYTES + i * PAGE_BYTES));
-        }
+        a->patched[entry->page] = 0;
+        arena_load_later(a, entry->page, entry->hash,
+                         image_home(number, IMAGE_BLOCK_BYTES + i * PAGE_BYTES));
     }
-    return 0;
+    int rv = footer->patched == 0 ? 0 : pages_apply_patches(r, number);
+    entry += footer->patched;
+    for (uint64_t i = 0; i < footer->gone && rv == 0; i++, entry++) {
+        uint64_t page = entry->page ^ PAGES_GONE;
+        if (page >= a->pages) {
+            return no_page(r, page);
+        }
+        arena_load_never(a, page);
+    }
+    return rv;
 }
 
 /* One file's table into the arena. To go on with it, it is then synced: what the page cache gave us
  * may not be on the disk (E4). */
 static int pages_load(struct image *image, uint32_t number, bool look_only, struct arena *arena,
-                      struct err_text *e)
+                      struct buf *patches, struct err_text *e)
 {
     const struct super_file *named = &image->super.files[number];
     char name[32];
@@ -237,7 +293,8 @@ static int pages_load(struct image *image, uint32_t number, bool look_only, stru
     if (rv != 0) {
         return rv;
     }
-    struct pages_reader r = {.env = image->env, .path = path, .arena = arena, .e = e};
+    struct pages_reader r = {
+        .env = image->env, .path = path, .arena = arena, .patches = patches, .e = e};
     bool direct = !look_only && is_own(image) && tail_bytes(named) > TAIL_BYTES;
     rv = env_file_open(image->env, path,
                        look_only ? ENV_OPEN_READ : ENV_OPEN_WRITE | (direct ? ENV_OPEN_DIRECT : 0),
@@ -246,13 +303,12 @@ static int pages_load(struct image *image, uint32_t number, bool look_only, stru
         return err_set(e, rv == ERR_NOTFOUND ? ERR_CORRUPT : rv, "%s: can't be opened: %s", path,
                        err_text_of(rv));
     }
-    struct pages_footer footer;
-    rv = pages_table_read(&r, image, named, &footer);
+    rv = pages_table_read(&r, image, named);
     if (rv == 0 && (look_only || !is_own(image))) {
         rv = pages_head_check(&r, image, named);
     }
     if (rv == 0) {
-        rv = pages_apply(&r, &footer, number);
+        rv = pages_apply(&r, number);
     }
     if (rv == 0 && !look_only) {
         rv = env_file_sync(image->env, r.file);
@@ -277,7 +333,6 @@ static int gather_one(const struct image *image, uint32_t number, struct arena *
     char name[32];
     char path[IMAGE_PATH_BYTES];
     struct pages_reader r = {.env = image->env, .path = path, .arena = arena};
-    struct pages_footer footer;
     image_pages_name(named->sequence, name);
     int rv = image_path(image->dir, name, path);
     if (rv == 0) {
@@ -286,11 +341,12 @@ static int gather_one(const struct image *image, uint32_t number, struct arena *
     if (rv != 0) {
         return rv;
     }
-    rv = pages_table_read(&r, image, named, &footer);
-    for (uint64_t i = 0; rv == 0 && i < footer.present + footer.gone; i++) {
+    rv = pages_table_read(&r, image, named);
+    uint64_t entries = rv == 0 ? r.footer.present + r.footer.patched + r.footer.gone : 0;
+    for (uint64_t i = 0; i < entries; i++) {
         uint64_t page = r.table[i].page & ~PAGES_GONE;
         if (page < arena->pages) {
-            arena_write_again(arena, page);
+            arena_write_again(arena, page, PAGE_LINES_ALL);
         }
     }
     mem_free(r.tail);
@@ -306,6 +362,11 @@ void image_gather(struct image *image, struct heap *heap)
         return;
     }
     image->gathered = 0;
+    if (a->dirty_count * PAGE_BYTES <= GATHER_BYTES_MAX) { /* no page in several places, either */
+        for (uint64_t p = 0; (p = pageset_next(&a->dirty, p, a->pages)) < a->pages; p++) {
+            arena_write_again(a, p, PAGE_LINES_ALL);
+        }
+    }
     for (uint32_t i = s->file_count; i-- > 1;) {
         uint64_t have = a->dirty_count * PAGE_BYTES;
         uint64_t next = s->files[i].bytes;
@@ -356,16 +417,19 @@ int image_load_arena(struct image *image, bool look_only, struct arena *arena, s
     if (rv != 0) {
         return rv;
     }
+    struct buf patches;
+    buf_init(&patches);
     for (uint32_t i = 0; i < image->super.file_count && rv == 0; i++) {
-        rv = pages_load(image, i, look_only, arena, e);
+        rv = pages_load(image, i, look_only, arena, &patches, e);
     }
     if (rv == 0 && arena->digest != image->super.digest) {
         rv =
             err_set(e, ERR_CORRUPT, "%s: the pages don't have the checkpoint's digest", image->dir);
     }
     if (rv == 0) {
-        rv = image_source_open(image, arena);
+        rv = image_source_open(image, arena, &patches);
     }
+    buf_close(&patches);
     if (rv != 0) {
         arena_close(arena);
     }

@@ -271,7 +271,7 @@ static int sealed_load(struct image *image, const struct image_pm *pm, const str
     image->super.term = seal->term;
     rv = sealed_pages(pm, seal, arena, path, e);
     if (rv == 0) {
-        rv = image_source_open(image, arena);
+        rv = image_source_open(image, arena, NULL);
     }
     if (rv != 0) {
         arena_close(arena);

@@ -1,6 +1,7 @@
 /* Where an opened image's pages come from: one by one when they are wanted, and in the background
- * all others, each compared with its hash. A file is opened for a read and stays open for the next;
- * the files that the superblock named are there as long as a page is unloaded, since a
+ * all others, each compared with its hash. A patched page is read where its whole copy is, and then
+ * its patches, each compared with its own. A file is opened for a read and stays open for further
+ * ones; the files that the superblock named are there as long as a page is unloaded, since a
  * checkpoint that replaces some has loaded all that is in them. So does what replaces the file of
  * the pmem mode, where a page at home stays as it is until it was written in the arena, and hence
  * loaded. */
@@ -12,11 +13,12 @@
 #include "base/mem.h"
 
 #define FILL_PAGES 64u /* 256 KiB: what the reactor copies in one turn */
-#define FILE_MASK  ((uint64_t)PAGE_BYTES - 1)
+#define FILES_OPEN 8u  /* at once */
 
+/* A file is in the place that its number gives. */
 struct reader {
-    struct env_file *file;
-    uint32_t number; /* of `file` */
+    struct env_file *files[FILES_OPEN];
+    uint32_t numbers[FILES_OPEN];
 };
 
 struct image_source {
@@ -26,6 +28,7 @@ struct image_source {
     char *dir;
     enum image_mode mode;
     uint64_t sequences[SUPER_FILES_MAX];
+    struct buf patches; /* struct image_patch, which homes name; never changes */
     struct reader near; /* the reactor's */
     struct reader far;  /* the worker's */
     struct arena *arena;
@@ -57,35 +60,81 @@ static void file_name(const struct image_source *s, uint64_t number, char out[32
     }
 }
 
-static int reader_open(const struct image_source *s, struct reader *r, uint32_t number)
+static int reader_open(const struct image_source *s, struct reader *r, uint32_t number,
+                       struct env_file **file)
 {
     char name[32];
     char path[IMAGE_PATH_BYTES];
-    if (r->file != NULL && r->number == number) {
+    uint32_t place = number % FILES_OPEN;
+    *file = r->files[place];
+    if (*file != NULL && r->numbers[place] == number) {
         return 0;
     }
-    if (r->file != NULL) {
-        env_file_close(s->env, r->file);
-        r->file = NULL;
+    if (*file != NULL) {
+        env_file_close(s->env, *file);
+        r->files[place] = NULL;
     }
     file_name(s, number, name);
     int rv = image_path(s->dir, name, path);
-    r->number = number;
-    return rv == 0 ? env_file_open(s->env, path, ENV_OPEN_READ, &r->file) : rv;
+    if (rv == 0) {
+        rv = env_file_open(s->env, path, ENV_OPEN_READ, file);
+    }
+    if (rv == 0) {
+        r->files[place] = *file;
+        r->numbers[place] = number;
+    }
+    return rv;
+}
+
+static int read_file(const struct image_source *s, struct reader *r, uint64_t home, void *bytes,
+                     uint64_t len)
+{
+    struct env_file *file = NULL;
+    int rv = reader_open(s, r, (uint32_t)(home & HOME_FILE_MASK), &file);
+    if (rv != 0) {
+        return rv == ERR_NOTFOUND ? ERR_CORRUPT : rv == ERR_NOMEM ? rv : ERR_IO;
+    }
+    int64_t n = env_file_pread(s->env, file, bytes, len, home & ~HOME_FILE_MASK);
+    if (n < 0) {
+        return ERR_IO;
+    }
+    return (uint64_t)n == len ? 0 : ERR_CORRUPT;
+}
+
+/* at: of the place that gave an error. */
+static int read_patched(const struct image_source *s, struct reader *r, uint64_t home,
+                        uint8_t *bytes, uint64_t *at)
+{
+    const struct image_patch *patches[PAGE_BYTES / LINE_BYTES];
+    uint8_t lines[PAGE_BYTES];
+    uint32_t count = 0;
+    for (; (home & HOME_PATCHED) != 0; home = patches[count++]->below) {
+        assert(count < PAGE_BYTES / LINE_BYTES);
+        patches[count] = image_patch_of(&s->patches, home);
+    }
+    *at = home;
+    int rv = read_file(s, r, home, bytes, PAGE_BYTES);
+    while (rv == 0 && count > 0) {
+        const struct image_patch *p = patches[--count];
+        *at = p->at;
+        rv = read_file(s, r, p->at, lines, image_patch_bytes(p->what.lines));
+        if (rv == 0 && !image_patch_apply(&p->what, lines, bytes)) {
+            rv = ERR_CORRUPT;
+        }
+    }
+    *at = rv == 0 ? home : *at;
+    return rv;
 }
 
 static int read_pages(const struct image_source *s, struct reader *r, uint64_t home, uint64_t count,
                       void *bytes)
 {
-    int rv = reader_open(s, r, (uint32_t)(home & FILE_MASK));
-    if (rv != 0) {
-        return rv == ERR_NOTFOUND ? ERR_CORRUPT : rv == ERR_NOMEM ? rv : ERR_IO;
+    uint64_t at = 0;
+    if ((home & HOME_PATCHED) == 0) {
+        return read_file(s, r, home, bytes, count * PAGE_BYTES);
     }
-    int64_t n = env_file_pread(s->env, r->file, bytes, count * PAGE_BYTES, home & ~FILE_MASK);
-    if (n < 0) {
-        return ERR_IO;
-    }
-    return (uint64_t)n == count * PAGE_BYTES ? 0 : ERR_CORRUPT;
+    assert(count == 1);
+    return read_patched(s, r, home, bytes, &at);
 }
 
 /* ---- for the arena ---- */
@@ -96,12 +145,17 @@ static int op_read(struct arena_source *source, uint64_t home, uint64_t count, v
     return read_pages(s, &s->near, home, count, bytes);
 }
 
+/* When every patch has its hash, and the page doesn't, it is the whole copy that is damaged. */
 static void op_describe(struct arena_source *source, uint64_t page, uint64_t home, int err,
                         struct err_text *out)
 {
-    const struct image_source *s = source_of(source);
+    struct image_source *s = source_of(source);
     char name[32];
-    file_name(s, home & FILE_MASK, name);
+    if ((home & HOME_PATCHED) != 0) {
+        uint8_t bytes[PAGE_BYTES];
+        (void)read_patched(s, &s->near, home, bytes, &home);
+    }
+    file_name(s, home & HOME_FILE_MASK, name);
     (void)err_set(out, err, "%s/%s: page %" PRIu64 " %s", s->dir, name, page,
                   err == ERR_CORRUPT ? "is damaged" : err_text_of(err));
 }
@@ -109,11 +163,13 @@ static void op_describe(struct arena_source *source, uint64_t page, uint64_t hom
 static void source_free(struct image_source *s)
 {
     struct reader *readers[] = {&s->near, &s->far};
-    for (size_t i = 0; i < 2; i++) {
-        if (readers[i]->file != NULL) {
-            env_file_close(s->env, readers[i]->file);
+    for (size_t i = 0; i < 2 * FILES_OPEN; i++) {
+        struct env_file *file = readers[i / FILES_OPEN]->files[i % FILES_OPEN];
+        if (file != NULL) {
+            env_file_close(s->env, file);
         }
     }
+    buf_close(&s->patches);
     mem_free(s->buffer);
     mem_free(s->dir);
     mem_free(s);
@@ -128,7 +184,7 @@ static void op_close(struct arena_source *source)
     }
 }
 
-int image_source_open(const struct image *image, struct arena *arena)
+int image_source_open(const struct image *image, struct arena *arena, struct buf *patches)
 {
     struct image_source *s = mem_zalloc(sizeof *s);
     if (s == NULL) {
@@ -145,6 +201,10 @@ int image_source_open(const struct image *image, struct arena *arena)
     }
     for (uint32_t i = 0; i < image->super.file_count; i++) {
         s->sequences[i] = image->super.files[i].sequence;
+    }
+    if (patches != NULL) {
+        s->patches = *patches;
+        buf_init(patches);
     }
     arena_source_set(arena, &s->source);
     return 0;

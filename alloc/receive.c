@@ -70,8 +70,10 @@ int heap_receive_finish(struct heap_receive *r, uint64_t uid, uint64_t index, ui
         return ERR_CORRUPT;
     }
     /* It has no image of its own yet: all of it has to be written. */
-    heap->arena.dirty_count =
-        pageset_merge(&heap->arena.dirty, &heap->arena.present, heap->arena.pages);
+    struct arena *a = &heap->arena;
+    for (uint64_t p = 0; (p = pageset_next(&a->present, p, a->pages)) < a->pages; p++) {
+        arena_write_again(a, p, PAGE_LINES_ALL);
+    }
     mem_free(r);
     *out = heap;
     return 0;

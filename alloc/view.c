@@ -18,6 +18,10 @@ struct copy {
 
 #define COPY_BUCKETS_MIN 64
 #define COPIES_MIN       4096 /* 16 MiB; beyond that a quarter of the present pages */
+/* The machine fetches what follows by itself. */
+#define EXPECT_LINES 4
+/* Patches of a page whose lines aren't those of the patches before: they are read one by one. */
+#define PATCHES_LINES_MAX 16
 
 static size_t bucket_of(const struct arena *a, uint64_t page)
 {
@@ -179,6 +183,10 @@ static int hashes_take(struct view *view)
     struct arena *a = view->arena;
     size_t count = 0;
     for (uint64_t p = 0; (p = pageset_next(&a->unhashed, p, a->pages)) < a->pages; p++) {
+        __builtin_prefetch(&a->hash[p]); /* what opening a view asks of each, all at once */
+        __builtin_prefetch(&a->lines[p], 1);
+        __builtin_prefetch(&a->lines_before[p], 1);
+        __builtin_prefetch(&a->patched[p]);
         count++;
     }
     view->digest = a->digest;
@@ -198,6 +206,64 @@ static int hashes_take(struct view *view)
     return 0;
 }
 
+/* What a delta says of a page of which these lines have changed: they alone, or the whole page when
+ * they are many, when too many patches would lie on the newest whole copy, or when opening reads
+ * it, which would have to look in several places. */
+static uint64_t patch_of(const struct heap *heap, uint64_t page, uint64_t lines)
+{
+    uint64_t all = heap->arena.patched[page] | lines;
+    bool few = __builtin_popcountll(lines) <= PATCH_LINES_MAX &&
+               (all == lines || __builtin_popcountll(all) <= PATCHES_LINES_MAX);
+    return few && !heap_page_steers(heap, page) ? lines : PAGE_LINES_ALL;
+}
+
+uint64_t view_delta_bytes(const struct heap *heap)
+{
+    const struct arena *a = &heap->arena;
+    uint64_t lines = 0;
+    for (uint64_t p = 0; (p = pageset_next(&a->dirty, p, a->pages)) < a->pages; p++) {
+        if (pageset_has(&a->present, p)) {
+            lines += (uint64_t)__builtin_popcountll(patch_of(heap, p, arena_lines_written(a, p)));
+        }
+    }
+    return lines * LINE_BYTES;
+}
+
+static int changes_reserve(struct view *view)
+{
+    uint64_t count = view->arena->dirty_count;
+    if (count == 0) {
+        return 0;
+    }
+    view->changes = mem_alloc(count * sizeof *view->changes);
+    return view->changes == NULL ? ERR_NOMEM : 0;
+}
+
+/* Takes the dirty marks. The arena is cool. */
+static void changes_take(struct view *view, bool all)
+{
+    struct arena *a = view->arena;
+    for (uint64_t p = 0; (p = pageset_next(&a->dirty, p, a->pages)) < a->pages; p++) {
+        uint64_t lines = a->lines_before[p];
+        uint64_t patch = PAGE_LINES_ALL;
+        if (!pageset_has(&a->present, p)) {
+            pageset_add(&view->gone, p);
+        } else if (!all) {
+            patch = patch_of(view->heap, p, lines);
+            pageset_add(&view->present, p);
+            pageset_add(patch == PAGE_LINES_ALL ? &view->whole : &view->part, p);
+        }
+        view->changes[view->change_count++] =
+            (struct view_change){.page = p, .lines = lines, .patch = patch};
+        a->lines_before[p] = 0;
+    }
+    if (all) {
+        pageset_copy(&view->whole, &a->present, a->pages);
+    }
+    pageset_clear(&a->dirty, a->pages);
+    a->dirty_count = 0;
+}
+
 static int open_view(struct heap *heap, bool checkpoint, bool all, struct view **out)
 {
     struct arena *a = heap_arena(heap);
@@ -210,7 +276,7 @@ static int open_view(struct heap *heap, bool checkpoint, bool all, struct view *
         return ERR_NOMEM;
     }
     size_t bytes = pageset_bytes(a->pages);
-    view->memory = mem_zalloc(checkpoint ? 3 * bytes : bytes);
+    view->memory = mem_zalloc(checkpoint ? 4 * bytes : bytes);
     if (view->memory == NULL) {
         goto err_after_alloc;
     }
@@ -220,33 +286,30 @@ static int open_view(struct heap *heap, bool checkpoint, bool all, struct view *
     view->term = heap_term(heap);
     view->pages = heap_page_count(heap);
     view->checkpoint = checkpoint;
-    if (hashes_take(view) != 0) {
+    if (hashes_take(view) != 0 || (checkpoint && changes_reserve(view) != 0)) {
         goto err_after_memory;
     }
     pageset_place(&view->present, view->memory, a->pages);
     if (checkpoint) {
-        pageset_place(&view->gone, (uint8_t *)view->memory + bytes, a->pages);
-        pageset_place(&view->taken, (uint8_t *)view->memory + 2 * bytes, a->pages);
-        pageset_copy(&view->taken, &a->dirty, a->pages);
+        pageset_place(&view->whole, (uint8_t *)view->memory + bytes, a->pages);
+        pageset_place(&view->part, (uint8_t *)view->memory + 2 * bytes, a->pages);
+        pageset_place(&view->gone, (uint8_t *)view->memory + 3 * bytes, a->pages);
     }
     if (!checkpoint || all) {
         pageset_copy(&view->present, &a->present, a->pages);
     }
-    if (checkpoint) {
-        for (uint64_t p = 0; (p = pageset_next(&a->dirty, p, a->pages)) < a->pages; p++) {
-            pageset_add(pageset_has(&a->present, p) ? &view->present : &view->gone, p);
-        }
-        pageset_clear(&a->dirty, a->pages);
-        a->dirty_count = 0;
-    }
     assert(!heap->in_entry);
     arena_cool(a);
+    if (checkpoint) {
+        changes_take(view, all);
+    }
     view->epoch = ++a->epoch;
     a->views[a->view_count++] = view;
     *out = view;
     return 0;
 
 err_after_memory:
+    mem_free(view->hashes);
     mem_free(view->memory);
 err_after_alloc:
     mem_free(view);
@@ -265,8 +328,22 @@ int view_open_checkpoint(struct heap *heap, bool all, struct view **out)
 
 void view_restore_dirty(struct view *view)
 {
+    for (size_t i = 0; i < view->change_count; i++) {
+        arena_write_again(view->arena, view->changes[i].page, view->changes[i].lines);
+    }
+}
+
+void view_settle(struct view *view, bool all)
+{
     struct arena *a = view->arena;
-    a->dirty_count += pageset_merge(&a->dirty, &view->taken, a->pages);
+    if (all) {
+        arena_patches_forget(a);
+        return;
+    }
+    for (size_t i = 0; i < view->change_count; i++) {
+        const struct view_change *c = &view->changes[i];
+        a->patched[c->page] = c->patch == PAGE_LINES_ALL ? 0 : a->patched[c->page] | c->patch;
+    }
 }
 
 void view_close(struct view *view)
@@ -281,6 +358,7 @@ void view_close(struct view *view)
     a->view_count--;
     copies_free(a);
     assert(a->view_count > 0 || a->copy_count == 0);
+    mem_free(view->changes);
     mem_free(view->hashes);
     mem_free(view->memory);
     mem_free(view);
@@ -325,10 +403,48 @@ const uint8_t *view_page(struct view *view, uint64_t page)
     return copy != NULL ? copy->bytes : a->base + (page << PAGE_SHIFT);
 }
 
-uint64_t view_next_present(const struct view *view, uint64_t from)
+uint64_t view_next(const struct view *view, bool part, uint64_t from)
 {
-    uint64_t page = pageset_next(&view->present, from, view->arena->pages);
+    uint64_t page = pageset_next(part ? &view->part : &view->whole, from, view->arena->pages);
     return page < view->pages ? page : view->pages;
+}
+
+/* The first of `count` elements of `size` bytes, each beginning with its page, that isn't below
+ * `page`. They ascend, and so do most calls: it is often the one at `hint`. */
+static size_t find_page(const void *list, size_t size, size_t count, size_t hint, uint64_t page)
+{
+    const uint8_t *at = list;
+    size_t low = 0;
+    size_t high = count;
+    if (hint < count && load_u64(at + hint * size) == page) {
+        return hint;
+    }
+    while (low < high) {
+        size_t middle = low + (high - low) / 2;
+        if (load_u64(at + middle * size) < page) {
+            low = middle + 1;
+        } else {
+            high = middle;
+        }
+    }
+    return low;
+}
+
+void view_expect(const struct view *view, uint64_t page)
+{
+    const uint8_t *bytes = view->arena->base + (page << PAGE_SHIFT);
+    for (uint64_t i = 0; i < EXPECT_LINES; i++) {
+        __builtin_prefetch(bytes + i * LINE_BYTES);
+    }
+}
+
+uint64_t view_patch(struct view *view, uint64_t page)
+{
+    size_t at =
+        find_page(view->changes, sizeof *view->changes, view->change_count, view->change_at, page);
+    view->change_at = at + 1;
+    return at < view->change_count && view->changes[at].page == page ? view->changes[at].patch
+                                                                     : PAGE_LINES_ALL;
 }
 
 uint64_t view_next_gone(const struct view *view, uint64_t from)
@@ -357,17 +473,10 @@ static void hash_one(struct view *view, struct view_hash *due, const uint8_t *by
 uint64_t view_hash_page(struct view *view, uint64_t page, const uint8_t *bytes)
 {
     uint64_t hash = arena_page_hash(page, bytes);
-    size_t low = 0;
-    size_t high = view->hash_count; /* in ascending order */
-    while (low < high) {
-        size_t middle = low + (high - low) / 2;
-        if (view->hashes[middle].page < page) {
-            low = middle + 1;
-        } else {
-            high = middle;
-        }
-    }
-    struct view_hash *due = low < view->hash_count ? &view->hashes[low] : NULL;
+    size_t at =
+        find_page(view->hashes, sizeof *view->hashes, view->hash_count, view->hash_at, page);
+    view->hash_at = at + 1;
+    struct view_hash *due = at < view->hash_count ? &view->hashes[at] : NULL;
     if (due != NULL && due->page == page && !due->done) {
         hash_one(view, due, bytes, hash);
     }
@@ -389,4 +498,5 @@ uint64_t view_digest(struct view *view)
 void view_thaw(struct view *view, uint64_t page)
 {
     pageset_remove(&view->present, page);
+    pageset_remove(pageset_has(&view->part, page) ? &view->part : &view->whole, page);
 }

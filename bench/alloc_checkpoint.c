@@ -1,12 +1,15 @@
 /* What a checkpoint costs on this disk.
  *
- *   alloc_checkpoint checkpoint DIR     64 MiB of pages dirtied at random in a heap of 512 MiB: the
- *                                       time of a checkpoint beside that of writing as many pages
- *                                       in place and syncing once, by system calls and through a
- *                                       shared mapping; and the floor: as many bytes in a row,
- *                                       around the page cache
- *   alloc_checkpoint amplification DIR  bytes written to the disk per dirty byte, over checkpoints
- *                                       of such pages until the base was written anew twice
+ *   alloc_checkpoint checkpoint DIR     64 MiB of pages dirtied at random in a heap of 2 GiB (or an
+ *                                       eighth of the memory): of each all bytes, then of as many a
+ *                                       word. The time of a checkpoint beside that of writing the
+ *                                       same in place, in a file as large that is in the page
+ *                                       cache, and syncing once: by system calls, and through a
+ *                                       shared mapping; and the floor: as many bytes as the
+ *                                       checkpoint wrote in a row, around the page cache
+ *   alloc_checkpoint amplification DIR  bytes written to the disk per byte of dirty pages, and per
+ *                                       byte that changed, over checkpoints of such pages in a heap
+ *                                       of 400 MiB until the base was written anew twice
  * Prints one JSON line. Options of the other workloads are ignored. */
 #include <fcntl.h>
 #include <stdio.h>
@@ -21,14 +24,16 @@
 #include "base/env_uv.h"
 
 #define OBJECT_BYTES ((uint64_t)4000) /* a block of 4 KiB */
-#define OBJECTS      100000u
+#define OBJECTS_MAX  524288u
+#define OBJECTS_FEW  100000u
 #define DIRTY        16384u
 #define PAGE         4096u
 
 static struct env *env;
 static struct image *image;
 static struct heap *heap;
-static uint64_t objects[OBJECTS];
+static uint64_t objects[OBJECTS_MAX];
+static unsigned count;
 static uint64_t seed = 1;
 static struct image_result result;
 static bool done;
@@ -72,13 +77,15 @@ static void checkpoint(void)
     check(result.err, "checkpoint");
 }
 
-static void dirty(void)
+/* Of each object so many bytes. */
+static void dirty(size_t bytes)
 {
+    static uint8_t value[OBJECT_BYTES];
     for (unsigned i = 0; i < DIRTY; i++) {
-        uint64_t value = dice();
+        memset(value, (int)dice(), bytes);
         heap_begin(heap, heap_index(heap) + 1, 1, 0);
-        check(heap_write(heap, heap_next_version(heap), objects[dice() % OBJECTS], 0,
-                         slice_of(&value, sizeof value)),
+        check(heap_write(heap, heap_next_version(heap), objects[dice() % count], 0,
+                         slice_of(value, bytes)),
               "write");
         heap_end(heap);
     }
@@ -89,105 +96,130 @@ static double ms_since(uint64_t start)
     return (double)(now_ns() - start) / 1e6;
 }
 
-/* A file with room for all objects, written and synced. */
-static int prepared(const char *path)
+/* Around the page cache, where that is to be had. */
+static void write_in_a_row(int fd, uint64_t bytes)
 {
-    static uint8_t page[PAGE];
-    int fd = open(path, O_CREAT | O_RDWR, 0600);
-    for (uint64_t i = 0; i < OBJECTS; i++) {
-        check(pwrite(fd, page, PAGE, (off_t)(i * PAGE)) == PAGE ? 0 : ERR_IO, "prepare");
+    size_t piece = (size_t)1 << 20;
+    void *data = NULL;
+    check(posix_memalign(&data, PAGE, piece) == 0 ? 0 : ERR_NOMEM, "memory");
+    memset(data, 0x5a, piece);
+    for (uint64_t at = 0, len = 0; at < bytes; at += len) {
+        len = bytes - at < piece ? bytes - at : piece;
+        check(pwrite(fd, data, len, (off_t)at) == (ssize_t)len ? 0 : ERR_IO, "write");
     }
-    check(fsync(fd) == 0 ? 0 : ERR_IO, "prepare");
+    check(fdatasync(fd) == 0 ? 0 : ERR_IO, "sync");
+    free(data);
+}
+
+static int open_direct(const char *path)
+{
+    int fd = open(path, O_CREAT | O_RDWR | O_DIRECT, 0600);
+    fd = fd >= 0 ? fd : open(path, O_CREAT | O_RDWR, 0600);
+    check(fd >= 0 ? 0 : ERR_IO, "open");
     return fd;
 }
 
-static double in_place_ms(const char *path, uint64_t pages)
+/* A file with a page for each object, written, synced, and in the page cache. */
+static int prepared(const char *path)
 {
-    static uint8_t page[PAGE];
-    int fd = prepared(path);
-    uint64_t start = now_ns();
-    for (uint64_t i = 0; i < pages; i++) {
-        off_t at = (off_t)(dice() % OBJECTS * PAGE);
-        check(pwrite(fd, page, PAGE, at) == PAGE ? 0 : ERR_IO, "write");
-    }
-    check(fdatasync(fd) == 0 ? 0 : ERR_IO, "sync");
-    double ms = ms_since(start);
+    static uint8_t piece[256 * PAGE];
+    int fd = open_direct(path);
+    write_in_a_row(fd, (uint64_t)count * PAGE);
     close(fd);
-    unlink(path);
-    return ms;
+    fd = open(path, O_RDWR);
+    check(fd >= 0 ? 0 : ERR_IO, "open");
+    while (read(fd, piece, sizeof piece) > 0) {
+    }
+    return fd;
 }
 
-static double mapped_ms(const char *path, uint64_t pages)
+static double in_place_ms(int fd, uint64_t pages, size_t bytes)
 {
-    size_t bytes = (size_t)OBJECTS * PAGE;
-    int fd = prepared(path);
-    uint8_t *map = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    static uint8_t page[PAGE];
+    uint64_t start = now_ns();
+    for (uint64_t i = 0; i < pages; i++) {
+        off_t at = (off_t)(dice() % count * PAGE);
+        check(pwrite(fd, page, bytes, at) == (ssize_t)bytes ? 0 : ERR_IO, "write");
+    }
+    check(fdatasync(fd) == 0 ? 0 : ERR_IO, "sync");
+    return ms_since(start);
+}
+
+static double mapped_ms(int fd, uint64_t pages, size_t bytes)
+{
+    size_t all = (size_t)count * PAGE;
+    uint8_t *map = mmap(NULL, all, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
     check(map != MAP_FAILED ? 0 : ERR_NOMEM, "map");
     uint64_t start = now_ns();
     for (uint64_t i = 0; i < pages; i++) {
-        memset(map + dice() % OBJECTS * PAGE, (int)i, PAGE);
+        memset(map + dice() % count * PAGE, (int)i, bytes);
     }
-    check(msync(map, bytes, MS_SYNC) == 0 ? 0 : ERR_IO, "sync");
+    check(msync(map, all, MS_SYNC) == 0 ? 0 : ERR_IO, "sync");
     double ms = ms_since(start);
-    munmap(map, bytes);
+    munmap(map, all);
+    return ms;
+}
+
+static double floor_ms(const char *path, uint64_t bytes)
+{
+    uint64_t start = now_ns();
+    int fd = open_direct(path);
+    write_in_a_row(fd, (bytes + PAGE - 1) / PAGE * PAGE);
+    double ms = ms_since(start);
     close(fd);
     unlink(path);
     return ms;
 }
 
-/* Where O_DIRECT isn't to be had, through the page cache. */
-static double sequential_ms(const char *path, uint64_t pages)
+/* what: begins the keys. */
+static void report_one(const char *what, size_t bytes, int beside, const char *path)
 {
-    size_t piece = (size_t)1 << 20;
-    void *bytes = NULL;
-    check(posix_memalign(&bytes, PAGE, piece) == 0 ? 0 : ERR_NOMEM, "memory");
-    memset(bytes, 0x5a, piece);
+    dirty(bytes);
     uint64_t start = now_ns();
-    int fd = open(path, O_CREAT | O_RDWR | O_DIRECT, 0600);
-    fd = fd >= 0 ? fd : open(path, O_CREAT | O_RDWR, 0600);
-    for (uint64_t at = 0, len = 0; at < pages * PAGE; at += len) {
-        len = pages * PAGE - at < piece ? pages * PAGE - at : piece;
-        check(pwrite(fd, bytes, len, (off_t)at) == (ssize_t)len ? 0 : ERR_IO, "write");
-    }
-    check(fdatasync(fd) == 0 ? 0 : ERR_IO, "sync");
+    checkpoint();
     double ms = ms_since(start);
-    close(fd);
-    unlink(path);
-    free(bytes);
-    return ms;
+    uint64_t pages = result.pages_written;
+    size_t same = bytes < OBJECT_BYTES ? bytes : PAGE;
+    double in_place = in_place_ms(beside, pages, same);
+    double mapped = mapped_ms(beside, pages, same);
+    double floor = floor_ms(path, result.bytes_written);
+    printf(",\"%s_pages\":%llu,\"%s_bytes\":%llu,\"%s_ms\":%.2f,\"%s_in_place_ms\":%.2f,"
+           "\"%s_mapped_ms\":%.2f,\"%s_floor_ms\":%.2f,\"%s_of_in_place\":%.4f,"
+           "\"%s_of_mapped\":%.4f,\"%s_of_floor\":%.4f",
+           what, (unsigned long long)pages, what, (unsigned long long)result.bytes_written, what,
+           ms, what, in_place, what, mapped, what, floor, what, ms / in_place, what, ms / mapped,
+           what, ms / floor);
 }
 
 static void report_checkpoint(const char *dir)
 {
     char path[4096];
+    char row[4096];
     (void)snprintf(path, sizeof path, "%s/beside", dir);
-    dirty();
-    uint64_t start = now_ns();
-    checkpoint();
-    double ms = ms_since(start);
-    uint64_t pages = result.pages_written;
-    double in_place = in_place_ms(path, pages);
-    double mapped = mapped_ms(path, pages);
-    double floor = sequential_ms(path, pages);
-    printf("{\"workload\":\"checkpoint\",\"pages\":%llu,\"ms\":%.2f,\"in_place_ms\":%.2f,"
-           "\"mapped_ms\":%.2f,\"floor_ms\":%.2f,\"of_in_place\":%.4f,\"of_mapped\":%.4f,"
-           "\"of_floor\":%.4f,\"floor_of_in_place\":%.4f}\n",
-           (unsigned long long)pages, ms, in_place, mapped, floor, ms / in_place, ms / mapped,
-           ms / floor, floor / in_place);
+    (void)snprintf(row, sizeof row, "%s/row", dir);
+    int beside = prepared(path);
+    printf("{\"workload\":\"checkpoint\",\"heap_bytes\":%llu", (unsigned long long)count * PAGE);
+    report_one("whole", OBJECT_BYTES, beside, row);
+    report_one("word", sizeof(uint64_t), beside, row);
+    printf("}\n");
+    close(beside);
+    unlink(path);
 }
 
-static void report_amplification(void)
+static void report_amplification(size_t bytes, const char *what)
 {
     struct image_stats before;
     struct image_stats after;
     uint64_t pages = 0;
+    uint64_t changed = 0;
     unsigned bases = 0;
     uint64_t base = 0;
     image_get_stats(image, &before);
     for (unsigned i = 0; bases < 2 && i < 200; i++) {
         struct image_stats now;
         struct heap_stats stats;
-        dirty();
+        dirty(bytes);
+        changed += DIRTY * bytes;
         heap_get_stats(heap, &stats);
         pages += stats.dirty_pages;
         checkpoint();
@@ -196,10 +228,17 @@ static void report_amplification(void)
         base = now.sequence;
     }
     image_get_stats(image, &after);
-    printf("{\"workload\":\"amplification\",\"dirty_pages\":%llu,"
-           "\"bytes_per_dirty_byte\":%.4f}\n",
-           (unsigned long long)pages,
-           (double)(after.bytes_written - before.bytes_written) / (double)(pages * PAGE));
+    double written = (double)(after.bytes_written - before.bytes_written);
+    printf(",\"%s_pages\":%llu,\"%s_per_dirty_byte\":%.4f,\"%s_per_changed_byte\":%.4f", what,
+           (unsigned long long)pages, what, written / (double)(pages * PAGE), what,
+           written / (double)changed);
+}
+
+static unsigned objects_in_memory(void)
+{
+    uint64_t memory = (uint64_t)sysconf(_SC_PHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE);
+    uint64_t fit = memory / 8 / PAGE;
+    return fit < OBJECTS_MAX ? (unsigned)fit : OBJECTS_MAX;
 }
 
 int main(int argc, char **argv)
@@ -209,11 +248,13 @@ int main(int argc, char **argv)
         return 2;
     }
     struct image_opts opts = {.dir = argv[2], .uid = 7, .mode = IMAGE_DISK};
-    struct heap_opts create = {.uid = 7, .heap_id = 1, .bytes_max = (uint64_t)1 << 30};
+    struct heap_opts create = {.uid = 7, .heap_id = 1, .bytes_max = (uint64_t)4 << 30};
+    bool large = strcmp(argv[1], "checkpoint") == 0;
+    count = large ? objects_in_memory() : OBJECTS_FEW;
     check(env_uv_open(&env), "environment");
     check(image_open(env, &opts, &image, &heap, NULL), "open");
     check(heap_create(&create, &heap), "create");
-    for (unsigned i = 0; i < OBJECTS; i++) {
+    for (unsigned i = 0; i < count; i++) {
         heap_begin(heap, i + 1, 1, 0);
         check(heap_alloc(heap, heap_next_version(heap), OBJECT_BYTES, 1, slice_of(NULL, 0),
                          &objects[i]),
@@ -221,10 +262,13 @@ int main(int argc, char **argv)
         heap_end(heap);
     }
     checkpoint();
-    if (strcmp(argv[1], "checkpoint") == 0) {
+    if (large) {
         report_checkpoint(argv[2]);
     } else {
-        report_amplification();
+        printf("{\"workload\":\"amplification\"");
+        report_amplification(OBJECT_BYTES, "whole");
+        report_amplification(sizeof(uint64_t), "word");
+        printf("}\n");
     }
     image_close(image);
     heap_free(heap);

@@ -1,7 +1,7 @@
-/* Hostile image files: a sound image (superblock, base and delta; or a pmem image with its journal)
- * is damaged as the input says, its checksums are made to fit again if the input wants it so, and
- * it is opened. That must give an error or a heap that passes heap_check, and never crash; and what
- * was opened can be written to.
+/* Hostile image files: a sound image (superblock, base and delta with pages and patches; or a pmem
+ * image with its journal) is damaged as the input says, its checksums are made to fit again if the
+ * input wants it so, and it is opened. That must give an error or a heap that passes heap_check,
+ * and never crash; and what was opened can be written to.
  *
  * Byte 0: bit 0 pmem mode, bit 1 checksums are repaired, bit 2 the pmem image is sealed. Then 10
  * bytes per edit: file, where, what.
@@ -13,6 +13,7 @@
 #include "alloc/command.h"
 #include "alloc/image_pmem.h"
 #include "base/crc.h"
+#include "base/hash.h"
 #include "unit/alloc/memdisk.h"
 
 #define UID       7u
@@ -144,8 +145,40 @@ static void seal_block(void *block)
     store_u32((uint8_t *)block + IMAGE_BLOCK_BYTES - 4, image_crc(block, IMAGE_BLOCK_BYTES));
 }
 
-/* Head, table and footer of one file; returns the footer's checksum. `page_at` learns its pages. */
-static uint32_t seal_pages(struct memdisk_file *f, const uint8_t *page_at[PAGES_MAX])
+/* What the files say so far. */
+struct content {
+    bool present[PAGES_MAX];
+    uint8_t bytes[PAGES_MAX][PAGE_BYTES];
+};
+
+/* One entry of a table, with hashes that fit. data: the page or the patch. */
+static void seal_entry(struct content *all, uint8_t *at, const uint8_t *data, uint8_t *patch)
+{
+    struct pages_entry entry;
+    memcpy(&entry, at, sizeof entry);
+    uint64_t page = entry.page & ~PAGES_GONE;
+    if (page >= PAGES_MAX) {
+        return;
+    }
+    if (patch != NULL) {
+        struct pages_patch what;
+        memcpy(&what, patch, sizeof what);
+        what.hash = hash64(what.lines, data, image_patch_bytes(what.lines));
+        memcpy(patch, &what, sizeof what);
+        must(image_patch_apply(&what, data, all->bytes[page]));
+    } else if (data != NULL) {
+        memcpy(all->bytes[page], data, PAGE_BYTES);
+        all->present[page] = true;
+    } else {
+        all->present[page] = false;
+        return;
+    }
+    entry.hash = arena_page_hash(page, all->bytes[page]);
+    memcpy(at, &entry, sizeof entry);
+}
+
+/* Head, table and footer of one file; returns the footer's checksum. */
+static uint32_t seal_pages(struct memdisk_file *f, struct content *all)
 {
     struct pages_footer footer;
     if (f->len < 2 * IMAGE_BLOCK_BYTES) {
@@ -154,26 +187,36 @@ static uint32_t seal_pages(struct memdisk_file *f, const uint8_t *page_at[PAGES_
     seal_block(f->data);
     uint8_t *end = f->data + f->len - IMAGE_BLOCK_BYTES;
     memcpy(&footer, end, sizeof footer);
-    uint64_t room = f->len - 2 * IMAGE_BLOCK_BYTES;
-    uint64_t table = footer.present * PAGE_BYTES;
-    uint64_t entries = footer.present + footer.gone;
-    if (footer.present < PAGES_MAX && footer.gone < PAGES_MAX &&
-        table + entries * sizeof(struct pages_entry) <= room) {
-        uint8_t *at = f->data + IMAGE_BLOCK_BYTES;
-        for (uint64_t i = 0; i < entries; i++) {
-            struct pages_entry entry;
-            memcpy(&entry, at + table + i * sizeof entry, sizeof entry);
-            uint64_t page = entry.page & ~PAGES_GONE;
-            if (i < footer.present) {
-                entry.hash = arena_page_hash(entry.page, at + i * PAGE_BYTES);
-                memcpy(at + table + i * sizeof entry, &entry, sizeof entry);
+    bool bounded = footer.present < PAGES_MAX && footer.patched < PAGES_MAX &&
+                   footer.gone < PAGES_MAX && footer.patch_lines < PAGES_MAX * 64;
+    uint64_t entries = footer.present + footer.patched + footer.gone;
+    uint64_t bytes =
+        entries * sizeof(struct pages_entry) + footer.patched * sizeof(struct pages_patch);
+    uint64_t patches = IMAGE_BLOCK_BYTES + footer.present * PAGE_BYTES;
+    uint64_t table = patches + image_blocks_bytes(footer.patch_lines * LINE_BYTES);
+    if (bounded && table + bytes + IMAGE_BLOCK_BYTES <= f->len) {
+        uint8_t *entry = f->data + table;
+        uint8_t *patch = entry + entries * sizeof(struct pages_entry);
+        uint64_t at = IMAGE_BLOCK_BYTES;
+        for (uint64_t i = 0; i < footer.present; i++, at += PAGE_BYTES) {
+            seal_entry(all, entry, f->data + at, NULL);
+            entry += sizeof(struct pages_entry);
+        }
+        for (uint64_t i = 0; i < footer.patched; i++) {
+            uint64_t len = image_patch_bytes(load_u64(patch));
+            if (len <= table - at) {
+                seal_entry(all, entry, f->data + at, patch);
+                at += len;
             }
-            if (page < PAGES_MAX) {
-                page_at[page] = i < footer.present ? at + i * PAGE_BYTES : NULL;
-            }
+            entry += sizeof(struct pages_entry);
+            patch += sizeof(struct pages_patch);
+        }
+        for (uint64_t i = 0; i < footer.gone; i++) {
+            seal_entry(all, entry, NULL, NULL);
+            entry += sizeof(struct pages_entry);
         }
         store_u32(end + offsetof(struct pages_footer, table_crc),
-                  crc32c(0, at + table, entries * sizeof(struct pages_entry)));
+                  crc32c(0, f->data + table, bytes));
     }
     seal_block(end);
     return load_u32(end + IMAGE_BLOCK_BYTES - 4);
@@ -181,23 +224,24 @@ static uint32_t seal_pages(struct memdisk_file *f, const uint8_t *page_at[PAGES_
 
 static void seal_disk(struct memdisk *d)
 {
+    static struct content all;
     struct memdisk_file *f = memdisk_file(d, "super");
     if (f == NULL) {
         return;
     }
     for (size_t slot = 0; (slot + 1) * sizeof(struct super_block) <= f->len; slot++) {
         struct super_block s;
-        const uint8_t *page_at[PAGES_MAX] = {NULL};
+        memset(all.present, 0, sizeof all.present);
         memcpy(&s, f->data + slot * sizeof s, sizeof s);
         for (uint32_t i = 0; i < s.file_count && i < SUPER_FILES_MAX; i++) {
             struct memdisk_file *pages = pages_of(d, &s.files[i]);
             if (pages != NULL) {
-                s.files[i].footer_crc = seal_pages(pages, page_at);
+                s.files[i].footer_crc = seal_pages(pages, &all);
             }
         }
         s.digest = 0;
         for (uint64_t p = 0; p < PAGES_MAX; p++) {
-            s.digest += page_at[p] != NULL ? arena_page_hash(p, page_at[p]) : 0;
+            s.digest += all.present[p] ? arena_page_hash(p, all.bytes[p]) : 0;
         }
         if (s.bytes_max > 64 * BYTES_MAX) {
             s.bytes_max = BYTES_MAX; /* a matter of memory, not of safety */

@@ -374,11 +374,21 @@ static void use_one(struct setting *s, struct dice *dice, const char *file, stru
     heap_free(h);
 }
 
-static void damage_of_any_page_is_met_or_found(void **state)
+static void damage_and_use(struct setting *s, struct dice *dice, const char *file, uint8_t *at,
+                           struct tally *tally)
+{
+    uint8_t bit = (uint8_t)(1u << roll(dice, 8));
+    *at ^= bit;
+    use_one(s, dice, file, tally);
+    *at ^= bit;
+}
+
+static void damage_of_any_page_or_patch_is_met_or_found(void **state)
 {
     (void)state;
     static struct setting s;
     struct tally tally = {0};
+    uint64_t all_lines = 0;
     for (uint64_t seed = 1; seed <= 2; seed++) {
         struct dice dice = {seed};
         setting_open(&s, seed);
@@ -391,19 +401,24 @@ static void damage_of_any_page_is_met_or_found(void **state)
             struct pages_footer *footer =
                 (struct pages_footer *)(void *)(f->data + f->len - sizeof *footer);
             uint64_t pages = load_u64(&footer->present);
+            uint64_t lines = load_u64(&footer->patch_lines);
             for (uint64_t i = 0; i < pages; i++) {
                 uint8_t *at = f->data + (1 + i) * HEAP_PAGE_BYTES + roll(&dice, HEAP_PAGE_BYTES);
-                uint8_t bit = (uint8_t)(1u << roll(&dice, 8));
-                *at ^= bit;
-                use_one(&s, &dice, name, &tally);
-                *at ^= bit;
+                damage_and_use(&s, &dice, name, at, &tally);
             }
+            for (uint64_t i = 0; i < lines; i += 1 + roll(&dice, 3)) {
+                uint8_t *at = f->data + (1 + pages) * HEAP_PAGE_BYTES + i * PATCH_LINE_BYTES +
+                              roll(&dice, PATCH_LINE_BYTES);
+                damage_and_use(&s, &dice, name, at, &tally);
+            }
+            all_lines += lines;
         }
         setting_close(&s);
     }
     (void)printf("%" PRIu64 " refused at opening, %" PRIu64 " met, %" PRIu64
                  " found in the background, %" PRIu64 " harmless\n",
                  tally.refused, tally.met, tally.found, tally.harmless);
+    assert_true(all_lines > 50);
     assert_true(tally.met > 50);
     assert_true(tally.found > 20);
     assert_true(tally.refused > 20);
@@ -533,7 +548,7 @@ static void deltas_are_gathered_unread(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(damage_of_any_page_is_met_or_found),
+        cmocka_unit_test(damage_of_any_page_or_patch_is_met_or_found),
         cmocka_unit_test(a_foreign_image_is_checked_at_once),
         cmocka_unit_test(opening_reads_little),
         cmocka_unit_test(deltas_are_gathered_unread),
