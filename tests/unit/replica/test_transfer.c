@@ -129,7 +129,7 @@ static void without_room_it_stays_while_somebody_is_behind(void **state)
     struct filled t;
     fall_behind(&t);
     no_room(&t);
-    sim_disk_slow(t.c.nodes[t.behind].host, 100);
+    sim_disk_slow(t.c.nodes[t.behind].host, 200);
     come_back(&t);
     uint64_t ms = 0;
     for (; !has(&t, t.behind); ms++) {
