@@ -52,7 +52,7 @@ struct heap {
     uint32_t *slab_pages;
     struct slab_cursor cursors[SLAB_CLASSES]; /* of POOL_OBJECTS */
     struct slot_page *slot_page;              /* the current one; NULL: nobody has looked */
-    uint64_t uid; /* the header's, where every entry finds it near */
+    uint64_t uid;                             /* the header's, where every entry finds it near */
     uint64_t entry_time;
     uint64_t work; /* heap_work() */
     bool in_entry;
