@@ -226,7 +226,7 @@ static void time_goes_on_where_clocks_were_set_back(void **state)
     uint64_t ptr = client_alloc(&client, 8, slice_of(NULL, 0));
     stamp_ahead(&c, &client, ptr, 3600000);
     (void)client_open(&silent, &c, uid, 2, 8, 5000);
-    uint32_t sessions = cluster_info(&c, cluster_leader(&c, uid), uid).sessions;
+    uint64_t sessions = cluster_info(&c, cluster_leader(&c, uid), uid).sessions;
     /* Many entries a millisecond apart, or none for a while: at half the pace. */
     for (uint32_t round = 0; round < 2; round++) {
         uint64_t clock = clock_ms(&c, uid);
