@@ -91,8 +91,9 @@ expect 0 cairnctl heap set h retention=1h
 uid=$(cairnctl shard ls h -o json | jq -r '.data.replicas[0].uid')
 port=${cluster_ports[$(cluster_leader "$uid")]}
 watch() { # uid token [bytes that are sent of it]
-    { le 8 "$1" && le 1 1 && le 8 "$2" && le 8 0 && le 4 0 && le 4 10 && le 4 65536 && le 1 5 && le 1 0 && le 8 0 && le 4 0 && le 2 0; } |
-        head -c "${3:-53}" >"$dir/body"
+    { le 8 "$1" && le 1 1 && le 8 "$2" && le 8 0 && le 4 0 && le 4 10 && le 4 65536 && le 1 5 && le 1 0 && le 8 0 && le 4 0 && le 2 0; } \
+        >"$dir/whole"
+    head -c "${3:-53}" "$dir/whole" >"$dir/body"
     header "$(stat -c %s "$dir/body")" "$(kind_of WATCH)" && cat "$dir/body"
 }
 tx_commit() { # bytes of parts, on standard input
