@@ -66,7 +66,8 @@ garbage() { { header 20 1 && head -c 20 /dev/zero | tr '\0' '\377'; } | linger |
 attack 'protocol version 65535, but this node speaks version 1' garbage
 malformed() { { header 20 1 && le 2 1 && le 2 0 && le 1 0 && head -c 15 /dev/zero; } | linger | tls "$dir/certs/app"; }
 attack 'malformed HELLO' malformed
-noise() { head -c 4096 /dev/urandom | linger | tls "$dir/certs/app"; }
+# (What begins with K, Q or R is a command to s_client.)
+noise() { { printf '\377' && head -c 4095 /dev/urandom; } | linger | tls "$dir/certs/app"; }
 attack 'refusing a connection .*name=app' noise
 truncated() { { header 100 1 && head -c 20 /dev/zero && sleep 7; } | tls "$dir/certs/app"; }
 attack 'no hello within 5 s' truncated
@@ -110,7 +111,7 @@ watch "$uid" 0 | answered 'the oldest token'
 watch 999 1 | answered 'no replica of this shard on this node'
 for len in 0 7 8 9 20 52; do watch "$uid" 1 $len | answered 'protocol violation|no replica of this shard'; done
 head -c 65536 /dev/zero | tx_commit 65536 | answered 'the session is unknown here'
-head -c 65536 /dev/urandom | tx_commit 65536 | answered 'the session is unknown here'
+head -c 65536 /dev/zero | tr '\0' '\377' | tx_commit 65536 | answered 'the session is unknown here'
 head -c 100 /dev/zero | tx_commit 65536 | answered 'protocol violation|the session is unknown here'
 
 step "a frame that ends in the middle with its connection: nothing to answer, and the node goes on"
