@@ -411,8 +411,8 @@ void batch_end_of_turn(struct shard *s);
 void batch_tick(struct shard *s); /* batches that wait for a place in the log */
 void batch_push(struct shard *s);
 void batch_refuse(struct shard *s, int err); /* whoever waits gets err */
-void batch_close(struct shard *s);        /* nobody may wait any more */
-void batch_pool_close(struct replica *r); /* frees what all shards have given back */
+void batch_close(struct shard *s);           /* nobody may wait any more */
+void batch_pool_close(struct replica *r);    /* frees what all shards have given back */
 void shard__apply(struct shard *s);
 /* The entry that it would apply next; 0: none for now. */
 uint64_t shard__apply_next(const struct shard *s);
