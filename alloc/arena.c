@@ -1,8 +1,8 @@
 #include <string.h>
 
 #include "alloc/arena_memory.h"
+#include "alloc/page_hash.h"
 #include "base/assert.h"
-#include "base/hash.h"
 #include "base/mem.h"
 
 /* So much memory of absent pages is kept, to be zeroed or overwritten when it is used again: giving
@@ -90,7 +90,7 @@ int arena_open(struct arena *a, uint64_t pages)
     size_t set = pageset_bytes(pages);
     size_t chunks = (size_t)(pages / CHUNK_PAGES / 64 + 1) * sizeof(uint64_t);
     a->memory_bytes =
-        6 * set + 2 * chunks + (size_t)(words_of(pages) + 6 * pages) * sizeof(uint64_t);
+        6 * set + 2 * chunks + (size_t)(words_of(pages) + 7 * pages) * sizeof(uint64_t);
     a->memory = arena_memory_reserve(a->memory_bytes, true);
     if (a->memory == NULL) {
         return ERR_NOMEM;
@@ -112,7 +112,8 @@ int arena_open(struct arena *a, uint64_t pages)
     a->huge = (uint64_t *)(void *)at;
     at += chunks;
     a->hash = (uint64_t *)(void *)at;
-    a->lines = a->hash + pages;
+    a->lines_due = a->hash + pages;
+    a->lines = a->lines_due + pages;
     a->lines_before = a->lines + pages;
     a->patched = a->lines_before + pages;
     a->home = a->patched + pages;
@@ -183,7 +184,7 @@ static int load_run(struct arena *a, uint64_t page, uint64_t count)
     rv = a->source->read(a->source, a->home[page], count, bytes);
     uint64_t good = 0;
     while (rv == 0 && good < count) {
-        if (arena_page_hash(page + good, bytes + (good << PAGE_SHIFT)) != a->hash[page + good]) {
+        if (page_hash(bytes + (good << PAGE_SHIFT)) != a->hash[page + good]) {
             rv = ERR_CORRUPT;
         } else {
             unloaded_remove(a, page + good);
@@ -266,6 +267,25 @@ void arena_write_again(struct arena *a, uint64_t page, uint64_t lines)
     a->lines_before[page] |= lines;
 }
 
+/* Comes before these lines change: the page's hash loses their parts while their bytes are there,
+ * which are about to be in the cache anyway. The page doesn't count in the digest until it has new
+ * ones. */
+static void unhash(struct arena *a, uint64_t page, uint64_t lines)
+{
+    uint64_t *due = &a->lines_due[page];
+    if (!pageset_has(&a->unhashed, page)) {
+        a->digest -= page_share(page, a->hash[page]);
+        pageset_add(&a->unhashed, page);
+        *due = 0;
+    }
+    if (lines == PAGE_LINES_ALL) {
+        a->hash[page] = 0;
+    } else {
+        a->hash[page] -= page_lines_hash(a->base + (page << PAGE_SHIFT), lines & ~*due);
+    }
+    *due |= lines;
+}
+
 /* Comes before the page's lines change. */
 static void mark_changed(struct arena *a, uint64_t page)
 {
@@ -274,7 +294,6 @@ static void mark_changed(struct arena *a, uint64_t page)
     } else if (a->lines[page] == 0 && !pageset_has(&a->listed, page)) {
         a->written[a->written_count++] = page;
     }
-    pageset_add(&a->unhashed, page);
 }
 
 /* An absent page whose memory has leftovers gets its zeroes, unless all of it will be overwritten.
@@ -323,6 +342,7 @@ static void warm(struct arena *a, uint64_t page, uint64_t lines, bool whole)
     assert(page < a->pages);
     if (!a->tracked && a->lines[page] != 0) {
         a->lines[page] = widened(a->lines[page] | lines);
+        unhash(a, page, a->lines[page]);
         return;
     }
     if (pageset_has(&a->present, page)) {
@@ -335,12 +355,15 @@ static void warm(struct arena *a, uint64_t page, uint64_t lines, bool whole)
         if (!a->tracked) {
             lines = page == 0 ? PAGE_LINES_ALL /* every command marks it */ : widened(lines);
         }
+        unhash(a, page, a->tracked ? PAGE_LINES_ALL : lines);
     } else {
         wash(a, page, whole);
         pageset_add(&a->present, page);
         a->present_count++;
         a->unusual = true;
         lines = PAGE_LINES_ALL; /* what was there before isn't any more */
+        pageset_add(&a->unhashed, page);
+        a->lines_due[page] = PAGE_LINES_ALL;
     }
     mark_changed(a, page);
     a->lines[page] = lines;
@@ -396,20 +419,30 @@ void arena_patches_forget(struct arena *a)
     memset(a->patched + a->pages - end, 0, end * sizeof *a->patched);
 }
 
-void arena_cool(struct arena *a)
+void arena_cool_page(struct arena *a, uint64_t page)
+{
+    if (!a->tracked) {
+        a->lines_before[page] |= a->lines[page];
+    }
+    a->lines[page] = 0;
+    disarm(a, page);
+}
+
+void arena_cool_listed(struct arena *a)
 {
     for (uint64_t i = 0; i < a->written_count; i++) {
         a->lines_before[a->written[i]] |= a->lines[a->written[i]];
         pageset_add(&a->listed, a->written[i]);
         a->unusual = true;
     }
+}
+
+void arena_cool(struct arena *a)
+{
+    arena_cool_listed(a);
     for (uint64_t page = 0; (page = pageset_next(&a->unhashed, page, a->pages)) < a->pages;
          page++) {
-        if (!a->tracked) {
-            a->lines_before[page] |= a->lines[page];
-        }
-        a->lines[page] = 0;
-        disarm(a, page);
+        arena_cool_page(a, page);
     }
 }
 
@@ -509,6 +542,8 @@ void arena_drop(struct arena *a, uint64_t page, uint64_t count)
         }
         pageset_remove(&a->present, p);
         a->present_count--;
+        unhash(a, p, PAGE_LINES_ALL);
+        pageset_remove(&a->unhashed, p);
         mark_changed(a, p);
         if (a->tracked) {
             pageset_add(&a->listed, p);
@@ -526,9 +561,16 @@ void arena_drop(struct arena *a, uint64_t page, uint64_t count)
 
 /* ---- loading and the digest ---- */
 
-uint64_t arena_page_hash(uint64_t page, const void *bytes)
+static void hash_set(struct arena *a, uint64_t page, uint64_t hash)
 {
-    return hash64(page, bytes, PAGE_BYTES);
+    if (pageset_has(&a->present, page)) {
+        a->digest -= page_share(page, a->hash[page]);
+    } else {
+        pageset_add(&a->present, page);
+        a->present_count++;
+    }
+    a->digest += page_share(page, hash);
+    a->hash[page] = hash;
 }
 
 int arena_load(struct arena *a, uint64_t page, const void *bytes)
@@ -540,11 +582,7 @@ int arena_load(struct arena *a, uint64_t page, const void *bytes)
         return rv;
     }
     memcpy(a->base + (page << PAGE_SHIFT), bytes, PAGE_BYTES);
-    uint64_t hash = arena_page_hash(page, bytes);
-    a->present_count += !pageset_has(&a->present, page);
-    pageset_add(&a->present, page);
-    a->digest += hash - a->hash[page];
-    a->hash[page] = hash;
+    hash_set(a, page, page_hash(bytes));
     return 0;
 }
 
@@ -552,12 +590,9 @@ void arena_load_later(struct arena *a, uint64_t page, uint64_t hash, uint64_t ho
 {
     assert(page < a->pages);
     assert(a->source == NULL);
-    a->present_count += !pageset_has(&a->present, page);
     a->unloaded_count += !pageset_has(&a->unloaded, page);
-    pageset_add(&a->present, page);
     pageset_add(&a->unloaded, page);
-    a->digest += hash - a->hash[page];
-    a->hash[page] = hash;
+    hash_set(a, page, hash);
     a->home[page] = home;
 }
 
@@ -572,7 +607,7 @@ void arena_load_never(struct arena *a, uint64_t page)
     pageset_remove(&a->unloaded, page);
     a->present_count--;
     a->unloaded_count--;
-    a->digest -= a->hash[page];
+    a->digest -= page_share(page, a->hash[page]);
     a->hash[page] = 0;
 }
 
@@ -594,6 +629,7 @@ void arena_load_mapped(struct arena *a, uint64_t page, uint64_t count)
         assert(!pageset_has(&a->present, p));
         pageset_add(&a->present, p);
         pageset_add(&a->unhashed, p);
+        a->lines_due[p] = PAGE_LINES_ALL;
     }
     a->present_count += count;
 }
@@ -603,12 +639,8 @@ uint64_t arena_digest(struct arena *a)
     arena_cool(a);
     for (uint64_t page = 0; (page = pageset_next(&a->unhashed, page, a->pages)) < a->pages;
          page++) {
-        uint64_t hash = 0;
-        if (pageset_has(&a->present, page)) {
-            hash = arena_page_hash(page, a->base + (page << PAGE_SHIFT));
-        }
-        a->digest += hash - a->hash[page];
-        a->hash[page] = hash;
+        a->hash[page] += page_lines_hash(a->base + (page << PAGE_SHIFT), a->lines_due[page]);
+        a->digest += page_share(page, a->hash[page]);
     }
     pageset_clear(&a->unhashed, a->pages);
     return a->digest;

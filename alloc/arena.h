@@ -63,10 +63,11 @@ struct arena {
     uint64_t collapse_at; /* the chunk where looking for full ones goes on */
     struct pageset present;
     struct pageset dirty;    /* changed since the last checkpoint began; nothing where tracked */
-    struct pageset unhashed; /* changed, or loaded, since hash[] was computed */
+    struct pageset unhashed; /* present pages whose hash[] lacks lines, and which digest lacks */
     struct pageset stale;    /* absent, but the memory isn't zero */
     struct pageset unloaded; /* present, but not in memory yet, which is zero; hash[] is known */
-    uint64_t *hash;          /* what the page contributes to digest */
+    uint64_t *hash;          /* page_hash(); of unhashed pages, of the lines that aren't due */
+    uint64_t *lines_due;     /* of unhashed pages */
     uint64_t *home;          /* of unloaded pages: where the source has them */
     /* Per page the 64-byte lines that may be written without asking: bits in a hot page only. A
      * page is hot when it was written since the newest view; thus dirty, unhashed, present, saved.
@@ -232,6 +233,9 @@ void arena_load_mapped(struct arena *a, uint64_t page, uint64_t count);
 
 /* No page is hot any more: the next write of each has to mark it again. */
 void arena_cool(struct arena *a);
+/* The same in two steps: first what a commit will ask for, then each page that isn't hashed. */
+void arena_cool_listed(struct arena *a);
+void arena_cool_page(struct arena *a, uint64_t page);
 /* The image has a whole copy of every page. */
 void arena_patches_forget(struct arena *a);
 /* From here on the arena lists which lines were written. */
@@ -251,20 +255,17 @@ static inline uint64_t arena_dirty_pages(const struct arena *a)
 }
 
 uint64_t arena_digest(struct arena *a);
-uint64_t arena_page_hash(uint64_t page, const void *bytes);
 
 /* ---- views (alloc/view.c)
  * ------------------------------------------------------------------------------------------- */
 
-struct view_hash {
-    uint64_t page, old;
-    bool done;
-};
-
-/* Of a page that changed: which lines did, and which a delta says. */
-struct view_change {
-    uint64_t page, lines;
-    uint64_t patch; /* PAGE_LINES_ALL: the whole page, or that it is absent */
+/* Of a page that isn't hashed, or that changed since the last checkpoint. */
+struct view_entry {
+    uint64_t page;
+    uint64_t hash, due; /* arena.hash[], and the lines that it lacks yet */
+    uint64_t lines;     /* that changed */
+    uint64_t patch;     /* what a delta says: these lines, or the whole page, or that it is absent
+                           (PAGE_LINES_ALL), or nothing (0) */
 };
 
 struct view {
@@ -274,17 +275,14 @@ struct view {
     uint64_t index, term;
     uint64_t pages; /* of address space in use */
     struct pageset present;
-    struct pageset whole;        /* checkpoints: pages to be written */
-    struct pageset part;         /* checkpoints: pages of which lines are to be written */
-    struct pageset gone;         /* checkpoints: pages that changed and are absent */
-    struct view_change *changes; /* checkpoints: the dirty marks taken, in ascending order */
-    size_t change_count;
-    size_t change_at; /* where the next one will be asked for */
+    struct pageset whole; /* checkpoints: pages to be written */
+    struct pageset part;  /* checkpoints: pages of which lines are to be written */
+    struct pageset gone;  /* checkpoints: pages that changed and are absent */
     void *memory;
-    struct view_hash *hashes; /* pages that weren't hashed at opening */
-    size_t hash_count;
-    size_t hash_at;
-    uint64_t digest;
+    struct view_entry *list; /* ascending; checkpoints: with the dirty marks taken */
+    size_t list_count;
+    size_t list_at;  /* where the next page will be looked for */
+    uint64_t digest; /* of the pages that are hashed */
     bool checkpoint;
     bool canceled;
 };
@@ -303,7 +301,7 @@ void view_settle(struct view *view, bool all);
  * view_page_count() at the end. part: of those of which only view_patch() is to be written. */
 uint64_t view_next(const struct view *view, bool part, uint64_t from);
 uint64_t view_patch(struct view *view, uint64_t page);
-/* The page will be read soon. */
+/* Pages behind this one will be read soon. */
 void view_expect(const struct view *view, uint64_t page);
 uint64_t view_next_gone(const struct view *view, uint64_t from);
 /* Bytes of pages and patches that a delta would have as of now. */

@@ -16,7 +16,7 @@
 
 #define PIECE_PAGES 128u /* 512 KiB: what the reactor copies in one turn */
 #define PIECE_BYTES ((uint64_t)PIECE_PAGES * PAGE_BYTES + IMAGE_BLOCK_BYTES)
-#define PIECE_LIST  (2 * PIECE_PAGES) /* pages and patches: each page is read, to hash it */
+#define PIECE_LIST  2048u /* pages and patches */
 #define PIECES      2u
 
 /* Filled by the reactor; from env_work() until `done` it is the worker's. */
@@ -363,7 +363,7 @@ static uint64_t piece_add(struct image_run *run, struct piece *piece, uint64_t p
     uint64_t lines = view_patch(view, page);
     uint64_t len = PAGE_BYTES;
     entry->page = page;
-    view_expect(view, view_next(view, run->pass == PASS_PATCHES, page + 1));
+    view_expect(view, page);
     entry->hash = view_hash_page(view, page, bytes); /* while it is warm */
     if (run->pass != PASS_PATCHES) {
         memcpy(to, bytes, PAGE_BYTES);

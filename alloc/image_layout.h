@@ -6,7 +6,7 @@
 
 #include "base/assert.h"
 
-#define IMAGE_FORMAT      5u
+#define IMAGE_FORMAT      6u
 #define IMAGE_BLOCK_BYTES 4096u
 
 /* ---- disk: "super", two slots of a block each; the valid one with the greater sequence counts
@@ -93,7 +93,7 @@ static_assert(sizeof(struct pages_footer) == IMAGE_BLOCK_BYTES, "media format");
 
 /* ---- pmem: "image.pm": head, two journal halves, seal, hashes, presence, pages ---- */
 
-#define PM_FORMAT       5u
+#define PM_FORMAT       6u
 #define PM_MAGIC        0x31304d5052494143ull /* "CAIRPM01" */
 #define PM_COMMIT_MAGIC 0x344c414e4a524943ull /* "CIRJNAL4" */
 #define PM_SEAL_MAGIC   0x314c414553524943ull /* "CIRSEAL1" */

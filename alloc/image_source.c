@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "alloc/image_internal.h"
+#include "alloc/page_hash.h"
 #include "base/mem.h"
 
 #define FILL_PAGES 64u /* 256 KiB: what the reactor copies in one turn */
@@ -221,9 +222,7 @@ static void fill_run(struct env_work *work)
         }
         int rv = read_pages(s, &s->far, s->homes[i], run, s->buffer + (size_t)i * PAGE_BYTES);
         for (uint32_t k = i; k < i + run; k++) {
-            bool same =
-                rv == 0 &&
-                arena_page_hash(s->pages[k], s->buffer + (size_t)k * PAGE_BYTES) == s->hashes[k];
+            bool same = rv == 0 && page_hash(s->buffer + (size_t)k * PAGE_BYTES) == s->hashes[k];
             s->errors[k] = rv != 0 ? rv : same ? 0 : ERR_CORRUPT;
         }
     }

@@ -6,6 +6,7 @@
 
 #include "alloc/arena.h"
 #include "alloc/engine.h"
+#include "alloc/page_hash.h"
 #include "base/assert.h"
 #include "base/mem.h"
 
@@ -19,7 +20,8 @@ struct copy {
 #define COPY_BUCKETS_MIN 64
 #define COPIES_MIN       4096 /* 16 MiB; beyond that a quarter of the present pages */
 /* The machine fetches what follows by itself. */
-#define EXPECT_LINES 4
+#define EXPECT_LINES   4
+#define EXPECT_ENTRIES 12
 /* Patches of a page whose lines aren't those of the patches before: they are read one by one. */
 #define PATCHES_LINES_MAX 16
 
@@ -178,34 +180,6 @@ void view_save(struct arena *a, uint64_t page)
 
 /* ---- opening and closing ---- */
 
-static int hashes_take(struct view *view)
-{
-    struct arena *a = view->arena;
-    size_t count = 0;
-    for (uint64_t p = 0; (p = pageset_next(&a->unhashed, p, a->pages)) < a->pages; p++) {
-        __builtin_prefetch(&a->hash[p]); /* what opening a view asks of each, all at once */
-        __builtin_prefetch(&a->lines[p], 1);
-        __builtin_prefetch(&a->lines_before[p], 1);
-        __builtin_prefetch(&a->patched[p]);
-        count++;
-    }
-    view->digest = a->digest;
-    if (count == 0) {
-        return 0;
-    }
-    view->hashes = mem_alloc(count * sizeof *view->hashes);
-    if (view->hashes == NULL) {
-        return ERR_NOMEM;
-    }
-    for (uint64_t p = 0; (p = pageset_next(&a->unhashed, p, a->pages)) < a->pages; p++) {
-        view->hashes[view->hash_count].page = p;
-        view->hashes[view->hash_count].old = a->hash[p];
-        view->hashes[view->hash_count].done = false;
-        view->hash_count++;
-    }
-    return 0;
-}
-
 /* What a delta says of a page of which these lines have changed: they alone, or the whole page when
  * they are many, when too many patches would lie on the newest whole copy, or when opening reads
  * it, which would have to look in several places. */
@@ -229,33 +203,81 @@ uint64_t view_delta_bytes(const struct heap *heap)
     return lines * LINE_BYTES;
 }
 
-static int changes_reserve(struct view *view)
+/* The next page that a view has to know more of: it isn't hashed, or a checkpoint writes it. */
+static uint64_t next_entry(const struct view *view, uint64_t from)
 {
-    uint64_t count = view->arena->dirty_count;
-    if (count == 0) {
-        return 0;
-    }
-    view->changes = mem_alloc(count * sizeof *view->changes);
-    return view->changes == NULL ? ERR_NOMEM : 0;
+    const struct arena *a = view->arena;
+    uint64_t unhashed = pageset_next(&a->unhashed, from, a->pages);
+    uint64_t dirty = view->checkpoint ? pageset_next(&a->dirty, from, a->pages) : a->pages;
+    return unhashed < dirty ? unhashed : dirty;
 }
 
-/* Takes the dirty marks. The arena is cool. */
-static void changes_take(struct view *view, bool all)
+static int list_reserve(struct view *view)
+{
+    const struct arena *a = view->arena;
+    size_t count = 0;
+    for (uint64_t p = 0; (p = next_entry(view, p)) < a->pages; p++) {
+        count++;
+    }
+    view->list = count == 0 ? NULL : mem_alloc(count * sizeof *view->list);
+    return count != 0 && view->list == NULL ? ERR_NOMEM : 0;
+}
+
+/* Of a dirty page; all: the checkpoint writes every page that is present. */
+static void change_take(struct view *view, struct view_entry *entry, bool all)
 {
     struct arena *a = view->arena;
-    for (uint64_t p = 0; (p = pageset_next(&a->dirty, p, a->pages)) < a->pages; p++) {
-        uint64_t lines = a->lines_before[p];
-        uint64_t patch = PAGE_LINES_ALL;
-        if (!pageset_has(&a->present, p)) {
-            pageset_add(&view->gone, p);
-        } else if (!all) {
-            patch = patch_of(view->heap, p, lines);
-            pageset_add(&view->present, p);
-            pageset_add(patch == PAGE_LINES_ALL ? &view->whole : &view->part, p);
+    uint64_t page = entry->page;
+    entry->lines = a->lines_before[page];
+    entry->patch = PAGE_LINES_ALL;
+    if (!pageset_has(&a->present, page)) {
+        pageset_add(&view->gone, page);
+    } else if (!all) {
+        entry->patch = patch_of(view->heap, page, entry->lines);
+        pageset_add(&view->present, page);
+        pageset_add(entry->patch == PAGE_LINES_ALL ? &view->whole : &view->part, page);
+    }
+    a->lines_before[page] = 0;
+}
+
+/* Asks the caches for what is known of a page, some pages ahead. */
+static void expect_entry(const struct view *view, uint64_t page)
+{
+    const struct arena *a = view->arena;
+    __builtin_prefetch(&a->hash[page]);
+    __builtin_prefetch(&a->lines_due[page]);
+    __builtin_prefetch(&a->lines[page], 1);
+    __builtin_prefetch(&a->lines_before[page], 1);
+    __builtin_prefetch(&a->patched[page]);
+}
+
+/* Of all pages that aren't hashed, which become cool. For a checkpoint with the dirty marks. */
+static void list_fill(struct view *view, bool all)
+{
+    struct arena *a = view->arena;
+    uint64_t ahead = 0;
+    for (size_t i = 0; i < EXPECT_ENTRIES && ahead < a->pages; i++, ahead++) {
+        ahead = next_entry(view, ahead);
+    }
+    view->digest = a->digest;
+    arena_cool_listed(a);
+    for (uint64_t p = 0; (p = next_entry(view, p)) < a->pages; p++) {
+        struct view_entry *entry = &view->list[view->list_count++];
+        ahead = next_entry(view, ahead);
+        if (ahead < a->pages) {
+            expect_entry(view, ahead++);
         }
-        view->changes[view->change_count++] =
-            (struct view_change){.page = p, .lines = lines, .patch = patch};
-        a->lines_before[p] = 0;
+        *entry = (struct view_entry){.page = p, .hash = a->hash[p]};
+        if (pageset_has(&a->unhashed, p)) {
+            entry->due = a->lines_due[p];
+            arena_cool_page(a, p);
+        }
+        if (view->checkpoint && pageset_has(&a->dirty, p)) {
+            change_take(view, entry, all);
+        }
+    }
+    if (!view->checkpoint) {
+        return;
     }
     if (all) {
         pageset_copy(&view->whole, &a->present, a->pages);
@@ -286,7 +308,7 @@ static int open_view(struct heap *heap, bool checkpoint, bool all, struct view *
     view->term = heap_term(heap);
     view->pages = heap_page_count(heap);
     view->checkpoint = checkpoint;
-    if (hashes_take(view) != 0 || (checkpoint && changes_reserve(view) != 0)) {
+    if (list_reserve(view) != 0) {
         goto err_after_memory;
     }
     pageset_place(&view->present, view->memory, a->pages);
@@ -299,17 +321,13 @@ static int open_view(struct heap *heap, bool checkpoint, bool all, struct view *
         pageset_copy(&view->present, &a->present, a->pages);
     }
     assert(!heap->in_entry);
-    arena_cool(a);
-    if (checkpoint) {
-        changes_take(view, all);
-    }
+    list_fill(view, all);
     view->epoch = ++a->epoch;
     a->views[a->view_count++] = view;
     *out = view;
     return 0;
 
 err_after_memory:
-    mem_free(view->hashes);
     mem_free(view->memory);
 err_after_alloc:
     mem_free(view);
@@ -328,8 +346,11 @@ int view_open_checkpoint(struct heap *heap, bool all, struct view **out)
 
 void view_restore_dirty(struct view *view)
 {
-    for (size_t i = 0; i < view->change_count; i++) {
-        arena_write_again(view->arena, view->changes[i].page, view->changes[i].lines);
+    for (size_t i = 0; i < view->list_count; i++) {
+        const struct view_entry *entry = &view->list[i];
+        if (entry->patch != 0) {
+            arena_write_again(view->arena, entry->page, entry->lines);
+        }
     }
 }
 
@@ -340,9 +361,9 @@ void view_settle(struct view *view, bool all)
         arena_patches_forget(a);
         return;
     }
-    for (size_t i = 0; i < view->change_count; i++) {
-        const struct view_change *c = &view->changes[i];
-        a->patched[c->page] = c->patch == PAGE_LINES_ALL ? 0 : a->patched[c->page] | c->patch;
+    for (size_t i = 0; i < view->list_count; i++) {
+        const struct view_entry *e = &view->list[i];
+        a->patched[e->page] = e->patch == PAGE_LINES_ALL ? 0 : a->patched[e->page] | e->patch;
     }
 }
 
@@ -358,8 +379,7 @@ void view_close(struct view *view)
     a->view_count--;
     copies_free(a);
     assert(a->view_count > 0 || a->copy_count == 0);
-    mem_free(view->changes);
-    mem_free(view->hashes);
+    mem_free(view->list);
     mem_free(view->memory);
     mem_free(view);
 }
@@ -409,42 +429,54 @@ uint64_t view_next(const struct view *view, bool part, uint64_t from)
     return page < view->pages ? page : view->pages;
 }
 
-/* The first of `count` elements of `size` bytes, each beginning with its page, that isn't below
- * `page`. They ascend, and so do most calls: it is often the one at `hint`. */
-static size_t find_page(const void *list, size_t size, size_t count, size_t hint, uint64_t page)
+/* Most calls go on where the last one was. NULL: the page is hashed, and didn't change. */
+static struct view_entry *entry_of(struct view *view, uint64_t page)
 {
-    const uint8_t *at = list;
-    size_t low = 0;
-    size_t high = count;
-    if (hint < count && load_u64(at + hint * size) == page) {
-        return hint;
+    size_t low = view->list_at;
+    size_t high = view->list_count;
+    if (low < high && view->list[low].page <= page) {
+        while (low < high && view->list[low].page < page) {
+            low++;
+        }
+        high = low;
+    } else {
+        low = 0;
     }
     while (low < high) {
         size_t middle = low + (high - low) / 2;
-        if (load_u64(at + middle * size) < page) {
+        if (view->list[middle].page < page) {
             low = middle + 1;
         } else {
             high = middle;
         }
     }
-    return low;
+    view->list_at = low;
+    return low < view->list_count && view->list[low].page == page ? &view->list[low] : NULL;
+}
+
+static void expect_lines(const struct arena *a, uint64_t page, uint64_t lines)
+{
+    const uint8_t *bytes = a->base + (page << PAGE_SHIFT);
+    for (uint32_t i = 0; i < EXPECT_LINES && lines != 0; i++, lines &= lines - 1) {
+        __builtin_prefetch(bytes + (uint64_t)__builtin_ctzll(lines) * LINE_BYTES);
+    }
 }
 
 void view_expect(const struct view *view, uint64_t page)
 {
-    const uint8_t *bytes = view->arena->base + (page << PAGE_SHIFT);
-    for (uint64_t i = 0; i < EXPECT_LINES; i++) {
-        __builtin_prefetch(bytes + i * LINE_BYTES);
+    const struct arena *a = view->arena;
+    expect_lines(a, page + 1, PAGE_LINES_ALL);
+    if (view->list_at + EXPECT_ENTRIES < view->list_count) {
+        const struct view_entry *entry = &view->list[view->list_at + EXPECT_ENTRIES];
+        __builtin_prefetch(&a->hash[entry->page], 1);
+        expect_lines(a, entry->page, entry->patch | entry->due);
     }
 }
 
 uint64_t view_patch(struct view *view, uint64_t page)
 {
-    size_t at =
-        find_page(view->changes, sizeof *view->changes, view->change_count, view->change_at, page);
-    view->change_at = at + 1;
-    return at < view->change_count && view->changes[at].page == page ? view->changes[at].patch
-                                                                     : PAGE_LINES_ALL;
+    const struct view_entry *entry = entry_of(view, page);
+    return entry == NULL ? PAGE_LINES_ALL : entry->patch;
 }
 
 uint64_t view_next_gone(const struct view *view, uint64_t from)
@@ -452,44 +484,42 @@ uint64_t view_next_gone(const struct view *view, uint64_t from)
     return pageset_next(&view->gone, from, view->arena->pages);
 }
 
-/* bytes, hash: of the view's page; NULL, 0: it is absent. */
-static void hash_one(struct view *view, struct view_hash *due, const uint8_t *bytes, uint64_t hash)
+/* bytes: of the view's page. */
+static void entry_hash(struct view *view, struct view_entry *entry, const uint8_t *bytes)
 {
     struct arena *a = view->arena;
-    due->done = true;
-    view->digest += hash - due->old;
-    /* When the page is still the same the arena needn't hash it again. */
-    bool same = bytes == NULL ? !pageset_has(&a->present, due->page)
-                              : bytes == a->base + (due->page << PAGE_SHIFT) &&
-                                    pageset_has(&a->present, due->page);
-    if (same && pageset_has(&a->unhashed, due->page) && a->hash[due->page] == due->old &&
-        !arena_is_hot(a, due->page)) {
-        a->digest += hash - due->old;
-        a->hash[due->page] = hash;
-        pageset_remove(&a->unhashed, due->page);
+    uint64_t page = entry->page;
+    entry->hash += page_lines_hash(bytes, entry->due);
+    entry->due = 0;
+    uint64_t share = page_share(page, entry->hash);
+    view->digest += share;
+    /* Without a copy the page is still the same, and the arena needn't hash it again. */
+    if (bytes == a->base + (page << PAGE_SHIFT) && pageset_has(&a->unhashed, page)) {
+        a->hash[page] = entry->hash;
+        a->digest += share;
+        pageset_remove(&a->unhashed, page);
     }
 }
 
 uint64_t view_hash_page(struct view *view, uint64_t page, const uint8_t *bytes)
 {
-    uint64_t hash = arena_page_hash(page, bytes);
-    size_t at =
-        find_page(view->hashes, sizeof *view->hashes, view->hash_count, view->hash_at, page);
-    view->hash_at = at + 1;
-    struct view_hash *due = at < view->hash_count ? &view->hashes[at] : NULL;
-    if (due != NULL && due->page == page && !due->done) {
-        hash_one(view, due, bytes, hash);
+    struct view_entry *entry = entry_of(view, page);
+    if (entry == NULL) {
+        return page_hash(bytes);
     }
-    return hash;
+    if (entry->due != 0) {
+        entry_hash(view, entry, bytes);
+    }
+    return entry->hash;
 }
 
 uint64_t view_digest(struct view *view)
 {
-    for (size_t i = 0; i < view->hash_count; i++) {
-        struct view_hash *due = &view->hashes[i];
-        if (!due->done) {
-            const uint8_t *bytes = view_page(view, due->page);
-            hash_one(view, due, bytes, bytes == NULL ? 0 : arena_page_hash(due->page, bytes));
+    for (size_t i = 0; i < view->list_count; i++) {
+        struct view_entry *entry = &view->list[i];
+        const uint8_t *bytes = entry->due == 0 ? NULL : view_page(view, entry->page);
+        if (bytes != NULL) {
+            entry_hash(view, entry, bytes);
         }
     }
     return view->digest;

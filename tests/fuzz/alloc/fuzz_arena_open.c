@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "alloc/engine.h"
+#include "alloc/page_hash.h"
 #include "base/hash.h"
 #include "heap_driver.h"
 
@@ -133,7 +134,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
             continue;
         }
         must(heap_receive_page(r, pages[i], copy[i]) == 0);
-        digest += arena_page_hash(pages[i], copy[i]);
+        digest += page_share(pages[i], page_hash(copy[i]));
     }
     struct heap *heap = NULL;
     uint64_t index = load_u64(copy[0] + offsetof(struct heap_header, index));

@@ -12,6 +12,7 @@
 
 #include "alloc/command.h"
 #include "alloc/image_pmem.h"
+#include "alloc/page_hash.h"
 #include "base/crc.h"
 #include "base/hash.h"
 #include "unit/alloc/memdisk.h"
@@ -173,7 +174,7 @@ static void seal_entry(struct content *all, uint8_t *at, const uint8_t *data, ui
         all->present[page] = false;
         return;
     }
-    entry.hash = arena_page_hash(page, all->bytes[page]);
+    entry.hash = page_hash(all->bytes[page]);
     memcpy(at, &entry, sizeof entry);
 }
 
@@ -241,7 +242,7 @@ static void seal_disk(struct memdisk *d)
         }
         s.digest = 0;
         for (uint64_t p = 0; p < PAGES_MAX; p++) {
-            s.digest += all.present[p] ? arena_page_hash(p, all.bytes[p]) : 0;
+            s.digest += all.present[p] ? page_share(p, page_hash(all.bytes[p])) : 0;
         }
         if (s.bytes_max > 64 * BYTES_MAX) {
             s.bytes_max = BYTES_MAX; /* a matter of memory, not of safety */
@@ -267,9 +268,9 @@ static void seal_pages_pmem(struct memdisk_file *f, uint64_t bytes_max)
     seal.digest = seal.pages = 0;
     for (uint64_t p = 0; p < pm.pages; p++) {
         if ((f->data[pm.presence_at + p / 8] >> p % 8 & 1) != 0) {
-            uint64_t hash = arena_page_hash(p, f->data + pm.pages_at + p * PAGE_BYTES);
+            uint64_t hash = page_hash(f->data + pm.pages_at + p * PAGE_BYTES);
             store_u64(f->data + pm.hashes_at + p * sizeof hash, hash);
-            seal.digest += hash;
+            seal.digest += page_share(p, hash);
             seal.pages++;
         }
     }

@@ -11,6 +11,7 @@
 #include <string.h>
 
 #include "alloc/arena_memory.h"
+#include "alloc/page_hash.h"
 
 #define PAGES      ((uint64_t)96 << 20 >> PAGE_SHIFT)
 #define ROOM_PAGES (2 * PAGES)
@@ -165,7 +166,7 @@ static void what_is_loaded_in_the_background_lies_in_huge_pages(void **state)
     assert_int_equal(arena_open(&a, ROOM_PAGES), 0);
     for (uint64_t page = 0; page < PAGES; page++) {
         page_make(page, bytes);
-        arena_load_later(&a, page, arena_page_hash(page, bytes), page << PAGE_SHIFT);
+        arena_load_later(&a, page, page_hash(bytes), page << PAGE_SHIFT);
     }
     arena_source_set(&a, &source);
     /* What is wanted early doesn't bring 2 MiB. */

@@ -13,6 +13,7 @@
 
 #include "alloc/command.h"
 #include "alloc/engine.h"
+#include "alloc/page_hash.h"
 #include "heap_driver.h"
 #include "injection.h"
 
@@ -243,7 +244,7 @@ static bool opened(const struct heap *victim, const uint8_t *pages, struct heap 
     assert_int_equal(heap_receive_open(heap_page_count(victim), header(victim)->bytes_max, &r), 0);
     for (uint64_t p = 0; (p = pageset_next(&a->present, p, a->pages)) < a->pages; p++) {
         assert_int_equal(heap_receive_page(r, p, at_page), 0);
-        digest += arena_page_hash(p, at_page);
+        digest += page_share(p, page_hash(at_page));
         at_page += PAGE_BYTES;
     }
     const struct heap_header *hd = (const struct heap_header *)(const void *)pages;

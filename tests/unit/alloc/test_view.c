@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "alloc/engine.h"
+#include "alloc/page_hash.h"
 #include "base/mem.h"
 
 struct frozen {
@@ -48,7 +49,7 @@ static void thaw(struct frozen *f, bool digest)
         const uint8_t *page = view_page(f->view, p);
         if (page != NULL) {
             assert_memory_equal(at, page, 4096);
-            sum += arena_page_hash(p, page);
+            sum += page_share(p, page_hash(page));
             at += 4096;
         }
     }
@@ -215,7 +216,8 @@ static void received_pages_must_add_up(void **state)
                 assert_int_equal(heap_receive_page(r, p, page), 0);
             }
         }
-        uint64_t digest = view_digest(view) - (damage == 1 ? heap->arena.hash[0] : 0);
+        uint64_t digest =
+            view_digest(view) - (damage == 1 ? page_share(0, heap->arena.hash[0]) : 0);
         int rv = heap_receive_finish(r, 7 + (damage == 2), 3 + (damage == 3), 2 + (damage == 4),
                                      digest + (damage == 5), &copy);
         if (damage == 0 || damage == 6) {
