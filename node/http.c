@@ -10,14 +10,22 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "base/list.h"
 #include "base/mem.h"
 
 #define HTTP_SILENCE_NS 5000000000ull
-/* Who holds connections open is in the way of probes: there are many, each costs little, and a
- * silent one ends soon, since a probe sends its request at once. */
-#define HTTP_CONNECTIONS_MAX 512u
-#define HTTP_TIMEOUT_S       3u
-#define HTTP_REQUEST_BYTES   8192u
+/* Who holds connections open is not in the way of probes: beyond so many the oldest ends for the
+ * newest, since a probe sends its request at once and is answered as it comes. At its own limit the
+ * library would accept nobody any more: it is not reached. */
+#define HTTP_CONNECTIONS_KEPT 512u
+#define HTTP_CONNECTIONS_MAX  (HTTP_CONNECTIONS_KEPT + 64u)
+#define HTTP_TIMEOUT_S        3u
+#define HTTP_REQUEST_BYTES    8192u
+
+struct caller {
+    struct list link; /* in open or unused; alone: told to end, and not yet gone */
+    int fd;           /* the library's, which says when it closes it */
+};
 
 struct http {
     struct MHD_Daemon *daemon;
@@ -26,6 +34,11 @@ struct http {
     struct node_health health;
     bool published;
     uint64_t published_ns;
+    /* Of the HTTP thread alone. */
+    struct caller callers[HTTP_CONNECTIONS_MAX];
+    struct list open; /* oldest first */
+    struct list unused;
+    uint32_t open_count;
 };
 
 /* The HTTP thread has no environment: it only asks how long ago the reactor gave a sign of life. */
@@ -112,18 +125,18 @@ static enum MHD_Result answer(void *cls, struct MHD_Connection *connection, cons
     const char *problem = not_ready(&h, alive);
     if (strcmp(method, "GET") != 0 && strcmp(method, "HEAD") != 0) {
         status = MHD_HTTP_METHOD_NOT_ALLOWED;
-        snprintf(text, sizeof text, "only GET\n");
+        (void)snprintf(text, sizeof text, "only GET\n");
     } else if (strcmp(url, "/healthz") == 0) {
         status = alive ? MHD_HTTP_OK : MHD_HTTP_SERVICE_UNAVAILABLE;
-        snprintf(text, sizeof text, "%s", alive ? "ok\n" : problem);
+        (void)snprintf(text, sizeof text, "%s", alive ? "ok\n" : problem);
     } else if (strcmp(url, "/readyz") == 0) {
         status = problem == NULL ? MHD_HTTP_OK : MHD_HTTP_SERVICE_UNAVAILABLE;
-        snprintf(text, sizeof text, "%s", problem == NULL ? "ok\n" : problem);
+        (void)snprintf(text, sizeof text, "%s", problem == NULL ? "ok\n" : problem);
     } else if (strcmp(url, "/metrics") == 0) {
         print_metrics(&h, text, sizeof text);
     } else {
         status = MHD_HTTP_NOT_FOUND;
-        snprintf(text, sizeof text, "/healthz, /readyz or /metrics\n");
+        (void)snprintf(text, sizeof text, "/healthz, /readyz or /metrics\n");
     }
     struct MHD_Response *response =
         MHD_create_response_from_buffer(strlen(text), text, MHD_RESPMEM_MUST_COPY);
@@ -134,6 +147,38 @@ static enum MHD_Result answer(void *cls, struct MHD_Connection *connection, cons
     enum MHD_Result rv = MHD_queue_response(connection, status, response);
     MHD_destroy_response(response);
     return rv;
+}
+
+/* On the HTTP thread, when a connection was accepted and before it is closed. */
+static void on_connection(void *cls, struct MHD_Connection *connection, void **context,
+                          enum MHD_ConnectionNotificationCode code)
+{
+    struct http *http = cls;
+    struct caller *caller = *context;
+    if (code == MHD_CONNECTION_NOTIFY_CLOSED) {
+        if (caller != NULL) {
+            http->open_count -= list_empty(&caller->link) ? 0 : 1;
+            list_remove(&caller->link);
+            list_push_back(&http->unused, &caller->link);
+        }
+        return;
+    }
+    const union MHD_ConnectionInfo *info =
+        MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CONNECTION_FD);
+    if (info == NULL || list_empty(&http->unused)) {
+        return; /* ends by the timeout */
+    }
+    caller = list_entry(http->unused.next, struct caller, link);
+    list_remove(&caller->link);
+    list_push_back(&http->open, &caller->link);
+    caller->fd = info->connect_fd;
+    *context = caller;
+    if (++http->open_count > HTTP_CONNECTIONS_KEPT) {
+        struct caller *oldest = list_entry(http->open.next, struct caller, link);
+        list_remove(&oldest->link);
+        http->open_count--;
+        shutdown(oldest->fd, SHUT_RDWR); /* the library finds it ended, and closes it */
+    }
 }
 
 /* "host:port" to addresses of this or another machine. */
@@ -165,12 +210,18 @@ int http_open(const char *address, struct http **out, struct err_text *e)
         return err_set(e, ERR_NOMEM, "out of memory");
     }
     pthread_mutex_init(&http->lock, NULL);
+    list_init(&http->open);
+    list_init(&http->unused);
+    for (size_t i = 0; i < HTTP_CONNECTIONS_MAX; i++) {
+        list_push_back(&http->unused, &http->callers[i].link);
+    }
     /* By poll(): select(), which is used otherwise, knows 1024 files, and a node has many more. */
-    http->daemon = MHD_start_daemon(
-        MHD_USE_POLL_INTERNAL_THREAD, 0, NULL, NULL, answer, http, MHD_OPTION_SOCK_ADDR,
-        found->ai_addr, MHD_OPTION_CONNECTION_LIMIT, HTTP_CONNECTIONS_MAX,
-        MHD_OPTION_CONNECTION_TIMEOUT, HTTP_TIMEOUT_S, MHD_OPTION_CONNECTION_MEMORY_LIMIT,
-        (size_t)HTTP_REQUEST_BYTES, MHD_OPTION_END);
+    http->daemon =
+        MHD_start_daemon(MHD_USE_POLL_INTERNAL_THREAD, 0, NULL, NULL, answer, http,
+                         MHD_OPTION_SOCK_ADDR, found->ai_addr, MHD_OPTION_CONNECTION_LIMIT,
+                         HTTP_CONNECTIONS_MAX, MHD_OPTION_CONNECTION_TIMEOUT, HTTP_TIMEOUT_S,
+                         MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)HTTP_REQUEST_BYTES,
+                         MHD_OPTION_NOTIFY_CONNECTION, on_connection, http, MHD_OPTION_END);
     freeaddrinfo(found);
     if (http->daemon == NULL) {
         http_close(http);

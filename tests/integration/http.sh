@@ -99,10 +99,10 @@ healthy || fail "no answer to a probe beside 300 half requests"
 serves half
 drop
 
-step "more connections than there may be: they end soon, and probes are answered again"
+step "more connections than there may be: the oldest end, and probes are answered beside them"
 flood 1200 "$port" ''
+healthy || fail "no answer to a probe beside 1200 silent connections"
 serves silent
-eventually 20 healthy
 drop
 
 serves last

@@ -27,16 +27,22 @@ static int teardown(void **state)
     return 0;
 }
 
-/* Sends a request line; the status, with the whole answer in `answer`. */
-static int ask(const char *line)
+static int connected(void)
 {
     struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = htons((uint16_t)http_port(http))};
-    char request[256];
-    size_t len = 0;
     to.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
     int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
     assert_true(fd >= 0);
     assert_int_equal(connect(fd, (struct sockaddr *)&to, sizeof to), 0);
+    return fd;
+}
+
+/* Sends a request line; the status, with the whole answer in `answer`. */
+static int ask(const char *line)
+{
+    char request[256];
+    size_t len = 0;
+    int fd = connected();
     int n = snprintf(request, sizeof request, "%s HTTP/1.0\r\n\r\n", line);
     assert_int_equal(send(fd, request, (size_t)n, MSG_NOSIGNAL), n);
     for (;;) {
@@ -151,7 +157,7 @@ static void a_probe_agrees_with_readyz(void **state)
     (void)state;
     char address[64];
     struct node_health h = well;
-    snprintf(address, sizeof address, "127.0.0.1:%d", http_port(http));
+    (void)snprintf(address, sizeof address, "127.0.0.1:%d", http_port(http));
     http_publish(http, &well);
     assert_int_equal(http_probe(address), 0);
     h.phase = NODE_JOINING;
@@ -168,7 +174,7 @@ static void an_address_in_use_or_invalid_is_named(void **state)
     (void)state;
     struct http *second = NULL;
     char address[64];
-    snprintf(address, sizeof address, "127.0.0.1:%d", http_port(http));
+    (void)snprintf(address, sizeof address, "127.0.0.1:%d", http_port(http));
     assert_int_equal(http_open(address, &second, &e), ERR_IO);
     assert_non_null(strstr(e.text, address));
     assert_non_null(strstr(e.text, "is the port in use?"));
@@ -201,6 +207,46 @@ static void a_process_with_many_open_files_answers(void **state)
     assert_int_equal(status, 200);
 }
 
+static bool ended(int fd)
+{
+    char byte;
+    return recv(fd, &byte, 1, MSG_DONTWAIT) == 0;
+}
+
+/* The probe is answered before connections that came shortly before it end by their silence. (Where
+ * the machine stood still for seconds they have: then it is tried again.) */
+static void a_probe_is_answered_beside_any_number_of_silent_connections(void **state)
+{
+    (void)state;
+    static int fds[1400];
+    const size_t count = sizeof fds / sizeof fds[0];
+    struct rlimit limit;
+    assert_int_equal(getrlimit(RLIMIT_NOFILE, &limit), 0);
+    if (limit.rlim_max < 2 * count + 100) {
+        skip();
+    }
+    limit.rlim_cur = 2 * count + 100; /* both ends are ours */
+    assert_int_equal(setrlimit(RLIMIT_NOFILE, &limit), 0);
+    http_publish(http, &well);
+    bool beside = false;
+    for (int tries = 0; tries < 5 && !beside; tries++) {
+        for (size_t i = 0; i < count; i++) {
+            fds[i] = connected();
+            if (i % 3 == 0) {
+                (void)send(fds[i], "GET /hea", 8, MSG_NOSIGNAL);
+            }
+        }
+        assert_int_equal(ask("GET /readyz"), 200);
+        beside = !ended(fds[1000]); /* of the last 400 */
+        assert_true(ended(fds[0]));
+        for (size_t i = 0; i < count; i++) {
+            close(fds[i]);
+        }
+        assert_int_equal(ask("GET /healthz"), 200);
+    }
+    assert_true(beside);
+}
+
 int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
@@ -213,6 +259,7 @@ int main(void)
         TEST(a_probe_agrees_with_readyz),
         TEST(an_address_in_use_or_invalid_is_named),
         TEST(a_process_with_many_open_files_answers),
+        TEST(a_probe_is_answered_beside_any_number_of_silent_connections),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
