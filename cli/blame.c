@@ -102,7 +102,7 @@ static json_t *writers_of(struct cli *cli, const char *what, cairn_ptr ptr)
     const json_t *node;
     json_t *writer;
     bool served = false;
-    snprintf(heap, sizeof heap, "%.*s", (int)strcspn(what, "/"), what);
+    (void)snprintf(heap, sizeof heap, "%.*s", (int)strcspn(what, "/"), what);
     json_t *args = json_pack("{s:s,s:o}", "heap", heap, "ptr", cli_u64(ptr.word));
     int rv = cli_ask_all(cli, "writers", args, &nodes);
     json_array_foreach(nodes, i, node)
@@ -129,7 +129,7 @@ static json_t *user_of(const json_t *writer)
     const char *name = json_string_value(json_object_get(writer, "user"));
     const char *owner = json_string_value(json_object_get(writer, "owner"));
     if (name == NULL && owner != NULL) {
-        snprintf(text, sizeof text, "#%s", owner);
+        (void)snprintf(text, sizeof text, "#%s", owner);
         name = text;
     }
     return json_string(name != NULL ? name : "");
@@ -154,7 +154,9 @@ static json_t *rows_of(struct blame *b)
 {
     static const char *const kinds[] = {"(older)", "write", "resize", "birth", "free"};
     json_t *rows = json_array();
-    qsort(b->done, b->done_count, sizeof *b->done, by_begin);
+    if (b->done_count > 0) { /* of an object that isn't yet, there is nothing */
+        qsort(b->done, b->done_count, sizeof *b->done, by_begin);
+    }
     for (size_t i = 0; i < b->done_count; i++) {
         const struct piece *p = &b->done[i];
         json_array_append_new(
@@ -189,7 +191,7 @@ int verb_obj_blame(struct cli *cli)
     cairn_heap_close(heap);
     if (rv == 0 && !b.failed) {
         cairn_change older = {.version = object.version};
-        for (size_t i = b.open_count; i > 0; i--) { /* in a heap that keeps no history */
+        while (b.open != NULL && b.open_count > 0) { /* in a heap that keeps no history */
             claim(&b, b.open[0].begin, b.open[0].end, &older);
         }
     }

@@ -30,7 +30,9 @@ struct tx_file {
 
 static int no_file(struct cli *cli, const char *path, const char *what)
 {
-    return cli_error(cli, CAIRN_E_IO, "%s can't be %s: %s", path, what, strerror(errno));
+    return errno == ENOENT
+               ? cli_error(cli, CAIRN_E_NOTFOUND, "there is no %s", path)
+               : cli_error(cli, CAIRN_E_IO, "%s can't be %s: %s", path, what, strerror(errno));
 }
 
 /* Replaces it as a whole, readable by its owner alone. Exit code, said already. */
@@ -51,7 +53,7 @@ static int file_write(struct cli *cli, const struct tx_file *f)
     if (text == NULL) {
         return cli_error(cli, CAIRN_E_NOMEM, "out of memory");
     }
-    snprintf(temporary, sizeof temporary, "%s.%ld", f->path, (long)getpid());
+    (void)snprintf(temporary, sizeof temporary, "%s.%ld", f->path, (long)getpid());
     int fd = open(temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
     FILE *file = fd < 0 ? NULL : fdopen(fd, "w");
     bool ok = file != NULL && fputs(text, file) >= 0 && fputc('\n', file) != EOF &&
@@ -62,7 +64,7 @@ static int file_write(struct cli *cli, const struct tx_file *f)
     ok = ok && rename(temporary, f->path) == 0;
     free(text);
     if (!ok) {
-        int code = no_file(cli, f->path, "written");
+        int code = cli_error(cli, CAIRN_E_IO, "%s can't be written: %s", f->path, strerror(errno));
         unlink(temporary);
         return code;
     }
@@ -76,30 +78,45 @@ static void file_close(struct tx_file *f)
     memset(f, 0, sizeof *f);
 }
 
+/* What is in the file; the two last borrow from *root. Exit code, said already. */
+static int file_read(struct cli *cli, struct tx_file *f, json_t **root, const char **bytes,
+                     size_t *len)
+{
+    struct stat st;
+    const char *heap = NULL;
+    int format = 0;
+    *root = NULL;
+    if (stat(f->path, &st) != 0) {
+        return no_file(cli, f->path, "read");
+    }
+    if (S_ISREG(st.st_mode) && st.st_size <= (off_t)TX_FILE_BYTES_MAX) {
+        *root = json_load_file(f->path, 0, NULL);
+    }
+    if (*root == NULL ||
+        json_unpack(*root, "{s:i,s:s,s:s%}", "format", &format, "heap", &heap, "transaction", bytes,
+                    len) != 0 ||
+        format != TX_FILE_FORMAT || strlen(heap) >= sizeof f->heap_name) {
+        json_decref(*root);
+        *root = NULL;
+        return cli_error(cli, CAIRN_E_INVAL,
+                         "%s is not a transaction as `cairnctl tx begin` writes it", f->path);
+    }
+    (void)snprintf(f->heap_name, sizeof f->heap_name, "%s", heap);
+    return 0;
+}
+
 /* Exit code, said already. */
 static int file_open(struct cli *cli, const char *path, struct tx_file *f)
 {
-    json_error_t e;
-    struct stat st;
-    const char *heap = NULL;
+    json_t *root = NULL;
     const char *bytes = NULL;
     size_t len = 0;
-    int format = 0;
     memset(f, 0, sizeof *f);
     f->path = path;
-    if (stat(path, &st) != 0) {
-        return no_file(cli, path, "read");
+    int wrong = file_read(cli, f, &root, &bytes, &len);
+    if (wrong != 0) {
+        return wrong;
     }
-    json_t *root = st.st_size > (off_t)TX_FILE_BYTES_MAX ? NULL : json_load_file(path, 0, &e);
-    if (root == NULL ||
-        json_unpack(root, "{s:i,s:s,s:s%}", "format", &format, "heap", &heap, "transaction", &bytes,
-                    &len) != 0 ||
-        format != TX_FILE_FORMAT || strlen(heap) >= sizeof f->heap_name) {
-        json_decref(root);
-        return cli_error(cli, CAIRN_E_INVAL,
-                         "%s is not a transaction as `cairnctl tx begin` writes it", path);
-    }
-    snprintf(f->heap_name, sizeof f->heap_name, "%s", heap);
     int rv = cli_connect(cli);
     if (rv != 0) {
         json_decref(root);
@@ -158,7 +175,7 @@ int verb_tx_begin(struct cli *cli)
     if (strlen(cli->argv[0]) >= sizeof f.heap_name) {
         return cli_error(cli, CAIRN_E_INVAL, "\"%s\" is not the name of a heap", cli->argv[0]);
     }
-    snprintf(f.heap_name, sizeof f.heap_name, "%s", cli->argv[0]);
+    (void)snprintf(f.heap_name, sizeof f.heap_name, "%s", cli->argv[0]);
     if (access(f.path, F_OK) == 0) {
         return cli_error(cli, CAIRN_E_EXISTS,
                          "%s exists: commit it, abort it, or take another name", f.path);
@@ -174,8 +191,8 @@ int verb_tx_begin(struct cli *cli)
     int code = rv != 0 ? cli_fail(cli, rv, cli->argv[0]) : file_write(cli, &f);
     if (code == 0) {
         char line[4200];
-        snprintf(line, sizeof line, "%s: nothing of it happens before `cairnctl tx commit %s`",
-                 f.path, f.path);
+        (void)snprintf(line, sizeof line,
+                       "%s: nothing of it happens before `cairnctl tx commit %s`", f.path, f.path);
         cli_answer(cli, json_pack("{s:s,s:o}", "heap", f.heap_name, "file", cli_text(f.path)), NULL,
                    NULL, 0, line);
     }
@@ -243,7 +260,7 @@ int verb_tx_write(struct cli *cli)
     code = rv != 0 ? cli_fail(cli, rv, cli->argv[1]) : file_write(cli, &f);
     if (code == 0) {
         char line[64];
-        snprintf(line, sizeof line, "%zu bytes, when it commits", len);
+        (void)snprintf(line, sizeof line, "%zu bytes, when it commits", len);
         cli_answer(cli,
                    json_pack("{s:o,s:I,s:I}", "pointer", cli_ptr(ptr), "offset",
                              (json_int_t)cli->offset, "length", (json_int_t)len),
@@ -309,8 +326,11 @@ int verb_tx_commit(struct cli *cli)
     } else if (rv != 0) {
         code = cli_fail(cli, rv, f.path);
     } else {
-        unlink(f.path);
-        snprintf(line, sizeof line, "committed, version %" PRIu64, version);
+        if (unlink(f.path) != 0) {
+            cli_warn(cli, "%s can't be removed (%s): don't commit it again", f.path,
+                     strerror(errno));
+        }
+        (void)snprintf(line, sizeof line, "committed, version %" PRIu64, version);
         cli_answer(cli, json_pack("{s:o,s:s}", "version", cli_u64(version), "id", text), NULL, NULL,
                    0, line);
     }
@@ -341,23 +361,32 @@ int verb_tx_outcome(struct cli *cli)
     }
     const char *word = state < sizeof states / sizeof states[0] ? states[state] : "?";
     if (state == CAIRN_TX_COMMITTED) {
-        snprintf(line, sizeof line, "%s, version %" PRIu64, word, version);
+        (void)snprintf(line, sizeof line, "%s, version %" PRIu64, word, version);
     } else {
-        snprintf(line, sizeof line, "%s", word);
+        (void)snprintf(line, sizeof line, "%s", word);
     }
     cli_answer(cli, json_pack("{s:s,s:o}", "state", word, "version", cli_u64(version)), NULL, NULL,
                0, line);
     return state == CAIRN_TX_UNKNOWN ? EXIT_FINDINGS : EXIT_OK;
 }
 
+/* Removes a file, and so looks first whether it is one of ours. */
 int verb_tx_abort(struct cli *cli)
 {
+    json_t *root = NULL;
+    const char *bytes = NULL;
+    size_t len = 0;
     if (cli->argc != 1) {
         return cli_usage(cli, "tx abort FILE");
     }
-    if (unlink(cli->argv[0]) != 0) {
-        return errno == ENOENT ? cli_error(cli, CAIRN_E_NOTFOUND, "there is no %s", cli->argv[0])
-                               : no_file(cli, cli->argv[0], "removed");
+    struct tx_file f = {.path = cli->argv[0]};
+    int wrong = file_read(cli, &f, &root, &bytes, &len);
+    json_decref(root);
+    if (wrong != 0) {
+        return wrong;
+    }
+    if (unlink(f.path) != 0) {
+        return no_file(cli, f.path, "removed");
     }
     cli_answer(cli, json_pack("{s:o}", "file", cli_text(cli->argv[0])), NULL, NULL, 0,
                "nothing happened");
@@ -380,7 +409,7 @@ static int place(cairn_heap *heap, const char *text, cairn_ptr *ptr, uint64_t *o
     if (colon[1] < '0' || colon[1] > '9' || *end != 0 || errno != 0) {
         return CAIRN_E_INVAL;
     }
-    snprintf(name, sizeof name, "%.*s", (int)(colon - text), text);
+    (void)snprintf(name, sizeof name, "%.*s", (int)(colon - text), text);
     return cairn_ptr_parse(name, ptr) == 0 ? 0 : cairn_root_get(heap, name, ptr);
 }
 
@@ -477,8 +506,8 @@ int verb_obj_rollback(struct cli *cli)
         return cli_fail(cli, rv, cli->argv[0]);
     }
     char line[96];
-    snprintf(line, sizeof line, "%" PRIu64 " bytes as they were at version %" PRIu64, r.bytes,
-             r.to);
+    (void)snprintf(line, sizeof line, "%" PRIu64 " bytes as they were at version %" PRIu64, r.bytes,
+                   r.to);
     cli_answer(cli,
                json_pack("{s:o,s:o,s:I}", "pointer", cli_ptr(r.ptr), "to", cli_u64(r.to), "bytes",
                          (json_int_t)r.bytes),

@@ -21,7 +21,8 @@ static bool name_parse(const char *text, struct name *out)
         *out = (struct name){id.words[0], id.words[1], id.words[2]};
         return true;
     }
-    return sscanf(text, "%" SCNu64 ".%" SCNu64 ".%" SCNu64 "%n", &out->home, &out->session,
+    return strspn(text, "0123456789.") == strlen(text) &&
+           sscanf(text, "%" SCNu64 ".%" SCNu64 ".%" SCNu64 "%n", &out->home, &out->session,
                   &out->seq, &end) == 3 &&
            text[end] == 0;
 }
@@ -199,12 +200,38 @@ static void say_more(const json_t *work, const json_t *reasons)
     }
 }
 
-static int unknown(struct cli *cli)
+/* Nobody who answers knows it. That is the truth only if all were asked whose it might be. Exit
+ * code, said already; 0: they were. */
+static int ask_for_silent(struct cli *cli, const struct name *name, const json_t *nodes,
+                          const json_t *leaders)
 {
-    return cli_error(cli, CAIRN_E_NOTFOUND,
-                     "no shard remembers transaction %s: records go about 5 s after the outcome; "
-                     "`cairnctl tx outcome ID` asks its home, `cairnctl tx trace` the logs",
-                     cli->argv[0]);
+    char home[24];
+    size_t i;
+    size_t unreachable = 0;
+    const json_t *node;
+    json_t *replicas = NULL;
+    json_array_foreach(nodes, i, node)
+    {
+        if (!json_is_true(json_object_get(node, "reachable"))) {
+            return cli_error(cli, CAIRN_E_UNAVAILABLE,
+                             "nobody who answers knows transaction %s, and node %s doesn't answer: "
+                             "cairnctl status",
+                             cli->argv[0], json_string_value(json_object_get(node, "node")));
+        }
+    }
+    (void)snprintf(home, sizeof home, "%" PRIu64, name->home);
+    if (row_of(leaders, home) != NULL) {
+        return 0;
+    }
+    int code = cli_collect(cli, "shards", json_object(), "shards", &replicas, &unreachable);
+    if (code == 0 && row_of(replicas, home) != NULL) {
+        code = cli_error(cli, CAIRN_E_UNAVAILABLE,
+                         "shard %s, the home of transaction %s, has no leader now: "
+                         "cairnctl shard ls",
+                         home, cli->argv[0]);
+    }
+    json_decref(replicas);
+    return code;
 }
 
 int verb_tx_show(struct cli *cli)
@@ -234,14 +261,23 @@ int verb_tx_show(struct cli *cli)
     json_t *work = gather(nodes, "work");
     json_t *reasons = json_array();
     json_t *rows = rows_of(records, participants, reasons, &in_doubt, &known);
+    bool found = known || json_array_size(work) > 0;
+    code = found ? 0 : ask_for_silent(cli, &name, nodes, records);
+    if (!found && code == 0) {
+        code = cli_error(cli, CAIRN_E_NOTFOUND,
+                         "no shard remembers transaction %s: records go about 5 s after the "
+                         "outcome; `cairnctl tx outcome ID` asks its home, `cairnctl tx trace` "
+                         "the logs",
+                         cli->argv[0]);
+    }
     json_decref(records);
     json_decref(participants);
     json_decref(nodes);
-    if (!known && json_array_size(work) == 0) {
+    if (code != 0) {
         json_decref(rows);
         json_decref(work);
         json_decref(reasons);
-        return unknown(cli);
+        return code;
     }
     json_t *data = json_incref(data_of(cli->argv[0], rows, work, reasons, in_doubt));
     cli_answer(cli, data, rows, columns, sizeof columns / sizeof columns[0], NULL);
@@ -285,7 +321,7 @@ static json_t *sorted(const json_t *steps)
     for (size_t i = 0; i < count; i++) {
         rows[i] = json_array_get(steps, i);
     }
-    qsort(rows, count, sizeof *rows, by_stamp);
+    qsort(rows, count, sizeof(json_t *), by_stamp);
     for (size_t i = 0; i < count; i++) {
         json_object_set_new(rows[i], "time", cli_time(number_of(rows[i], "stamp")));
         json_array_append(out, rows[i]);
@@ -317,6 +353,7 @@ int verb_tx_trace(struct cli *cli)
     json_t *rows = sorted(steps);
     json_decref(steps);
     json_decref(participants);
+    code = json_array_size(rows) > 0 ? 0 : ask_for_silent(cli, &name, nodes, logs);
     json_decref(nodes);
     size_t i;
     const json_t *log;
@@ -330,7 +367,10 @@ int verb_tx_trace(struct cli *cli)
     if (json_array_size(rows) == 0) {
         json_decref(rows);
         json_decref(logs);
-        return cli_error(cli, CAIRN_E_NOTFOUND,
+        return code != 0
+                   ? code
+                   : cli_error(
+                         cli, CAIRN_E_NOTFOUND,
                          "no shard's log has anything of transaction %s any more: logs are cut "
                          "when checkpoints are made, and the newest 8192 entries are looked at",
                          cli->argv[0]);

@@ -93,6 +93,7 @@ expect 0 cairnctl obj stat bank/bob
 expect 0 cairnctl obj free bank/bob --yes
 json 10 '.error.code == "CAIRN_E_STALE"' obj read "bank/$q"
 json 10 '.error.code == "CAIRN_E_STALE"' obj free "bank/$q" --yes
+json 10 '.error.code == "CAIRN_E_STALE"' obj blame "bank/$q"
 expect 10 cairnctl obj write bank/bob --data x
 expect 0 cairnctl root rm bank bob --dry-run
 expect 0 cairnctl root rm bank bob
@@ -102,6 +103,22 @@ expect 0 cairnctl heap rm other --dry-run
 json 0 '[.data.heaps[].name] == ["bank", "other"]' heap ls
 json 0 '.data.removed' heap rm other --yes
 json 3 '.error.code == "CAIRN_E_NOTFOUND"' heap rm other --yes
+
+step "files of transactions: others' files aren't removed, and one that stays is named"
+echo precious >"$dir/precious"
+json 2 '.error.message | test("is not a transaction")' tx abort "$dir/precious"
+json 2 '.error.message | test("is not a transaction")' tx abort "$dir"
+[ "$(cat "$dir/precious")" = precious ] || fail "tx abort took a file that is none of its own"
+for verb in "read" commit abort; do
+    # shellcheck disable=SC2046 # a word for read alone
+    json 3 '.error.message | test("there is no ")' tx $verb "$dir/nosuch" $([ $verb = "read" ] && echo alice)
+done
+expect 0 cairnctl tx begin bank "$dir/stays"
+expect 0 cairnctl tx write "$dir/stays" alice --data H
+exec 7<"$dir/stays"
+json 0 '.warnings[0] | test("can.t be removed.*commit it again")' tx commit /dev/fd/7
+exec 7<&-
+expect 0 cairnctl tx abort "$dir/stays"
 
 step "space runs out: 8"
 expect 0 cairnctl heap create small --shards 1 --size 1M
@@ -240,6 +257,10 @@ json 0 '[.data.nodes[] | select(.reachable | not)] | length == 1' node ls
 expect 7 cairnctl status --wait healthy --timeout 2
 eventually 20 cairnctl obj write bank/alice --data AB --timeout 5
 json 5 '.warnings | length > 0' replica check bank --timeout 2
+# What n3 would know of transactions nobody says: nothing is over for that.
+json 5 '.warnings[0] | test("node n3 can.t be reached")' tx ls
+json 7 '.error.message | test("node n3 doesn.t answer")' tx show 16.1.1
+json 7 '.error.message | test("node n3 doesn.t answer")' tx trace 16.1.1
 
 step "the log of the stopped node"
 expect 0 cairnctl --offline "$dir/n3" log dump
