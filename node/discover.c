@@ -32,7 +32,10 @@ static void become_member(struct node *node, const struct roster *roster, uint64
     identity.replica_id = replica_id;
     identity.founding = founding;
     env_timer_stop(node->env, &node->discover_timer);
-    int rv = identity_store(node->env, node->config.data_dir, &identity, &e);
+    int rv = node__open_log(node, false, &e);
+    if (rv == 0) {
+        rv = identity_store(node->env, node->config.data_dir, &identity, &e);
+    }
     if (rv == 0) {
         node->identity = identity;
         rv = node__start(node, &e);

@@ -653,6 +653,10 @@ static int on_ready(void *arg, struct rpc_conn *conn, const struct msg_hello *he
                            "names all of them",
                            who->name);
         }
+        int rv = node__check_number(&node->identity.roster, who->name, number, hello->node_uid, e);
+        if (rv != 0) {
+            return rv;
+        }
     }
     struct client *client = mem_zalloc(sizeof *client);
     if (client == NULL) {

@@ -4,7 +4,7 @@
  * A random node_uid tells a disk from its predecessor: a node that lost its disk has another uid
  * and must ask for a new replica id. The roster (the founding members' uids) decides who may be
  * born with the cluster. File: "identity" in the data directory, replaced atomically; format in
- * docs/node-files.md. */
+ * identity.c. */
 #ifndef CAIRN_NODE_IDENTITY_H
 #define CAIRN_NODE_IDENTITY_H
 

@@ -159,8 +159,19 @@ struct node {
 };
 
 /* node.c */
-int node__start(struct node *node,
-                struct err_text *e); /* identity is a member's: opens log and shards */
+/* Is it the cluster of the configuration, by its name and the numbers of its nodes?
+ * ERR_WRONGCLUSTER with a text that begins with whose roster it is. */
+int node__check_roster(const struct node *node, const struct roster *roster, uint64_t cluster_id,
+                       const char *whose, struct err_text *e);
+/* What the roster knows under another number than the configuration. ERR_WRONGCLUSTER. */
+int node__check_number(const struct roster *roster, const char *name, uint32_t number,
+                       uint64_t node_uid, struct err_text *e);
+/* A member's log was there before: if it is gone, so is what this replica has promised (E6), and it
+ * is refused. So whoever becomes one opens it first, `existing` false: there is a log, durably,
+ * before the identity says that there is. */
+int node__open_log(struct node *node, bool existing, struct err_text *e);
+/* Identity is a member's: opens the log, unless that was done, and the shards. */
+int node__start(struct node *node, struct err_text *e);
 void node__fatal(struct node *node, int err, const char *text);
 struct peer *node__peer(struct node *node, uint32_t number);
 

@@ -11,7 +11,7 @@
 void node_config_init(struct node_config *config)
 {
     memset(config, 0, sizeof *config);
-    snprintf(config->listen, sizeof config->listen, "0.0.0.0:7420");
+    (void)snprintf(config->listen, sizeof config->listen, "0.0.0.0:7420");
     config->election_ms = 1000;
     config->heartbeat_ms = 100;
     config->leaders = NODE_LEADERS_SPREAD;
@@ -154,18 +154,11 @@ static const struct replica_cbs replica_table = {
 
 /* ---- life ---- */
 
-int node__start(struct node *node, struct err_text *e)
+int node__open_log(struct node *node, bool existing, struct err_text *e)
 {
-    assert(node->identity.state == IDENTITY_MEMBER);
-    assert(node->replica == NULL);
     char dir[PATH_BYTES_MAX + 16];
-
-    node->self.cluster_id = node->identity.cluster_id;
-    node->self.node_state = IDENTITY_MEMBER;
-    node->self.roster =
-        slice_of(node->roster_bytes, roster_encode(&node->identity.roster, node->roster_bytes));
-
-    snprintf(dir, sizeof dir, "%s/wal", node->config.data_dir);
+    assert(node->wal == NULL);
+    (void)snprintf(dir, sizeof dir, "%s/wal", node->config.data_dir);
     struct wal_opts wal_opts = {
         .dir = dir,
         .node_uid = node->identity.node_uid,
@@ -173,16 +166,29 @@ int node__start(struct node *node, struct err_text *e)
         .cache_bytes = node->config.wal_cache_bytes,
         .disk_bytes_max = node->config.wal_disk_bytes_max,
         .direct = node->config.wal_direct,
+        .existing = existing,
         .on_durable = on_durable,
         .on_failed = on_log_failed,
         .on_pressure = on_log_pressure,
         .arg = node,
     };
-    int rv = wal_open(node->env, &wal_opts, &node->wal, e);
+    return wal_open(node->env, &wal_opts, &node->wal, e);
+}
+
+int node__start(struct node *node, struct err_text *e)
+{
+    assert(node->identity.state == IDENTITY_MEMBER);
+    assert(node->replica == NULL);
+    char dir[PATH_BYTES_MAX + 16];
+    int rv = node->wal == NULL ? node__open_log(node, true, e) : 0;
     if (rv != 0) {
         return rv;
     }
-    snprintf(dir, sizeof dir, "%s/shards", node->config.data_dir);
+    node->self.cluster_id = node->identity.cluster_id;
+    node->self.node_state = IDENTITY_MEMBER;
+    node->self.roster =
+        slice_of(node->roster_bytes, roster_encode(&node->identity.roster, node->roster_bytes));
+    (void)snprintf(dir, sizeof dir, "%s/shards", node->config.data_dir);
     struct replica_opts opts = {
         .env = node->env,
         .wal = node->wal,
@@ -229,6 +235,83 @@ int node__start(struct node *node, struct err_text *e)
     return 0;
 }
 
+static void count_name(void *arg, const char *name)
+{
+    (void)name;
+    ++*(size_t *)arg;
+}
+
+/* No identity, and yet what only somebody with one makes: it was lost, and who is born anew here
+ * would stand among another one's promises. */
+static int check_nothing_is_here(struct node *node, struct err_text *e)
+{
+    static const char *const made[] = {"wal", "shards"};
+    char path[PATH_BYTES_MAX + 16];
+    for (size_t i = 0; i < sizeof made / sizeof made[0]; i++) {
+        size_t count = 0;
+        (void)snprintf(path, sizeof path, "%s/%s", node->config.data_dir, made[i]);
+        if (env_dir_list(node->env, path, count_name, &count) == 0 && count > 0) {
+            return err_set(e, ERR_CORRUPT,
+                           "%s has no identity file, but %s: bring the file back, or move the "
+                           "data directory away and start with an empty one: the node rejoins and "
+                           "is filled by its peers",
+                           node->config.data_dir, path);
+        }
+    }
+    return 0;
+}
+
+int node__check_roster(const struct node *node, const struct roster *roster, uint64_t cluster_id,
+                       const char *whose, struct err_text *e)
+{
+    const struct node_config *config = &node->config;
+    if (cluster_id != roster_cluster_id(roster, config->cluster)) {
+        return err_set(e, ERR_WRONGCLUSTER,
+                       "%s belongs to a cluster of another name than \"%s\" (its id is %016llx): "
+                       "correct `cluster` or data_dir",
+                       whose, config->cluster, (unsigned long long)cluster_id);
+    }
+    bool same = roster->count == config->node_count;
+    for (uint32_t i = 0; i < config->node_count; i++) {
+        same = same && roster_uid(roster, config->nodes[i].number) != 0;
+    }
+    return same ? 0
+                : err_set(e, ERR_WRONGCLUSTER,
+                          "%s belongs to a cluster of %u nodes, of which `nodes` must name all, by "
+                          "their numbers, and no others",
+                          whose, roster->count);
+}
+
+int node__check_number(const struct roster *roster, const char *name, uint32_t number,
+                       uint64_t node_uid, struct err_text *e)
+{
+    for (uint32_t i = 0; i < roster->count; i++) {
+        if (roster->nodes[i].node_uid == node_uid && roster->nodes[i].number != number) {
+            return err_set(e, ERR_WRONGCLUSTER,
+                           "%s has number %u in its cluster, and %u here: correct `nodes`", name,
+                           roster->nodes[i].number, number);
+        }
+    }
+    return 0;
+}
+
+/* A data directory under the configuration of another node, or of another cluster. */
+static int check_identity(const struct node *node, struct err_text *e)
+{
+    const struct identity *id = &node->identity;
+    const char *dir = node->config.data_dir;
+    if (id->number != node->self_config->number) {
+        return err_set(e, ERR_CONFIG,
+                       "%s belongs to node number %u, but the configuration says that %s is number "
+                       "%u: correct `nodes` or data_dir",
+                       dir, id->number, node->config.name, node->self_config->number);
+    }
+    return id->state == IDENTITY_MEMBER &&
+                   node__check_roster(node, &id->roster, id->cluster_id, dir, e) != 0
+               ? ERR_CONFIG
+               : 0;
+}
+
 static int open_data_dir(struct node *node, struct err_text *e)
 {
     const char *dir = node->config.data_dir;
@@ -237,13 +320,14 @@ static int open_data_dir(struct node *node, struct err_text *e)
     if (rv != 0 && rv != ERR_EXISTS) {
         return err_set(e, rv, "data_dir %s: %s", dir, err_text_of(rv));
     }
-    snprintf(path, sizeof path, "%s/lock", dir);
+    (void)snprintf(path, sizeof path, "%s/lock", dir);
     rv = env_file_open(node->env, path, ENV_OPEN_WRITE | ENV_OPEN_CREATE, &node->lock);
     if (rv == ERR_EXISTS) {
         rv = env_file_open(node->env, path, ENV_OPEN_WRITE, &node->lock);
     }
     if (rv != 0) {
-        return err_set(e, rv, "%s: %s", path, err_text_of(rv));
+        return err_set(e, rv, "%s: %s; is %s a directory that cairnd may write to?", path,
+                       err_text_of(rv), dir);
     }
     rv = env_file_lock(node->env, node->lock);
     if (rv != 0) {
@@ -255,6 +339,10 @@ static int open_data_dir(struct node *node, struct err_text *e)
     rv = identity_load(node->env, dir, &node->identity, &why);
     if (rv == ERR_NOTFOUND) {
         struct identity *id = &node->identity;
+        rv = check_nothing_is_here(node, e);
+        if (rv != 0) {
+            return rv;
+        }
         memset(id, 0, sizeof *id);
         id->number = node->self_config->number;
         do {
@@ -265,14 +353,7 @@ static int open_data_dir(struct node *node, struct err_text *e)
     if (rv != 0) {
         return err_set(e, rv, "%s", why.text);
     }
-    if (node->identity.number != node->self_config->number) {
-        return err_set(e, ERR_CONFIG,
-                       "%s belongs to node number %u, but the configuration says that %s is number "
-                       "%u: correct `nodes` "
-                       "or data_dir",
-                       dir, node->identity.number, node->config.name, node->self_config->number);
-    }
-    return 0;
+    return check_identity(node, e);
 }
 
 int node_open(struct env *env, const struct node_config *config, const struct node_cbs *cbs,

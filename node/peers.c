@@ -30,6 +30,16 @@ static int raft_ready(void *arg, struct rpc_conn *conn, const struct msg_hello *
     if (ok->roster.len > 0 && roster_decode(ok->roster, &roster) != 0) {
         return err_set(e, ERR_PROTOCOL, "%s sent an invalid roster", peer->config->name);
     }
+    /* (Whoever is new would join it, and be refused with its own directory ever after.) */
+    int rv = ok->cluster_id == 0
+                 ? 0
+                 : node__check_roster(node, &roster, ok->cluster_id, peer->config->name, e);
+    if (rv == 0) {
+        rv = node__check_number(&roster, peer->config->name, peer->config->number, ok->node_uid, e);
+    }
+    if (rv != 0) {
+        return rv;
+    }
     if (!peer->known) {
         log_info("node", "peer connected", "peer=%s address=%s", peer->config->name,
                  peer->config->address);

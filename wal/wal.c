@@ -185,6 +185,9 @@ static int recover(struct wal *wal, struct err_text *e)
     uint64_t started = env_now_ns(wal->env);
     int rv = wal__scan_open(&scan, wal->env, wal->dir, wal->opts.node_uid, e);
 
+    if (rv == 0 && wal->opts.existing && scan.count == 0) {
+        rv = err_set(e, ERR_CORRUPT, "the log in %s is gone: there is no segment of it", wal->dir);
+    }
     if (rv != 0) {
         goto out;
     }

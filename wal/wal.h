@@ -61,6 +61,7 @@ struct wal_opts {
     uint64_t disk_bytes_max; /* 0: 1 GiB. Above half of it `on_pressure` asks for checkpoints of
                                 pinning shards. */
     bool direct;             /* open segments with ENV_OPEN_DIRECT */
+    bool existing; /* there was a log: ERR_CORRUPT if no segment of it is there any more */
     size_t submit_bytes_max; /* what env_file_submit() is asked to write; 0: 64 KiB */
     /* Everything up to `position` is durable now. Called at most once per turn. */
     void (*on_durable)(void *arg, uint64_t position);

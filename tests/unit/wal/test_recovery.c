@@ -379,6 +379,38 @@ static void another_nodes_log_and_another_version_are_refused(void **state)
     free(s);
 }
 
+/* Who had a log and finds none has lost it, and with it what stood in it: that isn't to begin anew.
+ */
+static void a_log_that_is_gone_is_told_from_a_new_one(void **state)
+{
+    struct fixture f;
+    struct mem_env empty;
+    struct wal_opts opts;
+    struct wal *wal = NULL;
+    struct err_text e = {{0}};
+
+    (void)state;
+    fixture_init(&f, 1);
+    opts = f.opts;
+    opts.existing = true;
+    mem_env_init(&empty, 1);
+    assert_int_equal(wal_open(&empty.env, &opts, &wal, &e), ERR_CORRUPT);
+    assert_non_null(strstr(e.text, "is gone"));
+    assert_null(wal);
+    /* Nothing was made that would look like a log the next time. */
+    assert_int_equal(wal_open(&empty.env, &opts, &wal, &e), ERR_CORRUPT);
+    opts.existing = false;
+    assert_int_equal(wal_open(&empty.env, &opts, &wal, &e), 0);
+    wal_abandon(wal);
+    mem_env_drop_works(&empty);
+    opts.existing = true;
+    assert_int_equal(wal_open(&empty.env, &opts, &wal, &e), 0);
+    wal_abandon(wal);
+    mem_env_drop_works(&empty);
+    mem_env_close(&empty);
+    fixture_close(&f);
+}
+
 struct dumped {
     size_t count;
     uint64_t last_offset;
@@ -479,6 +511,7 @@ int main(void)
         cmocka_unit_test(a_missing_segment_is_reported),
         cmocka_unit_test(a_missing_newest_segment_is_reported_if_the_next_was_prepared),
         cmocka_unit_test(another_nodes_log_and_another_version_are_refused),
+        cmocka_unit_test(a_log_that_is_gone_is_told_from_a_new_one),
         cmocka_unit_test(dump_shows_every_kind_and_changes_nothing),
         cmocka_unit_test(a_recorded_file_of_version_1_opens_for_ever),
     };
