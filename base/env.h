@@ -1,10 +1,10 @@
 /* The seam to the world: clock, timers, randomness, worker threads, files and transport as function
  * tables.
  *
- * Two implementations exist: the real one (base/env_uv.c on libuv, with the transport of rpc/tls.c
- * on OpenSSL) and the simulated one (tests/sim/), in which one process runs a whole cluster under
- * virtual time. Nothing above base/ and rpc/tls.c may reach a clock, a random source, a thread, a
- * file or a socket by another way.
+ * Two implementations exist: the real one (base/env_uv_*.c on libuv, with the transport of
+ * rpc/tls.c on OpenSSL) and the simulated one (tests/sim/), in which one process runs a whole
+ * cluster under virtual time. Nothing above base/ and rpc/tls.c may reach a clock, a random source,
+ * a thread, a file or a socket by another way.
  *
  * A `struct env` belongs to one *reactor*: one thread with one event loop. Everything here is
  * called on that thread and calls back on it, unless a comment says otherwise. No callback ever

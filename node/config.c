@@ -198,7 +198,7 @@ static int apply(const struct setting *s, const char *where, const char *text,
                            s->size - 1);
         }
         memset(at, 0, s->size);
-        memcpy(at, text, strlen(text));
+        memcpy(at, text, strlen(text) + 1);
         return 0;
     case SETTING_U32:
     case SETTING_BYTES:
@@ -415,13 +415,13 @@ static void keep_words(cyaml_log_t level, void *ctx, const char *format, va_list
 {
     struct yaml_words *words = ctx;
     char line[256];
-    vsnprintf(line, sizeof line, format, args);
+    (void)vsnprintf(line, sizeof line, format, args);
     line[strcspn(line, "\n")] = 0;
     const char *text = strncmp(line, "Load: ", 6) == 0 ? line + 6 : line;
     if (level >= CYAML_LOG_ERROR && words->text[0] == 0 && strstr(text, "Backtrace") == NULL) {
-        snprintf(words->text, sizeof words->text, "%.250s", text);
+        (void)snprintf(words->text, sizeof words->text, "%.250s", text);
     } else if (words->place[0] == 0 && strstr(text, "line:") != NULL) {
-        snprintf(words->place, sizeof words->place, " (%.80s)", text + strspn(text, " "));
+        (void)snprintf(words->place, sizeof words->place, " (%.80s)", text + strspn(text, " "));
     }
 }
 
@@ -436,7 +436,7 @@ static int load_file(const char *path, struct node_config *config, struct err_te
     }
     cyaml_err_t err = cyaml_load_file(path, &cyaml, &top_schema, (cyaml_data_t **)&raw, NULL);
     if (err != CYAML_OK) {
-        return err_set(e, ERR_CONFIG, "%s: %s%s; docs/operations.md has every key", path,
+        return err_set(e, ERR_CONFIG, "%s: %s%s; deploy/cairnd.yaml has every key", path,
                        words.text[0] != 0 ? words.text : cyaml_strerror(err), words.place);
     }
     int rv = 0;

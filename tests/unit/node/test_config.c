@@ -150,7 +150,7 @@ static void an_unknown_key_is_named_with_its_line(void **state)
     (void)state;
     refused(HEAD TLS NODES "elections_ms: 5\n", "elections_ms");
     assert_non_null(strstr(e.text, "line:"));
-    assert_non_null(strstr(e.text, "docs/operations.md"));
+    assert_non_null(strstr(e.text, "deploy/cairnd.yaml"));
     refused(HEAD TLS NODES "raft: {elections_ms: 5}\n", "elections_ms");
     refused(HEAD TLS "nodes:\n  - {name: n1, adress: \"a:1\"}\n", "adress");
 }
