@@ -6,7 +6,8 @@
  * the superblock is durable leaves the old checkpoint, and after it the new one. When the deltas
  * have grown as large as the base, the next checkpoint writes a new base from memory: over time
  * that is one more write for each dirty page, and unlike folding deltas into a base in place it has
- * no state in between (docs/heap-format.md). */
+ * no state in between (docs/heap-format.md). When they are many before that, because little
+ * changes, small ones become part of the next. */
 #include "alloc/image.h"
 
 #include <inttypes.h>
@@ -19,6 +20,9 @@
 
 #define DELTA_BYTES_MIN ((uint64_t)4 << 20)
 #define DELTAS_MAX      48u
+#define MERGE_DELTAS    16u    /* so many at least make a merge worth it */
+#define MERGE_PAGES     65536u /* at most, of which the view will have a list */
+#define MERGE_FEW       256u   /* pages that are written again whatever they are merged with */
 
 int image_path(const char *dir, const char *name, char out[IMAGE_PATH_BYTES])
 {
@@ -169,6 +173,9 @@ void image_close(struct image *image)
         image_run_abandon(image->run);
     }
     image_pm_close(image);
+    for (size_t i = 0; i < SUPER_FILES_MAX; i++) {
+        buf_close(&image->parts[i]);
+    }
     mem_free(image->dir);
     mem_free(image);
 }
@@ -190,8 +197,36 @@ static bool base_is_due(const struct image *image, const struct heap *heap)
     for (uint32_t i = 1; i < s->file_count - image->gathered; i++) {
         deltas += s->files[i].bytes;
     }
-    return s->file_count == 0 || s->file_count > DELTAS_MAX ||
+    return s->file_count == 0 ||
            (deltas + a->dirty_count * PAGE_BYTES > most && deltas + view_delta_bytes(heap) > most);
+}
+
+/* The next checkpoint takes in the newest deltas, up to one that has more than it has by then:
+ * so every page is written again a few times, and not with every merge. False: they aren't small
+ * enough for that. */
+static bool merge(struct image *image, struct heap *heap)
+{
+    struct arena *a = &heap->arena;
+    uint64_t pages = a->dirty_count;
+    uint32_t first = image->super.file_count;
+    for (; first > 1; first--) {
+        uint64_t next = image->parts[first - 1].len / sizeof(struct image_part);
+        if (next == 0 || pages + next > MERGE_PAGES || (next > pages && next > MERGE_FEW)) {
+            break;
+        }
+        pages += next;
+    }
+    if (image->super.file_count - first < MERGE_DELTAS) {
+        return false;
+    }
+    for (uint32_t i = first; i < image->super.file_count; i++) {
+        const struct image_part *parts = (const void *)image->parts[i].data;
+        for (size_t k = 0; k < image->parts[i].len / sizeof *parts; k++) {
+            arena_write_again(a, parts[k].page, parts[k].lines);
+        }
+    }
+    image->gathered = image->super.file_count - first;
+    return true;
 }
 
 static int checkpoint(struct image *image, struct heap *heap, bool replace, image_checkpoint_cb cb,
@@ -208,7 +243,11 @@ static int checkpoint(struct image *image, struct heap *heap, bool replace, imag
     if (image->mode == IMAGE_PMEM) {
         return image_run_pm(image, heap, replace, cb, arg);
     }
-    return image_run_disk(image, heap, replace || base_is_due(image, heap), cb, arg);
+    bool base = replace || base_is_due(image, heap);
+    if (!base && image->super.file_count - image->gathered > DELTAS_MAX) {
+        base = !merge(image, heap);
+    }
+    return image_run_disk(image, heap, base, cb, arg);
 }
 
 int image_checkpoint(struct image *image, struct heap *heap, image_checkpoint_cb cb, void *arg)

@@ -448,11 +448,35 @@ static void run_answer(struct image_run *run)
     cb(arg, &result);
 }
 
+#define PARTS_MAX 4096u /* pages of a delta that may be merged */
+
+/* Files that are named no longer have no parts; a small delta has those of the view. */
+static void parts_keep(const struct image_run *run)
+{
+    const struct view *view = run->view;
+    uint32_t own = run->super.file_count - 1;
+    struct buf *parts = &run->image->parts[own];
+    for (uint32_t i = own; i < SUPER_FILES_MAX; i++) {
+        buf_close(&run->image->parts[i]);
+    }
+    if (run->base || view->list_count > PARTS_MAX) {
+        return;
+    }
+    for (size_t i = 0; i < view->list_count; i++) {
+        struct image_part part = {.page = view->list[i].page, .lines = view->list[i].patch};
+        if (part.lines != 0 && buf_append(parts, &part, sizeof part) != 0) {
+            buf_close(parts);
+            return;
+        }
+    }
+}
+
 static void run_end(struct image_run *run)
 {
     struct image *image = run->image;
     if (run->err == 0) {
         view_settle(run->view, run->base);
+        parts_keep(run);
         image->super = run->super;
         image->present = true;
         image->checkpoints++;

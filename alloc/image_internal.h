@@ -11,6 +11,12 @@
 struct image_run;
 struct image_pm;
 
+/* What a delta has of a page. */
+struct image_part {
+    uint64_t page;
+    uint64_t lines; /* PAGE_LINES_ALL: the whole page, or that it is absent */
+};
+
 struct image {
     struct env *env;
     char *dir;
@@ -22,6 +28,9 @@ struct image {
     struct super_block super;
     struct image_run *run; /* in progress */
     uint32_t gathered;     /* of the newest deltas: the next checkpoint has their pages */
+    /* By number of the file, struct image_part: what small deltas have that were written since the
+     * image was opened. Nothing: unknown. */
+    struct buf parts[SUPER_FILES_MAX];
     struct image_pm *pm;
     uint64_t pm_pages; /* that the newest commit brought home */
     uint64_t checkpoints, bytes_written;

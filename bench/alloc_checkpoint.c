@@ -9,7 +9,8 @@
  *                                       checkpoint wrote in a row, around the page cache
  *   alloc_checkpoint amplification DIR  bytes written to the disk per byte of dirty pages, and per
  *                                       byte that changed, over checkpoints of such pages in a heap
- *                                       of 400 MiB until the base was written anew twice
+ *                                       of 400 MiB until the base was written anew twice, or 200
+ *                                       times; then of 64 pages at a time
  * Prints one JSON line. Options of the other workloads are ignored. */
 #include <fcntl.h>
 #include <stdio.h>
@@ -27,6 +28,7 @@
 #define OBJECTS_MAX  524288u
 #define OBJECTS_FEW  100000u
 #define DIRTY        16384u
+#define FEW          64u
 #define PAGE         4096u
 
 static struct env *env;
@@ -77,11 +79,11 @@ static void checkpoint(void)
     check(result.err, "checkpoint");
 }
 
-/* Of each object so many bytes. */
-static void dirty(size_t bytes)
+/* Of each of so many objects so many bytes. */
+static void dirty(unsigned pages, size_t bytes)
 {
     static uint8_t value[OBJECT_BYTES];
-    for (unsigned i = 0; i < DIRTY; i++) {
+    for (unsigned i = 0; i < pages; i++) {
         memset(value, (int)dice(), bytes);
         heap_begin(heap, heap_index(heap) + 1, 1, 0);
         check(heap_write(heap, heap_next_version(heap), objects[dice() % count], 0,
@@ -174,7 +176,7 @@ static double floor_ms(const char *path, uint64_t bytes)
 /* what: begins the keys. */
 static void report_one(const char *what, size_t bytes, int beside, const char *path)
 {
-    dirty(bytes);
+    dirty(DIRTY, bytes);
     uint64_t start = now_ns();
     checkpoint();
     double ms = ms_since(start);
@@ -206,7 +208,7 @@ static void report_checkpoint(const char *dir)
     unlink(path);
 }
 
-static void report_amplification(size_t bytes, const char *what)
+static void report_amplification(unsigned dirtied, size_t bytes, const char *what)
 {
     struct image_stats before;
     struct image_stats after;
@@ -218,8 +220,8 @@ static void report_amplification(size_t bytes, const char *what)
     for (unsigned i = 0; bases < 2 && i < 200; i++) {
         struct image_stats now;
         struct heap_stats stats;
-        dirty(bytes);
-        changed += DIRTY * bytes;
+        dirty(dirtied, bytes);
+        changed += dirtied * bytes;
         heap_get_stats(heap, &stats);
         pages += stats.dirty_pages;
         checkpoint();
@@ -266,8 +268,9 @@ int main(int argc, char **argv)
         report_checkpoint(argv[2]);
     } else {
         printf("{\"workload\":\"amplification\"");
-        report_amplification(OBJECT_BYTES, "whole");
-        report_amplification(sizeof(uint64_t), "word");
+        report_amplification(DIRTY, OBJECT_BYTES, "whole");
+        report_amplification(DIRTY, sizeof(uint64_t), "word");
+        report_amplification(FEW, sizeof(uint64_t), "few");
         printf("}\n");
     }
     image_close(image);

@@ -322,12 +322,51 @@ static void what_is_read_is_what_was(void **state)
     assert_true(failed > 20);
 }
 
+/* Where little changes, the base isn't written again for the number of deltas alone. */
+static void small_deltas_become_one(void **state)
+{
+    (void)state;
+    static struct setting s;
+    unsigned merges = 0;
+    unsigned failed = 0;
+    setting_open(&s, 5);
+    uint64_t base = s.image->super.files[0].sequence;
+    for (int round = 0; round < 300; round++) {
+        uint32_t files = s.image->super.file_count;
+        for (uint64_t n = 1 + dice(&s, 4); n > 0; n--) {
+            step(&s);
+        }
+        if (files == 49 && dice(&s, 2) == 0) {
+            fault_file(&s.f, 0, 1, ERR_DISKFULL, FAULT_WRITE);
+            assert_int_equal(checkpoint(&s), ERR_DISKFULL);
+            fault_off(&s.f);
+            failed++;
+            step(&s);
+        }
+        assert_int_equal(checkpoint(&s), 0);
+        assert_int_equal(s.image->super.files[0].sequence, base);
+        assert_in_range(s.image->super.file_count, 2, 49);
+        bool merged = s.image->super.file_count < files;
+        merges += merged;
+        if (merged || round % 20 == 0) {
+            disk_is_heap(&s);
+        }
+        if (merged && merges == 4) { /* what deltas have that were there before isn't known */
+            uint64_t digest = heap_digest(s.heap);
+            reopen(&s);
+            assert_true(heap_digest(s.heap) == digest);
+        }
+    }
+    assert_in_range(merges, 5, 30);
+    assert_in_range(failed, 1, 30);
+    setting_close(&s);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(patches_lie_on_each_other),
-        cmocka_unit_test(little_is_written_for_little),
-        cmocka_unit_test(patches_stay_few),
+        cmocka_unit_test(patches_lie_on_each_other), cmocka_unit_test(little_is_written_for_little),
+        cmocka_unit_test(patches_stay_few),          cmocka_unit_test(small_deltas_become_one),
         cmocka_unit_test(what_is_read_is_what_was),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
