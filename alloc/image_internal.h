@@ -135,5 +135,7 @@ struct image_pm_ops {
 };
 /* For tests that cut between stores. NULL: the real ones. */
 void image_pm_set_ops(const struct image_pm_ops *ops);
+/* For tests: commits are gathered and stored as on a processor without wide registers. */
+void image_pm_set_narrow(bool on);
 
 #endif

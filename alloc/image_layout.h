@@ -143,9 +143,10 @@ static_assert(sizeof(struct pm_commit) == 64, "media format");
  * many more follow it there. Or the page that begins there becomes zero. */
 #define PM_PLACE_MORE_SHIFT 57
 #define PM_PLACE_ZERO       ((uint64_t)1 << 63)
+#define PM_PLACE_LINE_MASK  (((uint64_t)1 << PM_PLACE_MORE_SHIFT) - 1)
 static inline uint64_t pm_place_offset(uint64_t place)
 {
-    return (place & (((uint64_t)1 << PM_PLACE_MORE_SHIFT) - 1)) * 64;
+    return (place & PM_PLACE_LINE_MASK) * 64;
 }
 static inline uint64_t pm_place_lines(uint64_t place)
 {

@@ -55,6 +55,7 @@ void image_pm_home(struct image_pm *pm, const struct arena *a);
 void image_pm_copy(void *to, const void *from, uint64_t bytes);
 void image_pm_copy_lines(void *to, const void *from, uint64_t mask); /* of a page */
 void image_pm_drain(void);
+bool image_pm_is_wide(void); /* the processor has lines in one register */
 
 /* image_pmem_seal.c */
 /* Of a file of which [0, presence_at) is in memory. False: it isn't sealed, if *damaged isn't set

@@ -9,6 +9,18 @@
 #if defined(__x86_64__)
 #include <immintrin.h>
 
+static bool narrow; /* for tests */
+
+void image_pm_set_narrow(bool on)
+{
+    narrow = on;
+}
+
+bool image_pm_is_wide(void)
+{
+    return !narrow && __builtin_cpu_supports("avx512f") != 0;
+}
+
 static inline void line_narrow(uint8_t *to, const uint8_t *from)
 {
     for (size_t i = 0; i < LINE_BYTES; i += sizeof(__m128i)) {
@@ -38,12 +50,17 @@ __attribute__((target("avx512f"))) static void lines_wide(uint8_t *to, const uin
         line_wide(to + at, from + at);
     }
 }
-
-static bool is_wide(void)
-{
-    return __builtin_cpu_supports("avx512f") != 0;
-}
 #else
+void image_pm_set_narrow(bool on)
+{
+    (void)on;
+}
+
+bool image_pm_is_wide(void)
+{
+    return false;
+}
+
 static void line_narrow(uint8_t *to, const uint8_t *from)
 {
     (void)pmem_memcpy(to, from, LINE_BYTES, PMEM_F_MEM_NONTEMPORAL | PMEM_F_MEM_NODRAIN);
@@ -57,7 +74,7 @@ static void copy(void *to, const void *from, size_t len)
         return;
     }
 #if defined(__x86_64__)
-    if (is_wide()) {
+    if (image_pm_is_wide()) {
         row_wide(to, from, len);
         return;
     }
@@ -70,7 +87,7 @@ static void copy(void *to, const void *from, size_t len)
 static void lines(void *to, const void *from, uint64_t mask)
 {
 #if defined(__x86_64__)
-    if (is_wide()) {
+    if (image_pm_is_wide()) {
         lines_wide(to, from, mask);
         return;
     }

@@ -4,14 +4,20 @@
 
 #include "alloc/image_pmem.h"
 
-/* A line in one register, where the processor has such, and in two or four elsewhere. */
-typedef uint64_t line_bytes __attribute__((vector_size(LINE_BYTES), aligned(8), may_alias));
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
 
 static inline void write_line(struct pm_writer *w, uint64_t place, const void *bytes)
 {
-    *(line_bytes *)(void *)w->line = *(const line_bytes *)bytes;
+    memcpy(w->line, bytes, LINE_BYTES);
     w->line += LINE_BYTES;
     *w->place++ = place;
+}
+
+static inline uint64_t place_whole(uint64_t place)
+{
+    return place | (uint64_t)(PAGE_BYTES / LINE_BYTES - 1) << PM_PLACE_MORE_SHIFT;
 }
 
 /* All of a page. */
@@ -19,7 +25,7 @@ static inline void write_whole(struct pm_writer *w, uint64_t place, const uint8_
 {
     memcpy(w->line, bytes, PAGE_BYTES);
     w->line += PAGE_BYTES;
-    *w->place++ = place | (uint64_t)(PAGE_BYTES / LINE_BYTES - 1) << PM_PLACE_MORE_SHIFT;
+    *w->place++ = place_whole(place);
 }
 
 static inline void write_lines(struct pm_writer *w, uint64_t place, const uint8_t *bytes,
@@ -38,11 +44,10 @@ static inline void write_lines(struct pm_writer *w, uint64_t place, const uint8_
 /* The places behind the lines, with zeros up to the end of a line. */
 static inline void write_places(struct pm_writer *w, const struct image_pm *pm)
 {
-    const line_bytes zeros = {0};
     w->lines = (uint64_t)(w->line - pm->commit) / LINE_BYTES - 1;
-    *(line_bytes *)(void *)w->place = zeros;
+    memset(w->place, 0, LINE_BYTES);
     for (const uint64_t *from = pm->places; from < w->place; from += LINE_BYTES / sizeof *from) {
-        *(line_bytes *)(void *)w->line = *(const line_bytes *)(const void *)from;
+        memcpy(w->line, from, LINE_BYTES);
         w->line += LINE_BYTES;
     }
 }
@@ -169,18 +174,55 @@ bool pm_usual_fits(const struct image_pm *pm, const struct arena *a)
     return room >= pm_commit_bytes(lines, lines);
 }
 
+/* First which lines the pages have, then the lines: two loops of a few instructions, neither of
+ * which turns back where it can't be foreseen, as one would that asks page by page how many lines
+ * there are. */
+static uint64_t *usual_places(const struct image_pm *pm, const struct arena *a)
+{
+    uint64_t first = pm->pages_at / LINE_BYTES;
+    uint64_t *place = pm->places;
+    for (uint64_t i = 0; i < a->written_count; i++) {
+        uint64_t page = a->written[i];
+        uint64_t mask = a->lines[page];
+        uint64_t begin = first + page * (PAGE_BYTES / LINE_BYTES);
+        if (mask == PAGE_LINES_ALL) {
+            *place++ = place_whole(begin);
+            continue;
+        }
+        for (; mask != 0; mask &= mask - 1) {
+            *place++ = begin + (uint64_t)__builtin_ctzll(mask);
+        }
+    }
+    return place;
+}
+
 /* A few lines at a time: to store them takes longer than to gather them, and goes on meanwhile. */
 #define SEND_BYTES 512
 
+/* One piece of a machine that has registers so wide. */
+typedef uint64_t line_bytes __attribute__((vector_size(LINE_BYTES), aligned(8), may_alias));
+
 static inline __attribute__((always_inline)) void
-usual_write(struct pm_writer *to, const struct image_pm *pm, const struct arena *a)
+usual_lines(struct pm_writer *to, const struct image_pm *pm, const struct arena *a, bool wide)
 {
-    uint64_t first = pm->pages_at / LINE_BYTES;
     struct pm_writer w = *to;
-    for (uint64_t i = 0; i < a->written_count; i++) {
-        uint64_t page = a->written[i];
-        write_lines(&w, first + page * (PAGE_BYTES / LINE_BYTES), a->base + (page << PAGE_SHIFT),
-                    a->lines[page]);
+    const uint8_t *base = a->base;
+    const uint64_t first = pm->pages_at / LINE_BYTES;
+    const uint64_t *stop = w.place;
+    for (const uint64_t *from = pm->places; from < stop; from++) {
+        uint64_t place = *from;
+        const uint8_t *bytes = base + ((place & PM_PLACE_LINE_MASK) - first) * LINE_BYTES;
+        if (__builtin_expect(place >> PM_PLACE_MORE_SHIFT != 0, 0)) {
+            memcpy(w.line, bytes, PAGE_BYTES);
+            w.line += PAGE_BYTES;
+        } else {
+            if (wide) {
+                *(line_bytes *)(void *)w.line = *(const line_bytes *)(const void *)bytes;
+            } else {
+                memcpy(w.line, bytes, LINE_BYTES);
+            }
+            w.line += LINE_BYTES;
+        }
         if (w.line - w.sent >= SEND_BYTES) {
             send(&w);
         }
@@ -190,20 +232,59 @@ usual_write(struct pm_writer *to, const struct image_pm *pm, const struct arena 
 }
 
 #if defined(__x86_64__)
-__attribute__((target("avx512f"))) static void
-usual_write_wide(struct pm_writer *w, const struct image_pm *pm, const struct arena *a)
+/* The numbers of a page's lines at once. Places behind the last one are written over, or zeros. */
+__attribute__((target("avx512f,avx512bw,avx512vbmi2"))) static uint64_t *
+usual_places_wide(const struct image_pm *pm, const struct arena *a)
 {
-    usual_write(w, pm, a);
+    static const uint8_t numbers[LINE_BYTES] = {
+        0,  1,  2,  3,  4,  5,  6,  7,  8,  9,  10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21,
+        22, 23, 24, 25, 26, 27, 28, 29, 30, 31, 32, 33, 34, 35, 36, 37, 38, 39, 40, 41, 42, 43,
+        44, 45, 46, 47, 48, 49, 50, 51, 52, 53, 54, 55, 56, 57, 58, 59, 60, 61, 62, 63};
+    const __m512i all = _mm512_loadu_si512(numbers);
+    uint64_t first = pm->pages_at / LINE_BYTES;
+    uint64_t *place = pm->places;
+    for (uint64_t i = 0; i < a->written_count; i++) {
+        uint64_t page = a->written[i];
+        uint64_t mask = a->lines[page];
+        uint64_t begin = first + page * (PAGE_BYTES / LINE_BYTES);
+        uint64_t count = (uint64_t)_mm_popcnt_u64(mask);
+        if (__builtin_expect(mask == PAGE_LINES_ALL, 0)) {
+            *place++ = place_whole(begin);
+            continue;
+        }
+        __m512i lines = _mm512_maskz_compress_epi8(mask, all);
+        __m512i from = _mm512_set1_epi64((long long)begin);
+        __m512i eight = _mm512_cvtepu8_epi64(_mm512_castsi512_si128(lines));
+        _mm512_storeu_si512(place, _mm512_add_epi64(from, eight));
+        if (__builtin_expect(count > 8, 0)) {
+            uint8_t rest[LINE_BYTES];
+            _mm512_storeu_si512(rest, lines);
+            for (uint64_t n = 8; n < count; n++) {
+                place[n] = begin + rest[n];
+            }
+        }
+        place += count;
+    }
+    return place;
+}
+
+__attribute__((target("avx512f"))) static void
+usual_lines_wide(struct pm_writer *w, const struct image_pm *pm, const struct arena *a)
+{
+    usual_lines(w, pm, a, true);
 }
 #endif
 
 void pm_write_usual(struct pm_writer *w, const struct image_pm *pm, const struct arena *a)
 {
 #if defined(__x86_64__)
-    if (__builtin_cpu_supports("avx512f") != 0) {
-        usual_write_wide(w, pm, a);
+    if (image_pm_is_wide()) {
+        w->place =
+            __builtin_cpu_supports("avx512vbmi2") ? usual_places_wide(pm, a) : usual_places(pm, a);
+        usual_lines_wide(w, pm, a);
         return;
     }
 #endif
-    usual_write(w, pm, a);
+    w->place = usual_places(pm, a);
+    usual_lines(w, pm, a, false);
 }
