@@ -154,6 +154,10 @@ static inline uint64_t arena_lines(uint64_t address, uint64_t len)
     uint64_t last = (address + len - 1) >> LINE_SHIFT & 63;
     return PAGE_LINES_ALL << (address >> LINE_SHIFT & 63) & PAGE_LINES_ALL >> (63 - last);
 }
+static inline uint64_t arena_line(uint64_t address)
+{
+    return (uint64_t)1 << (address >> LINE_SHIFT & 63);
+}
 static inline bool arena_is_armed(const struct arena *a, uint64_t page)
 {
     return (a->armed[page >> 6] >> (page & 63) & 1) != 0;
@@ -178,6 +182,27 @@ static inline void arena_mark(struct arena *a, uint64_t page, uint64_t lines)
         a->lines[page] = marked | lines;
     }
 }
+/* The same of several pages that are all armed, which the caller has asked: what is read in between
+ * is kept in registers. */
+struct arena_marker {
+    uint64_t *lines;
+    uint64_t *end; /* of arena.written */
+};
+static inline struct arena_marker arena_marker_of(const struct arena *a)
+{
+    return (struct arena_marker){a->lines, a->written + a->written_count};
+}
+static inline void arena_mark_armed(struct arena_marker *m, uint64_t page, uint64_t lines)
+{
+    uint64_t marked = m->lines[page];
+    *m->end = page;
+    m->end += marked == 0;
+    m->lines[page] = marked | lines;
+}
+static inline void arena_marked(struct arena *a, const struct arena_marker *m)
+{
+    a->written_count = (uint64_t)(m->end - a->written);
+}
 static inline bool arena_is_marked(const struct arena *a, uint64_t page, uint64_t lines)
 {
     return (lines & ~a->lines[page]) == 0;
@@ -197,7 +222,7 @@ static inline void *arena_write(struct arena *a, uint64_t address, uint64_t len)
 /* The same for what doesn't reach beyond the 64-byte line at `address`. */
 static inline void *arena_write_line(struct arena *a, uint64_t address)
 {
-    arena_mark(a, address >> PAGE_SHIFT, (uint64_t)1 << (address >> LINE_SHIFT & 63));
+    arena_mark(a, address >> PAGE_SHIFT, arena_line(address));
     return a->base + address;
 }
 void arena_overwrite_range(struct arena *a, uint64_t address, uint64_t len);

@@ -332,20 +332,38 @@ static __attribute__((noinline)) int alloc_any(struct heap *heap, uint64_t versi
     return rv;
 }
 
-/* What the class's next object in this slot will change. */
+/* What the class's next object, in this slot and block, will change. In pmem mode nearly every
+ * object comes here, and finds that all of it is armed and lies in a page each. */
 static __attribute__((noinline)) void small_mark_lines(struct heap *h, const struct slab_cursor *c,
+                                                       uint32_t block, const uint8_t *bytes,
                                                        uint64_t *entry)
 {
-    uint32_t block = slab_next(c->slab);
-    uint64_t slab = (uint64_t)((const uint8_t *)c->slab - h->arena.base);
-    slot_mark(h, entry);
-    slab_mark_lines(h, slab, block / 64);
-    (void)arena_write(&h->arena, slab + c->slab->first + block * c->bytes, c->bytes);
+    struct arena *a = &h->arena;
+    uint64_t from = (uint64_t)(bytes - a->base);
+    uint64_t last = from + c->bytes - 1;
+    uint64_t slot = (uint64_t)((const uint8_t *)entry - a->base);
+    uint64_t slab = (uint64_t)((const uint8_t *)c->slab - a->base);
+    uint64_t map = slab_map_address(slab, block / 64);
+    if (__builtin_expect(!arena_is_armed(a, slot >> PAGE_SHIFT) ||
+                             !arena_is_armed(a, slab >> PAGE_SHIFT) ||
+                             !arena_is_armed(a, from >> PAGE_SHIFT) ||
+                             ((slab ^ map) | (from ^ last)) >> PAGE_SHIFT != 0,
+                         0)) {
+        slot_mark(h, entry);
+        slab_mark_lines(h, slab, block / 64);
+        (void)arena_write(a, from, c->bytes);
+        return;
+    }
+    struct arena_marker m = arena_marker_of(a);
+    arena_mark_armed(&m, slot >> PAGE_SHIFT, arena_line(slot) | SLOT_HEAD_LINE);
+    arena_mark_armed(&m, slab >> PAGE_SHIFT, arena_line(slab) | arena_line(map));
+    arena_mark_armed(&m, from >> PAGE_SHIFT, arena_lines(from, c->bytes));
+    arena_marked(a, &m);
 }
 
 /* One test where all of it may be written. */
 static inline void small_mark(struct heap *h, const struct slab_cursor *c, const uint8_t *bytes,
-                              uint64_t *entry)
+                              uint32_t block, uint64_t *entry)
 {
     const uint64_t *lines = h->arena.lines;
     uint64_t from = (uint64_t)(bytes - h->arena.base);
@@ -353,7 +371,7 @@ static inline void small_mark(struct heap *h, const struct slab_cursor *c, const
     uint64_t open = *c->lines_head & *c->lines_map & lines[at >> PAGE_SHIFT] &
                     lines[from >> PAGE_SHIFT] & lines[(from + c->bytes - 1) >> PAGE_SHIFT];
     if (__builtin_expect(open != PAGE_LINES_ALL, 0)) {
-        small_mark_lines(h, c, entry);
+        small_mark_lines(h, c, block, bytes, entry);
     }
 }
 
@@ -380,7 +398,7 @@ int heap_alloc(struct heap *heap, uint64_t version, uint64_t size, uint32_t type
     uint64_t place = c->place + (offset / PLACE_UNIT << PLACE_CLASS_BITS);
     uint8_t *bytes = c->blocks + offset;
     uint64_t room = c->bytes - SMALL_HEAD;
-    small_mark(heap, c, bytes, at.entry);
+    small_mark(heap, c, bytes, block, at.entry);
     slab_bind(heap, c->slab, POOL_OBJECTS, class_number, block);
     struct heap_header *hd = header_counts(heap);
     hd->object_count++;
@@ -480,7 +498,7 @@ int heap_free_object(struct heap *heap, uint64_t version, uint64_t ptr)
     }
     struct block_at b = block_locate(heap, place);
     uint64_t slack = o->word >> OBJECT_SLACK_SHIFT & OBJECT_SLACK_MAX;
-    slot_mark(heap, at.entry);
+    slot_and_slab_mark(heap, at.entry, &b);
     slot_unbind(heap, &at, word);
     block_give(heap, POOL_OBJECTS, place, b);
     struct heap_header *hd = header_counts(heap);

@@ -51,16 +51,34 @@ uint64_t slab_search(struct heap *h, uint64_t place)
 void slab_mark_lines(struct heap *h, uint64_t address, uint32_t word)
 {
     static_assert(sizeof(struct slab) <= LINE_BYTES, "a granule begins with a line");
-    uint64_t at = address + sizeof(struct slab) + word * sizeof(uint64_t);
+    uint64_t at = slab_map_address(address, word);
     uint64_t page = address >> PAGE_SHIFT;
-    uint64_t head = (uint64_t)1 << (address >> LINE_SHIFT & 63);
-    uint64_t map = (uint64_t)1 << (at >> LINE_SHIFT & 63);
+    uint64_t head = arena_line(address);
+    uint64_t map = arena_line(at);
     if (at >> PAGE_SHIFT == page) {
         arena_mark(&h->arena, page, head | map);
         return;
     }
     arena_mark(&h->arena, page, head);
     arena_mark(&h->arena, page + 1, map);
+}
+
+void slot_and_slab_mark_lines(struct heap *h, uint64_t slot, uint64_t slab, uint32_t word)
+{
+    struct arena *a = &h->arena;
+    uint64_t map = slab_map_address(slab, word);
+    if (__builtin_expect(!arena_is_armed(a, slot >> PAGE_SHIFT) ||
+                             !arena_is_armed(a, slab >> PAGE_SHIFT) ||
+                             (slab ^ map) >> PAGE_SHIFT != 0,
+                         0)) {
+        arena_mark(a, slot >> PAGE_SHIFT, arena_line(slot) | SLOT_HEAD_LINE);
+        slab_mark_lines(h, slab, word);
+        return;
+    }
+    struct arena_marker m = arena_marker_of(a);
+    arena_mark_armed(&m, slot >> PAGE_SHIFT, arena_line(slot) | SLOT_HEAD_LINE);
+    arena_mark_armed(&m, slab >> PAGE_SHIFT, arena_line(slab) | arena_line(map));
+    arena_marked(a, &m);
 }
 
 uint32_t slab_shape(uint64_t slab_bytes, uint32_t class_number, uint32_t *first)
@@ -453,7 +471,9 @@ int block_alloc(struct heap *h, enum pool pool, uint64_t bytes, uint64_t *place)
 void block_free(struct heap *h, enum pool pool, uint64_t place)
 {
     if (place_class(place) != PLACE_NO_CLASS) {
-        block_give(h, pool, place, block_locate(h, place));
+        struct block_at b = block_locate(h, place);
+        slab_mark(h, (uint64_t)((const uint8_t *)b.slab - h->arena.base), b.block / 64);
+        block_give(h, pool, place, b);
         return;
     }
     blocks_count(h, pool, (uint64_t)-1, -block_bytes(h, place));

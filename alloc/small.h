@@ -49,6 +49,7 @@ static inline uint64_t slot_next(const struct heap *h, struct slot_at *at)
     return (uint64_t)p->page * SLOTS_PER_PAGE + entry;
 }
 
+#define SLOT_HEAD_LINE ((uint64_t)1) /* of a slot page */
 /* The entry alone, or with it the page's header. */
 static inline void slot_mark_entry(struct heap *h, const struct slot_at *at)
 {
@@ -59,8 +60,7 @@ static inline void slot_mark(struct heap *h, const uint64_t *entry)
 {
     uint64_t address = (uint64_t)((const uint8_t *)entry - h->arena.base);
     if (!page_is_open(h, address >> PAGE_SHIFT)) {
-        arena_mark(&h->arena, address >> PAGE_SHIFT,
-                   (uint64_t)1 << (address >> LINE_SHIFT & 63) | 1 /* the header's line */);
+        arena_mark(&h->arena, address >> PAGE_SHIFT, arena_line(address) | SLOT_HEAD_LINE);
     }
 }
 
@@ -120,11 +120,15 @@ static inline void slot_unbind(struct heap *h, const struct slot_at *at, uint64_
 
 /* ---- slabs ---- */
 
+static inline uint64_t slab_map_address(uint64_t slab, uint32_t word)
+{
+    return slab + sizeof(struct slab) + word * sizeof(uint64_t);
+}
 /* Marks a slab's header and one word of its bitmap. */
 void slab_mark_lines(struct heap *h, uint64_t address, uint32_t word);
 static inline void slab_mark(struct heap *h, uint64_t address, uint32_t word)
 {
-    uint64_t at = address + sizeof(struct slab) + word * sizeof(uint64_t);
+    uint64_t at = slab_map_address(address, word);
     if (!page_is_open(h, at >> PAGE_SHIFT) || (at ^ address) >> PAGE_SHIFT != 0) {
         slab_mark_lines(h, address, word);
     }
@@ -215,7 +219,21 @@ static inline struct block_at block_locate(struct heap *h, uint64_t place)
     return block_in(h, slab_search(h, place), place);
 }
 
-/* block_free() of a block in a slab. */
+/* What freeing an object changes: its slot, and the slab that its block is in. */
+void slot_and_slab_mark_lines(struct heap *h, uint64_t slot, uint64_t slab, uint32_t word);
+static inline void slot_and_slab_mark(struct heap *h, const uint64_t *entry,
+                                      const struct block_at *b)
+{
+    uint64_t slot = (uint64_t)((const uint8_t *)entry - h->arena.base);
+    uint64_t slab = (uint64_t)((const uint8_t *)b->slab - h->arena.base);
+    uint64_t map = slab_map_address(slab, b->block / 64);
+    if (!page_is_open(h, slot >> PAGE_SHIFT) || !page_is_open(h, slab >> PAGE_SHIFT) ||
+        (map ^ slab) >> PAGE_SHIFT != 0) {
+        slot_and_slab_mark_lines(h, slot, slab, b->block / 64);
+    }
+}
+
+/* block_free() of a block in a slab, which is marked. */
 static inline void block_give(struct heap *h, enum pool pool, uint64_t place, struct block_at b)
 {
     struct slab *s = b.slab;
@@ -223,7 +241,6 @@ static inline void block_give(struct heap *h, enum pool pool, uint64_t place, st
     assert(slab_is(s, pool, class_number));
     uint32_t word = b.block / 64;
     uint64_t bit = (uint64_t)1 << (b.block & 63);
-    slab_mark(h, (uint64_t)((const uint8_t *)s - h->arena.base), word);
     uint64_t map = s->map[word];
     assert((map & bit) != 0);
     s->map[word] = map & ~bit;
