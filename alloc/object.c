@@ -41,13 +41,6 @@ void object_set_flag(struct heap *h, uint64_t place, enum object_flag flag, bool
     head->word = on ? head->word | bit : head->word & ~bit;
 }
 
-static void object_set_version(struct heap *h, uint64_t place, uint64_t version)
-{
-    static_assert(PLACE_UNIT % sizeof(struct object_header) == 0, "within a line");
-    struct object_header *head = arena_write_line(&h->arena, block_address(h, place));
-    head->version = version;
-}
-
 int object_find(const struct heap *h, uint64_t ptr, bool dead, uint64_t *place)
 {
     if (ptr == 0 || ptr_shard(ptr) != header(h)->shard) {
@@ -123,54 +116,6 @@ void chunk_moved(struct heap *h, uint64_t from, uint64_t to)
     }
     assert(load_u64(arena_at(&h->arena, address)) == from);
     store_u64(arena_write(&h->arena, address, 8), to);
-}
-
-/* ---- bytes ---- */
-
-/* Address of the byte at `offset` < size, and how many are contiguous from there on. */
-static uint64_t object_part(const struct heap *h, const struct object_view *o, uint64_t offset,
-                            uint64_t *address)
-{
-    assert(offset < o->size);
-    if ((o->flags & OBJECT_TABLE) == 0) {
-        *address = o->payload + offset;
-        return o->size - offset;
-    }
-    uint64_t chunk = offset / OBJECT_CHUNK_BYTES;
-    uint64_t inside = offset % OBJECT_CHUNK_BYTES;
-    *address =
-        block_address(h, object_chunk_at(h, o, chunk)) + sizeof(struct object_header) + inside;
-    return object_chunk_bytes(o->size, chunk) - inside;
-}
-
-void object_get_bytes(const struct heap *h, const struct object_view *o, uint64_t offset,
-                      void *data, uint64_t len)
-{
-    uint8_t *to = data;
-    while (len > 0) {
-        uint64_t address = 0;
-        uint64_t part = object_part(h, o, offset, &address);
-        part = part < len ? part : len;
-        memcpy(to, heap_bytes(h, address, part), part);
-        to += part;
-        offset += part;
-        len -= part;
-    }
-}
-
-void object_put_bytes(struct heap *h, const struct object_view *o, uint64_t offset,
-                      const void *data, uint64_t len)
-{
-    const uint8_t *from = data;
-    while (len > 0) {
-        uint64_t address = 0;
-        uint64_t part = object_part(h, o, offset, &address);
-        part = part < len ? part : len;
-        memcpy(arena_overwrite(&h->arena, address, part), from, part);
-        from += part;
-        offset += part;
-        len -= part;
-    }
 }
 
 /* ---- birth and end ---- */
@@ -589,67 +534,7 @@ int object_end(struct heap *h, uint64_t version, uint64_t place)
     return 0;
 }
 
-/* ---- write and read ---- */
-
-static int find_range(const struct heap *h, uint64_t ptr, uint64_t offset, uint64_t len,
-                      uint64_t *place, struct object_view *o)
-{
-    int rv = object_find(h, ptr, false, place);
-    if (rv != 0) {
-        return rv;
-    }
-    object_decode(h, *place, o);
-    return offset > o->size || len > o->size - offset ? ERR_RANGE : 0;
-}
-
-int heap_write(struct heap *heap, uint64_t version, uint64_t ptr, uint64_t offset,
-               struct slice data)
-{
-    uint64_t place = 0;
-    struct object_view o;
-    int rv = find_range(heap, ptr, offset, data.len, &place, &o);
-    if (rv == 0 && undo_is_kept(heap, version)) {
-        rv = undo_push(heap, version, place, UNDO_WRITE, offset, data.len);
-    }
-    if (rv != 0) {
-        return rv;
-    }
-    object_set_version(heap, place, version);
-    object_put_bytes(heap, &o, offset, data.data, data.len);
-    return 0;
-}
-
-int heap_read(const struct heap *heap, uint64_t ptr, uint64_t offset, uint64_t len,
-              const uint8_t **bytes, uint64_t *part)
-{
-    *bytes = NULL;
-    *part = 0;
-    uint64_t place = 0;
-    struct object_view o;
-    int rv = find_range(heap, ptr, offset, len, &place, &o);
-    if (rv != 0) {
-        return rv;
-    }
-    uint64_t address = o.payload;
-    if (len > 0) {
-        uint64_t most = object_part(heap, &o, offset, &address);
-        *part = most < len ? most : len;
-    }
-    *bytes = heap_bytes(heap, address, *part);
-    return heap_load(heap, address, *part);
-}
-
-int heap_copy(const struct heap *heap, uint64_t ptr, uint64_t offset, void *data, uint64_t len)
-{
-    uint64_t place = 0;
-    struct object_view o;
-    int rv = find_range(heap, ptr, offset, len, &place, &o);
-    if (rv == 0) {
-        object_get_bytes(heap, &o, offset, data, len);
-        rv = heap->arena.damage;
-    }
-    return rv;
-}
+/* ---- what there is ---- */
 
 static void object_describe(const struct heap *h, uint64_t ptr, uint64_t place,
                             struct heap_object *out)

@@ -255,4 +255,13 @@ static inline void block_give(struct heap *h, enum pool pool, uint64_t place, st
     }
 }
 
+/* ---- objects ---- */
+
+static inline void object_set_version(struct heap *h, uint64_t place, uint64_t version)
+{
+    static_assert(PLACE_UNIT % sizeof(struct object_header) == 0, "within a line");
+    struct object_header *head = arena_write_line(&h->arena, block_address(h, place));
+    head->version = version;
+}
+
 #endif
