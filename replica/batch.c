@@ -16,6 +16,7 @@
     500u /* a stamp runs ahead of the median clock by this much at most (rules X16) */
 #define STAMP_AHEAD_LOG_MS  1000u
 #define CLOCK_SAMPLE_MS_MAX 5000u /* older samples say nothing */
+#define NO_CLAIM            ((struct claim){0})
 
 /* ---- memory
  * --------------------------------------------------------------------------------------------------------
@@ -46,6 +47,7 @@ static void batch_free(struct batch *b)
         wal_block_unref(&b->block->block);
     }
     mem_free(b->waiters);
+    mem_free(b->claims);
     mem_free(b->results);
     mem_free(b);
 }
@@ -105,6 +107,11 @@ static int waiters_reserve(struct batch *b)
         return ERR_NOMEM;
     }
     b->waiters = waiters;
+    struct claim *claims = mem_realloc(b->claims, capacity * sizeof *claims);
+    if (claims == NULL) {
+        return ERR_NOMEM;
+    }
+    b->claims = claims;
     struct command_result *results = mem_realloc(b->results, capacity * sizeof *results);
     if (results == NULL) {
         return ERR_NOMEM;
@@ -142,7 +149,7 @@ static void make_ready(struct shard *s)
     replica__turn(s);
 }
 
-static int batch_append(struct shard *s, uint16_t kind, struct slice body,
+static int batch_append(struct shard *s, uint16_t kind, struct slice body, struct claim claim,
                         struct shard_command *command)
 {
     struct batch *b = s->open;
@@ -176,6 +183,7 @@ static int batch_append(struct shard *s, uint16_t kind, struct slice body,
     memcpy(at + ENTRY_COMMAND_HEADER_BYTES, body.data, body.len);
     b->len += ENTRY_COMMAND_HEADER_BYTES + body.len;
     assert(b->len <= ENTRY_BYTES_MAX);
+    b->claims[b->count] = claim;
     b->waiters[b->count++] = command;
     b->work += fsm_work(s->heap, kind, body);
     s->r->counters.commands++;
@@ -221,6 +229,7 @@ int shard_propose(struct shard *shard, uint16_t kind, struct slice body, uint64_
     }
     struct command_prefix prefix;
     struct msg_tx_close close = {0};
+    struct claim claim = {0};
     rv = fsm_validate(shard->uid, kind, body, &prefix);
     if (rv != 0) {
         return rv;
@@ -234,8 +243,10 @@ int shard_propose(struct shard *shard, uint16_t kind, struct slice body, uint64_
     if (rv != 0) {
         return rv;
     }
-    if (prefix.session != 0) {
-        rv = session_check(shard->heap, prefix.session, owner);
+    if (prefix.session != 0 && close.hold != 0) {
+        rv = session_check(shard->heap, prefix.session, owner); /* the hold ends below */
+    } else if (prefix.session != 0) {
+        claim = (struct claim){.session = prefix.session, .owner = owner};
     } else if (kind == KIND_SESSION_OPEN) {
         struct msg_session_open m;
         rv = message_decode_session_open(body, &m);
@@ -246,7 +257,7 @@ int shard_propose(struct shard *shard, uint16_t kind, struct slice body, uint64_
         rv = ERR_DENIED; /* TICK, SESSION_BURY and RECLAIM are the leader's own */
     }
     if (rv == 0) {
-        rv = batch_append(shard, kind, body, command);
+        rv = batch_append(shard, kind, body, claim, command);
     }
     if (rv == 0 && close.hold != 0) {
         hold_end(shard, close.hold);
@@ -264,7 +275,8 @@ int shard_barrier(struct shard *shard, struct shard_command *command)
         rv = message_encode_tick(&m, scratch);
     }
     return rv != 0 ? rv
-                   : batch_append(shard, KIND_TICK, slice_of(scratch->data, scratch->len), command);
+                   : batch_append(shard, KIND_TICK, slice_of(scratch->data, scratch->len), NO_CLAIM,
+                                  command);
 }
 
 int shard_check_commit(const struct shard *shard, const struct command_prefix *prefix,
@@ -301,7 +313,7 @@ int shard_propose_tx(struct shard *shard, uint16_t kind, struct slice body,
         return ERR_DENIED;
     }
     int rv = fsm_validate(shard->uid, kind, body, &prefix);
-    return rv != 0 ? rv : batch_append(shard, kind, body, command);
+    return rv != 0 ? rv : batch_append(shard, kind, body, NO_CLAIM, command);
 }
 
 int shard__propose_for(struct shard *s, uint16_t kind, struct slice body,
@@ -310,7 +322,7 @@ int shard__propose_for(struct shard *s, uint16_t kind, struct slice body,
     if (s->failed || s->dropped || !shard__leads(s) || consensus_transferee(s->consensus) != 0) {
         return ERR_NOTLEADER;
     }
-    return batch_append(s, kind, body, command);
+    return batch_append(s, kind, body, NO_CLAIM, command);
 }
 
 int shard__propose_own(struct shard *s, uint16_t kind, struct slice body)
@@ -425,8 +437,50 @@ static void batch_end(struct shard *s, struct batch *b, int err)
     batch_done(s, b);
 }
 
+/* Takes a command out of a batch again. */
+static void batch_drop(struct batch *b, uint32_t ordinal)
+{
+    uint8_t *at = b->block->data + ENTRY_HEADER_BYTES;
+    for (uint32_t i = 0; i < ordinal; i++) {
+        at += ENTRY_COMMAND_HEADER_BYTES + load_u32(at + 4);
+    }
+    size_t bytes = ENTRY_COMMAND_HEADER_BYTES + load_u32(at + 4);
+    b->len -= bytes;
+    memmove(at, at + bytes, b->len - (size_t)(at - b->block->data));
+    b->count--;
+    memmove(b->waiters + ordinal, b->waiters + ordinal + 1,
+            (b->count - ordinal) * sizeof *b->waiters);
+    memmove(b->claims + ordinal, b->claims + ordinal + 1, (b->count - ordinal) * sizeof *b->claims);
+}
+
+/* Nothing goes into the log in a session that is another's, or over. */
+static void check_claims(struct shard *s, struct batch *b)
+{
+    uint32_t i = 0;
+    while (i < b->count) {
+        struct claim claim = b->claims[i];
+        int rv = claim.session == 0 ? 0 : session_check(s->heap, claim.session, claim.owner);
+        if (rv == 0) {
+            i++;
+            continue;
+        }
+        struct shard_command *command = b->waiters[i];
+        batch_drop(b, i);
+        if (command != NULL) {
+            command->cb(command, &(struct command_result){.err = rv});
+        }
+    }
+}
+
+/* No part of the shard any more: what is called back may propose again. */
 static void batch_submit(struct shard *s, struct batch *b)
 {
+    assert(b->block != NULL); /* what has commands has their bytes */
+    check_claims(s, b);
+    if (b->count == 0) {
+        batch_end(s, b, 0);
+        return;
+    }
     uint8_t *header = b->block->data;
     uint64_t stamp = shard__stamp(s);
     store_u16(header, ENTRY_FORMAT);
@@ -462,6 +516,13 @@ static int check_place(const struct shard *s, const struct batch *b)
     return alone ? wal_prepared(s->r->wal, b->len) : 0;
 }
 
+bool batch_is_due(const struct shard *s)
+{
+    const struct batch *b = s->open;
+    return b != NULL && b->count > 0 && !b->lazy && s->in_flight_count == 0 &&
+           s->ready_count == 0 && !s->failed && shard__leads(s);
+}
+
 /* Full batches go at once, up to a few in flight; the open one when nothing is and somebody waits
  * for it, in its wave. */
 void batch_end_of_turn(struct shard *s)
@@ -483,9 +544,8 @@ void batch_end_of_turn(struct shard *s)
             batch_end(s, b, rv);
         }
     }
-    struct batch *b = s->open;
-    if (b != NULL && b->count > 0 && !b->lazy && s->in_flight_count == 0 && s->ready_count == 0 &&
-        shard__leads(s)) {
+    if (batch_is_due(s)) {
+        struct batch *b = s->open;
         int rv = check_place(s, b);
         if (rv == 0 && wave_take(s)) {
             wave_sent(s->r, b);
@@ -648,10 +708,10 @@ static uint64_t apply_limit(const struct shard *s)
     return limit;
 }
 
-uint64_t shard__apply_next(const struct shard *s)
+uint64_t shard__apply_due(const struct shard *s)
 {
     bool none = s->failed || s->install.step != INSTALL_NONE || s->applied >= apply_limit(s);
-    return none ? 0 : s->applied + 1;
+    return none ? 0 : apply_limit(s) - s->applied;
 }
 
 static void apply_read(struct shard *s, struct wal_entry *entries, size_t entries_max)
@@ -709,7 +769,7 @@ void shard__apply(struct shard *s)
 {
     struct wal_entry few[APPLY_FEW];
     uint64_t before = s->applied;
-    if (shard__apply_next(s) == 0) {
+    if (shard__apply_due(s) == 0) {
         return;
     }
     if (apply_limit(s) - before <= APPLY_FEW) {

@@ -11,7 +11,9 @@
 #define KEPT_MAX        64u /* of each */
 
 struct block_pool {
-    struct entry_block *kept[CLASSES];
+    /* Not linked through the blocks, which nobody has touched for long: the one after the next can
+     * be asked for while this one is filled. */
+    struct entry_block *kept[CLASSES][KEPT_MAX];
     uint32_t kept_count[CLASSES];
     uint64_t out; /* blocks that are in use */
     bool closed;
@@ -35,12 +37,9 @@ static unsigned class_of(size_t bytes)
 static void drop_kept(struct block_pool *pool)
 {
     for (unsigned i = 0; i < CLASSES; i++) {
-        while (pool->kept[i] != NULL) {
-            struct entry_block *b = pool->kept[i];
-            pool->kept[i] = b->next;
-            mem_free(b);
+        while (pool->kept_count[i] > 0) {
+            mem_free(pool->kept[i][--pool->kept_count[i]]);
         }
-        pool->kept_count[i] = 0;
     }
 }
 
@@ -54,9 +53,7 @@ static void release(struct wal_block *block)
     if (pool->closed || class == CLASSES || pool->kept_count[class] == KEPT_MAX) {
         mem_free(b);
     } else {
-        b->next = pool->kept[class];
-        pool->kept[class] = b;
-        pool->kept_count[class]++;
+        pool->kept[class][pool->kept_count[class]++] = b;
     }
     if (pool->closed && pool->out == 0) {
         mem_free(pool);
@@ -83,10 +80,13 @@ void block_pool_close(struct block_pool *pool)
 struct entry_block *block_new(struct block_pool *pool, size_t bytes)
 {
     unsigned class = class_of(bytes);
-    struct entry_block *b = class == CLASSES || mem_fault_armed() ? NULL : pool->kept[class];
-    if (b != NULL) {
-        pool->kept[class] = b->next;
-        pool->kept_count[class]--;
+    struct entry_block *b = NULL;
+    if (class < CLASSES && pool->kept_count[class] > 0 && !mem_fault_armed()) {
+        uint32_t left = --pool->kept_count[class];
+        b = pool->kept[class][left];
+        if (left > 1) {
+            lines_prefetch(pool->kept[class][left - 2], CLASS_BYTES_MIN);
+        }
     } else {
         size_t capacity = class == CLASSES ? bytes : class_capacity(class);
         b = mem_alloc(sizeof *b + capacity);

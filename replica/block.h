@@ -11,7 +11,6 @@ struct block_pool;
 struct entry_block {
     struct wal_block block; /* first */
     struct block_pool *pool;
-    struct entry_block *next; /* while kept */
     size_t capacity;
     uint8_t data[];
 };

@@ -66,6 +66,11 @@ struct peer {
  */
 
 /* Commands on their way into one entry, and who waits for them. */
+/* Who says that a session is his. Looked into when the batch goes, for many commands together. */
+struct claim {
+    uint64_t session, owner; /* session 0: nothing is claimed */
+};
+
 struct batch {
     struct list link; /* shard->ready, shard->in_flight or replica->batch_pool */
     struct entry_block *block;
@@ -76,6 +81,7 @@ struct batch {
     bool lazy;                      /* nothing in it is waited for: see lazy.c */
     uint64_t index, term;           /* once submitted */
     struct shard_command **waiters; /* by ordinal; NULL: our own command */
+    struct claim *claims;           /* by ordinal */
     uint32_t waiters_capacity;
     struct command_result *results;
 };
@@ -407,6 +413,8 @@ bool shard__hard_state_is_durable(const struct shard *s);
  * -------------------------------------------------------------------------------------------------------
  */
 
+/* Would the open batch go now, if waves allow? */
+bool batch_is_due(const struct shard *s);
 void batch_end_of_turn(struct shard *s);
 void batch_tick(struct shard *s); /* batches that wait for a place in the log */
 void batch_push(struct shard *s);
@@ -414,8 +422,8 @@ void batch_refuse(struct shard *s, int err); /* whoever waits gets err */
 void batch_close(struct shard *s);           /* nobody may wait any more */
 void batch_pool_close(struct replica *r);    /* frees what all shards have given back */
 void shard__apply(struct shard *s);
-/* The entry that it would apply next; 0: none for now. */
-uint64_t shard__apply_next(const struct shard *s);
+/* How many entries it may apply now. */
+uint64_t shard__apply_due(const struct shard *s);
 /* HLC of an entry submitted now. */
 uint64_t shard__stamp(struct shard *s);
 
@@ -426,6 +434,8 @@ uint64_t shard__stamp(struct shard *s);
 /* What these shards will apply next, asked for before any of them does. */
 #define AHEAD_SHARDS_MAX 32u
 void ahead_apply(struct shard *const *shards, uint32_t count);
+/* What the first of a turn's shards will look at whose open batch is due. */
+void ahead_submit(const struct list *shards);
 /* The shards that items of a received batch are for: before they are looked at. */
 void ahead_receive(struct replica *r, struct slice items);
 

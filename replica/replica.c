@@ -144,6 +144,9 @@ static void turn_run(struct env_task *task)
     list_init(&now);
     list_splice(&now, &r->turn_shards);
     wave_turn(r);
+    if (r->wave.open) {
+        ahead_submit(&now);
+    }
     while (!list_empty(&now)) {
         struct shard *s = list_entry(now.next, struct shard, turn_link);
         list_remove(&s->turn_link);

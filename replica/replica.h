@@ -128,8 +128,9 @@ struct shard_command {
 };
 /* kind: a COMMAND of rpc/message.def; body: as encoded by the client, copied into the shard's
  * current batch. owner: hash of the user's name from the certificate; the session must be that
- * owner's. Returns 0 (cb follows), or at once: NOTLEADER, BUSY, SESSION_EXPIRED, DENIED, PROTOCOL,
- * TOOBIG, SHUTDOWN, DISKFULL (log has no room), IO (shard failed). */
+ * owner's. Returns 0 (cb follows; SESSION_EXPIRED or DENIED are found when the batch goes), or at
+ * once: NOTLEADER, BUSY, SESSION_EXPIRED, DENIED, PROTOCOL, TOOBIG, SHUTDOWN, DISKFULL (log has no
+ * room), IO (shard failed). */
 int shard_propose(struct shard *shard, uint16_t kind, struct slice body, uint64_t owner,
                   struct shard_command *command);
 

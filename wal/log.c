@@ -751,6 +751,17 @@ void wal_log_ahead(const struct wal_log *log)
     lines_prefetch(log, sizeof *log);
 }
 
+void wal_tail_ahead(const struct wal_log *log)
+{
+    if (log->capacity > 0) {
+        const struct wal_item *last =
+            &log->items[(log->head + log->count - 1) & (log->capacity - 1)];
+        const struct wal_item *next = &log->items[(log->head + log->count) & (log->capacity - 1)];
+        lines_prefetch(last, 1);
+        lines_prefetch(next, sizeof *next);
+    }
+}
+
 struct slice wal_entry_ahead(const struct wal_log *log, uint64_t index, unsigned step)
 {
     const struct wal_item *item = wal__item(log, index);

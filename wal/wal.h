@@ -163,6 +163,8 @@ int wal_log_read(struct wal_log *log, uint64_t index, struct wal_entry *out, siz
 
 /* Asks the caches for the log itself. */
 void wal_log_ahead(const struct wal_log *log);
+/* Then for its newest entry, and the place of the next one. */
+void wal_tail_ahead(const struct wal_log *log);
 /* Asks them for what wal_log_read() of this entry will read, a step (0 to 2) at a time, so that
  * those of several logs pass side by side. From step 2 on: the entry's bytes if they are in
  * memory, else nothing. */
