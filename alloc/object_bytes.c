@@ -120,7 +120,12 @@ int heap_write(struct heap *heap, uint64_t version, uint64_t ptr, uint64_t offse
         return ERR_RANGE;
     }
     object_set_version(heap, place, version);
-    memcpy(arena_overwrite(&heap->arena, address + head + offset, data.len), data.data, data.len);
+    uint8_t *to = arena_overwrite(&heap->arena, address + head + offset, data.len);
+    if (data.len == sizeof(uint64_t)) { /* a pointer, as most writes are: no call */
+        memcpy(to, data.data, sizeof(uint64_t));
+    } else {
+        memcpy(to, data.data, data.len);
+    }
     return 0;
 }
 
