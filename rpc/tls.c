@@ -9,6 +9,8 @@
 #include "base/mem.h"
 #include "rpc/tls_internal.h"
 
+#define CROWDED_AGAIN_MS 1000u
+
 static struct tls *tls_of(struct env *env)
 {
     return env_uv_transport(env);
@@ -51,6 +53,24 @@ static void address_print(const struct sockaddr *sa, char *out, size_t size)
 /* ---- listening ----------------------------------------------------------------------------------
  */
 
+/* Strangers who connect and say nothing mustn't keep out who has a certificate, and needs a few
+ * milliseconds to show it: whoever has had the most time goes. Many may come in a second, and the
+ * log has better uses for its room. */
+static void end_oldest(struct tls *t)
+{
+    struct env_conn *oldest = list_entry(t->handshakes.next, struct env_conn, handshake_link);
+    uint64_t now_ms = env_now_ms(t->env);
+    t->crowded_count++;
+    if (t->crowded_ms == 0 || now_ms - t->crowded_ms >= CROWDED_AGAIN_MS) {
+        log_warn("tls", "too many connections that have not authenticated: the oldest are ended",
+                 "at_most=%d ended=%llu peer=%s", HANDSHAKES_MAX,
+                 (unsigned long long)t->crowded_count, oldest->peer.address);
+        t->crowded_ms = now_ms;
+        t->crowded_count = 0;
+    }
+    tls__stream_kill(oldest, ERR_BUSY, NULL);
+}
+
 static void on_connection(uv_stream_t *server, int status)
 {
     struct env_listener *l = server->data;
@@ -73,13 +93,12 @@ static void on_connection(uv_stream_t *server, int status)
     int len = sizeof from;
     (void)uv_tcp_getpeername(&c->tcp, (struct sockaddr *)&from, &len);
     address_print((const struct sockaddr *)&from, c->peer.address, sizeof c->peer.address);
-    if (l->tls->handshakes >= HANDSHAKES_MAX) {
-        tls__log_refusal(c, "too many connections that have not authenticated yet");
-        tls__stream_kill(c, ERR_BUSY, NULL);
-        return;
+    if (l->tls->handshake_count >= HANDSHAKES_MAX) {
+        end_oldest(l->tls);
     }
     c->listener = l;
-    l->tls->handshakes++;
+    l->tls->handshake_count++;
+    list_push_back(&l->tls->handshakes, &c->handshake_link);
     tls__stream_start(c);
 }
 
@@ -303,6 +322,7 @@ int tls_attach(struct env *env, const struct tls_opts *opts, struct err_text *e)
     t->bio = tls__bio_method();
     t->flush.cb = tls__on_flush;
     list_init(&t->conns);
+    list_init(&t->handshakes);
     list_init(&t->dirty);
     list_init(&t->resumed);
     int rv = ERR_NOMEM;

@@ -36,7 +36,10 @@ struct tls {
     struct list resumed; /* connections whose reader came back */
     struct env_task flush;
     size_t listeners;
-    size_t handshakes; /* incoming, not yet authenticated */
+    struct list handshakes; /* incoming, not yet authenticated, oldest first */
+    size_t handshake_count;
+    uint64_t crowded_ms;    /* when that there are too many was said last; 0: never */
+    uint64_t crowded_count; /* ended for it since */
     bool sigpipe_blocked;
     bool detached;     /* goes with the last refused connection */
     struct buf cipher; /* what the OpenSSL call under way wrote */
@@ -83,6 +86,7 @@ struct env_conn {
     const struct env_conn_cbs *cbs; /* NULL: incoming, not accepted */
     void *arg;
     struct env_listener *listener; /* incoming, until accepted */
+    struct list handshake_link;    /* so long, too */
     struct dial *dial;             /* outgoing, until connected */
     enum stream_state state;
     enum env_role expected_role;

@@ -112,8 +112,9 @@ static void on_tcp_closed(uv_handle_t *handle)
 static void handshake_over(struct env_conn *c)
 {
     if (c->listener != NULL) {
-        assert(c->tls->handshakes > 0);
-        c->tls->handshakes--;
+        assert(c->tls->handshake_count > 0);
+        c->tls->handshake_count--;
+        list_remove(&c->handshake_link);
         c->listener = NULL;
     }
 }
@@ -566,7 +567,9 @@ static void on_end(struct env_conn *c, int uv)
         }
     }
     if (c->state == STREAM_HANDSHAKE) {
-        tls__stream_kill(c, ERR_TLS, "closed by the peer during the TLS handshake");
+        /* Who refuses our certificate says so in an alert. This may be a node that ends, or one
+         * with too many at its door: to be tried again. */
+        tls__stream_kill(c, ERR_NOCONN, "closed by the peer during the TLS handshake");
     } else if (uv == UV_EOF && !c->broken) {
         tls__stream_kill(c, ERR_CLOSED, "closed by the peer");
     } else {
@@ -712,6 +715,7 @@ struct env_conn *tls__stream_new(struct tls *t, bool incoming)
     c->state = STREAM_DIALING;
     list_init(&c->dirty_link);
     list_init(&c->resumed_link);
+    list_init(&c->handshake_link);
     if (uv_tcp_init(t->loop, &c->tcp) != 0) {
         mem_free(c);
         return NULL;

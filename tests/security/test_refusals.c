@@ -21,6 +21,7 @@
 #include <unistd.h>
 
 #include "base/env_uv.h"
+#include "base/limits.h"
 #include "base/log.h"
 #include "certs.h"
 #include "rpc/frame.h"
@@ -288,9 +289,9 @@ static bool read_frame(SSL *ssl, struct frame_header *h, uint8_t body[8192])
 /* The frame must be ERROR{code} outside of a request, and then the end. */
 static void assert_error_then_end(SSL *ssl, int code)
 {
-    struct frame_header h;
+    struct frame_header h = {0};
     uint8_t body[8192];
-    struct msg_error m;
+    struct msg_error m = {0};
     assert_true(read_frame(ssl, &h, body));
     assert_int_equal(h.kind, KIND_ERROR);
     assert_int_equal(h.request_id, 0);
@@ -303,7 +304,7 @@ static void assert_error_then_end(SSL *ssl, int code)
 static void assert_good_client_is_served(void)
 {
     struct client c;
-    struct frame_header h;
+    struct frame_header h = {0};
     uint8_t bytes[512];
     uint8_t body[8192];
     assert_int_equal(client_open(&c, "alice", TLS1_3_VERSION), 1);
@@ -426,7 +427,7 @@ static void a_client_that_says_nothing_is_closed_after_5_s(void **state)
     assert_refusal_logged("no TLS handshake within 5 s");
     struct client c;
     assert_int_equal(client_open(&c, "alice", TLS1_3_VERSION), 1);
-    struct frame_header h;
+    struct frame_header h = {0};
     uint8_t body[8192];
     assert_true(read_frame(c.ssl, &h, body));
     assert_int_equal(h.kind, KIND_ERROR);
@@ -465,7 +466,7 @@ static void a_false_hello_is_refused(void **state)
 static void frames(const uint8_t *frame, size_t len, bool after_hello, int code, const char *cause)
 {
     struct client c;
-    struct frame_header h;
+    struct frame_header h = {0};
     uint8_t bytes[1024];
     uint8_t body[8192];
     assert_int_equal(client_open(&c, "alice", TLS1_3_VERSION), 1);
@@ -524,10 +525,10 @@ static void a_kind_of_the_future_is_answered_and_the_connection_stays(void **sta
 {
     (void)state;
     struct client c;
-    struct frame_header h;
+    struct frame_header h = {0};
     uint8_t bytes[512];
     uint8_t body[8192];
-    struct msg_error m;
+    struct msg_error m = {0};
     assert_int_equal(client_open(&c, "alice", TLS1_3_VERSION), 1);
     size_t n = hello_make(bytes, RPC_WIRE_MAJOR, RPC_LANE_CLIENT, "alice");
     n += frame_make(bytes + n, 9999, 8, "???", 3);
@@ -556,13 +557,37 @@ static void garbage_inside_a_session_ends_it(void **state)
     assert_int_equal(SSL_write(c.ssl, bytes, (int)n), n);
     uint8_t record[64] = {23, 3, 3, 0, 59};
     assert_int_equal(send(c.fd, record, sizeof record, MSG_NOSIGNAL), sizeof record);
-    struct frame_header h;
+    struct frame_header h = {0};
     uint8_t body[8192];
     while (read_frame(c.ssl, &h, body)) { /* HELLO_OK may have been on its way */
         assert_int_equal(h.kind, KIND_HELLO_OK);
     }
     assert_int_equal(ERR_GET_REASON(ERR_peek_error()), SSL_R_SSLV3_ALERT_BAD_RECORD_MAC);
     client_close(&c);
+    assert_good_client_is_served();
+}
+
+/* Silent connections end after 5 s. Until then there may be any number of them, and who has a
+ * certificate is served beside them; the log says it, and not for each. */
+static void a_crowd_that_says_nothing_keeps_nobody_out(void **state)
+{
+    (void)state;
+    static int fds[3 * HANDSHAKES_MAX];
+    const size_t count = sizeof fds / sizeof fds[0];
+    log_forget();
+    for (size_t i = 0; i < count; i++) {
+        fds[i] = dial();
+    }
+    for (int i = 0; i < 10000 && log_count("too many connections") == 0; i++) {
+        nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
+    }
+    assert_true(log_count("too many connections that have not authenticated") > 0);
+    assert_true(log_count("WARN") < 10); /* one a second */
+    assert_good_client_is_served();
+    assert_good_client_is_served();
+    for (size_t i = 0; i < count; i++) {
+        close(fds[i]);
+    }
     assert_good_client_is_served();
 }
 
@@ -582,6 +607,7 @@ int main(void)
         cmocka_unit_test(a_truncated_frame_harms_nobody),
         cmocka_unit_test(a_kind_of_the_future_is_answered_and_the_connection_stays),
         cmocka_unit_test(garbage_inside_a_session_ends_it),
+        cmocka_unit_test(a_crowd_that_says_nothing_keeps_nobody_out),
     };
     return cmocka_run_group_tests(tests, group_open, group_close);
 }
