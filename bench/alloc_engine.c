@@ -171,12 +171,6 @@ static void exchange(uint64_t *table, unsigned i, const void *fill, size_t bytes
 
 /* ---- whole commands: encoded, read, applied ---- */
 
-static void encode(const struct heap_command *command)
-{
-    const struct record record = {.kind = (uint16_t)command->kind, .command = *command};
-    check(record_append(&encoded, &record), "encode");
-}
-
 /* As an entry is applied everywhere: each command is read some before it is its turn. */
 static void apply_encoded(void)
 {
@@ -217,10 +211,12 @@ static void exchange_commands(uint64_t *table, unsigned i, const void *fill, siz
         check(record_begin(&encoded), "encode");
     }
     if (table[i] != 0) {
-        encode(&(const struct heap_command){.kind = HEAP_COMMAND_FREE, .ptr = table[i]});
+        const struct embedded_request r = {.op = EMBEDDED_FREE, .ptr = table[i]};
+        check(record_append(&encoded, &r), "encode");
     }
-    encode(&(const struct heap_command){
-        .kind = HEAP_COMMAND_ALLOC, .size = bytes, .type = 1, .data = slice_of(fill, bytes)});
+    const struct embedded_request r = {
+        .op = EMBEDDED_ALLOC, .size = bytes, .type = 1, .data = slice_of(fill, bytes)};
+    check(record_append(&encoded, &r), "encode");
     steps[step_count++] = (struct step){.place = &table[i]};
     table[i] = PENDING;
 }

@@ -128,9 +128,9 @@ int core_prepare_alloc(struct core_call *call, struct core_heap *heap, uint64_t 
                         : atomic_fetch_add_explicit(&heap->next, 1, memory_order_relaxed);
     call->heap = heap;
     call->shard = heap->shards[turn % heap->count];
-    struct msg_alloc m = {.uid = call->shard->uid, .size = bytes, .type = type, .init = init};
     int rv;
-    CORE_PREPARE(call, ALLOC, alloc, &m, rv);
+    CORE_PREPARE_OF(call, ALLOC, alloc, rv, .uid = call->shard->uid, .size = bytes, .type = type,
+                    .init = init);
     return rv;
 }
 
@@ -138,8 +138,7 @@ int core_prepare_free(struct core_call *call, struct core_heap *heap, uint64_t p
 {
     int rv = aim(call, heap, ptr);
     if (rv == 0) {
-        struct msg_free m = {.uid = call->shard->uid, .ptr = ptr};
-        CORE_PREPARE(call, FREE, free, &m, rv);
+        CORE_PREPARE_OF(call, FREE, free, rv, .uid = call->shard->uid, .ptr = ptr);
     }
     return rv;
 }
@@ -219,8 +218,8 @@ int core_prepare_write(struct core_call *call, struct core_heap *heap, uint64_t 
         rv = check_write(call, offset, data);
     }
     if (rv == 0) {
-        struct msg_write m = {.uid = call->shard->uid, .ptr = ptr, .offset = offset, .data = data};
-        CORE_PREPARE(call, WRITE, write, &m, rv);
+        CORE_PREPARE_OF(call, WRITE, write, rv, .uid = call->shard->uid, .ptr = ptr,
+                        .offset = offset, .data = data);
     }
     return rv;
 }

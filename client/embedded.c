@@ -183,7 +183,7 @@ static void take_alloc(const union core_request *r, struct embedded_request *c)
     c->op = EMBEDDED_ALLOC;
     c->size = m->size;
     c->type = m->type;
-    c->data = m->init;
+    c->data = slice_of(m->init.data, m->init.len);
 }
 
 static void take_free(const union core_request *r, struct embedded_request *c)

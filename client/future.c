@@ -25,8 +25,10 @@ static void destroy(struct cairn_future *future)
     if (future->set != NULL) {
         sdk__tx_settled(future);
     }
-    buf_close(&future->call.bytes);
-    mem_free(future->data);
+    if (future->call.bytes.data != NULL || future->data != NULL) {
+        buf_close(&future->call.bytes);
+        mem_free(future->data);
+    }
     sdk__future_forget(future);
 }
 

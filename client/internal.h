@@ -245,6 +245,21 @@ int core__aim_shard(struct core_call *call, struct core_heap *heap, uint32_t sha
         }                                                                                          \
     } while (0)
 
+/* The same from the message's fields. A plain one is filled in where it stays: copied from where it
+ * was made, it would be read in larger pieces than it was just written in, which processors wait
+ * for. */
+#define CORE_PREPARE_OF(call, KIND, name, rv, ...)                                                 \
+    do {                                                                                           \
+        if ((call)->plain) {                                                                       \
+            (call)->kind = KIND_##KIND;                                                            \
+            (call)->request.name = (struct msg_##name){__VA_ARGS__};                               \
+            (rv) = 0;                                                                              \
+        } else {                                                                                   \
+            const struct msg_##name m_ = {__VA_ARGS__};                                            \
+            CORE_PREPARE(call, KIND, name, &m_, rv);                                               \
+        }                                                                                          \
+    } while (0)
+
 /* op.c: encoding and answers */
 struct core_op *core__op_new(uint16_t kind, size_t len);
 struct core_op *core__op_read(const struct core_call *call, size_t piece);

@@ -96,12 +96,15 @@ static void calls_finish(struct embedded *db, struct embedded_call **calls, uint
 
 void embed__calls_finish(struct embedded *db, struct embed_batch *b)
 {
-    uint32_t finished = 0;
     for (uint32_t i = 0; i < b->count; i++) {
+        struct embedded_call *call = b->calls[i];
         if (i + CALLS_AHEAD < b->count) {
             call_foresee(b->calls[i + CALLS_AHEAD]);
         }
-        calls_finish(db, b->calls, &finished, i + 1);
+        b->calls[i] = NULL;
+        if (call != NULL) {
+            embed__finish(db, call, call->err, NULL);
+        }
     }
 }
 

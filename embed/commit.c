@@ -53,8 +53,10 @@ void embed__finish(struct embedded *db, struct embedded_call *call, int err, con
     call->err = err;
     call->text = text;
     call->finished = true;
-    mem_free(call->copy);
-    call->copy = NULL;
+    if (call->copy != NULL) {
+        mem_free(call->copy);
+        call->copy = NULL;
+    }
     for (struct inline_waiter *w = call->waiter; w != NULL; w = w->same) {
         inline_wake(w);
     }
@@ -214,13 +216,11 @@ void embed__go_on(struct embedded_heap *h)
 /* The batch that takes the next command. NULL: no memory. */
 static struct embed_batch *batch_open(struct embedded_heap *h)
 {
-    if (!list_empty(&h->waiting)) {
-        struct embed_batch *last = list_entry(h->waiting.prev, struct embed_batch, link);
-        if (last->body.len < BATCH_BYTES_CLOSE) {
-            return last;
-        }
+    struct embed_batch *b = embed__batch_that_takes(h);
+    if (b != NULL) {
+        return b;
     }
-    struct embed_batch *b = batch_new(h->entry_bytes);
+    b = batch_new(h->entry_bytes);
     if (b != NULL) {
         list_push_back(&h->waiting, &b->link);
         h->waiting_bytes += b->body.len;
@@ -230,8 +230,6 @@ static struct embed_batch *batch_open(struct embedded_heap *h)
 
 int embed__enqueue(struct embedded_heap *h, struct embedded_call *call)
 {
-    struct record record;
-    record_of(call->request, &record);
     if (h->waiting_bytes > EMBED_WAITING_BYTES_MAX) {
         return ERR_BUSY;
     }
@@ -241,7 +239,7 @@ int embed__enqueue(struct embedded_heap *h, struct embedded_call *call)
     }
     size_t before = b->body.len;
     int rv = batch_room(b);
-    rv = rv == 0 ? record_append(&b->body, &record) : rv;
+    rv = rv == 0 ? record_append(&b->body, call->request) : rv;
     h->waiting_bytes += b->body.len - before;
     if (rv != 0) {
         if (b->count == 0) {
@@ -382,7 +380,7 @@ static int pm_apply(struct embedded_heap *h, struct list *calls, struct list *ap
         list_remove(&call->link);
         list_push_back(applied, &call->link);
         record_of(call->request, &record);
-        bytes += record_bytes(&record);
+        bytes += record_bytes(call->request);
         uint64_t version = heap_next_version(h->heap);
         rv = embed__apply_one(h, version, &record, &outcome);
         embed__settle(call, &outcome, version);

@@ -163,6 +163,13 @@ void embed_run(struct embedded_heap *h, struct embedded_call *call, uint32_t tim
 int embed__admit(const struct embedded_heap *h, const char **text);
 int embed__lack_of_room(struct embedded *db, const char **text);
 int embed__enqueue(struct embedded_heap *h, struct embedded_call *call);
+/* NULL: the next command opens one. */
+static inline struct embed_batch *embed__batch_that_takes(const struct embedded_heap *h)
+{
+    struct embed_batch *last =
+        list_empty(&h->waiting) ? NULL : list_entry(h->waiting.prev, struct embed_batch, link);
+    return last == NULL || last->body.len >= BATCH_BYTES_CLOSE ? NULL : last;
+}
 /* What waits becomes entries, one behind the other. */
 void embed__want(struct embedded_heap *h);
 /* As far as the log's segments reach by now. */

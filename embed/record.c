@@ -23,13 +23,12 @@ enum field {
     FIELDS_ALL = (1 << 12) - 1
 };
 
-size_t record_bytes(const struct record *record)
+size_t record_bytes(const struct embedded_request *r)
 {
-    const struct heap_command *c = &record->command;
-    const uint64_t numbers[] = {c->session, c->ptr,   c->expected_ptr, c->offset,
-                                c->size,    c->delta, c->if_version};
-    const size_t lengths[] = {c->data.len, c->expected.len, c->name.len};
-    size_t bytes = 4u + (c->type != 0 ? 4u : 0u) + (c->count != 0 ? 4u : 0u);
+    const uint64_t numbers[] = {r->session, r->ptr,   r->expected_ptr, r->offset,
+                                r->size,    r->delta, r->if_version};
+    const size_t lengths[] = {r->data.len, r->expected.len, r->name.len};
+    size_t bytes = 4u + (r->type != 0 ? 4u : 0u) + (r->count != 0 ? 4u : 0u);
     for (size_t i = 0; i < sizeof numbers / sizeof numbers[0]; i++) {
         bytes += numbers[i] != 0 ? 8 : 0;
     }
@@ -81,14 +80,39 @@ static uint8_t *put_bytes(uint8_t *at, unsigned *mask, enum field field, struct 
     return at + 4 + bytes.len;
 }
 
-int record_append(struct buf *out, const struct record *record)
+/* Most commands have few fields: those that most lack are asked for together. */
+static uint8_t *fields_put(uint8_t *at, unsigned *mask, const struct embedded_request *r)
 {
-    const struct heap_command *c = &record->command;
-    size_t payload = c->data.len + c->expected.len + c->name.len;
+    at = put_u32(at, mask, FIELD_TYPE, r->type);
+    if ((r->count | r->session) != 0) {
+        at = put_u32(at, mask, FIELD_COUNT, r->count);
+        at = put_u64(at, mask, FIELD_SESSION, r->session);
+    }
+    at = put_u64(at, mask, FIELD_TARGET, r->ptr);
+    if ((r->expected_ptr | r->offset) != 0) {
+        at = put_u64(at, mask, FIELD_EXPECTED_PTR, r->expected_ptr);
+        at = put_u64(at, mask, FIELD_OFFSET, r->offset);
+    }
+    at = put_u64(at, mask, FIELD_SIZE, r->size);
+    if ((r->delta | r->if_version) != 0) {
+        at = put_u64(at, mask, FIELD_DELTA, r->delta);
+        at = put_u64(at, mask, FIELD_IF_VERSION, r->if_version);
+    }
+    at = put_bytes(at, mask, FIELD_DATA, r->data);
+    if ((r->expected.len | r->name.len) != 0) {
+        at = put_bytes(at, mask, FIELD_EXPECTED, r->expected);
+        at = put_bytes(at, mask, FIELD_NAME, r->name);
+    }
+    return at;
+}
+
+int record_append(struct buf *out, const struct embedded_request *r)
+{
+    size_t payload = r->data.len + r->expected.len + r->name.len;
     unsigned mask = 0;
     assert(out->len >= RECORD_HEADER_BYTES);
     if (payload > COMMAND_BYTES_MAX - RECORD_FIXED_BYTES_MAX &&
-        record_bytes(record) > COMMAND_BYTES_MAX) {
+        record_bytes(r) > COMMAND_BYTES_MAX) {
         return ERR_TOOBIG;
     }
     if (out->capacity - out->len < RECORD_FIXED_BYTES_MAX + payload &&
@@ -96,22 +120,10 @@ int record_append(struct buf *out, const struct record *record)
         return ERR_NOMEM;
     }
     uint8_t *start = out->data + out->len;
-    uint8_t *at = start + 4;
-    at = put_u32(at, &mask, FIELD_TYPE, c->type);
-    at = put_u32(at, &mask, FIELD_COUNT, c->count);
-    at = put_u64(at, &mask, FIELD_SESSION, c->session);
-    at = put_u64(at, &mask, FIELD_TARGET, c->ptr);
-    at = put_u64(at, &mask, FIELD_EXPECTED_PTR, c->expected_ptr);
-    at = put_u64(at, &mask, FIELD_OFFSET, c->offset);
-    at = put_u64(at, &mask, FIELD_SIZE, c->size);
-    at = put_u64(at, &mask, FIELD_DELTA, c->delta);
-    at = put_u64(at, &mask, FIELD_IF_VERSION, c->if_version);
-    at = put_bytes(at, &mask, FIELD_DATA, c->data);
-    at = put_bytes(at, &mask, FIELD_EXPECTED, c->expected);
-    at = put_bytes(at, &mask, FIELD_NAME, c->name);
-    store_u16(start, record->kind);
+    const uint8_t *end = fields_put(start + 4, &mask, r);
+    store_u16(start, (uint16_t)r->op);
     store_u16(start + 2, (uint16_t)mask);
-    out->len += (size_t)(at - start);
+    out->len += (size_t)(end - start);
     assert(out->len <= out->capacity);
     store_u32(out->data + 4, load_u32(out->data + 4) + 1);
     return 0;
@@ -176,17 +188,26 @@ static const uint8_t *fields_read(const uint8_t *at, const uint8_t *end, unsigne
                                   struct heap_command *c)
 {
     at = (mask & FIELD_TYPE) != 0 ? get_u32(at, end, &c->type) : at;
-    at = (mask & FIELD_COUNT) != 0 ? get_u32(at, end, &c->count) : at;
-    at = (mask & FIELD_SESSION) != 0 ? get_u64(at, end, &c->session) : at;
+    if ((mask & (FIELD_COUNT | FIELD_SESSION)) != 0) {
+        at = (mask & FIELD_COUNT) != 0 ? get_u32(at, end, &c->count) : at;
+        at = (mask & FIELD_SESSION) != 0 ? get_u64(at, end, &c->session) : at;
+    }
     at = (mask & FIELD_TARGET) != 0 ? get_u64(at, end, &c->ptr) : at;
-    at = (mask & FIELD_EXPECTED_PTR) != 0 ? get_u64(at, end, &c->expected_ptr) : at;
-    at = (mask & FIELD_OFFSET) != 0 ? get_u64(at, end, &c->offset) : at;
+    if ((mask & (FIELD_EXPECTED_PTR | FIELD_OFFSET)) != 0) {
+        at = (mask & FIELD_EXPECTED_PTR) != 0 ? get_u64(at, end, &c->expected_ptr) : at;
+        at = (mask & FIELD_OFFSET) != 0 ? get_u64(at, end, &c->offset) : at;
+    }
     at = (mask & FIELD_SIZE) != 0 ? get_u64(at, end, &c->size) : at;
-    at = (mask & FIELD_DELTA) != 0 ? get_u64(at, end, &c->delta) : at;
-    at = (mask & FIELD_IF_VERSION) != 0 ? get_u64(at, end, &c->if_version) : at;
+    if ((mask & (FIELD_DELTA | FIELD_IF_VERSION)) != 0) {
+        at = (mask & FIELD_DELTA) != 0 ? get_u64(at, end, &c->delta) : at;
+        at = (mask & FIELD_IF_VERSION) != 0 ? get_u64(at, end, &c->if_version) : at;
+    }
     at = (mask & FIELD_DATA) != 0 ? get_bytes(at, end, &c->data) : at;
-    at = (mask & FIELD_EXPECTED) != 0 ? get_bytes(at, end, &c->expected) : at;
-    return (mask & FIELD_NAME) != 0 ? get_bytes(at, end, &c->name) : at;
+    if ((mask & (FIELD_EXPECTED | FIELD_NAME)) != 0) {
+        at = (mask & FIELD_EXPECTED) != 0 ? get_bytes(at, end, &c->expected) : at;
+        at = (mask & FIELD_NAME) != 0 ? get_bytes(at, end, &c->name) : at;
+    }
+    return at;
 }
 
 int record_read(struct record_reader *r, struct record *out)
@@ -204,7 +225,9 @@ int record_read(struct record_reader *r, struct record *out)
     if (!kind_is_known(kind) || (mask & ~(unsigned)FIELDS_ALL) != 0) {
         return ERR_CORRUPT;
     }
-    memset(out, 0, sizeof *out);
+    /* In halves: each is a few stores, where the whole is a loop. */
+    memset(out, 0, sizeof *out / 2);
+    memset((uint8_t *)out + sizeof *out / 2, 0, sizeof *out / 2);
     at = fields_read(at + 4, end, mask, &out->command);
     if (at == NULL) {
         return ERR_CORRUPT;

@@ -5,6 +5,7 @@
 
 #include "alloc/command.h"
 #include "base/buf.h"
+#include "base/embedded.h"
 
 #define RECORD_ENTRY_TYPE   64u /* wal_entry.type */
 #define RECORD_FORMAT       1u
@@ -20,7 +21,7 @@ enum record_kind {
     RECORD_KINDS
 };
 
-/* kind: one of enum heap_command_kind or enum record_kind. */
+/* What is read back. kind: one of enum heap_command_kind or enum record_kind. */
 struct record {
     uint16_t kind;
     struct heap_command command; /* .kind is that of heap commands, otherwise 0 */
@@ -29,11 +30,11 @@ struct record {
 /* Appends the header with no command and no stamp. ERR_NOMEM. */
 int record_begin(struct buf *out);
 /* Appends one command and counts it. ERR_NOMEM: nothing appended; ERR_TOOBIG. */
-int record_append(struct buf *out, const struct record *record);
+int record_append(struct buf *out, const struct embedded_request *request);
 /* Takes command number `ordinal` out again. */
 void record_cut(struct buf *out, uint32_t ordinal);
 void record_stamp(struct buf *out, uint64_t stamp);
-size_t record_bytes(const struct record *record);
+size_t record_bytes(const struct embedded_request *request);
 
 struct record_reader {
     struct cursor at;
