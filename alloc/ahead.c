@@ -63,9 +63,25 @@ void heap_foresee_slot(const struct heap *h, uint64_t ptr)
     int64_t frame = slot_frame(h, slot / SLOTS_PER_PAGE);
     if (frame >= 0) {
         const uint8_t *page = h->arena.base + slot_frame_address(h, (uint64_t)frame);
-        __builtin_prefetch(page, 1);
         __builtin_prefetch(page + slot % SLOTS_PER_PAGE * 8, 1);
     }
+}
+
+/* A slab's header and bitmap, and the header of the slot's page: what a free changes that leaves no
+ * spare. */
+static void foresee_slab(const struct heap *h, uint64_t slot, uint64_t place)
+{
+    const uint8_t *data = h->arena.base + h->regions.data_at;
+    uint64_t offset = place_offset(place);
+    uint32_t noted = h->slab_pages[offset >> PAGE_SHIFT];
+    if (noted != 0) {
+        uint64_t at = (uint64_t)(noted - 1) << h->regions.granule_shift;
+        uint64_t block = (offset - at) * slab_classes[place_class(place)].inverse >> 32;
+        __builtin_prefetch(data + at, 1);
+        /* The bitmap; exact but for what lies before the first block. */
+        __builtin_prefetch(data + at + sizeof(struct slab) + block / 8, 1);
+    }
+    __builtin_prefetch(slot_entry(h, slot - slot % SLOTS_PER_PAGE), 1);
 }
 
 void heap_foresee_object(const struct heap *h, uint64_t ptr)
@@ -78,19 +94,14 @@ void heap_foresee_object(const struct heap *h, uint64_t ptr)
         return;
     }
     uint64_t place = slot_word_place(word);
-    uint64_t offset = place_offset(place);
-    const uint8_t *data = h->arena.base + h->regions.data_at;
-    __builtin_prefetch(data + offset);
-    if (place_class(place) == PLACE_NO_CLASS) {
+    const uint8_t *object = h->arena.base + block_address(h, place);
+    uint32_t class_number = place_class(place);
+    __builtin_prefetch(object, 1);
+    if (class_number < SPARE_CLASSES && spares_of(h, class_number)->count < SPARES_MAX) {
+        __builtin_prefetch(object + slab_classes[class_number].bytes - 1, 1); /* the next one's */
+    } else if (class_number == PLACE_NO_CLASS) {
         extent_prefetch(h, place_granule(h, place));
-        return;
-    }
-    uint32_t noted = h->slab_pages[offset >> PAGE_SHIFT];
-    if (noted != 0) {
-        uint64_t at = (uint64_t)(noted - 1) << h->regions.granule_shift;
-        uint64_t block = (offset - at) * slab_classes[place_class(place)].inverse >> 32;
-        __builtin_prefetch(data + at, 1);
-        /* The bitmap; exact but for what lies before the first block. */
-        __builtin_prefetch(data + at + sizeof(struct slab) + block / 8, 1);
+    } else {
+        foresee_slab(h, ptr_slot(ptr), place);
     }
 }

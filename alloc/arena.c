@@ -353,7 +353,7 @@ static void warm(struct arena *a, uint64_t page, uint64_t lines, bool whole)
             view_save(a, page);
         }
         if (!a->tracked) {
-            lines = page == 0 ? PAGE_LINES_ALL /* every command marks it */ : widened(lines);
+            lines = page <= 1 ? PAGE_LINES_ALL /* every command marks them */ : widened(lines);
         }
         unhash(a, page, a->tracked ? PAGE_LINES_ALL : lines);
     } else {

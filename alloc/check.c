@@ -166,7 +166,7 @@ void check_regions(const struct heap *h, struct page_range out[CHECK_REGIONS])
     const struct heap_regions *r = &h->regions;
     const struct heap_header *hd = header(h);
     uint64_t words = ((hd->data_bytes >> r->granule_shift) + 63) / 64;
-    out[0] = (struct page_range){0, 1};
+    out[0] = (struct page_range){0, r->directory_at >> PAGE_SHIFT};
     out[1] = (struct page_range){r->directory_at >> PAGE_SHIFT,
                                  pages_of((uint64_t)hd->slot_pages * sizeof(uint32_t))};
     out[2] = (struct page_range){r->granules_at >> PAGE_SHIFT,
@@ -256,7 +256,8 @@ static void check_counters(struct check *c)
 /* Each owner owns another block (see check_object.c): equal numbers mean that all are owned. */
 static void check_owners(struct check *c)
 {
-    if (c->live + c->dead + c->unborn + c->chunks != c->blocks[POOL_OBJECTS] || c->damage > 0) {
+    if (c->live + c->dead + c->unborn + c->spares + c->chunks != c->blocks[POOL_OBJECTS] ||
+        c->damage > 0) {
         check_lost_objects(c);
     }
     if (!c->stop && (c->map_nodes != c->blocks[POOL_MAPS] || c->damage > 0)) {
@@ -265,8 +266,8 @@ static void check_owners(struct check *c)
     if (!c->stop && (c->queued != c->blocks[POOL_UNDO] || c->damage > 0)) {
         check_lost_undo(c);
     }
-    check_count(c, "blocks that objects have", c->live + c->dead + c->unborn + c->chunks,
-                c->blocks[POOL_OBJECTS]);
+    check_count(c, "blocks that objects have",
+                c->live + c->dead + c->unborn + c->spares + c->chunks, c->blocks[POOL_OBJECTS]);
     check_count(c, "blocks that maps have", c->map_nodes, c->blocks[POOL_MAPS]);
     check_count(c, "blocks that the undo queue has", c->queued, c->blocks[POOL_UNDO]);
 }

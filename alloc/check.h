@@ -39,6 +39,7 @@ struct check {
     uint64_t leased, leases_left;
     uint64_t roots_reserved; /* placeholders */
     uint64_t unborn;         /* blocks of PREPARED slots */
+    uint64_t spares;         /* of SPARE slots */
     uint64_t held;           /* objects with OBJECT_INTENT */
     /* Transactions: records by state; and what their parts want of the rest. */
     uint64_t tx_states[4];

@@ -173,6 +173,9 @@ static const char *header_fault(const struct checked_object *o, uint32_t head,
         (o->version != 0 || (o->flags & OBJECT_HISTORY) != 0 || (o->flags & OBJECT_INTENT) == 0)) {
         return "not born yet, but it has a past, or nobody holds it";
     }
+    if (state == SLOT_SPARE && (wide || o->flags != 0)) {
+        return "freed, and kept for the next object, but not as a small one";
+    }
     if (state == SLOT_DEAD && (o->flags & OBJECT_HISTORY) == 0) {
         return "freed, but without the history that would reclaim it";
     }
@@ -246,8 +249,8 @@ void check_object(struct check *c, uint64_t slot, uint64_t entry)
     }
     c->histories += (o.flags & OBJECT_HISTORY) != 0;
     c->held += (o.flags & OBJECT_INTENT) != 0;
-    if (state == SLOT_PREPARED) {
-        c->unborn++;
+    if (state == SLOT_PREPARED || state == SLOT_SPARE) {
+        *(state == SLOT_SPARE ? &c->spares : &c->unborn) += 1;
         return;
     }
     *(state == SLOT_DEAD ? &c->dead : &c->live) += 1;
@@ -284,7 +287,8 @@ static void object_block(struct check *c, const struct block *b)
     } else if (object_get(c, b, &o, &slot, &head)) {
         uint64_t entry = check_slot_entry(c, slot);
         enum slot_state state = slot_word_state(entry);
-        owned = (state == SLOT_LIVE || state == SLOT_DEAD || state == SLOT_PREPARED) &&
+        owned = (state == SLOT_LIVE || state == SLOT_DEAD || state == SLOT_PREPARED ||
+                 state == SLOT_SPARE) &&
                 slot_word_place(entry) == b->place;
     }
     if (!owned) {

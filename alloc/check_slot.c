@@ -72,6 +72,7 @@ static bool entry_is_sound(uint64_t entry)
     case SLOT_DEAD:
     case SLOT_LEASED:
     case SLOT_PREPARED:
+    case SLOT_SPARE:
         return generation != 0 && place != 0;
     case SLOT_RETIRED:
         return generation == SLOT_GENERATION_MAX && place == 0;
@@ -143,7 +144,8 @@ static void check_page(struct check *c, uint64_t page, uint64_t frame, const str
         }
         enum slot_state state = slot_word_state(words[i]);
         states[state]++;
-        if (state == SLOT_LIVE || state == SLOT_DEAD || state == SLOT_PREPARED) {
+        if (state == SLOT_LIVE || state == SLOT_DEAD || state == SLOT_PREPARED ||
+            state == SLOT_SPARE) {
             check_object(c, slot, words[i]);
         } else if (state == SLOT_LEASED) {
             check_leased(c, slot, words[i]);
@@ -218,6 +220,36 @@ static void check_directory_rest(struct check *c)
     }
 }
 
+/* Each one listed has its block in a slab of the class; with as many listed as there are, and none
+ * twice, all are. */
+static void check_spares(struct check *c)
+{
+    uint64_t listed = 0;
+    bool good = true;
+    for (uint32_t class_number = 0; class_number < SPARE_CLASSES; class_number++) {
+        const struct spares *k = (const struct spares *)check_look(c, SPARES_AT) + class_number;
+        for (uint64_t i = 0; i < SPARES_MAX; i++) {
+            uint64_t entry = check_slot_entry(c, k->slots[i]);
+            bool used = i < k->count;
+            good = good && (used ? slot_word_state(entry) == SLOT_SPARE &&
+                                       place_class(slot_word_place(entry)) == class_number
+                                 : k->slots[i] == 0);
+            for (uint64_t other = 0; used && other < i; other++) {
+                good = good && k->slots[i] != k->slots[other];
+            }
+        }
+        good = good && k->count <= SPARES_MAX;
+        listed += k->count;
+    }
+    const struct spares *rest = (const struct spares *)check_look(c, SPARES_AT) + SPARE_CLASSES;
+    if (!good || !check_is_zero(rest, PAGE_BYTES - SPARE_CLASSES * sizeof *rest)) {
+        check_damage(c, "slot-spares",
+                     "page 1: what was freed and is kept for the next object isn't as it says; an "
+                     "allocation would take a slot in use");
+    }
+    check_count(c, "spare slots", c->spares, listed);
+}
+
 void check_slots(struct check *c)
 {
     const struct heap_header *hd = c->hd;
@@ -248,6 +280,7 @@ void check_slots(struct check *c)
     if (c->stop) {
         return;
     }
+    check_spares(c);
     check_directory_rest(c);
     if (hd->slot_pages - in_use != hd->slot_retired) {
         check_damage(c, "slot-directory",

@@ -306,9 +306,13 @@ int heap_defrag(struct heap *heap, uint64_t bytes, struct heap_defrag *out)
     uint64_t budget = bytes < HEAP_DEFRAG_BYTES_MAX ? bytes : HEAP_DEFRAG_BYTES_MAX;
     budget = budget > 0 ? budget : 1;
     uint64_t before = space_bytes(heap);
+    int rv = spare_drop_all(heap);
+    if (rv != 0) {
+        return rv;
+    }
     struct move m = next_move(heap);
     while (m.kind != MOVE_NONE && out->bytes < budget) {
-        int rv = extent_load(heap, m.from);
+        rv = extent_load(heap, m.from);
         if (rv != 0) {
             return rv;
         }

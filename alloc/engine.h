@@ -7,14 +7,15 @@
 #include "alloc/heap_layout.h"
 #include "base/assert.h"
 
-/* Where the regions of the arena's address space start, in bytes: header page, slot directory,
- * granule maps, slot frames, data. A function of bytes_max and granule_shift alone. The regions are
- * sized for the worst case; what counts against bytes_max is what they use. */
+/* Where the regions of the arena's address space start, in bytes: header page, spares, slot
+ * directory, granule maps, slot frames, data. A function of bytes_max and granule_shift alone. The
+ * regions are sized for the worst case; what counts against bytes_max is what they use. */
 struct heap_regions {
     uint32_t granule_shift;
     uint64_t directory_at, granules_at, frames_at, data_at, end;
     uint32_t slot_pages_max, frames_max;
     uint64_t granules_max;
+    uint64_t spares_until; /* used granules up to which spares are made */
 };
 /* granule_shift 0: the smallest that bytes_max allows. */
 void heap_regions_of(uint64_t bytes_max, uint32_t granule_shift, struct heap_regions *out);
@@ -421,6 +422,30 @@ uint32_t slot_take(struct heap *h, uint64_t slot, enum slot_state state, uint64_
 void slot_set(struct heap *h, uint64_t slot, enum slot_state state, uint64_t place);
 /* The slot goes back: next generation, or RETIRED. */
 void slot_release(struct heap *h, uint64_t slot);
+
+/* ---- spare.c: what was freed and is kept for the next object of its class ---------------------
+ */
+
+static inline struct spares *spares_of(const struct heap *h, uint32_t class_number)
+{
+    return (struct spares *)(void *)(h->arena.base + SPARES_AT) + class_number;
+}
+/* Does the object at `place`, whose slot has this word, become a spare when it is freed? It is
+ * live, without history and intents. A function of the arena alone. */
+bool spare_fits(const struct heap *h, uint64_t place, uint64_t word, const struct object_header *o);
+void spare_put(struct heap *h, uint64_t slot, uint64_t place);
+/* The newest spare of a class becomes a live object's slot and block, whose bytes are what they
+ * are. False: there is none. *rv: it can't be loaded. */
+bool spare_take(struct heap *h, uint32_t class_number, uint64_t *slot, uint64_t *place, int *rv);
+/* All slots and blocks go where they go without spares. A fatal code: what they need can't be
+ * loaded. */
+int spare_drop_all(struct heap *h);
+bool spares_exist(const struct heap *h);
+/* Behind what makes the heap fuller: it has none when it is nearly full. */
+static inline bool spares_are_dear(const struct heap *h)
+{
+    return header(h)->used_granules > h->regions.spares_until;
+}
 
 /* ---- lease.c --------------------------------------------------------------------------------- */
 

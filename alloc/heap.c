@@ -57,7 +57,7 @@ int heap_create(const struct heap_opts *opts, struct heap **out)
     if (rv != 0) {
         goto err_after_alloc;
     }
-    rv = arena_commit(&h->arena, 0, PAGE_BYTES);
+    rv = arena_commit(&h->arena, 0, h->regions.directory_at);
     if (rv != 0) {
         goto err_after_arena;
     }
@@ -115,6 +115,9 @@ void heap_begin(struct heap *heap, uint64_t index, uint64_t term, uint64_t entry
     hd->term = term;
     heap->entry_time = entry_time;
     heap->in_entry = true;
+    if (__builtin_expect(spares_are_dear(heap), 0)) {
+        (void)spare_drop_all(heap); /* what it can't load is heap_damage()'s */
+    }
 }
 
 void heap_end(struct heap *heap)

@@ -10,8 +10,8 @@
 #include "base/assert.h"
 
 #define HEAP_MAGIC  0x315041454e524943ull /* "CIRNEAP1" */
-#define HEAP_FORMAT 6u
-#define HEAP_ENGINE 7u
+#define HEAP_FORMAT 7u
+#define HEAP_ENGINE 8u
 
 #define PAGE_SHIFT     12
 #define PAGE_BYTES     ((uint64_t)1 << PAGE_SHIFT)
@@ -99,7 +99,8 @@ struct slab_list {
  *   RETIRED  the generations are used up; place 0
  *   LEASED   promised to a session: place = number of the lease
  *   DEAD     freed, but older versions may still be read: place of the object's block
- *   PREPARED allocated by an undecided transaction: place of the block, whose version is 0 */
+ *   PREPARED allocated by an undecided transaction: place of the block, whose version is 0
+ *   SPARE    freed, and kept with its block for the next object: place of the block */
 enum slot_state {
     SLOT_FREE,
     SLOT_LIVE,
@@ -107,6 +108,7 @@ enum slot_state {
     SLOT_LEASED,
     SLOT_DEAD,
     SLOT_PREPARED,
+    SLOT_SPARE,
     SLOT_STATES
 };
 #define SLOT_STATE_BITS     4
@@ -172,6 +174,24 @@ enum object_flag {
 #define CHUNK_KEEPER_SHIFT 16
 #define CHUNK_NUMBER_MASK  (((uint64_t)1 << CHUNK_KEEPER_SHIFT) - 1)
 static_assert(PLACE_BITS + CHUNK_KEEPER_SHIFT <= 64, "a place has room");
+
+/* ---- page 1: spares
+ * ------------------------------------------------------------------------------
+ *
+ * What comes and goes takes the same slot and block again and again: of each class of narrow
+ * objects the last few that were freed keep both, the slot with its next generation, the block with
+ * the bytes it had. Freeing and allocating then change a line each here, and neither slabs nor the
+ * lists of free slots. */
+#define SPARES_AT     PAGE_BYTES
+#define SPARES_MAX    7u
+#define SPARE_CLASSES 31u /* blocks of up to OBJECT_NARROW_BYTES_MAX */
+struct spares {
+    uint64_t count;
+    uint64_t slots[SPARES_MAX]; /* of them that many, the newest last; then zeros */
+};
+static_assert(sizeof(struct spares) == 64, "media format: a line of a class");
+/* None are made where more of the limit is in use than all but 1 / SPARES_SHARE. */
+#define SPARES_SHARE 8u
 
 /* ---- undo: what a change took away (rules X17, E22) ------------------------------------------ */
 

@@ -258,21 +258,75 @@ static inline __attribute__((always_inline)) int object_create(struct heap *h, u
     return 0;
 }
 
-static __attribute__((noinline)) int alloc_any(struct heap *heap, uint64_t version, uint64_t size,
-                                               uint32_t type, struct slice init, uint64_t *ptr)
+/* Header and bytes of a narrow object in a block, all of which is marked. room: of the block,
+ * behind the header. */
+static inline void small_fill(uint8_t *block, uint64_t room, uint64_t version, uint64_t slot,
+                              uint64_t size, uint32_t type, struct slice init)
+{
+    struct object_header *o = (struct object_header *)(void *)block;
+    o->version = version;
+    o->word = slot | (room - size) << OBJECT_SLACK_SHIFT | (uint64_t)type << OBJECT_TYPE_SHIFT;
+    block += SMALL_HEAD;
+    if (init.len < room) {
+        memset(block + init.len, 0, room - init.len);
+    }
+    if (init.len > 0) {
+        memcpy(block, init.data, init.len);
+    }
+}
+
+/* A spare's slot and block, if there is one. *out: what came of it. */
+static bool alloc_spare(struct heap *heap, uint64_t version, uint64_t size, uint32_t type,
+                        struct slice init, uint64_t *ptr, int *out)
 {
     uint64_t slot = 0;
     uint64_t place = 0;
-    *ptr = 0;
-    int rv = object_size_check(size, init);
-    if (rv == 0) {
-        rv = slot_prepare(heap, &slot);
+    if (size > SMALL_BYTES_MAX || type >= OBJECT_NARROW_TYPES) {
+        return false;
     }
+    uint32_t class_number = class_of(size + SMALL_HEAD);
+    if (!spare_take(heap, class_number, &slot, &place, out)) {
+        return false;
+    }
+    if (*out == 0) {
+        uint64_t bytes = class_bytes(class_number);
+        struct heap_header *hd = header_counts(heap);
+        hd->object_count++;
+        hd->object_bytes += size;
+        small_fill(arena_write(&heap->arena, block_address(heap, place), bytes), bytes - SMALL_HEAD,
+                   version, slot, size, type, init);
+        *ptr = ptr_make(hd->shard, slot_word_generation(slot_peek(heap, slot)), slot);
+    }
+    return true;
+}
+
+static int alloc_new(struct heap *heap, uint64_t version, uint64_t size, uint32_t type,
+                     struct slice init, uint64_t *ptr)
+{
+    uint64_t slot = 0;
+    uint64_t place = 0;
+    int rv = slot_prepare(heap, &slot);
     if (rv == 0) {
         rv = object_create(heap, version, slot, size, type, init, &place);
     }
     if (rv == 0) {
         *ptr = ptr_make(header(heap)->shard, slot_take(heap, slot, SLOT_LIVE, place), slot);
+    }
+    return rv;
+}
+
+static __attribute__((noinline)) int alloc_any(struct heap *heap, uint64_t version, uint64_t size,
+                                               uint32_t type, struct slice init, uint64_t *ptr)
+{
+    *ptr = 0;
+    int rv = object_size_check(size, init);
+    if (rv != 0 || alloc_spare(heap, version, size, type, init, ptr, &rv)) {
+        return rv;
+    }
+    rv = alloc_new(heap, version, size, type, init, ptr);
+    if (rv == ERR_NOSPACE && spares_exist(heap)) {
+        rv = spare_drop_all(heap);
+        rv = rv == 0 ? alloc_new(heap, version, size, type, init, ptr) : rv;
     }
     return rv;
 }
@@ -320,13 +374,13 @@ static inline void small_mark(struct heap *h, const struct slab_cursor *c, const
     }
 }
 
-int heap_alloc(struct heap *heap, uint64_t version, uint64_t size, uint32_t type, struct slice init,
-               uint64_t *ptr)
+/* A small object in a plain heap, where its class has no spare. */
+static __attribute__((noinline)) int alloc_small(struct heap *heap, uint64_t version, uint64_t size,
+                                                 uint32_t type, struct slice init, uint64_t *ptr)
 {
     struct slot_at at;
     uint64_t slot = slot_next(heap, &at);
-    if (size - 1 >= SMALL_BYTES_MAX || init.len > size || type >= OBJECT_NARROW_TYPES ||
-        at.page == NULL || !heap_is_plain(heap)) {
+    if (__builtin_expect(at.page == NULL, 0)) {
         return alloc_any(heap, version, size, type, init, ptr);
     }
     uint32_t class_number = slab_class_narrow[(size + SMALL_HEAD + 15) / 16];
@@ -334,31 +388,20 @@ int heap_alloc(struct heap *heap, uint64_t version, uint64_t size, uint32_t type
     if (__builtin_expect(c->slab == NULL, 0)) {
         int rv = cursor_open(heap, class_number);
         if (rv != 0) {
-            *ptr = 0;
-            return rv;
+            return alloc_any(heap, version, size, type, init, ptr);
         }
     }
     uint32_t block = slab_next(c->slab);
     uint64_t offset = block * c->bytes;
     uint64_t place = c->place + (offset / PLACE_UNIT << PLACE_CLASS_BITS);
     uint8_t *bytes = c->blocks + offset;
-    uint64_t room = c->bytes - SMALL_HEAD;
     small_mark(heap, c, bytes, block, at.entry);
     slab_bind(heap, c->slab, POOL_OBJECTS, class_number, block);
     struct heap_header *hd = header_counts(heap);
     hd->object_count++;
     hd->object_bytes += size;
     *ptr = ptr_make(hd->shard, slot_bind(&at, SLOT_LIVE, place), slot);
-    struct object_header *o = (struct object_header *)(void *)bytes;
-    o->version = version;
-    o->word = slot | (room - size) << OBJECT_SLACK_SHIFT | (uint64_t)type << OBJECT_TYPE_SHIFT;
-    bytes += SMALL_HEAD;
-    if (init.len < room) {
-        memset(bytes + init.len, 0, room - init.len);
-    }
-    if (init.len > 0) {
-        memcpy(bytes, init.data, init.len);
-    }
+    small_fill(bytes, c->bytes - SMALL_HEAD, version, slot, size, type, init);
     if (__builtin_expect(c->slab->roomy == 0, 0)) {
         slab_is_full(heap, c->slab);
     } else { /* where the next one will be: likely to be far away */
@@ -367,6 +410,51 @@ int heap_alloc(struct heap *heap, uint64_t version, uint64_t size, uint32_t type
         __builtin_prefetch(next + c->bytes - 1, 1);
         __builtin_prefetch((const uint64_t *)(const void *)at.page + at.page->head, 1);
     }
+    return 0;
+}
+
+/* What taking or leaving a spare changes but for the block; or what all of it does. */
+static __attribute__((noinline)) void spare_mark_lines(struct heap *h, uint32_t class_number,
+                                                       const uint64_t *entry, uint64_t block,
+                                                       uint64_t bytes)
+{
+    (void)spares_edit(h, class_number);
+    slot_mark_word(h, entry);
+    if (bytes != 0) {
+        (void)arena_write(&h->arena, block, bytes);
+    }
+}
+
+int heap_alloc(struct heap *heap, uint64_t version, uint64_t size, uint32_t type, struct slice init,
+               uint64_t *ptr)
+{
+    if (size - 1 >= SMALL_BYTES_MAX || init.len > size || type >= OBJECT_NARROW_TYPES ||
+        !heap_is_plain(heap)) {
+        return alloc_any(heap, version, size, type, init, ptr);
+    }
+    uint32_t class_number = slab_class_narrow[(size + SMALL_HEAD + 15) / 16];
+    struct spares *k = spares_of(heap, class_number);
+    uint64_t count = k->count - 1;
+    if (count == UINT64_MAX) {
+        return alloc_small(heap, version, size, type, init, ptr);
+    }
+    uint64_t slot = k->slots[count];
+    uint64_t *entry = slot_entry(heap, slot);
+    uint64_t word = *entry;
+    uint64_t bytes = slab_classes[class_number].bytes;
+    uint64_t at = block_address(heap, slot_word_place(word));
+    const uint64_t *lines = heap->arena.lines;
+    uint64_t open = lines[SPARES_AT >> PAGE_SHIFT] & lines[slot_page_of(heap, entry)] &
+                    lines[at >> PAGE_SHIFT] & lines[(at + bytes - 1) >> PAGE_SHIFT];
+    if (__builtin_expect(open != PAGE_LINES_ALL, 0)) {
+        spare_mark_lines(heap, class_number, entry, at, bytes);
+    }
+    spare_pop(k, count, entry, word);
+    struct heap_header *hd = header_counts(heap);
+    hd->object_count++;
+    hd->object_bytes += size;
+    *ptr = ptr_make(hd->shard, slot_word_generation(word), slot);
+    small_fill(heap->arena.base + at, bytes - SMALL_HEAD, version, slot, size, type, init);
     return 0;
 }
 
@@ -409,6 +497,9 @@ static __attribute__((noinline)) int free_any(struct heap *heap, uint64_t versio
         }
         object_set_version(heap, place, version);
         slot_set(heap, o.slot, SLOT_DEAD, place);
+    } else if (spare_fits(heap, place, slot_peek(heap, o.slot),
+                          arena_at(&heap->arena, block_address(heap, place)))) {
+        spare_put(heap, o.slot, place);
     } else {
         slot_release(heap, o.slot);
         drop(heap, place, &o);
@@ -421,6 +512,17 @@ static __attribute__((noinline)) int free_any(struct heap *heap, uint64_t versio
         hd->dead_bytes += o.size;
     }
     return 0;
+}
+
+/* A small object, whose slot has this word; its slot and its block go. */
+static __attribute__((noinline)) void free_small(struct heap *heap, struct slot_at at,
+                                                 uint64_t word)
+{
+    uint64_t place = slot_word_place(word);
+    struct block_at b = block_locate(heap, place);
+    slot_and_slab_mark(heap, at.entry, &b);
+    slot_unbind(heap, &at, word);
+    block_give(heap, POOL_OBJECTS, place, b);
 }
 
 int heap_free_object(struct heap *heap, uint64_t version, uint64_t ptr)
@@ -437,18 +539,24 @@ int heap_free_object(struct heap *heap, uint64_t version, uint64_t ptr)
     uint64_t place = slot_word_place(word);
     const struct object_header *o =
         (const struct object_header *)arena_at(&heap->arena, block_address(heap, place));
-    if (place_class(place) == PLACE_NO_CLASS ||
-        (o->word & (OBJECT_WIDE | ~(uint64_t)0 << OBJECT_FLAGS_SHIFT)) != 0) {
+    uint32_t class_number = place_class(place);
+    if (class_number >= SPARE_CLASSES || !object_is_plain(o)) {
         return free_any(heap, version, ptr);
     }
-    struct block_at b = block_locate(heap, place);
     uint64_t slack = o->word >> OBJECT_SLACK_SHIFT & OBJECT_SLACK_MAX;
-    slot_and_slab_mark(heap, at.entry, &b);
-    slot_unbind(heap, &at, word);
-    block_give(heap, POOL_OBJECTS, place, b);
     struct heap_header *hd = header_counts(heap);
     hd->object_count--;
-    hd->object_bytes -= slab_classes[place_class(place)].bytes - SMALL_HEAD - slack;
+    hd->object_bytes -= slab_classes[class_number].bytes - SMALL_HEAD - slack;
+    if (!spare_has_room(heap, class_number, word)) {
+        free_small(heap, at, word);
+        return 0;
+    }
+    const uint64_t *lines = heap->arena.lines;
+    uint64_t open = lines[SPARES_AT >> PAGE_SHIFT] & lines[slot_page_of(heap, at.entry)];
+    if (__builtin_expect(open != PAGE_LINES_ALL, 0)) {
+        spare_mark_lines(heap, class_number, at.entry, 0, 0);
+    }
+    spare_push(spares_of(heap, class_number), ptr_slot(ptr), at.entry, word);
     return 0;
 }
 

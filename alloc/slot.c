@@ -140,7 +140,7 @@ void slot_set(struct heap *h, uint64_t slot, enum slot_state state, uint64_t pla
 {
     struct slot_at at = slot_locate(h, slot);
     assert(at.page != NULL);
-    slot_mark_entry(h, &at);
+    slot_mark_word(h, at.entry);
     assert(slot_is_bound(*at.entry));
     *at.entry = slot_word(slot_word_generation(*at.entry), state, place);
     assert(slot_is_bound(*at.entry));

@@ -36,6 +36,19 @@ static inline struct slot_at slot_locate(const struct heap *h, uint64_t slot)
                             (uint64_t *)(void *)page + slot % SLOTS_PER_PAGE};
 }
 
+/* The same for a slot that exists: an entry of the table names it. */
+static inline uint64_t *slot_entry(const struct heap *h, uint64_t slot)
+{
+    uint64_t at = h->regions.directory_at + slot / SLOTS_PER_PAGE * sizeof(uint32_t);
+    uint64_t frame = *(const uint32_t *)arena_at(&h->arena, at) - (uint64_t)1;
+    return (uint64_t *)(void *)(h->arena.base + slot_frame_address(h, frame)) +
+           slot % SLOTS_PER_PAGE;
+}
+static inline uint64_t slot_page_of(const struct heap *h, const uint64_t *entry) /* of the arena */
+{
+    return (uint64_t)((const uint8_t *)entry - h->arena.base) >> PAGE_SHIFT;
+}
+
 /* The slot that the current page hands out next, if it is known and has any; *at: none. */
 static inline uint64_t slot_next(const struct heap *h, struct slot_at *at)
 {
@@ -51,10 +64,9 @@ static inline uint64_t slot_next(const struct heap *h, struct slot_at *at)
 
 #define SLOT_HEAD_LINE ((uint64_t)1) /* of a slot page */
 /* The entry alone, or with it the page's header. */
-static inline void slot_mark_entry(struct heap *h, const struct slot_at *at)
+static inline void slot_mark_word(struct heap *h, const uint64_t *entry)
 {
-    uint64_t address = (uint64_t)((const uint8_t *)at->entry - h->arena.base);
-    (void)arena_write_line(&h->arena, address);
+    (void)arena_write_line(&h->arena, (uint64_t)((const uint8_t *)entry - h->arena.base));
 }
 static inline void slot_mark(struct heap *h, const uint64_t *entry)
 {
@@ -70,8 +82,8 @@ static inline bool slot_word_is(uint64_t word, uint32_t generation, enum slot_st
 }
 static inline bool slot_is_bound(uint64_t word)
 {
-    const uint32_t bound =
-        1u << SLOT_LIVE | 1u << SLOT_LEASED | 1u << SLOT_DEAD | 1u << SLOT_PREPARED;
+    const uint32_t bound = 1u << SLOT_LIVE | 1u << SLOT_LEASED | 1u << SLOT_DEAD |
+                           1u << SLOT_PREPARED | 1u << SLOT_SPARE;
     return (bound >> slot_word_state(word) & 1) != 0;
 }
 
@@ -116,6 +128,47 @@ static inline void slot_unbind(struct heap *h, const struct slot_at *at, uint64_
             free_count == SLOT_PAGE_REUSE || p->retired > SLOTS_USABLE - SLOT_PAGE_REUSE, 0)) {
         slot_page_join(h, p);
     }
+}
+
+/* ---- spares ---- */
+
+static inline bool object_is_plain(const struct object_header *o) /* narrow, without flags */
+{
+    return (o->word & (OBJECT_WIDE | ~(uint64_t)0 << OBJECT_FLAGS_SHIFT)) == 0;
+}
+
+static inline struct spares *spares_edit(struct heap *h, uint32_t class_number)
+{
+    static_assert(sizeof(struct spares) == LINE_BYTES, "a line of a class");
+    arena_mark(&h->arena, SPARES_AT >> PAGE_SHIFT, (uint64_t)1 << class_number);
+    return spares_of(h, class_number);
+}
+
+/* For the slot that has this word. */
+static inline bool spare_has_room(const struct heap *h, uint32_t class_number, uint64_t word)
+{
+    return spares_of(h, class_number)->count < SPARES_MAX &&
+           slot_word_generation(word) != SLOT_GENERATION_MAX && !spares_are_dear(h);
+}
+
+#define SPARE_STATES ((uint64_t)(SLOT_SPARE - SLOT_LIVE) << 14) /* between their words */
+
+/* All is marked. A live slot, which has this word, and its block become a spare. */
+static inline void spare_push(struct spares *k, uint64_t slot, uint64_t *entry, uint64_t word)
+{
+    uint64_t count = k->count;
+    *entry = word + 1 /* generation */ + SPARE_STATES;
+    k->slots[count] = slot;
+    k->count = count + 1;
+}
+
+/* All is marked. Of count + 1 spares the newest, whose slot has this word, becomes live. */
+static inline void spare_pop(struct spares *k, uint64_t count, uint64_t *entry, uint64_t word)
+{
+    assert(slot_word_state(word) == SLOT_SPARE);
+    *entry = word - SPARE_STATES;
+    k->slots[count] = 0;
+    k->count = count;
 }
 
 /* ---- slabs ---- */

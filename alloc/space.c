@@ -58,7 +58,8 @@ void heap_regions_of(uint64_t bytes_max, uint32_t granule_shift, struct heap_reg
     out->slot_pages_max = pages < SLOT_PAGES_MAX ? (uint32_t)pages : SLOT_PAGES_MAX;
     out->frames_max = frames < UINT32_MAX ? (uint32_t)frames : UINT32_MAX - 1;
     out->granules_max = bytes_max >> out->granule_shift;
-    out->directory_at = PAGE_BYTES;
+    out->spares_until = out->granules_max - out->granules_max / SPARES_SHARE;
+    out->directory_at = SPARES_AT + PAGE_BYTES;
     out->granules_at = out->directory_at + up((uint64_t)out->slot_pages_max * 4, PAGE_BYTES);
     out->frames_at = out->granules_at + map_bytes(out->granules_max);
     out->data_at = out->frames_at + (uint64_t)out->frames_max * PAGE_BYTES;
@@ -237,7 +238,7 @@ static uint64_t data_unit(const struct heap *h)
 static uint64_t fixed_bytes(const struct heap *h)
 {
     const struct heap_header *hd = header(h);
-    return PAGE_BYTES + up((uint64_t)hd->slot_pages * 4, PAGE_BYTES) +
+    return 2 * PAGE_BYTES + up((uint64_t)hd->slot_pages * 4, PAGE_BYTES) +
            (uint64_t)hd->slot_frames * PAGE_BYTES;
 }
 

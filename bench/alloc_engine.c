@@ -36,15 +36,20 @@ static struct buf encoded;
 static unsigned step_count; /* that are to be applied */
 static void (*apply)(void);
 
-static void check(int rv, const char *what)
+static _Noreturn void fail(int rv, const char *what)
 {
-    if (rv != 0) {
-        fprintf(stderr, "cairn: %s: %s\n", what, err_text_of(rv));
-        exit(1);
+    fprintf(stderr, "cairn: %s: %s\n", what, err_text_of(rv));
+    exit(1);
+}
+
+static inline void check(int rv, const char *what)
+{
+    if (__builtin_expect(rv != 0, 0)) {
+        fail(rv, what);
     }
 }
 
-static uint64_t begin(void)
+static inline uint64_t begin(void)
 {
     if (!in_entry) {
         heap_begin(heap, ++index_next, 1, 0);
@@ -108,7 +113,7 @@ static void set_commit(unsigned steps)
     commit_every = steps;
 }
 
-static uint64_t take(const void *fill, size_t bytes)
+static inline uint64_t take_now(const void *fill, size_t bytes)
 {
     uint64_t object = 0;
     uint64_t version = begin();
@@ -119,10 +124,20 @@ static uint64_t take(const void *fill, size_t bytes)
     return object;
 }
 
-static void give(uint64_t object)
+static uint64_t take(const void *fill, size_t bytes)
+{
+    return take_now(fill, bytes);
+}
+
+static inline void give_now(uint64_t object)
 {
     uint64_t version = begin();
     check(heap_free_object(heap, version, object), "free");
+}
+
+static void give(uint64_t object)
+{
+    give_now(object);
 }
 
 /* ---- an entry's steps: known in advance, so that memory is asked for ---- */
@@ -153,9 +168,9 @@ static void apply_steps(void)
         }
         const struct step *s = &steps[i];
         if (s->object != 0) {
-            give(s->object);
+            give_now(s->object);
         }
-        *s->place = take(s->fill, s->bytes);
+        *s->place = take_now(s->fill, s->bytes);
     }
     step_count = 0;
 }

@@ -11,7 +11,7 @@
 
 #define BYTES_MAX      ((uint64_t)8 << 20)
 #define PAGES_MAX      1024u
-#define METADATA_PAGES 6u /* header, directory, granule maps, slots */
+#define METADATA_PAGES 7u /* header, spares, directory, granule maps, slots */
 
 static struct driver victim;
 static uint64_t pages[PAGES_MAX];

@@ -342,8 +342,8 @@ static void step_root(struct model *m, struct heap **heaps, size_t count)
         }
     }
     struct heap_outcome out = apply(m, heaps, count, &c);
-    if (out.code == ERR_NOSPACE && c.ptr != 0) {
-        return;
+    if (out.code == ERR_NOSPACE && (c.ptr != 0 || keeps_history(m))) {
+        return; /* no room for the name or the undo record */
     }
     MUST(out.code == want);
     if (want == ERR_CONFLICT) {

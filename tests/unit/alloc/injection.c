@@ -161,6 +161,16 @@ static bool hit_slot_page(struct injection *x)
     return true;
 }
 
+/* An absent page has no bytes that could be damaged. */
+static bool hit_spares(struct injection *x)
+{
+    if (!pageset_has(&x->heap->arena.present, SPARES_AT >> PAGE_SHIFT)) {
+        return false;
+    }
+    injection_flip(x, SPARES_AT + below(x, PAGE_BYTES), below(x, 8));
+    return true;
+}
+
 static bool hit_directory(struct injection *x)
 {
     uint64_t entries = header(x->heap)->slot_pages + 4u; /* those behind the last one too */
@@ -431,6 +441,7 @@ const struct injection_kind injection_kinds[] = {
     {"granule maps", hit_granules},
     {"slots", hit_slot},
     {"slot pages", hit_slot_page},
+    {"spares", hit_spares},
     {"slot directory", hit_directory},
     {"slab headers", hit_slab_header},
     {"slab bitmaps", hit_slab_bitmap},

@@ -1,0 +1,81 @@
+/* Spares, for everybody who isn't in the usual case (small.h has that), and what ends them. */
+#include "alloc/small.h"
+
+bool spare_fits(const struct heap *h, uint64_t place, uint64_t word, const struct object_header *o)
+{
+    uint32_t class_number = place_class(place);
+    return class_number < SPARE_CLASSES && object_is_plain(o) && !history_is_kept(h) &&
+           spare_has_room(h, class_number, word);
+}
+
+void spare_put(struct heap *h, uint64_t slot, uint64_t place)
+{
+    struct slot_at at = slot_locate(h, slot);
+    assert(at.page != NULL);
+    struct spares *k = spares_edit(h, place_class(place));
+    slot_mark_word(h, at.entry);
+    spare_push(k, slot, at.entry, *at.entry);
+}
+
+/* Its slot's page, and the page that its block begins in. */
+static int load(const struct heap *h, uint64_t slot)
+{
+    int rv = slot_load(h, slot);
+    return rv == 0 ? object_load(h, slot_word_place(slot_peek(h, slot))) : rv;
+}
+
+bool spare_take(struct heap *h, uint32_t class_number, uint64_t *slot, uint64_t *place, int *rv)
+{
+    const struct spares *k = spares_of(h, class_number);
+    *rv = 0;
+    if (k->count == 0 || history_is_kept(h)) {
+        return false;
+    }
+    *slot = k->slots[k->count - 1];
+    *rv = load(h, *slot);
+    if (*rv == 0) {
+        struct slot_at at = slot_locate(h, *slot);
+        assert(at.page != NULL);
+        *place = slot_word_place(*at.entry);
+        slot_mark_word(h, at.entry);
+        spare_pop(spares_edit(h, class_number), k->count - 1, at.entry, *at.entry);
+    }
+    return true;
+}
+
+static int drop(struct heap *h, uint64_t slot)
+{
+    int rv = load(h, slot);
+    uint64_t place = slot_word_place(slot_peek(h, slot));
+    rv = rv == 0 ? object_load_all(h, place) : rv;
+    if (rv == 0) {
+        slot_release(h, slot);
+        block_free(h, POOL_OBJECTS, place);
+    }
+    return rv;
+}
+
+int spare_drop_all(struct heap *h)
+{
+    int rv = 0;
+    for (uint32_t class_number = 0; class_number < SPARE_CLASSES; class_number++) {
+        const struct spares *k = spares_of(h, class_number);
+        while (k->count > 0 && rv == 0) {
+            rv = drop(h, k->slots[k->count - 1]);
+            if (rv == 0) {
+                struct spares *edit = spares_edit(h, class_number);
+                edit->slots[--edit->count] = 0;
+            }
+        }
+    }
+    return rv;
+}
+
+bool spares_exist(const struct heap *h)
+{
+    uint64_t count = 0;
+    for (uint32_t class_number = 0; class_number < SPARE_CLASSES; class_number++) {
+        count += spares_of(h, class_number)->count;
+    }
+    return count != 0;
+}
