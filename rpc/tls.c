@@ -390,12 +390,17 @@ void tls_detach(struct env *env)
     assert(t->listeners == 0);
     env_uv_set_transport(env, NULL);
     t->detached = true;
-    /* Refused connections may still be saying goodbye; nobody above knows of them. Their handles
-     * end with the loop. */
+    /* Refused connections, and those that their owners have closed, may still be saying goodbye.
+     * Their handles end with the loop; who waits to be told hears of it now. */
     list_for_each_safe (it, next, &t->conns) {
         struct env_conn *c = list_entry(it, struct env_conn, link);
-        assert(c->cbs == NULL);
+        const struct env_conn_cbs *cbs = c->cbs;
+        assert(cbs == NULL || c->state == STREAM_DRAINING || c->state == STREAM_DEAD);
+        c->cbs = NULL;
         tls__stream_kill(c, ERR_SHUTDOWN, NULL);
+        if (cbs != NULL) {
+            cbs->on_close(c->arg, c, c->reason, c->cause);
+        }
     }
     if (list_empty(&t->conns)) {
         tls__free(t);

@@ -140,6 +140,7 @@ struct fixture {
     int client_reason;
     char client_text[512];
     bool server_down;
+    bool detaching; /* its client environment runs no more */
     bool refuse;
     bool hold; /* the server pauses after each frame */
     uint64_t frames;
@@ -218,7 +219,9 @@ static void client_on_close(void *arg, struct rpc_conn *conn, int reason, const 
     f->client_closed++;
     f->client_reason = reason;
     (void)snprintf(f->client_text, sizeof f->client_text, "%s", text);
-    env_uv_stop(f->client_env);
+    if (!f->detaching) {
+        env_uv_stop(f->client_env);
+    }
 }
 
 static const struct rpc_cbs client_cbs = {
@@ -627,10 +630,38 @@ static void certificates_are_reloaded_without_restart(void **state)
     fixture_close(&f);
 }
 
+/* Whoever has closed a connection need not wait for its goodbye before it ends the transport. */
+static void what_its_owner_closed_ends_with_the_transport(void **state)
+{
+    (void)state;
+    for (unsigned open = 0; open < 2; open++) {
+        struct fixture f;
+        fixture_open(&f);
+        env_attach(&f.client_env, "ca", "n1");
+        pthread_t thread;
+        assert_int_equal(pthread_create(&thread, NULL, server_thread, &f), 0);
+        connect_client(&f, RPC_LANE_RAFT, "n1");
+        if (open == 1) {
+            env_uv_run(f.client_env); /* until it is ready */
+        }
+        rpc_close(f.client, ERR_CLOSED);
+        assert_int_equal(f.client_closed, 0);
+        f.detaching = true;
+        tls_detach(f.client_env);
+        assert_int_equal(f.client_closed, 1);
+        assert_int_equal(f.client_reason, ERR_CLOSED);
+        env_uv_close(f.client_env);
+        env_uv_stop(f.env);
+        pthread_join(thread, NULL);
+        fixture_close(&f);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(frames_travel_both_ways_in_order),
+        cmocka_unit_test(what_its_owner_closed_ends_with_the_transport),
         cmocka_unit_test(a_paused_reader_holds_the_sender_back_and_loses_nothing),
         cmocka_unit_test(a_link_comes_back_when_its_server_does),
         cmocka_unit_test(a_user_on_the_raft_lane_is_refused),
