@@ -247,6 +247,11 @@ static void check_spares(struct check *c)
                      "page 1: what was freed and is kept for the next object isn't as it says; an "
                      "allocation would take a slot in use");
     }
+    if (listed != 0 && history_is_kept(c->h)) {
+        check_damage(c, "slot-spares",
+                     "page 1: while history is kept nothing that was freed is kept for the next "
+                     "object");
+    }
     check_count(c, "spare slots", c->spares, listed);
 }
 

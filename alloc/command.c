@@ -264,6 +264,18 @@ static int answer(const struct heap *h, int rv, struct heap_outcome *out)
     return 0;
 }
 
+/* What found no space has changed nothing, so it can be tried again. (A transaction has lost its
+ * leases then; but it has had the spares.) */
+static __attribute__((noinline)) int answer_fully(struct heap *h, uint64_t version,
+                                                  const struct heap_command *c, int rv,
+                                                  struct heap_outcome *out)
+{
+    if (spares_give_way(h, &rv)) {
+        rv = apply(h, version, c, out);
+    }
+    return answer(h, rv, out);
+}
+
 static __attribute__((noinline)) int
 apply_any(struct heap *h, uint64_t version, const struct heap_command *c, struct heap_outcome *out)
 {
@@ -272,7 +284,7 @@ apply_any(struct heap *h, uint64_t version, const struct heap_command *c, struct
     if (rv == ERR_TX_UNDECIDED) {
         out->value = changes_object(c->kind) ? c->ptr : 0;
     }
-    return answer(h, rv, out);
+    return answer_fully(h, version, c, rv, out);
 }
 
 int heap_apply(struct heap *heap, uint64_t version, const struct heap_command *command,
@@ -284,10 +296,10 @@ int heap_apply(struct heap *heap, uint64_t version, const struct heap_command *c
             return answer(heap, heap_free_object(heap, version, command->ptr), out);
         }
         if (command->kind == HEAP_COMMAND_ALLOC && command->ptr == 0) {
-            return answer(
-                heap,
-                heap_alloc(heap, version, command->size, command->type, command->data, &out->value),
-                out);
+            int rv =
+                heap_alloc(heap, version, command->size, command->type, command->data, &out->value);
+            return rv == ERR_NOSPACE ? answer_fully(heap, version, command, rv, out)
+                                     : answer(heap, rv, out);
         }
     }
     return apply_any(heap, version, command, out);

@@ -333,5 +333,6 @@ int heap_defrag(struct heap *heap, uint64_t bytes, struct heap_defrag *out)
 
 uint64_t heap_trim(struct heap *heap, uint64_t bytes)
 {
+    (void)spare_drop_all(heap); /* what it can't load is heap_damage()'s */
     return space_trim(heap, bytes);
 }

@@ -441,6 +441,12 @@ bool spare_take(struct heap *h, uint32_t class_number, uint64_t *slot, uint64_t 
  * loaded. */
 int spare_drop_all(struct heap *h);
 bool spares_exist(const struct heap *h);
+/* How many there are, and what their blocks have. */
+uint64_t spares_count(const struct heap *h, uint64_t *bytes);
+/* Behind what found no space, and has changed nothing: is it worth another try, now that there are
+ * no spares? Where a slot has been prepared and not yet taken that is heap_apply()'s to ask: of the
+ * slots that go one comes next. */
+bool spares_give_way(struct heap *h, int *rv);
 /* Behind what makes the heap fuller: it has none when it is nearly full. */
 static inline bool spares_are_dear(const struct heap *h)
 {
@@ -565,8 +571,9 @@ void chunk_moved(struct heap *h, uint64_t from, uint64_t to);
 
 /* ---- undo.c ---------------------------------------------------------------------------------- */
 
-/* Makes the slabs that the record of a free needs, before there is no room for them: a full heap
- * whose objects can't be freed would stay full. ERR_NOSPACE, ERR_NOMEM. */
+/* Before history is kept: no spare stays, and the slabs are made that the record of a free needs,
+ * before there is no room for them: a full heap whose objects can't be freed would stay full.
+ * ERR_NOSPACE, ERR_NOMEM, a fatal code. */
 int undo_open(struct heap *h);
 /* One slab of such a class stays, empty or not. */
 bool undo_needs_class(const struct heap *h, enum pool pool, uint32_t class_number);

@@ -295,7 +295,10 @@ struct heap_stats {
     uint64_t arena_bytes, arena_bytes_max; /* size now, limit */
     uint64_t object_count, object_bytes;   /* live objects, payload as asked for */
     uint64_t allocated_bytes;              /* with headers and rounding; history and maps, too */
-    uint64_t object_block_bytes; /* of that, objects: live ones and those that history keeps */
+    /* Of that, objects: live ones, those that history keeps, and spares, which were freed and keep
+     * their blocks for the next ones. */
+    uint64_t object_block_bytes;
+    uint64_t spare_count, spare_bytes; /* blocks */
     uint64_t free_bytes, largest_free_bytes;
     /* Metadata: what isn't an object. Space: header, slot directory and table, granule maps.
      * Objects: headers of objects and slabs, tables of chunks. */
@@ -331,7 +334,8 @@ uint64_t heap_digest(struct heap *heap);
 struct heap_class_stats {
     uint32_t block_bytes; /* 0: extents */
     uint64_t slabs, partial_slabs;
-    uint64_t blocks;      /* objects and internal ones, in use */
+    uint64_t blocks;      /* objects and internal ones, in use, and the spare ones */
+    uint64_t spare;       /* of them */
     uint64_t capacity;    /* blocks that the slabs have room for */
     uint64_t bytes;       /* of the blocks in use */
     uint64_t arena_bytes; /* of the slabs or extents */

@@ -10,8 +10,8 @@
 #include "base/assert.h"
 
 #define HEAP_MAGIC  0x315041454e524943ull /* "CIRNEAP1" */
-#define HEAP_FORMAT 7u
-#define HEAP_ENGINE 8u
+#define HEAP_FORMAT 8u
+#define HEAP_ENGINE 9u
 
 #define PAGE_SHIFT     12
 #define PAGE_BYTES     ((uint64_t)1 << PAGE_SHIFT)

@@ -323,12 +323,7 @@ static __attribute__((noinline)) int alloc_any(struct heap *heap, uint64_t versi
     if (rv != 0 || alloc_spare(heap, version, size, type, init, ptr, &rv)) {
         return rv;
     }
-    rv = alloc_new(heap, version, size, type, init, ptr);
-    if (rv == ERR_NOSPACE && spares_exist(heap)) {
-        rv = spare_drop_all(heap);
-        rv = rv == 0 ? alloc_new(heap, version, size, type, init, ptr) : rv;
-    }
-    return rv;
+    return alloc_new(heap, version, size, type, init, ptr);
 }
 
 /* What the class's next object, in this slot and block, will change. In pmem mode nearly every

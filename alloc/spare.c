@@ -28,9 +28,10 @@ bool spare_take(struct heap *h, uint32_t class_number, uint64_t *slot, uint64_t 
 {
     const struct spares *k = spares_of(h, class_number);
     *rv = 0;
-    if (k->count == 0 || history_is_kept(h)) {
+    if (k->count == 0) {
         return false;
     }
+    assert(!history_is_kept(h));
     *slot = k->slots[k->count - 1];
     *rv = load(h, *slot);
     if (*rv == 0) {
@@ -71,11 +72,29 @@ int spare_drop_all(struct heap *h)
     return rv;
 }
 
-bool spares_exist(const struct heap *h)
+uint64_t spares_count(const struct heap *h, uint64_t *bytes)
 {
     uint64_t count = 0;
+    *bytes = 0;
     for (uint32_t class_number = 0; class_number < SPARE_CLASSES; class_number++) {
-        count += spares_of(h, class_number)->count;
+        const struct spares *k = spares_of(h, class_number);
+        count += k->count;
+        *bytes += k->count * class_bytes(class_number);
     }
-    return count != 0;
+    return count;
+}
+
+bool spares_exist(const struct heap *h)
+{
+    uint64_t bytes = 0;
+    return spares_count(h, &bytes) != 0;
+}
+
+bool spares_give_way(struct heap *h, int *rv)
+{
+    if (*rv != ERR_NOSPACE || !spares_exist(h)) {
+        return false;
+    }
+    *rv = spare_drop_all(h);
+    return *rv == 0;
 }

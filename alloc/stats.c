@@ -27,6 +27,8 @@ static void walk_slabs(const struct heap *heap, struct heap_class_stats out[HEAP
     *narrow = 0;
     for (uint32_t class_number = 0; class_number < SLAB_CLASSES; class_number++) {
         out[class_number].block_bytes = class_bytes(class_number);
+        out[class_number].spare =
+            class_number < SPARE_CLASSES ? spares_of(heap, class_number)->count : 0;
     }
     for (uint32_t pool = 0; pool < POOLS; pool++) {
         extents->blocks += hd->block_count[pool];
@@ -96,6 +98,7 @@ void heap_get_stats(const struct heap *heap, struct heap_stats *out)
         out->allocated_bytes += hd->block_bytes[pool];
     }
     out->object_block_bytes = hd->block_bytes[POOL_OBJECTS];
+    out->spare_count = spares_count(heap, &out->spare_bytes);
     out->free_bytes = hd->bytes_max - out->arena_bytes + hd->data_bytes -
                       (hd->used_granules << heap->regions.granule_shift);
     out->largest_free_bytes = largest_free_bytes(heap);
@@ -138,6 +141,8 @@ void heap_stats_each(const struct heap_stats *s, heap_stat_cb cb, void *arg)
         {"object_bytes", s->object_bytes},
         {"allocated_bytes", s->allocated_bytes},
         {"object_block_bytes", s->object_block_bytes},
+        {"spare_blocks", s->spare_count},
+        {"spare_bytes", s->spare_bytes},
         {"free_bytes", s->free_bytes},
         {"largest_free_bytes", s->largest_free_bytes},
         {"metadata_bytes", s->metadata_space_bytes + s->metadata_object_bytes},

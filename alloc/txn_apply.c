@@ -337,7 +337,12 @@ static int reserve_target(struct heap *h, struct txn_target *t)
     if (!t->born) {
         return 0;
     }
-    return object_reserve(h, ptr_slot(t->ptr), t->new_size, t->type, t->init, &t->place);
+    uint64_t slot = ptr_slot(t->ptr);
+    int rv = object_reserve(h, slot, t->new_size, t->type, t->init, &t->place);
+    if (spares_give_way(h, &rv)) { /* here: behind this one the leases of all go */
+        rv = object_reserve(h, slot, t->new_size, t->type, t->init, &t->place);
+    }
+    return rv;
 }
 
 int txn_plan_reserve(struct heap *h, struct txn_plan *plan)

@@ -447,19 +447,19 @@ bool undo_needs_class(const struct heap *h, enum pool pool, uint32_t class_numbe
 int undo_open(struct heap *h)
 {
     const enum pool pools[] = {POOL_UNDO, POOL_MAPS};
-    for (size_t i = 0; i < sizeof pools / sizeof pools[0]; i++) {
+    int rv = spare_drop_all(h);
+    for (size_t i = 0; i < sizeof pools / sizeof pools[0] && rv == 0; i++) {
         uint64_t bytes = reserved_bytes(pools[i]);
         uint64_t place = 0;
         if (header(h)->slabs[pools[i]][class_of(bytes)].slabs != 0) {
             continue;
         }
-        int rv = block_alloc(h, pools[i], bytes, &place);
-        if (rv != 0) {
-            return rv;
+        rv = block_alloc(h, pools[i], bytes, &place);
+        if (rv == 0) {
+            block_free(h, pools[i], place); /* the slab stays (alloc/slab.c, compact.c) */
         }
-        block_free(h, pools[i], place); /* the slab stays (alloc/slab.c, compact.c) */
     }
-    return 0;
+    return rv;
 }
 
 int heap_set_retention(struct heap *heap, uint64_t retention_ms)

@@ -160,7 +160,9 @@ int space_ask_leaders(struct cli *cli, const char *heap, bool classes, json_t **
 void space_add_shares(json_t *row)
 {
     uint64_t blocks = space_number(row, "object_block_bytes");
+    uint64_t spare = space_number(row, "spare_bytes");
     uint64_t used = space_number(row, "object_bytes") + space_number(row, "dead_bytes");
+    blocks -= spare < blocks ? spare : blocks; /* nobody's inside: they are as good as free */
     uint64_t free_bytes = space_number(row, "free_bytes");
     uint64_t largest = space_number(row, "largest_free_bytes");
     uint64_t internal = space_permille(blocks > used ? blocks - used : 0, blocks);

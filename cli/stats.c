@@ -13,6 +13,7 @@ int cli_answer_stats(struct cli *cli, const char *heap, json_t *rows)
                                                 {"OBJECTS", "objects", true},
                                                 {"BYTES", "object_bytes", true},
                                                 {"ALLOCATED", "allocated_bytes", true},
+                                                {"SPARE", "spare_bytes", true},
                                                 {"FREE", "free_bytes", true},
                                                 {"LARGEST FREE", "largest_free_bytes", true},
                                                 {"INTERNAL", "internal", true},
@@ -73,11 +74,12 @@ static int by_block(const void *a, const void *b)
 static int stats_by_class(struct cli *cli, const char *heap)
 {
     static const struct cli_column columns[] = {
-        {"BLOCK", "block", true},           {"BLOCKS", "blocks", true},
-        {"BYTES", "bytes", true},           {"SLABS", "slabs", true},
-        {"PARTIAL", "partial_slabs", true}, {"CAPACITY", "capacity", true},
-        {"OCCUPANCY", "occupancy", true},   {"ARENA", "arena_bytes", true}};
-    static const char *const keys[] = {"blocks",        "bytes",    "slabs",
+        {"BLOCK", "block", true},       {"BLOCKS", "blocks", true},
+        {"SPARE", "spare", true},       {"BYTES", "bytes", true},
+        {"SLABS", "slabs", true},       {"PARTIAL", "partial_slabs", true},
+        {"CAPACITY", "capacity", true}, {"OCCUPANCY", "occupancy", true},
+        {"ARENA", "arena_bytes", true}};
+    static const char *const keys[] = {"blocks",        "spare",    "bytes",      "slabs",
                                        "partial_slabs", "capacity", "arena_bytes"};
     json_t *rows = NULL;
     json_t *row;

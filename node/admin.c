@@ -217,12 +217,12 @@ static json_t *class_stats_json(const struct heap *heap)
         if (c->blocks == 0 && c->slabs == 0) {
             continue;
         }
-        json_array_append_new(out,
-                              json_pack("{s:I,s:o,s:o,s:o,s:o,s:o,s:o}", "block_bytes",
-                                        (json_int_t)c->block_bytes, "slabs", number(c->slabs),
-                                        "partial_slabs", number(c->partial_slabs), "blocks",
-                                        number(c->blocks), "capacity", number(c->capacity), "bytes",
-                                        number(c->bytes), "arena_bytes", number(c->arena_bytes)));
+        json_array_append_new(
+            out, json_pack("{s:I,s:o,s:o,s:o,s:o,s:o,s:o,s:o}", "block_bytes",
+                           (json_int_t)c->block_bytes, "slabs", number(c->slabs), "partial_slabs",
+                           number(c->partial_slabs), "blocks", number(c->blocks), "spare",
+                           number(c->spare), "capacity", number(c->capacity), "bytes",
+                           number(c->bytes), "arena_bytes", number(c->arena_bytes)));
     }
     return out;
 }

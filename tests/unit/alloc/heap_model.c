@@ -2,6 +2,7 @@
 
 #include <string.h>
 
+#include "alloc/engine.h"
 #include "base/hlc.h"
 
 uint64_t model_now;
@@ -92,6 +93,7 @@ static struct heap_outcome apply(struct model *m, struct heap **heaps, size_t co
         first = out;
     }
     m->nospace += first.code == ERR_NOSPACE;
+    MUST(first.code != ERR_NOSPACE || !spares_exist(heaps[0]));
     return first;
 }
 
