@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <wchar.h>
 #include <wctype.h>
 
@@ -284,12 +285,42 @@ void cli_bytes(uint64_t bytes, char out[32])
 
 /* ---- the cluster ---- */
 
+static uint64_t now_ms(void)
+{
+    struct timespec now;
+    (void)clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
+}
+
+void cli_restart(struct cli *cli)
+{
+    cli->until_ms = now_ms() + cli->timeout_ms;
+}
+
+/* What isn't spent on nodes that are silent. */
+static uint32_t rest_of(uint32_t ms)
+{
+    return ms / 8 < 2000 ? ms / 8 : 2000;
+}
+
+bool cli_is_over(struct cli *cli)
+{
+    return cli_left_ms(cli) <= rest_of(cli->timeout_ms);
+}
+
+uint32_t cli_left_ms(struct cli *cli)
+{
+    uint64_t now = now_ms();
+    return now < cli->until_ms ? (uint32_t)(cli->until_ms - now) : 1;
+}
+
 int cli_connect(struct cli *cli)
 {
     cairn_client_opts opts;
     if (cli->client != NULL) {
         return 0;
     }
+    cli_restart(cli);
     cairn_client_opts_init(&opts, sizeof opts);
     opts.ca_file = cli->ca;
     opts.cert_file = cli->cert;
@@ -304,49 +335,86 @@ int cli_connect(struct cli *cli)
     return rv;
 }
 
-int cli_ask(struct cli *cli, const char *node, const char *verb, json_t *args, json_t **out)
+/* What a node has answered, or why not: 0 or CAIRN_E_*. Takes the future. */
+static int answer_of(int started, cairn_future *future, json_t **out)
 {
-    char *json = NULL;
-    char *text = args == NULL ? NULL : json_dumps(args, JSON_COMPACT);
+    const void *bytes = NULL;
+    size_t len = 0;
     *out = NULL;
-    int rv = cairn_admin(cli->client, node, verb, text, &json);
-    free(text);
+    int rv = started == 0 ? cairn_future_wait(future, UINT32_MAX) : started;
+    rv = rv == 0 ? cairn_future_get_bytes(future, &bytes, &len, NULL) : rv;
     if (rv == 0) {
-        *out = json_loads(json, 0, NULL);
-        cairn_json_free(json);
+        *out = json_loadb(bytes, len, 0, NULL);
         rv = *out == NULL ? CAIRN_E_PROTOCOL : 0;
     }
+    cairn_future_free(future);
+    return rv;
+}
+
+int cli_ask(struct cli *cli, const char *node, const char *verb, json_t *args, json_t **out)
+{
+    cairn_future *future = NULL;
+    char *text = args == NULL ? NULL : json_dumps(args, JSON_COMPACT);
+    int rv = cairn_admin_async(cli->client, node, verb, text, cli_left_ms(cli), &future);
+    free(text);
+    return answer_of(rv, future, out);
+}
+
+static json_t *row_of(const json_t *peer, int started, cairn_future *future)
+{
+    json_t *answer = NULL;
+    int rv = answer_of(started, future, &answer);
+    json_t *row = json_pack("{s:O,s:O,s:b}", "node", json_object_get(peer, "name"), "address",
+                            json_object_get(peer, "address"), "reachable", rv == 0);
+    if (rv == 0) {
+        json_object_set_new(row, "answer", answer);
+    } else {
+        json_object_set_new(row, "error", cli_text(cairn_errormsg()));
+        json_object_set_new(row, "code", json_integer(rv));
+    }
+    return row;
+}
+
+#define NODES_MAX 64 /* at once */
+
+int cli_ask_all_in(struct cli *cli, uint32_t timeout_ms, const char *verb, json_t *args,
+                   json_t **out)
+{
+    json_t *status = NULL;
+    cairn_future *futures[NODES_MAX];
+    int started[NODES_MAX];
+    *out = NULL;
+    int rv = cli_ask(cli, NULL, "status", NULL, &status);
+    if (rv == 0) {
+        const json_t *peers = json_object_get(status, "peers");
+        char *text = args == NULL ? NULL : json_dumps(args, JSON_COMPACT);
+        size_t count = json_array_size(peers);
+        *out = json_array();
+        for (size_t from = 0; from < count; from += NODES_MAX) {
+            size_t end = count - from < NODES_MAX ? count : from + NODES_MAX;
+            for (size_t i = from; i < end; i++) {
+                const char *name =
+                    json_string_value(json_object_get(json_array_get(peers, i), "name"));
+                futures[i - from] = NULL;
+                started[i - from] = cairn_admin_async(cli->client, name, verb, text, timeout_ms,
+                                                      &futures[i - from]);
+            }
+            for (size_t i = from; i < end; i++) {
+                json_array_append_new(
+                    *out, row_of(json_array_get(peers, i), started[i - from], futures[i - from]));
+            }
+        }
+        free(text);
+        json_decref(status);
+    }
+    json_decref(args);
     return rv;
 }
 
 int cli_ask_all(struct cli *cli, const char *verb, json_t *args, json_t **out)
 {
-    json_t *status = NULL;
-    size_t i;
-    json_t *peer;
-    *out = NULL;
-    int rv = cli_ask(cli, NULL, "status", NULL, &status);
-    if (rv == 0) {
-        *out = json_array();
-        json_array_foreach(json_object_get(status, "peers"), i, peer)
-        {
-            json_t *answer = NULL;
-            const char *name = json_string_value(json_object_get(peer, "name"));
-            int err = cli_ask(cli, name, verb, args, &answer);
-            json_t *row = json_pack("{s:s,s:O,s:b}", "node", name, "address",
-                                    json_object_get(peer, "address"), "reachable", err == 0);
-            if (err == 0) {
-                json_object_set_new(row, "answer", answer);
-            } else {
-                json_object_set_new(row, "error", cli_text(cairn_errormsg()));
-                json_object_set_new(row, "code", json_integer(err));
-            }
-            json_array_append_new(*out, row);
-        }
-        json_decref(status);
-    }
-    json_decref(args);
-    return rv;
+    uint32_t left = cli_left_ms(cli);
+    return cli_ask_all_in(cli, left - rest_of(left), verb, args, out);
 }
 
 int cli_collect(struct cli *cli, const char *verb, json_t *args, const char *key, json_t **rows,

@@ -52,13 +52,21 @@ struct cli {
     char **argv;
 
     cairn_client *client;
+    uint64_t until_ms; /* monotonic: the end of the verb's time; 0: it hasn't begun */
     json_t *warnings;
 };
 
 /* ---- cli.c ---- */
 
-/* Connects at the first call. 0 or CAIRN_E_*, said already. */
+/* Connects at the first call, with which the verb's time begins. 0 or CAIRN_E_*, said already. */
 int cli_connect(struct cli *cli);
+/* What is left of timeout_ms, at least 1. */
+uint32_t cli_left_ms(struct cli *cli);
+/* Is too little left for asking everybody once more? */
+bool cli_is_over(struct cli *cli);
+/* It begins anew: a person was asked, or there was work of many calls, each with a time of its own.
+ */
+void cli_restart(struct cli *cli);
 /* Says the SDK's last failure (on stderr, or in the envelope) and returns the exit code for it.
  * what: "heap create bank". */
 int cli_fail(struct cli *cli, int code, const char *what);
@@ -89,11 +97,16 @@ struct cli_column {
  * inside data) with columns, or, when rows is NULL, `line` if that isn't NULL. */
 void cli_answer(struct cli *cli, json_t *data, const json_t *rows, const struct cli_column *columns,
                 size_t count, const char *line);
-/* Asks one node (NULL: any); *out is given. Exit code 0 or CAIRN_E_* (not said). */
+/* Asks one node (NULL: any); *out is given. Exit code 0 or CAIRN_E_* (not said). This and the
+ * others that ask keep to the verb's time. */
 int cli_ask(struct cli *cli, const char *node, const char *verb, json_t *args, json_t **out);
 /* A row per configured node: {"node", "reachable", "answer": {...} or "error"}. Takes args; *out is
- * given. */
+ * given. All are asked at once; who is silent takes the verb's time but for a little, in which the
+ * others can be asked something else. */
 int cli_ask_all(struct cli *cli, const char *verb, json_t *args, json_t **out);
+/* The same, within so much time. */
+int cli_ask_all_in(struct cli *cli, uint32_t timeout_ms, const char *verb, json_t *args,
+                   json_t **out);
 /* Asks all nodes; *rows (given): the elements of the array `key` of their answers, each with
  * "node". *unreachable: how many didn't answer, said as warnings. Takes args. Exit code, said
  * already. */

@@ -7,13 +7,6 @@
 
 #define COLUMNS(table) table, sizeof table / sizeof table[0]
 
-static uint64_t now_ms(void)
-{
-    struct timespec ts;
-    clock_gettime(CLOCK_MONOTONIC, &ts);
-    return (uint64_t)ts.tv_sec * 1000u + (uint64_t)ts.tv_nsec / 1000000u;
-}
-
 static json_int_t number(const json_t *object, const char *key)
 {
     return json_integer_value(json_object_get(object, key));
@@ -133,8 +126,9 @@ int verb_status(struct cli *cli)
         {"LOG", "log", true},          {"SYNC p99 us", "sync_us_p99", true},
         {"STORAGE", "storage", false}, {"FINDING", "finding", false}};
     struct overview view = {0};
-    uint64_t until = now_ms() + (cli->timeout_given ? cli->timeout_ms : 60000);
-
+    if (cli->wait != NULL && !cli->timeout_given) {
+        cli->timeout_ms = 60000;
+    }
     if (cli->argc != 0 || (cli->wait != NULL && strcmp(cli->wait, "healthy") != 0)) {
         return cli_usage(cli, "status [--wait healthy] [--timeout SECONDS]");
     }
@@ -144,7 +138,7 @@ int verb_status(struct cli *cli)
         if (cli->wait == NULL || (rv == 0 && view.healthy)) {
             break;
         }
-        if (now_ms() >= until) {
+        if (cli_is_over(cli)) {
             if (rv == 0) {
                 json_decref(view.data);
             }
@@ -319,7 +313,7 @@ int verb_replica_check(struct cli *cli)
         {"SHARD", "uid", true},         {"INDEX IN HEAP", "shard", true},
         {"REPLICAS", "replicas", true}, {"AT INDEX", "index", true},
         {"DIGEST", "digest", false},    {"VERDICT", "verdict", false}};
-    uint64_t until = now_ms() + (cli->timeout_given ? cli->timeout_ms : 10000);
+    cli->timeout_ms = cli->timeout_given ? cli->timeout_ms : 10000;
     if (cli->argc > 1) {
         return cli_usage(cli, "replica check [HEAP] [--timeout SECONDS]");
     }
@@ -336,7 +330,7 @@ int verb_replica_check(struct cli *cli)
         json_decref(rows);
         /* Replicas move on while they are asked one after another: ask again until all stand at one
          * index. */
-        if (different == 0 && (pending > 0 || unreachable > 0) && now_ms() < until) {
+        if (different == 0 && (pending > 0 || unreachable > 0) && !cli_is_over(cli)) {
             json_decref(list);
             json_array_clear(cli->warnings);
             nanosleep(&(struct timespec){0, 100000000}, NULL);

@@ -119,10 +119,12 @@ static int pass(struct cli *cli, int (*work)(cairn_heap *heap, uint32_t shard, j
     int code = before_and_after(cli, name, *shards, "before");
     if (code == 0) {
         code = each_shard(cli, name, *shards, work);
+        cli_restart(cli);
     }
     if (code == 0 && checkpoint) {
         code = space_checkpoint_all(cli, name, &rows, failed);
         json_decref(code == 0 ? rows : NULL);
+        cli_restart(cli);
     }
     if (code == 0) {
         code = before_and_after(cli, name, *shards, "after");

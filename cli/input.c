@@ -209,5 +209,7 @@ bool cli_confirm(struct cli *cli, const char *question)
     cli_print_plain(stderr, question);
     fputs(" [y/N] ", stderr);
     char line[16] = "";
-    return fgets(line, sizeof line, stdin) != NULL && (line[0] == 'y' || line[0] == 'Y');
+    bool yes = fgets(line, sizeof line, stdin) != NULL && (line[0] == 'y' || line[0] == 'Y');
+    cli_restart(cli);
+    return yes;
 }

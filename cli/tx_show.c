@@ -93,7 +93,8 @@ static int ask(struct cli *cli, const struct name *name, bool trace, json_t **no
     if (rv != 0) {
         return cli_exit_of(rv);
     }
-    rv = cli_ask_all(cli, "transaction", args_of(name, NULL, false), nodes);
+    rv = cli_ask_all_in(cli, cli_left_ms(cli) / 2 + 1, "transaction", args_of(name, NULL, false),
+                        nodes);
     if (rv != 0) {
         return cli_fail(cli, rv, cli->argv[0]);
     }

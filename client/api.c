@@ -537,6 +537,25 @@ int cairn_admin(cairn_client *client, const char *node, const char *verb, const 
     return 0;
 }
 
+int cairn_admin_async(cairn_client *client, const char *node, const char *verb,
+                      const char *args_json, uint32_t timeout_ms, cairn_future **future)
+{
+    size_t len = args_json == NULL ? 0 : strlen(args_json);
+    struct cairn_future *f = sdk__future_of(client);
+    int rv = f == NULL
+                 ? CAIRN_E_NOMEM
+                 : core_prepare_admin(&f->call, client->core, node, verb, slice_of(args_json, len));
+    if (rv != 0 || client->embedded == NULL) {
+        if (f != NULL) {
+            f->call.timeout_ms = timeout_ms;
+        }
+        return sdk__future_start(f, rv, future);
+    }
+    sdk__embedded_run(f);
+    *future = f;
+    return 0;
+}
+
 void cairn_json_free(char *json)
 {
     mem_free(json);

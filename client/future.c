@@ -324,9 +324,10 @@ int cairn_future_get_u64(const cairn_future *future, uint64_t *value)
 int cairn_future_get_bytes(const cairn_future *future, const void **data, size_t *len,
                            uint64_t *version)
 {
-    int rv = check(future, future->call.kind == KIND_READ);
-    *data = rv == 0 ? future->data : NULL;
-    *len = rv == 0 ? future->call.read.len : 0;
+    bool answer = future->call.kind == KIND_ADMIN;
+    int rv = check(future, answer || future->call.kind == KIND_READ);
+    *data = rv != 0 ? NULL : answer ? future->call.bytes.data : future->data;
+    *len = rv != 0 ? 0 : answer ? future->call.bytes.len : future->call.read.len;
     if (version != NULL) {
         *version = rv == 0 ? future->call.version : 0;
     }

@@ -287,3 +287,17 @@ cluster_start 2 3
 cluster_wait 60
 expect 0 cairnctl obj read bank/alice
 expect 0 cairnctl replica check --timeout 30
+
+# One after the other they would take twice as long as they may.
+step "two nodes that are silent: a verb takes no longer than one"
+kill -STOP "${cluster_pids[2]}" "${cluster_pids[3]}"
+expect 5 timeout 7 cairnctl status --timeout 4
+has "$out" ' 1/3 nodes'
+expect 0 timeout 7 cairnctl node storage --timeout 4
+has "$out" '^n1 +[a-z]'
+expect 5 timeout 7 cairnctl replica check --timeout 4
+expect 7 timeout 7 cairnctl tx show 16.1.1 --timeout 4
+has "$err" "node n2 doesn.t answer"
+expect 7 timeout 7 cairnctl status --wait healthy --timeout 4
+kill -CONT "${cluster_pids[2]}" "${cluster_pids[3]}"
+cluster_wait 60

@@ -460,6 +460,10 @@ CAIRN_API void cairn_future_free(cairn_future *future); /* NULL is allowed */
 CAIRN_API int cairn_admin(cairn_client *client, const char *node, const char *verb,
                           const char *args_json, char **json);
 CAIRN_API void cairn_json_free(char *json);
+/* The same, with a deadline of its own (0: the client's). cairn_future_get_bytes() has the answer,
+ * without a zero behind it. */
+CAIRN_API int cairn_admin_async(cairn_client *client, const char *node, const char *verb,
+                                const char *args_json, uint32_t timeout_ms, cairn_future **future);
 
 #ifdef __cplusplus
 }

@@ -82,6 +82,21 @@ static void blocking_calls_work(void **state)
     assert_int_equal(cairn_admin(client, NULL, "status", NULL, &json), 0);
     assert_string_equal(json, "{\"ok\":true}");
     cairn_json_free(json);
+    cairn_future *future = NULL;
+    const void *bytes = NULL;
+    size_t len = 0;
+    assert_int_equal(cairn_admin_async(client, NULL, "status", NULL, 5000, &future), 0);
+    assert_int_equal(cairn_future_wait(future, UINT32_MAX), 0);
+    assert_int_equal(cairn_future_get_bytes(future, &bytes, &len, NULL), 0);
+    assert_int_equal(len, strlen("{\"ok\":true}"));
+    assert_memory_equal(bytes, "{\"ok\":true}", len);
+    cairn_future_free(future);
+    assert_int_equal(cairn_admin_async(client, "nobody", "status", NULL, 0, &future), 0);
+    assert_int_equal(cairn_future_wait(future, UINT32_MAX), 0);
+    assert_int_equal(cairn_future_get_bytes(future, &bytes, &len, NULL), CAIRN_E_NOTFOUND);
+    cairn_future_free(future);
+    assert_int_equal(cairn_admin_async(client, NULL, "", NULL, 0, &future), CAIRN_E_INVAL);
+    assert_null(future);
 }
 
 static void a_large_read_comes_in_pieces(void **state)

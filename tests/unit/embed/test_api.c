@@ -98,6 +98,14 @@ static void errors_are_those_of_a_cluster(void **state)
     assert_non_null(strstr(json, "\"state\":\"ok\""));
     assert_non_null(strstr(json, "\"name\":\"h\""));
     cairn_json_free(json);
+    cairn_future *future = NULL;
+    const void *bytes = NULL;
+    size_t len = 0;
+    must(cairn_admin_async(client, NULL, "status", NULL, 0, &future));
+    must(cairn_future_wait(future, UINT32_MAX));
+    must(cairn_future_get_bytes(future, &bytes, &len, NULL));
+    assert_memory_equal(bytes, "{", 1);
+    cairn_future_free(future);
 }
 
 static void a_large_object_is_read_whole(void **state)
