@@ -7,6 +7,10 @@
 
 /* Fills the table's file and directory entries. They look at no `struct env`. */
 void env_file_ops(struct env_ops *ops);
+/* Puts /dev/null where this process has no standard input, output or error. Before the first file
+ * or connection is opened: it would take the place, and what the program prints would go into it.
+ * thread: any */
+void env_file_standard(void);
 /* For env.host: a number that follows from /etc/machine-id; 0 when that isn't there. */
 uint64_t env_file_host(void);
 

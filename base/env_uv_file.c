@@ -40,6 +40,17 @@ static int open_retry(const char *path, int flags, mode_t mode)
     return fd;
 }
 
+void env_file_standard(void)
+{
+    int fd;
+    do {
+        fd = open("/dev/null", O_RDONLY); /* printing to it goes on failing; a child inherits it */
+    } while ((fd >= 0 && fd <= STDERR_FILENO) || (fd < 0 && errno == EINTR));
+    if (fd >= 0) {
+        (void)close(fd);
+    }
+}
+
 static int file_open(struct env *env, const char *path, int flags, struct env_file **out)
 {
     (void)env;

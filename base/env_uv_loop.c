@@ -308,6 +308,7 @@ int env_uv_open(struct env **out)
     if (e == NULL) {
         return ERR_NOMEM;
     }
+    env_file_standard();
     ops_fill(&e->ops);
     e->env.ops = &e->ops;
     e->env.host = env_file_host();

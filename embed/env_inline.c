@@ -410,6 +410,7 @@ void inline_open(struct inline_env *e, struct env *files)
     e->ops.post = op_post;
     e->ops.work = op_work;
     if (files == NULL) {
+        env_file_standard();
         env_file_ops(&e->ops); /* they ask for no environment */
         e->ops.file_submit = op_file_submit;
         e->env.host = env_file_host();

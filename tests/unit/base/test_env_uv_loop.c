@@ -1,8 +1,10 @@
 #include "tests/support/test.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <pthread.h>
 #include <signal.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/env_uv.h"
@@ -600,6 +602,25 @@ static void several_reactors_live_in_one_process(void **state)
     }
 }
 
+static void a_missing_standard_stream_is_taken_by_nothing_else(void **state)
+{
+    struct stat st;
+    (void)state;
+    for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++) {
+        int kept = fcntl(fd, F_DUPFD_CLOEXEC, 10);
+        (void)close(fd);
+        int rv = env_uv_open(&env);
+        bool device = fstat(fd, &st) == 0 && S_ISCHR(st.st_mode);
+        bool writable = write(fd, "", 1) == 1;
+        env_uv_close(env);
+        assert_int_equal(dup2(kept, fd), fd);
+        (void)close(kept);
+        assert_int_equal(rv, 0);
+        assert_true(device);
+        assert_false(writable); /* who prints is told */
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -627,6 +648,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(random_bytes_differ, setup, teardown),
         cmocka_unit_test_setup_teardown(transport_is_unsupported_until_attached, setup, teardown),
         cmocka_unit_test(open_without_memory_fails_cleanly),
+        cmocka_unit_test(a_missing_standard_stream_is_taken_by_nothing_else),
         cmocka_unit_test(several_reactors_live_in_one_process),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

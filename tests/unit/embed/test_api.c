@@ -1,7 +1,9 @@
 /* The SDK's contract on a directory, through the public header: what holds for a cluster holds
  * here. Argument "pmem": the same in pmem mode. */
+#include <fcntl.h>
 #include <pthread.h>
 #include <stdatomic.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -570,6 +572,24 @@ static void heaps_come_and_go_beside_others(void **state)
     assert_int_equal(value, 2 * 600);
 }
 
+static void files_take_no_standard_stream(void **state)
+{
+    char other[DIR_PATH_BYTES + 64];
+    struct cairn_client *second = NULL;
+    struct stat st;
+    (void)state;
+    (void)snprintf(other, sizeof other, "file://%s/second?mode=%s", dir.path, mode);
+    int kept = fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, 10);
+    (void)close(STDERR_FILENO);
+    int rv = cairn_connect(other, NULL, &second);
+    bool device = fstat(STDERR_FILENO, &st) == 0 && S_ISCHR(st.st_mode);
+    cairn_client_free(second);
+    assert_int_equal(dup2(kept, STDERR_FILENO), STDERR_FILENO);
+    (void)close(kept);
+    must(rv);
+    assert_true(device); /* else what the program prints would go into the log */
+}
+
 static void history_goes_when_it_is_no_longer_wanted(void **state)
 {
     (void)state;
@@ -613,6 +633,7 @@ int main(int argc, char **argv)
         TEST(pending_calls_end_when_the_client_is_freed),
         TEST(threads_share_a_heap),
         TEST(heaps_come_and_go_beside_others),
+        TEST(files_take_no_standard_stream),
         TEST(history_goes_when_it_is_no_longer_wanted),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
