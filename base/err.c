@@ -70,6 +70,7 @@ int err_from_errno(int errnum)
         return ERR_EXISTS;
     case EACCES:
     case EPERM:
+    case EROFS:
         return ERR_DENIED;
     default:
         return ERR_IO;

@@ -98,7 +98,8 @@ static inline bool err_stops_replica(int err)
 }
 
 /* The ERR_* code for an errno value: ENOSPC and EDQUOT -> DISKFULL, ENOMEM -> NOMEM, ENOENT ->
- * NOTFOUND, EEXIST -> EXISTS, EACCES and EPERM -> DENIED, everything else -> IO. thread: any */
+ * NOTFOUND, EEXIST -> EXISTS, EACCES, EPERM and EROFS -> DENIED, everything else -> IO. thread: any
+ */
 int err_from_errno(int errnum);
 
 #endif

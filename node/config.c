@@ -2,6 +2,7 @@
 
 #include <ctype.h>
 #include <cyaml/cyaml.h>
+#include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -350,12 +351,22 @@ int node_config_validate(const struct node_config *config, struct err_text *e)
                   {"listen", config->listen}};
     for (size_t i = 0; i < sizeof needed / sizeof needed[0]; i++) {
         if (needed[i].value[0] == 0) {
-            return err_set(e, ERR_CONFIG, "%s is not set", needed[i].key);
+            char variable[64];
+            variable_name(needed[i].key, variable);
+            return err_set(e, ERR_CONFIG, "%s is not set, neither in a file nor as %s",
+                           needed[i].key, variable);
+        }
+    }
+    for (const char *c = config->cluster; *c != 0; c++) {
+        if (iscntrl((unsigned char)*c)) {
+            return err_set(e, ERR_CONFIG, "cluster has a control character at byte %zu",
+                           (size_t)(c - config->cluster) + 1);
         }
     }
     if (!valid_address(config->listen) || (config->http[0] != 0 && !valid_address(config->http))) {
-        return err_set(e, ERR_CONFIG, "%s must be HOST:PORT",
-                       valid_address(config->listen) ? "http" : "listen");
+        bool http = valid_address(config->listen);
+        return err_set(e, ERR_CONFIG, "%s is \"%s\", but must be HOST:PORT",
+                       http ? "http" : "listen", http ? config->http : config->listen);
     }
     if (config->node_count == 0) {
         return err_set(e, ERR_CONFIG,
@@ -379,6 +390,10 @@ int node_config_validate(const struct node_config *config, struct err_text *e)
                 config->nodes[k].number == p->number) {
                 return err_set(e, ERR_CONFIG, "nodes: %s and %s have the same name or number",
                                config->nodes[k].name, p->name);
+            }
+            if (strcmp(config->nodes[k].address, p->address) == 0) {
+                return err_set(e, ERR_CONFIG, "nodes: %s and %s have the same address, %s",
+                               config->nodes[k].name, p->name, p->address);
             }
         }
         self = self || strcmp(p->name, config->name) == 0;
@@ -422,6 +437,13 @@ static void keep_words(cyaml_log_t level, void *ctx, const char *format, va_list
         (void)snprintf(words->text, sizeof words->text, "%.250s", text);
     } else if (words->place[0] == 0 && strstr(text, "line:") != NULL) {
         (void)snprintf(words->place, sizeof words->place, " (%.80s)", text + strspn(text, " "));
+        const char *line_of = strstr(text, "line:");
+        /* Of a key that it doesn't want it knows only where what stood before it began. */
+        if (strncmp(words->text, "Unexpected key", 14) == 0 ||
+            strncmp(words->text, "Mapping field already seen", 26) == 0) {
+            (void)snprintf(words->place, sizeof words->place, " (at or soon after line: %d)",
+                           (int)strtol(line_of + 5, NULL, 10));
+        }
     }
 }
 
@@ -432,7 +454,8 @@ static int load_file(const char *path, struct node_config *config, struct err_te
         .log_fn = keep_words, .log_ctx = &words, .mem_fn = cyaml_mem, .log_level = CYAML_LOG_INFO};
     struct raw *raw = NULL;
     if (access(path, R_OK) != 0) {
-        return err_set(e, ERR_NOTFOUND, "%s can't be read: give the file with --config FILE", path);
+        return err_set(e, ERR_NOTFOUND, "%s can't be read (%s): give the file with --config FILE",
+                       path, strerror(errno));
     }
     cyaml_err_t err = cyaml_load_file(path, &cyaml, &top_schema, (cyaml_data_t **)&raw, NULL);
     if (err != CYAML_OK) {
@@ -449,6 +472,28 @@ static int load_file(const char *path, struct node_config *config, struct err_te
     }
     cyaml_free(&cyaml, &top_schema, raw, 0);
     return rv;
+}
+
+void config_warn(void)
+{
+    static const char *const others[] = {"CAIRND_CONFIG", "CAIRND_NODES"};
+    for (char **at = environ; at != NULL && *at != NULL; at++) {
+        char name[64];
+        char variable[64];
+        bool known = strncmp(*at, "CAIRND_", 7) != 0;
+        (void)snprintf(name, sizeof name, "%.*s", (int)strcspn(*at, "="), *at);
+        for (size_t i = 0; !known && i < sizeof settings / sizeof settings[0]; i++) {
+            variable_name(settings[i].path, variable);
+            known = strcmp(variable, name) == 0;
+        }
+        for (size_t i = 0; !known && i < sizeof others / sizeof others[0]; i++) {
+            known = strcmp(others[i], name) == 0;
+        }
+        if (!known) { /* refusing it would be too much: Kubernetes makes such of a service's name */
+            log_warn("cairnd", "this variable sets nothing: no key has that name", "variable=%s",
+                     name);
+        }
+    }
 }
 
 int config_load(const char *path, struct node_config *out, struct err_text *e)

@@ -12,5 +12,8 @@
  * ERR_CONFIG with a text that names file, key, value and what is expected; ERR_NOTFOUND. Called
  * before there is a reactor. */
 int config_load(const char *path, struct node_config *out, struct err_text *e);
+/* Logs a warning for each CAIRND_* variable of the environment that no key has: a slip of the pen.
+ */
+void config_warn(void);
 
 #endif

@@ -250,6 +250,7 @@ int main(int argc, char **argv)
         return 2;
     }
     if (options.check) {
+        config_warn();
         printf("%s: ok: node %s of cluster %s with %u nodes\n",
                options.config == NULL ? "environment" : options.config, config.name, config.cluster,
                config.node_count);
@@ -258,6 +259,7 @@ int main(int argc, char **argv)
     log_set_level((enum log_level)config.log_level);
     log_set_json(config.log_json);
     log_set_tag(config.name);
+    config_warn();
     raise_limits();
     save_memory();
     return run(&config);

@@ -318,7 +318,10 @@ static int open_data_dir(struct node *node, struct err_text *e)
     char path[PATH_BYTES_MAX + 16];
     int rv = env_dir_create(node->env, dir);
     if (rv != 0 && rv != ERR_EXISTS) {
-        return err_set(e, rv, "data_dir %s: %s", dir, err_text_of(rv));
+        return err_set(e, rv,
+                       "data_dir %s can't be made: %s; what it lies in must be a directory that "
+                       "cairnd may write to",
+                       dir, err_text_of(rv));
     }
     (void)snprintf(path, sizeof path, "%s/lock", dir);
     rv = env_file_open(node->env, path, ENV_OPEN_WRITE | ENV_OPEN_CREATE, &node->lock);

@@ -17,8 +17,8 @@ variant() { # sed-expression wanted-words
     has "$err" "^cairnd: (CONFIG|NOTFOUND): .*$2"
 }
 variant 's/^name:.*/name: n9/' 'name is n9, but nodes has no entry of that name'
-variant 's/^listen:.*/listen: here/' 'listen must be HOST:PORT'
-variant '/^data_dir:/d' 'data_dir is not set'
+variant 's/^listen:.*/listen: here/' 'listen is "here", but must be HOST:PORT'
+variant '/^data_dir:/d' 'data_dir is not set, neither in a file nor as CAIRND_DATA_DIR'
 variant '/^tls:/d' 'there is no plaintext mode'
 # shellcheck disable=SC2016 # sed's $ is the last line
 variant '$a surprise: 1' 'surprise.*line:'
@@ -30,6 +30,11 @@ expect 2 cairnd --config "$dir/nosuch.yaml" --check-config
 has "$err" 'nosuch.yaml can.t be read'
 CAIRND_RAFT_HEARTBEAT_MS=soon expect 2 cairnd --config "$yaml" --check-config
 has "$err" 'CAIRND_RAFT_HEARTBEAT_MS: raft.heartbeat_ms is "soon"'
+CAIRND_RAFT_HEARTBEAT=200 expect 0 cairnd --config "$yaml" --check-config
+has "$err" 'this variable sets nothing: no key has that name variable=CAIRND_RAFT_HEARTBEAT$'
+sed -e '1s/^/\xef\xbb\xbf/' -e 's/$/\r/' "$yaml" >"$dir/windows.yaml"
+expect 0 cairnd --config "$dir/windows.yaml" --check-config
+has "$out" 'ok: node n1 of cluster local with 3 nodes'
 expect 2 cairnd --bogus
 expect 2 cairnd surprise
 expect 0 cairnd --version
@@ -104,6 +109,15 @@ cluster_wait 60
 step "SIGTERM ends with 0 and a clean log"
 cluster_term 1
 grep -q 'stopped' "$dir/n1.log"
+
+step "without standard input, output and error nothing takes their place"
+cairnd --config "$yaml" <&- >&- 2>&- &
+cluster_pids[1]=$!
+cluster_wait 60
+for fd in 0 1 2; do
+    [ "$(readlink "/proc/${cluster_pids[1]}/fd/$fd")" = /dev/null ] || fail "fd $fd is $(readlink "/proc/${cluster_pids[1]}/fd/$fd")"
+done
+cluster_term 1 || fail "cairnd without standard streams ended with $?"
 cluster_start 1
 cluster_wait 60
 

@@ -74,7 +74,7 @@ configure 's/^cluster: .*/cluster: other/'
 refused "the configuration of another cluster" 2 'belongs to a cluster of another name than "other"'
 configure '/name: n3, number/d'
 refused "a configuration that misses a node" 2 'belongs to a cluster of 3 nodes'
-configure '/name: n3, number/p; s/name: n3, number: 3/name: n4, number: 4/'
+configure '/name: n3, number/p; s/name: n3, number: 3, address: ".*"/name: n4, number: 4, address: "127.0.0.1:1"/'
 refused "a configuration with a node more" 2 'belongs to a cluster of 3 nodes'
 
 rm "$dir/n1/identity"

@@ -89,6 +89,7 @@ static void errno_values_map_to_codes(void **state)
     assert_int_equal(err_from_errno(EEXIST), ERR_EXISTS);
     assert_int_equal(err_from_errno(EACCES), ERR_DENIED);
     assert_int_equal(err_from_errno(EPERM), ERR_DENIED);
+    assert_int_equal(err_from_errno(EROFS), ERR_DENIED);
     assert_int_equal(err_from_errno(EIO), ERR_IO);
     assert_int_equal(err_from_errno(EMFILE), ERR_IO);
 }
