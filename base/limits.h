@@ -8,8 +8,12 @@
 #define SHARDS_PER_HEAP_MAX 256  /* shards of one heap (the pointer has room for 4096) */
 #define SHARDS_PER_NODE_MAX 1024 /* replicas on one node */
 #define HEAPS_MAX           256  /* heaps of a cluster */
-#define HEAP_NAME_BYTES_MAX 63   /* [a-z0-9][a-z0-9_-]* */
-#define NODE_NAME_BYTES_MAX 31   /* [a-z0-9][a-z0-9-]* */
+#define SHARD_BYTES_MIN     ((uint64_t)1 << 20) /* limit of one shard */
+#define SHARD_BYTES_MAX     ((uint64_t)1 << 40)
+#define HEAPS_BYTES_MAX                                                                            \
+    ((uint64_t)1 << 46)        /* limits of all heaps together: address space of a node */
+#define HEAP_NAME_BYTES_MAX 63 /* [a-z0-9][a-z0-9_-]* */
+#define NODE_NAME_BYTES_MAX 31 /* [a-z0-9][a-z0-9-]* */
 #define USER_NAME_BYTES_MAX 63
 #define ADDRESS_BYTES_MAX   127         /* "host:port" */
 #define ROOT_NAME_BYTES_MAX 255         /* any bytes but NUL */

@@ -176,6 +176,11 @@ int cli_fail(struct cli *cli, int code, const char *what)
                          "for longer from now on",
                          what, why[0] != 0 ? why : cairn_strerror(code));
     }
+    char missing[160];
+    (void)snprintf(missing, sizeof missing, "heap %s does not exist", what);
+    if (code == CAIRN_E_NOTFOUND && strcmp(why, missing) == 0) {
+        return cli_error(cli, code, "%s; `cairnctl heap ls` lists those that do", why);
+    }
     return cli_error(cli, code, "%s: %s", what, why[0] != 0 ? why : cairn_strerror(code));
 }
 

@@ -30,7 +30,9 @@ int verb_heap_create(struct cli *cli)
     opts.bytes_max = cli->size_given ? cli->size : opts.bytes_max;
     rv = cairn_heap_create(cli->client, cli->argv[0], &opts);
     if (rv != 0) {
-        return cli_fail(cli, rv, "heap create");
+        char what[96];
+        (void)snprintf(what, sizeof what, "heap create %.64s", cli->argv[0]);
+        return cli_fail(cli, rv, what);
     }
     cli_bytes(opts.bytes_max / opts.shards, size);
     snprintf(line, sizeof line, "heap %s created: %u shards of at most %s", cli->argv[0],

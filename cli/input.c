@@ -42,14 +42,16 @@ static int from_file(struct cli *cli, const char *path, uint8_t **bytes, size_t 
 {
     FILE *file = strcmp(path, "-") == 0 ? stdin : fopen(path, "rb");
     size_t capacity = 1u << 16;
-    bool failed = false;
+    bool failed = file == NULL; /* or a directory, or half of a file */
+    int why = errno;
     *bytes = file == NULL ? NULL : malloc(capacity);
     *len = 0;
     while (*bytes != NULL) {
         size_t n = fread(*bytes + *len, 1, capacity - *len, file);
         *len += n;
         if (n == 0) {
-            failed = ferror(file) != 0; /* a directory, or half of a file */
+            failed = ferror(file) != 0;
+            why = errno;
             break;
         }
         if (*len == capacity) {
@@ -69,10 +71,11 @@ static int from_file(struct cli *cli, const char *path, uint8_t **bytes, size_t 
     if (failed) {
         free(*bytes);
         *bytes = NULL;
+        return cli_error(cli, CAIRN_E_INVAL, "%s can't be read: %s", path, strerror(why));
     }
-    return *bytes == NULL ? cli_error(cli, CAIRN_E_INVAL,
-                                      "%s can't be read, or is larger than an object may be", path)
-                          : 0;
+    return *bytes == NULL
+               ? cli_error(cli, CAIRN_E_INVAL, "%s is larger than an object may be", path)
+               : 0;
 }
 
 /* A point in time as the greatest version of its millisecond. */

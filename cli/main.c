@@ -153,7 +153,7 @@ static const struct argp_option option_table[] = {
      "work on the data directory of a stopped node (heap check, "
      "stats, map; log dump)",
      0},
-    {"help", 'h', NULL, 0, "this text", 0},
+    {"help", 'h', NULL, 0, "this text; behind a verb: about that verb", 0},
     {"yes", KEY_YES, NULL, 0, "don't ask", 1},
     {"dry-run", KEY_DRY_RUN, NULL, 0, "say what would be done", 1},
     {"in-doubt", KEY_IN_DOUBT, NULL, 0, "only transactions that aren't decided", 1},
@@ -353,9 +353,15 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
         return 0;
     case KEY_SHARDS:
         cli->shards = (uint32_t)number(state, arg, "shards", 4096);
+        if (cli->shards == 0) { /* which would be: as many as the default has */
+            problem(state, "--shards: at least one");
+        }
         return 0;
     case KEY_REPLICAS:
         cli->replicas = (uint32_t)number(state, arg, "replicas", 255);
+        if (cli->replicas == 0) {
+            problem(state, "--replicas: at least one");
+        }
         return 0;
     case KEY_SIZE:
         cli->size = number(state, arg, "size", 1ull << 48);
@@ -497,6 +503,49 @@ static bool asks_for_json(int argc, char **argv)
     return false;
 }
 
+/* VERB --help: its own line and the options that it takes. */
+static void print_verb_help(const struct cli_verb *verb)
+{
+    const char *gap = verb->verb[0] == 0 ? "" : " ";
+    printf("Usage: cairnctl %s%s%s%s%s\n%s.\n", verb->noun, gap, verb->verb,
+           verb->arguments[0] == 0 ? "" : " ", verb->arguments, verb->help);
+    const char *head = "\n";
+    for (const struct argp_option *o = option_table; o->name != NULL; o++) {
+        if (o->group != 0 && takes(verb, o->name)) {
+            char left[64];
+            (void)snprintf(left, sizeof left, "--%s%s%s", o->name, o->arg == NULL ? "" : "=",
+                           o->arg == NULL ? "" : o->arg);
+            printf("%s  %-22s %s\n", head, left, o->doc);
+            head = "";
+        }
+    }
+    printf("\nOf every verb: -e, --ca, --cert, --key, -o, --timeout; `cairnctl --help` says what "
+           "they are.\n");
+}
+
+static int not_a_verb(struct cli *cli, const char *noun, const char *verb)
+{
+    char verbs[256] = "";
+    size_t len = 0;
+    for (size_t i = 0; i < cli_verb_count && len < sizeof verbs; i++) {
+        if (strcmp(cli_verbs[i].noun, noun) == 0) {
+            len += (size_t)snprintf(verbs + len, sizeof verbs - len, "%s%s", len == 0 ? "" : ", ",
+                                    cli_verbs[i].verb);
+        }
+    }
+    if (noun[0] == 0) {
+        return cli_error(
+            cli, CAIRN_E_INVAL,
+            "give a noun and a verb, as in `cairnctl heap ls`; cairnctl --help lists them");
+    }
+    if (len > 0) {
+        return cli_error(cli, CAIRN_E_INVAL, "\"%s%s%s\" is not a verb; those of %s: %s", noun,
+                         verb[0] == 0 ? "" : " ", verb, noun, verbs);
+    }
+    return cli_error(cli, CAIRN_E_INVAL, "\"%s%s%s\" is not a verb; cairnctl --help lists them",
+                     noun, verb[0] == 0 ? "" : " ", verb);
+}
+
 static int finish(struct cli *cli, int code)
 {
     cairn_client_free(cli->client);
@@ -521,7 +570,9 @@ int main(int argc, char **argv)
         snprintf(words.problem, sizeof words.problem,
                  "an option is unknown or has no value; cairnctl --help lists them");
     }
-    if (words.help) {
+    if (words.help &&
+        (words.problem[0] != 0 || words.count == 0 ||
+         find_verb(words.words[0], words.count > 1 ? words.words[1] : NULL) == NULL)) {
         argp_help(&arguments, stdout, ARGP_HELP_USAGE | ARGP_HELP_LONG | ARGP_HELP_DOC, "cairnctl");
         return finish(&cli, EXIT_OK);
     }
@@ -536,11 +587,11 @@ int main(int argc, char **argv)
                          : find_verb(words.words[0], words.count > 1 ? words.words[1] : NULL);
     if (verb == NULL) {
         const char *noun = words.count > 0 ? words.words[0] : "";
-        int usage =
-            cli_error(&cli, CAIRN_E_INVAL, "\"%s%s%s\" is not a verb; cairnctl --help lists them",
-                      noun, words.count > 1 ? " " : "", words.count > 1 ? words.words[1] : "");
-        json_decref(cli.warnings);
-        return usage;
+        return finish(&cli, not_a_verb(&cli, noun, words.count > 1 ? words.words[1] : ""));
+    }
+    if (words.help) {
+        print_verb_help(verb);
+        return finish(&cli, EXIT_OK);
     }
     int skip = verb->verb[0] == 0 ? 1 : 2;
     snprintf(kind, sizeof kind, "%s%s%s", verb->noun, skip == 2 ? "." : "", verb->verb);
@@ -559,9 +610,10 @@ int main(int argc, char **argv)
     }
     const char *stray = stray_option(&words, verb);
     if (stray != NULL) {
-        return finish(&cli, cli_error(&cli, CAIRN_E_INVAL, "--%s is none of its options: %s%s%s %s",
-                                      stray, verb->noun, skip == 2 ? " " : "", verb->verb,
-                                      verb->arguments));
+        return finish(&cli,
+                      cli_error(&cli, CAIRN_E_INVAL, "--%s is none of its options: %s%s%s%s%s",
+                                stray, verb->noun, skip == 2 ? " " : "", verb->verb,
+                                verb->arguments[0] == 0 ? "" : " ", verb->arguments));
     }
     if (cli.format == FORMAT_DOT && verb->run != verb_graph_fetch) {
         cli.format = FORMAT_TABLE;

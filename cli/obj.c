@@ -31,6 +31,7 @@ int verb_obj_alloc(struct cli *cli)
         return cli_exit_of(rv);
     }
     rv = cairn_heap_open(cli->client, cli->argv[0], &heap);
+    const char *what = rv == 0 ? "obj alloc" : cli->argv[0];
     if (rv == 0) {
         size_t first = len < CAIRN_WRITE_BYTES_MAX ? len : CAIRN_WRITE_BYTES_MAX;
         rv = cairn_alloc_init(heap, size, cli->type, bytes, first, &ptr);
@@ -42,7 +43,7 @@ int verb_obj_alloc(struct cli *cli)
     free(bytes);
     cairn_heap_close(heap);
     if (rv != 0) {
-        return cli_fail(cli, rv, "obj alloc");
+        return cli_fail(cli, rv, what);
     }
     char text[CAIRN_PTR_TEXT_BYTES];
     cairn_ptr_format(ptr, text, sizeof text);
@@ -171,6 +172,9 @@ int verb_obj_write(struct cli *cli)
             cli, "obj write HEAP/ROOT|HEAP/POINTER [--off N] --data TEXT|--hex HEX|--file PATH");
     }
     int code = cli_payload(cli, &bytes, &len);
+    if (code == 0 && len == 0) {
+        code = cli_error(cli, CAIRN_E_INVAL, "%s: there are no bytes to write", cli->argv[0]);
+    }
     if (code == 0) {
         code = cli_object(cli, cli->argv[0], &heap, &ptr);
     }
@@ -182,7 +186,7 @@ int verb_obj_write(struct cli *cli)
         cli_warn(cli, "%zu bytes are written in pieces of %u, each atomic for itself", len,
                  CAIRN_WRITE_BYTES_MAX);
     }
-    int rv = len == 0 ? CAIRN_E_INVAL : 0;
+    int rv = 0;
     for (size_t at = 0; rv == 0 && at < len; at += CAIRN_WRITE_BYTES_MAX) {
         size_t n = len - at < CAIRN_WRITE_BYTES_MAX ? len - at : CAIRN_WRITE_BYTES_MAX;
         rv = cairn_write(heap, ptr, cli->offset + at, (uint8_t *)bytes + at, n);

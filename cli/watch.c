@@ -133,8 +133,8 @@ static int follow(struct cli *cli, cairn_watch *watch)
     if (cli->format == FORMAT_TABLE) {
         printf("%-20s %5s  %-11s  %-24s\n", "VERSION", "SHARD", "CHANGE", "POINTER");
     }
-    (void)fflush(stdout);
-    while (rv == 0 && !interrupted && (cli->count == 0 || seen < cli->count)) {
+    bool heard = fflush(stdout) == 0; /* else nobody reads on: main says so */
+    while (rv == 0 && heard && !interrupted && (cli->count == 0 || seen < cli->count)) {
         const cairn_event *event;
         rv = cairn_watch_next(watch, POLL_MS, &event);
         if (rv == CAIRN_E_TIMEOUT) {
@@ -151,7 +151,7 @@ static int follow(struct cli *cli, cairn_watch *watch)
         } else {
             print_line(event);
         }
-        (void)fflush(stdout);
+        heard = fflush(stdout) == 0;
     }
     if (cairn_watch_token(watch, token, sizeof token) == 0) {
         (void)fprintf(stderr, "to go on: --from %s\n", token);
@@ -183,9 +183,10 @@ int verb_watch(struct cli *cli)
     sigaction(SIGINT, &action, NULL);
     sigaction(SIGTERM, &action, NULL);
     rv = cairn_heap_open(cli->client, cli->argv[0], &heap);
-    if (rv == 0) {
-        rv = open_watch(cli, heap, &opts, &watch);
+    if (rv != 0) {
+        return cli_fail(cli, rv, cli->argv[0]);
     }
+    rv = open_watch(cli, heap, &opts, &watch);
     code = rv != 0 ? failed(cli, rv) : follow(cli, watch);
     cairn_watch_free(watch);
     cairn_heap_close(heap);

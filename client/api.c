@@ -47,6 +47,37 @@ static int heap_wait(struct cairn_heap *heap)
     return 0;
 }
 
+/* What the catalogue refuses, in words: it answers with a code. */
+static int create_failed(int rv, const struct core_call *call, const char *name,
+                         const cairn_heap_opts *opts)
+{
+    if (call->text[0] != '\0' && strcmp(call->text, err_text_of(rv)) != 0) { /* has words already */
+        return rv;
+    }
+    switch (rv) {
+    case CAIRN_E_EXISTS:
+        return sdk__fail(rv, "heap %s exists already", name);
+    case CAIRN_E_INVAL:
+        return sdk__fail(rv,
+                         "%u replicas of each shard need as many nodes, and the cluster has fewer",
+                         opts->replicas);
+    case CAIRN_E_TOOBIG:
+        return sdk__fail(rv, "the limits of all heaps together would be more than %llu TiB",
+                         (unsigned long long)(HEAPS_BYTES_MAX >> 40));
+    case CAIRN_E_LIMIT:
+        return sdk__fail(rv, "the cluster has %d heaps, or a node %d shards: no more fit",
+                         HEAPS_MAX, SHARDS_PER_NODE_MAX);
+    default:
+        return rv;
+    }
+}
+
+/* The calling thread's message of a failed call that names a heap. */
+static int heap_failed(int rv, const char *name)
+{
+    return rv == CAIRN_E_NOTFOUND ? sdk__fail(rv, "heap %s does not exist", name) : rv;
+}
+
 int cairn_heap_create(cairn_client *client, const char *name, const cairn_heap_opts *opts)
 {
     cairn_heap_opts taken;
@@ -67,7 +98,7 @@ int cairn_heap_create(cairn_client *client, const char *name, const cairn_heap_o
         sdk__future_run(&f, core_prepare_heap_create(&f.call, client->core, name, taken.shards,
                                                      taken.replicas, each, taken.retention_ms));
     if (rv != 0) {
-        return rv;
+        return create_failed(rv, &f.call, name, &taken);
     }
     struct cairn_heap *heap = NULL;
     rv = cairn_heap_open(client, name, &heap);
@@ -82,7 +113,8 @@ int cairn_heap_drop(cairn_client *client, const char *name)
 {
     struct cairn_future f;
     sdk__future_init(&f, client);
-    return sdk__future_run(&f, core_prepare_heap_drop(&f.call, client->core, name));
+    return heap_failed(sdk__future_run(&f, core_prepare_heap_drop(&f.call, client->core, name)),
+                       name);
 }
 
 static void on_heap_close(struct sdk_item *item)
@@ -108,6 +140,7 @@ int cairn_heap_open(cairn_client *client, const char *name, cairn_heap **out)
     int rv = sdk__future_run(&f, core_prepare_heap_open(&f.call, client->core, name));
     if (rv != 0) {
         mem_free(heap);
+        (void)heap_failed(rv, name);
         return rv;
     }
     heap->client = client;

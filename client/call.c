@@ -556,11 +556,20 @@ int core_prepare_heap_create(struct core_call *call, struct core *core, const ch
                                 .retention_ms = retention_ms,
                                 .shard_count = shards,
                                 .replicas = replicas};
-    if (shards == 0 || shards > SHARDS_PER_HEAP_MAX || replicas > REPLICAS_MAX ||
-        shard_bytes_max == 0) {
-        return core__refuse(call, ERR_INVAL,
-                            "a heap has 1..%d shards of 0..%d replicas and some bytes",
-                            SHARDS_PER_HEAP_MAX, REPLICAS_MAX);
+    if (shards == 0 || shards > SHARDS_PER_HEAP_MAX) {
+        return core__refuse(call, ERR_INVAL, "a heap has 1..%d shards, not %u", SHARDS_PER_HEAP_MAX,
+                            shards);
+    }
+    if (replicas > REPLICAS_MAX) {
+        return core__refuse(call, ERR_INVAL, "a shard has at most %d replicas, not %u",
+                            REPLICAS_MAX, replicas);
+    }
+    if (core != NULL && (shard_bytes_max < SHARD_BYTES_MIN || shard_bytes_max > SHARD_BYTES_MAX)) {
+        return core__refuse(
+            call, ERR_INVAL,
+            "the heap's bytes make shards of %llu bytes each, but a shard has from %llu to %llu",
+            (unsigned long long)shard_bytes_max, (unsigned long long)SHARD_BYTES_MIN,
+            (unsigned long long)SHARD_BYTES_MAX);
     }
     if (retention_ms > RETENTION_MS_MAX) {
         return core__refuse(call, ERR_INVAL, "history is kept for at most %llu ms",

@@ -6,8 +6,6 @@
 
 #include "replica/internal.h"
 
-#define SHARD_BYTES_MIN  ((uint64_t)1 << 20)
-#define SHARD_BYTES_MAX  ((uint64_t)1 << 40)
 #define REPLICAS_DEFAULT 3u
 
 static const char counters_key[] = "counters";
@@ -186,6 +184,21 @@ static bool load_add(void *arg, const struct catalog_place *place)
     return true;
 }
 
+/* The limits of all heaps together. Each is address space from the start on every node with a
+ * replica. */
+static uint64_t bytes_promised(const struct heap *heap)
+{
+    uint64_t sum = 0;
+    struct catalog_record record;
+    struct slice key = slice_of(NULL, 0);
+    struct slice value;
+    while (heap_map_next(heap, HEAP_MAP_CATALOG, key, &key, &value) == 0) {
+        record_get(value, &record);
+        sum += record.shard_bytes_max * record.shard_count;
+    }
+    return sum;
+}
+
 int catalog_heap_create(struct heap *heap, const struct msg_heap_create *m, uint64_t version,
                         uint64_t *id, int *fatal)
 {
@@ -210,6 +223,9 @@ int catalog_heap_create(struct heap *heap, const struct msg_heap_create *m, uint
     }
     if (heap_map_count(heap, HEAP_MAP_CATALOG) >= HEAPS_MAX) {
         return ERR_LIMIT;
+    }
+    if (m->shard_bytes_max * m->shard_count + bytes_promised(heap) > HEAPS_BYTES_MAX) {
+        return ERR_TOOBIG;
     }
     catalog_places(heap, load_add, &load);
 

@@ -39,7 +39,20 @@ json 0 '.data.name == "other" and .data.shards == 1' heap create other --shards 
 cluster_wait 60
 expect 4 cairnctl heap create bank
 json 4 '.error.code == "CAIRN_E_EXISTS"' heap create bank
+has "$err" 'heap bank exists already'
 json 2 '.error.code == "CAIRN_E_INVAL"' heap create 'No Such Name'
+json 2 '.error.message | test("--shards: at least one")' heap create none --shards 0
+json 2 '.error.message | test("--replicas: at least one")' heap create none --replicas 0
+json 2 '.error.message | test("4 replicas of each shard need as many nodes, and the cluster has fewer")' \
+    heap create none --replicas 4
+json 2 '.error.message | test("shards of 25600 bytes each, but a shard has from 1048576 to 1099511627776")' \
+    heap create none --size 100K
+json 2 '.error.message | test("heap create bank: a heap has 1..256 shards, not 257")' heap create bank --shards 257
+for verb in 'obj alloc nosuch --size 1' 'root ls nosuch' 'type ls nosuch' 'watch nosuch' 'heap rm nosuch --yes' \
+    'obj stat nosuch/x' 'heap set nosuch retention=1m'; do
+    # shellcheck disable=SC2086 # words
+    json 3 '.error.message == "heap nosuch does not exist; `cairnctl heap ls` lists those that do"' $verb
+done
 expect 0 cairnctl heap ls
 has "$out" '^bank .* 2 '
 json 0 '[.data.heaps[].name] | sort == ["bank", "other"]' heap ls
@@ -160,10 +173,32 @@ json 2 '.error.message | test("give one of")' obj read bank/alice --file -
 rc=0
 cairnctl heap ls >/dev/full 2>/dev/null || rc=$?
 [ "$rc" = 1 ] || fail "an answer that can't be written exits with $rc"
+expect 0 cairnctl heap create watched --shards 1 --size 16M --retention 1m
+rc=0
+timeout 20 cairnctl watch watched >/dev/full 2>/dev/null || rc=$?
+[ "$rc" = 1 ] || fail "a watch that can't be written exits with $rc"
+json 2 '.error.message | test("alice: there are no bytes to write")' obj write bank/alice --data ''
+json 2 '.error.message | test("nosuch can.t be read: No such file")' obj write bank/alice --file "$dir/nosuch"
+
+step "closed standard streams are no place for connections"
+rc=0
+cairnctl heap ls >&- 2>"$dir/err" || rc=$?
+[ "$rc" = 1 ] && grep -q "standard output can't be written" "$dir/err" || fail "without stdout: $rc"
+cairnctl heap ls >"$dir/out" 2>&- <&-
+grep -q '^bank ' "$dir/out" || fail "without stdin and stderr"
 
 step "usage: 2, in JSON, too"
 json 2 '.error.code == "CAIRN_E_INVAL"'
 json 2 '.error.message | test("is not a verb")' bogus verb
+json 2 '.error.message | test("heap\" is not a verb; those of heap: create, ls, rm")' heap
+expect 2 cairnctl
+has "$err" 'give a noun and a verb'
+for verb in 'heap create' 'watch' 'obj read'; do
+    # shellcheck disable=SC2086 # words
+    expect 0 cairnctl $verb --help
+    has "$out" "^Usage: cairnctl $verb HEAP|^Usage: cairnctl heap create NAME"
+done
+has "$out" '^  --off=N  '
 json 2 '.error.message | test("an option is unknown")' status --bogus
 json 2 '.error.message | test("--off: \"x\" must be a whole number")' obj read bank/alice --off x
 json 2 '.error.message | test("^usage: cairnctl heap create NAME")' heap create

@@ -504,6 +504,11 @@ static void the_catalogue_spreads_shards_over_the_nodes(void **state)
                     .name = text(bad[i].name));
         assert_int_equal(r.code, bad[i].code);
     }
+    /* Promised space is address space of every node: 64 TiB of all heaps together. */
+    assert_int_equal(COMMAND(&m, HEAP_CREATE, heap_create, .shard_bytes_max = UINT64_C(1) << 40,
+                             .shard_count = 64, .replicas = 3, .name = text("b"))
+                         .code,
+                     ERR_TOOBIG);
     /* 1023 shards beside the meta shard fit on a node, not more. */
     char name[] = "big0";
     for (int i = 0; i < 3; i++, name[3]++) {
