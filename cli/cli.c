@@ -422,6 +422,23 @@ int cli_ask_all(struct cli *cli, const char *verb, json_t *args, json_t **out)
     return cli_ask_all_in(cli, left - rest_of(left), verb, args, out);
 }
 
+const char *cli_nobody_knows(const json_t *nodes)
+{
+    const char *text = NULL;
+    json_t *node;
+    size_t i;
+    json_array_foreach(nodes, i, node)
+    {
+        if (json_is_true(json_object_get(node, "reachable"))) {
+            return NULL;
+        }
+        if (json_integer_value(json_object_get(node, "code")) == CAIRN_E_NOTFOUND) {
+            text = json_string_value(json_object_get(node, "error"));
+        }
+    }
+    return text;
+}
+
 int cli_collect(struct cli *cli, const char *verb, json_t *args, const char *key, json_t **rows,
                 size_t *unreachable)
 {
@@ -439,21 +456,21 @@ int cli_collect(struct cli *cli, const char *verb, json_t *args, const char *key
     if (rv != 0) {
         return cli_fail(cli, rv, verb);
     }
+    const char *unknown = cli_nobody_knows(nodes);
+    if (unknown != NULL) {
+        int code = cli_error(cli, CAIRN_E_NOTFOUND, "%s", unknown);
+        json_decref(nodes);
+        return code;
+    }
     *rows = json_array();
     *unreachable = 0;
     json_array_foreach(nodes, i, node)
     {
         if (!json_is_true(json_object_get(node, "reachable"))) {
-            if (json_integer_value(json_object_get(node, "code")) == CAIRN_E_NOTFOUND) {
-                json_decref(*rows);
-                int code = cli_error(cli, CAIRN_E_NOTFOUND, "%s",
-                                     json_string_value(json_object_get(node, "error")));
-                json_decref(nodes);
-                return code;
-            }
+            bool behind = json_integer_value(json_object_get(node, "code")) == CAIRN_E_NOTFOUND;
             (*unreachable)++;
-            cli_warn(cli, "node %s can't be reached: %s",
-                     json_string_value(json_object_get(node, "node")),
+            cli_warn(cli, "node %s %s: %s", json_string_value(json_object_get(node, "node")),
+                     behind ? "doesn't know it" : "can't be reached",
                      json_string_value(json_object_get(node, "error")));
             continue;
         }

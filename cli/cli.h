@@ -107,6 +107,10 @@ int cli_ask_all(struct cli *cli, const char *verb, json_t *args, json_t **out);
 /* The same, within so much time. */
 int cli_ask_all_in(struct cli *cli, uint32_t timeout_ms, const char *verb, json_t *args,
                    json_t **out);
+/* NULL: a node answers, or none says that there is no such thing. Else what it says (in nodes, as
+ * of cli_ask_all). One that is behind, or has no catalogue, mustn't be believed against the others.
+ */
+const char *cli_nobody_knows(const json_t *nodes);
 /* Asks all nodes; *rows (given): the elements of the array `key` of their answers, each with
  * "node". *unreachable: how many didn't answer, said as warnings. Takes args. Exit code, said
  * already. */

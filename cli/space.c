@@ -41,15 +41,16 @@ int space_judge_nodes(struct cli *cli, json_t *nodes, size_t *unreachable)
     json_t *node;
     size_t i;
     *unreachable = 0;
+    const char *unknown = cli_nobody_knows(nodes);
+    if (unknown != NULL) {
+        return cli_error(cli, CAIRN_E_NOTFOUND, "%s", unknown);
+    }
     json_array_foreach(nodes, i, node)
     {
         if (json_is_true(json_object_get(node, "reachable"))) {
             continue;
         }
         const char *error = json_string_value(json_object_get(node, "error"));
-        if (json_integer_value(json_object_get(node, "code")) == CAIRN_E_NOTFOUND) {
-            return cli_error(cli, CAIRN_E_NOTFOUND, "%s", error);
-        }
         ++*unreachable;
         cli_warn(cli, "node %s: %s", json_string_value(json_object_get(node, "node")), error);
     }

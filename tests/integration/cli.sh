@@ -336,3 +336,15 @@ has "$err" "node n2 doesn.t answer"
 expect 7 timeout 7 cairnctl status --wait healthy --timeout 4
 kill -CONT "${cluster_pids[2]}" "${cluster_pids[3]}"
 cluster_wait 60
+
+step "a node without its catalogue isn't believed against those that have theirs"
+cluster_term 3
+for file in "$dir"/n3/shards/0000000000000001/*; do
+    if [ -s "$file" ]; then dd if=/dev/zero of="$file" bs=1K count=8 conv=notrunc status=none; fi
+done
+cluster_start 3
+eventually 20 grep -q 'a shard stopped serving here.* shard=1 ' "$dir/n3.log"
+json 5 '.warnings | any(test("node n3 doesn.t know it"))' replica check bank --timeout 2
+expect 0 cairnctl shard ls bank
+expect 0 cairnctl heap stats bank
+expect 3 cairnctl shard ls nosuch
