@@ -10,76 +10,6 @@
 #define STALE_MIN   1024u /* pages */
 #define STALE_SHARE 8u    /* of those present */
 
-static uint64_t words_of(uint64_t pages)
-{
-    return (pages + 63) / 64;
-}
-
-static uint64_t sums_of(uint64_t pages)
-{
-    return (words_of(pages) + 63) / 64;
-}
-
-size_t pageset_bytes(uint64_t pages)
-{
-    return (size_t)(words_of(pages) + sums_of(pages)) * sizeof(uint64_t);
-}
-
-void pageset_place(struct pageset *s, void *memory, uint64_t pages)
-{
-    s->words = memory;
-    s->sums = s->words + words_of(pages);
-}
-
-uint64_t pageset_next(const struct pageset *s, uint64_t from, uint64_t pages)
-{
-    if (from >= pages) {
-        return pages;
-    }
-    uint64_t word = from >> 6;
-    uint64_t bits = s->words[word] & (~(uint64_t)0 << (from & 63));
-    while (bits == 0) {
-        word++;
-        if (word >= words_of(pages)) {
-            return pages;
-        }
-        uint64_t sum = s->sums[word >> 6] & (~(uint64_t)0 << (word & 63));
-        if (sum == 0) {
-            word |= 63; /* the loop goes on with the next sum */
-            continue;
-        }
-        word = (word & ~(uint64_t)63) + (uint64_t)__builtin_ctzll(sum);
-        bits = s->words[word];
-    }
-    uint64_t page = (word << 6) + (uint64_t)__builtin_ctzll(bits);
-    return page < pages ? page : pages;
-}
-
-/* Calls for every word that may have a bit. */
-#define FOR_EACH_WORD(word, s, pages)                                                              \
-    for (uint64_t sum_ = 0; sum_ < sums_of(pages); sum_++)                                         \
-        for (uint64_t bits_ = (s)->sums[sum_], word = 0;                                           \
-             bits_ != 0 && (word = (sum_ << 6) + (uint64_t)__builtin_ctzll(bits_), true);          \
-             bits_ &= bits_ - 1)
-
-void pageset_copy(struct pageset *to, const struct pageset *from, uint64_t pages)
-{
-    FOR_EACH_WORD(word, from, pages)
-    {
-        to->words[word] = from->words[word];
-    }
-    memcpy(to->sums, from->sums, sums_of(pages) * sizeof *to->sums);
-}
-
-void pageset_clear(struct pageset *s, uint64_t pages)
-{
-    FOR_EACH_WORD(word, s, pages)
-    {
-        s->words[word] = 0;
-    }
-    memset(s->sums, 0, sums_of(pages) * sizeof *s->sums);
-}
-
 /* ---- life ---- */
 
 int arena_open(struct arena *a, uint64_t pages)
@@ -90,7 +20,7 @@ int arena_open(struct arena *a, uint64_t pages)
     size_t set = pageset_bytes(pages);
     size_t chunks = (size_t)(pages / CHUNK_PAGES / 64 + 1) * sizeof(uint64_t);
     a->memory_bytes =
-        6 * set + 2 * chunks + (size_t)(words_of(pages) + 7 * pages) * sizeof(uint64_t);
+        6 * set + 2 * chunks + (size_t)(pageset_words(pages) + 7 * pages) * sizeof(uint64_t);
     a->memory = arena_memory_reserve(a->memory_bytes, true);
     if (a->memory == NULL) {
         return ERR_NOMEM;

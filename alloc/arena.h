@@ -33,6 +33,7 @@ static inline void pageset_remove(struct pageset *s, uint64_t page)
 {
     s->words[page >> 6] &= ~((uint64_t)1 << (page & 63));
 }
+uint64_t pageset_words(uint64_t pages);
 size_t pageset_bytes(uint64_t pages); /* memory of a set over so many pages */
 void pageset_place(struct pageset *s, void *memory, uint64_t pages); /* empty, in zeroed memory */
 uint64_t pageset_next(const struct pageset *s, uint64_t from,
