@@ -19,8 +19,9 @@ int arena_open(struct arena *a, uint64_t pages)
     a->pages = pages;
     size_t set = pageset_bytes(pages);
     size_t chunks = (size_t)(pages / CHUNK_PAGES / 64 + 1) * sizeof(uint64_t);
-    a->memory_bytes =
-        6 * set + 2 * chunks + (size_t)(pageset_words(pages) + 7 * pages) * sizeof(uint64_t);
+    a->memory_bytes = 6 * set + 2 * chunks +
+                      (size_t)(pageset_words(pages) + 7 * pages) * sizeof(uint64_t) +
+                      (size_t)pages * sizeof(uint32_t);
     a->memory = arena_memory_reserve(a->memory_bytes, true);
     if (a->memory == NULL) {
         return ERR_NOMEM;
@@ -49,6 +50,7 @@ int arena_open(struct arena *a, uint64_t pages)
     a->home = a->patched + pages;
     a->written = a->home + pages;
     a->armed = a->written + pages;
+    a->filled = (uint32_t *)(void *)(a->armed + pageset_words(pages));
     return 0;
 }
 
@@ -86,6 +88,7 @@ static void unloaded_remove(struct arena *a, uint64_t page)
 /* The page stays unloaded, so that nobody takes it for the zeros that are in its memory. */
 static int damaged(struct arena *a, uint64_t page, int err)
 {
+    assert(a->source != NULL);
     if (a->damage == 0) {
         a->damage = err;
         a->source->describe(a->source, page, a->home[page], err, &a->damage_text);
@@ -226,15 +229,43 @@ static void mark_changed(struct arena *a, uint64_t page)
     }
 }
 
-/* An absent page whose memory has leftovers gets its zeroes, unless all of it will be overwritten.
- */
-static void wash(struct arena *a, uint64_t page, bool whole)
+#define STREAM_BYTES 1024u /* less isn't worth it */
+#define STREAM_PAGES ((uint64_t)64 << 20 >> PAGE_SHIFT)
+#define CACHED_BYTES ((uint64_t)8 << 20)
+
+/* bytes.data NULL: zeros. */
+static void put(struct arena *a, uint8_t *to, struct slice bytes, bool past)
+{
+    if (past && bytes.len >= STREAM_BYTES) {
+        lines_stream(to, bytes.data, bytes.len);
+        a->streamed = true;
+    } else if (bytes.data == NULL) {
+        memset(to, 0, bytes.len);
+    } else {
+        memcpy(to, bytes.data, bytes.len);
+    }
+}
+
+/* Bytes of a page that the caller will overwrite, whatever they are. */
+struct part {
+    uint64_t from, end;
+    bool past; /* the caches */
+};
+static const struct part none;
+
+static bool is_whole(struct part p)
+{
+    return p.end - p.from == PAGE_BYTES;
+}
+
+/* An absent page whose memory has leftovers gets its zeroes, but for what will be overwritten. */
+static void wash(struct arena *a, uint64_t page, struct part over)
 {
     if (pageset_has(&a->stale, page)) {
         view_save(a, page);
-        if (!whole) {
-            memset(a->base + (page << PAGE_SHIFT), 0, PAGE_BYTES);
-        }
+        uint8_t *at = a->base + (page << PAGE_SHIFT);
+        put(a, at, slice_of(NULL, over.from), over.past);
+        put(a, at + over.end, slice_of(NULL, PAGE_BYTES - over.end), over.past);
         pageset_remove(&a->stale, page);
         a->stale_count--;
     }
@@ -267,7 +298,7 @@ static uint64_t widened(uint64_t lines)
 }
 
 /* A page that isn't hot; or, where lines aren't tracked, has others marked. */
-static void warm(struct arena *a, uint64_t page, uint64_t lines, bool whole)
+static void warm(struct arena *a, uint64_t page, uint64_t lines, struct part over)
 {
     assert(page < a->pages);
     if (!a->tracked && a->lines[page] != 0) {
@@ -277,7 +308,7 @@ static void warm(struct arena *a, uint64_t page, uint64_t lines, bool whole)
     }
     if (pageset_has(&a->present, page)) {
         if (a->unloaded_count != 0) {
-            load_to_write(a, page, whole);
+            load_to_write(a, page, is_whole(over));
         }
         if (a->view_count != 0) {
             view_save(a, page);
@@ -287,7 +318,7 @@ static void warm(struct arena *a, uint64_t page, uint64_t lines, bool whole)
         }
         unhash(a, page, a->tracked ? PAGE_LINES_ALL : lines);
     } else {
-        wash(a, page, whole);
+        wash(a, page, over);
         pageset_add(&a->present, page);
         a->present_count++;
         a->unusual = true;
@@ -302,10 +333,10 @@ static void warm(struct arena *a, uint64_t page, uint64_t lines, bool whole)
     }
 }
 
-static inline void touch(struct arena *a, uint64_t page, uint64_t lines, bool whole)
+static inline void touch(struct arena *a, uint64_t page, uint64_t lines, struct part over)
 {
     if (!arena_is_armed(a, page)) {
-        warm(a, page, lines, whole);
+        warm(a, page, lines, over);
     } else {
         arena_mark(a, page, lines);
     }
@@ -313,10 +344,12 @@ static inline void touch(struct arena *a, uint64_t page, uint64_t lines, bool wh
 
 void arena_touch(struct arena *a, uint64_t page, uint64_t lines)
 {
-    warm(a, page, lines, false);
+    warm(a, page, lines, none);
 }
 
-static void touch_range(struct arena *a, uint64_t address, uint64_t len, bool whole)
+enum touch { TOUCH, TOUCH_OVER, TOUCH_OVER_PAST };
+
+static void touch_range(struct arena *a, uint64_t address, uint64_t len, enum touch how)
 {
     for (uint64_t end = address + len; address < end;) {
         uint64_t page = address >> PAGE_SHIFT;
@@ -324,7 +357,9 @@ static void touch_range(struct arena *a, uint64_t address, uint64_t len, bool wh
         stop = stop < end ? stop : end;
         uint64_t lines = arena_lines(address, stop - address);
         if ((lines & ~a->lines[page]) != 0) {
-            touch(a, page, lines, whole && stop - address == PAGE_BYTES);
+            uint64_t from = address % PAGE_BYTES;
+            struct part over = {from, from + (stop - address), how == TOUCH_OVER_PAST};
+            touch(a, page, lines, how == TOUCH ? none : over);
         }
         address = stop;
     }
@@ -332,12 +367,35 @@ static void touch_range(struct arena *a, uint64_t address, uint64_t len, bool wh
 
 void arena_touch_range(struct arena *a, uint64_t address, uint64_t len)
 {
-    touch_range(a, address, len, false);
+    touch_range(a, address, len, TOUCH);
 }
 
 void arena_overwrite_range(struct arena *a, uint64_t address, uint64_t len)
 {
-    touch_range(a, address, len, true);
+    touch_range(a, address, len, TOUCH_OVER);
+}
+
+/* When the page was filled: the pages that had been by then, and whether it had been filled shortly
+ * before already. It is in a cache when both is so once more: of pages that objects leave in any
+ * order few are, and of those that one object leaves to the next all. */
+static bool fill_note(struct arena *a, uint64_t page)
+{
+    uint32_t now = (uint32_t)(a->filled_bytes >> PAGE_SHIFT);
+    uint32_t then = a->filled[page];
+    bool again = ((now - (then >> 1)) & UINT32_MAX >> 1) < CACHED_BYTES >> PAGE_SHIFT;
+    a->filled[page] = now << 1 | again;
+    return again && (then & 1) != 0;
+}
+
+void arena_fill(struct arena *a, uint64_t address, struct slice head, struct slice bytes)
+{
+    uint64_t len = head.len + bytes.len;
+    uint64_t middle = (address + len / 2) >> PAGE_SHIFT;
+    a->filled_bytes += len;
+    bool past = a->present_count >= STREAM_PAGES && !a->tracked && !fill_note(a, middle);
+    touch_range(a, address, len, past ? TOUCH_OVER_PAST : TOUCH_OVER);
+    memcpy(a->base + address, head.data, head.len);
+    put(a, a->base + address + head.len, bytes, past);
 }
 
 void arena_patches_forget(struct arena *a)
@@ -422,7 +480,7 @@ void arena_clean(struct arena *a, uint64_t address, uint64_t len)
     }
     uint64_t last = (address + len - 1) >> PAGE_SHIFT;
     for (uint64_t page = address >> PAGE_SHIFT; page <= last; page++) {
-        wash(a, page, false);
+        wash(a, page, none);
     }
 }
 

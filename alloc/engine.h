@@ -179,6 +179,9 @@ static inline uint64_t granule_address(const struct heap *h, uint64_t granule)
 /* At least `bytes` where they leave little over (space_index.h); reads as zero. Grows the data if
  * nothing fits. object: what it will hold (heap_layout.h). ERR_NOSPACE, ERR_NOMEM. */
 int extent_alloc(struct heap *h, bool object, uint64_t bytes, uint64_t *granule);
+/* The same for a caller that writes the first `filled` bytes: they are what they are. */
+int extent_alloc_filled(struct heap *h, bool object, uint64_t bytes, uint64_t filled,
+                        uint64_t *granule);
 /* At the lowest place that fits, and only wholly below granule `limit`; never grows. False: there
  * is none. */
 bool extent_alloc_below(struct heap *h, bool object, uint64_t bytes, uint64_t limit,
@@ -307,6 +310,9 @@ static inline uint64_t block_address(const struct heap *h, uint64_t place)
 int block_alloc(struct heap *h, enum pool pool, uint64_t bytes, uint64_t *place);
 /* The same from a slab, with bytes that are what they are. bytes <= slab_block_bytes_max(). */
 int block_alloc_small(struct heap *h, enum pool pool, uint64_t bytes, uint64_t *place);
+/* The same as an extent, of which the first `filled` bytes are. bytes > slab_block_bytes_max(). */
+int block_alloc_large(struct heap *h, enum pool pool, uint64_t bytes, uint64_t filled,
+                      uint64_t *place);
 void block_free(struct heap *h, enum pool pool, uint64_t place);
 static inline uint64_t block_bytes(const struct heap *h, uint64_t place)
 {

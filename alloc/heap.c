@@ -124,6 +124,7 @@ void heap_end(struct heap *heap)
 {
     assert(heap->in_entry);
     heap->in_entry = false;
+    arena_settle(&heap->arena);
 }
 
 uint64_t heap_uid(const struct heap *heap)

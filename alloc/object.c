@@ -1,5 +1,5 @@
-/* Objects: a block with a header, or, above 1 MiB, a table of chunks. What is behind an object in
- * its block is zero, so that growing in place has nothing to clear. */
+/* Objects: a block with a header, or, above 1 MiB, a table of chunks (chunk.c). What is behind an
+ * object in its block is zero, so that growing in place has nothing to clear. */
 #include <string.h>
 
 #include "alloc/small.h"
@@ -154,7 +154,23 @@ static inline __attribute__((always_inline)) int build_small(struct heap *h,
     return 0;
 }
 
-static __attribute__((noinline)) int build_large(struct heap *h, struct object_view *o,
+/* An object in an extent: so is each byte that is given. What isn't, but for the rest of a page,
+ * isn't even there. */
+static __attribute__((noinline)) int build_large(struct heap *h, const struct object_view *o,
+                                                 const struct object_shape *shape,
+                                                 struct slice init, uint64_t *place)
+{
+    int rv = block_alloc_large(h, POOL_OBJECTS, shape->bytes, shape->head + init.len, place);
+    if (rv == 0) {
+        struct object_header_wide head;
+        assert(shape->head == sizeof head);
+        header_put(&head, 0, shape, o);
+        arena_fill(&h->arena, block_address(h, *place), slice_of(&head, sizeof head), init);
+    }
+    return rv;
+}
+
+static __attribute__((noinline)) int build_table(struct heap *h, struct object_view *o,
                                                  struct slice init, uint64_t *place)
 {
     int rv = object_build(h, o, place);
@@ -172,9 +188,11 @@ static inline __attribute__((always_inline)) int build_filled(struct heap *h, ui
 {
     struct object_view o = {.size = size, .version = version, .slot = slot, .type = type};
     struct object_shape shape = object_shape_of(size, type);
-    return shape.bytes <= slab_block_bytes_max(h) && !shape.table
-               ? build_small(h, &o, &shape, init, place)
-               : build_large(h, &o, init, place);
+    if (shape.table) {
+        return build_table(h, &o, init, place);
+    }
+    return shape.bytes <= slab_block_bytes_max(h) ? build_small(h, &o, &shape, init, place)
+                                                  : build_large(h, &o, &shape, init, place);
 }
 
 /* All of an allocation but the slot. */

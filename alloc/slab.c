@@ -457,10 +457,17 @@ int block_alloc(struct heap *h, enum pool pool, uint64_t bytes, uint64_t *place)
         }
         return rv;
     }
+    return block_alloc_large(h, pool, bytes, 0, place);
+}
+
+int block_alloc_large(struct heap *h, enum pool pool, uint64_t bytes, uint64_t filled,
+                      uint64_t *place)
+{
     *place = 0;
     uint64_t granule = 0;
     uint32_t shift = h->regions.granule_shift;
-    int rv = extent_alloc(h, pool == POOL_OBJECTS, bytes, &granule);
+    assert(bytes > slab_block_bytes_max(h));
+    int rv = extent_alloc_filled(h, pool == POOL_OBJECTS, bytes, filled, &granule);
     if (rv == 0) {
         *place = place_make(granule << shift, PLACE_NO_CLASS);
         blocks_count(h, pool, 1, (bytes + ((uint64_t)1 << shift) - 1) >> shift << shift);

@@ -348,11 +348,9 @@ static int data_grow(struct heap *h, uint64_t granules, uint64_t *out)
 
 /* ---- absent pages ---- */
 
-/* Bytes of what was free until now read as zero. */
-static void zero_torn(struct heap *h, uint64_t from, uint64_t end)
+/* Bytes of [at, stop), which was free until now, read as zero. */
+static void zero_torn(struct heap *h, uint64_t at, uint64_t stop)
 {
-    uint64_t at = granule_address(h, from);
-    uint64_t stop = granule_address(h, end);
     uint64_t whole = up(at, PAGE_BYTES) < stop ? up(at, PAGE_BYTES) : stop;
     if (whole > at) {
         arena_zero(&h->arena, at, whole - at);
@@ -398,16 +396,17 @@ static uint64_t granules_for(const struct heap *h, uint64_t bytes)
     return (bytes + ((uint64_t)1 << shift) - 1) >> shift;
 }
 
-static void take(struct heap *h, bool object, uint64_t from, uint64_t end)
+static void take(struct heap *h, bool object, uint64_t from, uint64_t end, uint64_t filled)
 {
     mark_used(h, from, end);
     mark_start(h, from, object);
     index_update(h, from, end);
     header_edit(h)->used_granules += end - from;
-    zero_torn(h, from, end);
+    zero_torn(h, granule_address(h, from) + filled, granule_address(h, end));
 }
 
-int extent_alloc(struct heap *h, bool object, uint64_t bytes, uint64_t *granule)
+int extent_alloc_filled(struct heap *h, bool object, uint64_t bytes, uint64_t filled,
+                        uint64_t *granule)
 {
     uint64_t count = granules_for(h, bytes);
     uint64_t used = header(h)->used_granules;
@@ -418,9 +417,14 @@ int extent_alloc(struct heap *h, bool object, uint64_t bytes, uint64_t *granule)
             return rv;
         }
     }
-    take(h, object, at, at + count);
+    take(h, object, at, at + count, filled);
     *granule = at;
     return 0;
+}
+
+int extent_alloc(struct heap *h, bool object, uint64_t bytes, uint64_t *granule)
+{
+    return extent_alloc_filled(h, object, bytes, 0, granule);
 }
 
 bool extent_fits_below(const struct heap *h, uint64_t bytes, uint64_t limit, uint64_t *granule)
@@ -436,7 +440,7 @@ bool extent_alloc_below(struct heap *h, bool object, uint64_t bytes, uint64_t li
     if (!extent_fits_below(h, bytes, limit, granule)) {
         return false;
     }
-    take(h, object, *granule, *granule + granules_for(h, bytes));
+    take(h, object, *granule, *granule + granules_for(h, bytes), 0);
     return true;
 }
 
@@ -498,7 +502,7 @@ bool extent_resize(struct heap *h, uint64_t granule, uint64_t bytes)
         mark_used(h, end, new_end);
         index_update(h, end, new_end);
         header_edit(h)->used_granules += new_end - end;
-        zero_torn(h, end, new_end);
+        zero_torn(h, granule_address(h, end), granule_address(h, new_end));
     }
     return true;
 }

@@ -36,4 +36,10 @@ static inline void lines_prefetch(const void *from, size_t bytes)
     }
 }
 
+/* memcpy() past the caches, for bytes that nobody reads soon: a store that goes by a cache reads
+ * the line first. from NULL: zeros. Other threads see them in any order, until lines_settle(): it
+ * comes before whatever tells them. */
+void lines_stream(void *to, const void *from, size_t bytes);
+void lines_settle(void);
+
 #endif

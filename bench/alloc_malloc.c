@@ -1,6 +1,6 @@
-/* The volatile ceiling: whatever malloc this program is linked with (jemalloc). With --copy what no
- * allocator can avoid: the bytes are copied to any place of as much memory as the objects of the
- * mixed workload take together. */
+/* The volatile ceiling: whatever malloc this program is linked with (jemalloc). With --copy what
+ * any such program can't avoid: the bytes are copied to any place of as much memory as the objects
+ * of the mixed workload take together. */
 #include <jemalloc/jemalloc.h>
 #include <stdlib.h>
 #include <string.h>

@@ -74,9 +74,36 @@ static void every_function_can_fail(void **state)
     mem_free(block);
 }
 
+/* From and to any place in a line, and nothing around it. */
+static void what_is_streamed_is_copied(void **state)
+{
+    (void)state;
+    enum { ROOM = 512, MARGIN = 64 };
+    uint8_t from[ROOM + MARGIN];
+    uint8_t to[ROOM + 2 * MARGIN];
+    for (size_t i = 0; i < sizeof from; i++) {
+        from[i] = (uint8_t)(i * 7 + 1);
+    }
+    for (size_t at = 0; at < MARGIN; at += 3) {
+        for (size_t bytes = 0; bytes <= ROOM; bytes += bytes < 140 ? 1 : 93) {
+            for (int zeros = 0; zeros < 2; zeros++) {
+                const uint8_t *source = zeros ? NULL : from + bytes % MARGIN;
+                memset(to, 0xee, sizeof to);
+                lines_stream(to + at, source, bytes);
+                lines_settle();
+                for (size_t i = 0; i < sizeof to; i++) {
+                    bool inside = i >= at && i < at + bytes;
+                    assert_int_equal(to[i], !inside ? 0xee : zeros ? 0 : source[i - at]);
+                }
+            }
+        }
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(what_is_streamed_is_copied),
         cmocka_unit_test(memory_is_usable_and_zeroed_where_promised),
         cmocka_unit_test(aligned_memory_is_aligned),
         cmocka_unit_test(strdup_copies),
