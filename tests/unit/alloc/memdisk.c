@@ -73,6 +73,8 @@ static void record(struct memdisk *d, enum memdisk_op_kind kind, int file, uint6
     (void)snprintf(op->to, sizeof op->to, "%s", to == NULL ? "" : to);
 }
 
+#define MAP_ALIGNMENT ((size_t)4096)
+
 static void file_put(struct memdisk_file *f, uint64_t offset, const void *bytes, size_t len)
 {
     size_t end = (size_t)offset + len;
@@ -80,10 +82,16 @@ static void file_put(struct memdisk_file *f, uint64_t offset, const void *bytes,
         return;
     }
     if (end > f->capacity) {
-        f->data = realloc(f->data, end * 2);
-        assert(f->data != NULL);
-        memset(f->data + f->capacity, 0, end * 2 - f->capacity);
-        f->capacity = end * 2;
+        size_t capacity = (end * 2 + MAP_ALIGNMENT - 1) / MAP_ALIGNMENT * MAP_ALIGNMENT;
+        uint8_t *data = aligned_alloc(MAP_ALIGNMENT, capacity); /* stores of whole lines need it */
+        assert(data != NULL);
+        memset(data, 0, capacity);
+        if (f->len > 0) {
+            memcpy(data, f->data, f->len);
+        }
+        free(f->data);
+        f->data = data;
+        f->capacity = capacity;
     }
     memcpy(f->data + offset, bytes, len);
     f->len = end > f->len ? end : f->len;
