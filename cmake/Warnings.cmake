@@ -15,8 +15,9 @@ if(CMAKE_BUILD_TYPE STREQUAL "Release")
   target_compile_options(cairn_flags INTERFACE -U_FORTIFY_SOURCE -D_FORTIFY_SOURCE=2)
 endif()
 target_link_options(cairn_flags INTERFACE -Wl,-z,relro,-z,now -Wl,--as-needed)
-# What is marked with CAIRN_LTO is optimised as a whole when it is linked: the way of an entry through the daemon is many small
-# functions of many files. Objects hold ordinary code as well, which all others (tests, benchmarks) are linked from at once.
+# What is marked with CAIRN_LTO is optimised as a whole when it is linked: the way of an entry through the daemon, and of a call through
+# the SDK, is many small functions of many files. Objects hold ordinary code as well, which all others (tests, benchmarks) are linked from
+# at once.
 if(CMAKE_BUILD_TYPE STREQUAL "Release" AND CMAKE_C_COMPILER_ID STREQUAL "GNU")
   target_compile_options(cairn_flags INTERFACE -flto=auto -ffat-lto-objects)
   target_link_options(cairn_flags INTERFACE $<IF:$<BOOL:$<TARGET_PROPERTY:CAIRN_LTO>>,-flto=auto,-fno-lto>)
