@@ -9,6 +9,9 @@
 #ifndef CAIRN_CLIENT_CORE_H
 #define CAIRN_CLIENT_CORE_H
 
+#include <stddef.h>
+#include <string.h>
+
 #include "base/env.h"
 #include "base/limits.h"
 #include "rpc/rpc.h"
@@ -85,16 +88,17 @@ union core_request {
     struct msg_admin admin;
 };
 
-/* Caller's memory: zero it (all up to text, and its first byte), core_prepare_*() it, set cb, hand
- * it to core_call(); not to be touched until cb. */
+/* Caller's memory: core_call_init() or zero it, core_prepare_*() it, set cb, hand it to
+ * core_call(); not to be touched until cb. */
 struct core_call {
     core_call_cb cb;
     uint32_t timeout_ms; /* 0: the core's */
-    bool plain;          /* core_prepare_*() fills in request instead of encoding it */
+    bool plain;          /* core_prepare_*() fills in *request instead of encoding it */
     uint8_t turn;        /* READ.turn, set before core_prepare_read_at() */
     uint16_t kind;
 
     int err;        /* outcome: 0 or negative */
+    bool more;      /* ROOT_LIST, HISTORY, TYPE_LIST */
     uint64_t value; /* ALLOC, ROOT_GET: pointer; ADD_U64: the value before;
                        OBJECT_LIST: slot to go on at; WATCH: token; DEFRAG, TRIM: as in RESULT;
                        LEASE: its number; LEASE_GET: whose session's; TX_HOLD: the hold; else TX_*:
@@ -103,31 +107,19 @@ struct core_call {
         version; /* READ, STAT, ROOT_GET; commands: of the change; ROOT_LIST: of the set of
                     names; TX_VALIDATE, CONFLICT: of what conflicts; TX_HOLD, TX_CLOSE: the clock */
     uint64_t session, seq; /* commands: their number, once they have one */
-    uint64_t size;         /* STAT */
-    uint32_t type, flags;  /* STAT */
-    bool more;             /* ROOT_LIST, HISTORY, TYPE_LIST */
     struct buf bytes; /* ADMIN: JSON; ROOT_LIST, HISTORY, TYPE_LIST, OBJECT_LIST, LEASE_GET: entries
                          as on the wire; given (free with buf_close) */
-    struct core_heap *opened; /* HEAP_OPEN: given (free with core_heap_close) */
 
     /* The core's. */
-    struct core *core;
-    struct core_heap *heap;
     struct core_shard *shard;
-    uint64_t target;          /* STAT: the pointer */
-    struct core_op *reserved; /* TX_COMMIT, TX_COMMIT_ONE: whose number it gets; taken */
-    uint64_t uid;             /* TX_SETTLE: of the shard, which isn't looked up yet */
-    struct list link;         /* by deadline, or among the finished */
-    struct list ops;          /* its requests */
     struct core_op *op;       /* the prepared one, until core_call(); the reserved one, given */
-    uint64_t deadline_ns;     /* 0: not submitted */
-    bool finished;
+    struct core_op *reserved; /* TX_COMMIT, TX_COMMIT_ONE: whose number it gets; taken */
 
-    /* Not zeroed: large, and set by who prepares what needs it; text no further than its first
-     * byte. */
-    char text[CORE_TEXT_BYTES]; /* outcome: why, when err isn't 0 */
-    union core_request request; /* of a plain call */
-    struct {                    /* READ */
+    /* Not zeroed from here on: large, and set by who prepares what needs it; text no further than
+     * its first byte. */
+    char text[CORE_TEXT_BYTES];  /* outcome: why, when err isn't 0 */
+    union core_request *request; /* of a plain call: memory for it, set before it is prepared */
+    struct {                     /* READ */
         uint64_t ptr, at, offset, version;
         uint8_t *data;
         size_t len, next, done;
@@ -135,7 +127,34 @@ struct core_call {
         bool versioned;
     } read;
     char node[NODE_NAME_BYTES_MAX + 1]; /* ADMIN */
+
+    /* Zeroed, but for a plain call, which has no use for it. */
+    uint64_t size;            /* STAT */
+    uint32_t type, flags;     /* STAT */
+    struct core_heap *opened; /* HEAP_OPEN: given (free with core_heap_close) */
+    struct core *core;
+    struct core_heap *heap;
+    uint64_t target;      /* STAT: the pointer */
+    uint64_t uid;         /* TX_SETTLE: of the shard, which isn't looked up yet */
+    struct list link;     /* by deadline, or among the finished */
+    struct list ops;      /* its requests */
+    uint64_t deadline_ns; /* 0: not submitted */
+    bool finished;
 };
+
+/* request: of a plain call, which is prepared and handed over before anything else happens to it;
+ * NULL: another one. Most of what a program has in flight is plain, and thousands at a time: what
+ * those need lies together, and nothing else of them is touched. */
+static inline void core_call_init(struct core_call *call, union core_request *request)
+{
+    memset(call, 0, offsetof(struct core_call, text));
+    call->text[0] = '\0';
+    call->plain = request != NULL;
+    call->request = request;
+    if (request == NULL) {
+        memset(&call->size, 0, sizeof *call - offsetof(struct core_call, size));
+    }
+}
 
 /* Check the arguments and encode the request (bytes are copied, except where a read's result goes;
  * a plain call borrows them).

@@ -129,7 +129,7 @@ static int keep_history(struct cairn_client *client, struct slice name, uint64_t
 /* A heap here has one shard, whatever was asked for: its limit is that of all of them together. */
 static int heap_create(struct cairn_client *client, struct core_call *call)
 {
-    const struct msg_heap_create *m = &call->request.heap_create;
+    const struct msg_heap_create *m = &call->request->heap_create;
     struct err_text e = {{0}};
     assert(m->shard_count > 0);
     if (m->shard_bytes_max > UINT64_MAX / m->shard_count) {
@@ -145,7 +145,7 @@ static int heap_create(struct cairn_client *client, struct core_call *call)
 
 static int admin(struct cairn_client *client, struct core_call *call)
 {
-    if (!slice_equals(call->request.admin.verb, slice_of("status", 6))) {
+    if (!slice_equals(call->request->admin.verb, slice_of("status", 6))) {
         return refuse(call, ERR_UNSUPPORTED, "a directory answers \"status\" only");
     }
     return refuse(call, client->embedded->status(client->db, &call->bytes), NULL);
@@ -161,11 +161,11 @@ static bool run_directory(struct cairn_client *client, struct core_call *call)
         return true;
     case KIND_HEAP_DROP:
         (void)refuse(call,
-                     client->embedded->heap_drop(client->db, call->request.heap_drop.name, &e),
+                     client->embedded->heap_drop(client->db, call->request->heap_drop.name, &e),
                      e.text);
         return true;
     case KIND_HEAP_OPEN:
-        (void)heap_open(client, call, call->request.heap_open.name);
+        (void)heap_open(client, call, call->request->heap_open.name);
         return true;
     case KIND_ADMIN:
         (void)admin(client, call);
@@ -446,7 +446,7 @@ static bool take(const struct core_call *call, struct embedded_request *c)
     if (table[call->kind] == NULL) {
         return false;
     }
-    table[call->kind](&call->request, c);
+    table[call->kind](call->request, c);
     return true;
 }
 
@@ -471,6 +471,13 @@ static void give(struct core_call *call, struct embedded_call *c)
 
 /* ---- the two ways to run one ---- */
 
+/* Its memory was the request's until now. */
+static void direct_begin(struct cairn_future *future, const struct embedded_request *request)
+{
+    memset(&future->direct, 0, sizeof future->direct);
+    future->direct.request = request;
+}
+
 void sdk__embedded_run(struct cairn_future *future)
 {
     struct cairn_client *client = future->client;
@@ -478,7 +485,7 @@ void sdk__embedded_run(struct cairn_future *future)
     if (!run_directory(client, call)) {
         struct embedded_request request;
         if (take(call, &request)) {
-            future->direct.request = &request;
+            direct_begin(future, &request);
             client->embedded->run(heap_of(call), &future->direct, client->timeout_ms);
             give(call, &future->direct);
         } else {
@@ -517,7 +524,7 @@ void sdk__embedded_submit(struct cairn_future *future)
     struct embedded_request request;
     bool known = take(call, &request);
     if (known && !client->embedded->is_foreign(client->db)) {
-        future->direct.request = &request;
+        direct_begin(future, &request);
         future->direct.settled = on_settled;
         future->direct.done = on_done;
         client->embedded->submit(heap_of(call), &future->direct);

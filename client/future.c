@@ -12,8 +12,6 @@
 #include "base/mem.h"
 #include "client/sdk.h"
 
-#define FUTURE_ZEROED_BYTES (offsetof(struct cairn_future, call) + offsetof(struct core_call, text))
-
 static struct sdk_stripe *stripe_of(struct cairn_client *client, const struct cairn_future *future)
 {
     uintptr_t bits = (uintptr_t)future;
@@ -98,9 +96,8 @@ static void on_callback(struct sdk_item *item)
 
 void sdk__future_init(struct cairn_future *future, struct cairn_client *client)
 {
-    memset(future, 0, FUTURE_ZEROED_BYTES);
-    future->call.text[0] = '\0';
-    future->call.plain = client->embedded != NULL;
+    memset(future, 0, offsetof(struct cairn_future, request));
+    core_call_init(&future->call, client->embedded != NULL ? &future->request : NULL);
     future->client = client;
     future->call.cb = on_done;
 }

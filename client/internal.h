@@ -235,7 +235,7 @@ int core__aim_shard(struct core_call *call, struct core_heap *heap, uint32_t sha
         struct buf body_;                                                                          \
         if ((call)->plain) {                                                                       \
             (call)->kind = KIND_##KIND;                                                            \
-            (call)->request.name = *(m);                                                           \
+            (call)->request->name = *(m);                                                          \
             (rv) = 0;                                                                              \
             break;                                                                                 \
         }                                                                                          \
@@ -252,7 +252,7 @@ int core__aim_shard(struct core_call *call, struct core_heap *heap, uint32_t sha
     do {                                                                                           \
         if ((call)->plain) {                                                                       \
             (call)->kind = KIND_##KIND;                                                            \
-            (call)->request.name = (struct msg_##name){__VA_ARGS__};                               \
+            (call)->request->name = (struct msg_##name){__VA_ARGS__};                              \
             (rv) = 0;                                                                              \
         } else {                                                                                   \
             const struct msg_##name m_ = {__VA_ARGS__};                                            \

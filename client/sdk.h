@@ -87,7 +87,10 @@ struct cairn_future {
     /* A commit's that allocates: what is to be given back when it comes to nothing (tx_commit.c).
      */
     struct tx_set *set;
-    struct embedded_call direct; /* the same call, for a directory */
+    union {                          /* of a directory's call; not zeroed */
+        union core_request request;  /* until it is handed over */
+        struct embedded_call direct; /* from then on: the same call */
+    };
     struct core_call call; /* the library thread's until FUTURE_READY; not all of it is zeroed,
                               and nothing behind it */
     struct sdk_item submit, callback;

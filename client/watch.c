@@ -169,8 +169,7 @@ static void ask_shard(struct cairn_watch *w, uint32_t i)
         ask_directory(w);
         return;
     }
-    memset(&ask->call, 0, offsetof(struct core_call, text));
-    ask->call.text[0] = '\0';
+    core_call_init(&ask->call, NULL);
     query.wait_ms = ask->opened ? WATCH_POLL_MS : 0;
     ask->call.cb = on_answer;
     ask->call.timeout_ms = w->heap->client->timeout_ms + query.wait_ms;
