@@ -146,6 +146,7 @@ typedef int (*env_accept_cb)(void *arg, struct env_conn *conn, const struct env_
 struct env_ops {
     uint64_t (*now_ns)(struct env *env);
     uint64_t (*wall_us)(struct env *env);
+    uint64_t (*cpu_ns)(struct env *env); /* NULL: not told */
     void (*random)(struct env *env, void *out, size_t bytes);
     void (*timer_start)(struct env *env, struct env_timer *timer, uint64_t at_ns);
     void (*timer_stop)(struct env *env, struct env_timer *timer);
@@ -216,6 +217,12 @@ static inline uint64_t env_now_ms(struct env *env)
 static inline uint64_t env_wall_us(struct env *env)
 {
     return env->ops->wall_us(env);
+}
+/* Processor time that the reactor's thread has used so far, as seen from there; 0: not told here.
+ * For judging load, never for what must replay. */
+static inline uint64_t env_cpu_ns(struct env *env)
+{
+    return env->ops->cpu_ns == NULL ? 0 : env->ops->cpu_ns(env);
 }
 static inline void env_random(struct env *env, void *out, size_t bytes)
 {

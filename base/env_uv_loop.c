@@ -35,6 +35,14 @@ static uint64_t wall_us(struct env *env)
     return (uint64_t)ts.tv_sec * 1000000u + (uint64_t)ts.tv_nsec / 1000u;
 }
 
+static uint64_t cpu_ns(struct env *env)
+{
+    (void)env;
+    struct timespec ts = {0};
+    (void)clock_gettime(CLOCK_THREAD_CPUTIME_ID, &ts);
+    return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
+}
+
 /* No pool: after a fork two processes would draw the same keys from it. */
 static void random_bytes(struct env *env, void *out, size_t bytes)
 {
@@ -248,6 +256,7 @@ static void ops_fill(struct env_ops *ops)
     *ops = (struct env_ops){
         .now_ns = env_uv__now_ns,
         .wall_us = wall_us,
+        .cpu_ns = cpu_ns,
         .random = random_bytes,
         .timer_start = env_uv__timer_start,
         .timer_stop = env_uv__timer_stop,

@@ -96,6 +96,7 @@ static int look(struct cli *cli, struct overview *out)
         json_object_set(row, "shards", json_object_get(answer, "shards"));
         json_object_set(row, "leading", json_object_get(answer, "leading"));
         json_object_set(row, "failed", json_object_get(answer, "failed"));
+        json_object_set_new(row, "busy", json_integer(number(answer, "busy_permille") / 10));
         json_object_set_new(row, "log", json_string(arena));
         json_object_set(row, "sync_us_p99", json_object_get(wal, "sync_us_p99"));
     }
@@ -119,12 +120,17 @@ static int look(struct cli *cli, struct overview *out)
 
 int verb_status(struct cli *cli)
 {
-    static const struct cli_column columns[] = {
-        {"NODE", "node", false},       {"ADDRESS", "address", false},
-        {"STATE", "phase", false},     {"SHARDS", "shards", true},
-        {"LEADS", "leading", true},    {"FAILED", "failed", true},
-        {"LOG", "log", true},          {"SYNC p99 us", "sync_us_p99", true},
-        {"STORAGE", "storage", false}, {"FINDING", "finding", false}};
+    static const struct cli_column columns[] = {{"NODE", "node", false},
+                                                {"ADDRESS", "address", false},
+                                                {"STATE", "phase", false},
+                                                {"SHARDS", "shards", true},
+                                                {"LEADS", "leading", true},
+                                                {"BUSY %", "busy", true},
+                                                {"FAILED", "failed", true},
+                                                {"LOG", "log", true},
+                                                {"SYNC p99 us", "sync_us_p99", true},
+                                                {"STORAGE", "storage", false},
+                                                {"FINDING", "finding", false}};
     struct overview view = {0};
     if (cli->wait != NULL && !cli->timeout_given) {
         cli->timeout_ms = 60000;

@@ -89,6 +89,12 @@ static json_t *wal_json(const struct wal *wal, bool has_room)
                      has_room);
 }
 
+static const char *leaders_name(enum replica_leaders leaders)
+{
+    static const char *const names[] = {"auto", "spread", "gather"};
+    return names[leaders];
+}
+
 static json_t *status(struct node *node, json_t *args, struct answer_error *e)
 {
     struct node_health h;
@@ -105,12 +111,13 @@ static json_t *status(struct node *node, json_t *args, struct answer_error *e)
                                                peer == NULL, "connected", connected));
     }
     json_t *out = json_pack(
-        "{s:s,s:i,s:s,s:o,s:s,s:s,s:i,s:s,s:s,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:b,s:b,s:I,s:o}",
+        "{s:s,s:i,s:s,s:o,s:s,s:s,s:i,s:s,s:s,s:b,s:i,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:b,s:b,"
+        "s:I,s:o}",
         "node", node->config.name, "number", (int)node->self_config->number, "cluster",
         node->config.cluster, "cluster_id", text_hex(node->self.cluster_id), "phase",
         phase_name(node->phase), "version", CAIRN_VERSION, "wire", RPC_WIRE_MAJOR, "storage",
-        node->mode == IMAGE_PMEM ? "pmem" : "disk", "leaders",
-        node->config.leaders == NODE_LEADERS_GATHER ? "gather" : "spread", "uptime_ms",
+        node->mode == IMAGE_PMEM ? "pmem" : "disk", "leaders", leaders_name(node->config.leaders),
+        "gathered", h.load.gathered, "busy_permille", (int)h.load.busy_permille, "uptime_ms",
         number((env_now_ns(node->env) - node->opened_ns) / 1000000), "shards", number(h.shards),
         "leading", number(h.shards_leading), "with_leader", number(h.shards_with_leader), "failed",
         number(h.shards_failed), "connections", number(h.connections), "watches", number(h.watches),

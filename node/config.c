@@ -123,7 +123,7 @@ static const struct setting settings[] = {
     {"raft.heartbeat_ms", RAW(raft.heartbeat_ms), SETTING_U32, FIELD(heartbeat_ms), 10, 10000,
      NULL},
     {"placement.leaders", RAW(placement.leaders), SETTING_CHOICE, FIELD(leaders), 0, 0,
-     "spread|gather"},
+     "auto|spread|gather"},
     {"storage.mode", RAW(storage.mode), SETTING_CHOICE, FIELD(storage), 0, 0, "auto|disk|pmem"},
     {"storage.checkpoint_log_bytes", RAW(storage.checkpoint_log_bytes), SETTING_BYTES,
      FIELD(checkpoint_log_bytes), 64u << 10, 1ull << 40, NULL},

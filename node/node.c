@@ -14,7 +14,7 @@ void node_config_init(struct node_config *config)
     (void)snprintf(config->listen, sizeof config->listen, "0.0.0.0:7420");
     config->election_ms = 1000;
     config->heartbeat_ms = 100;
-    config->leaders = NODE_LEADERS_SPREAD;
+    config->leaders = REPLICA_LEADERS_AUTO;
     config->storage = NODE_STORAGE_AUTO;
     config->checkpoint_log_bytes = 8u << 20;
     config->log_bytes_max = 128u << 20;
@@ -200,7 +200,7 @@ int node__start(struct node *node, struct err_text *e)
         .cluster_id = node->identity.cluster_id,
         .election_ms = node->config.election_ms,
         .heartbeat_ms = node->config.heartbeat_ms,
-        .gather_leaders = node->config.leaders == NODE_LEADERS_GATHER,
+        .leaders = node->config.leaders,
         .meta_bytes_max = node->config.meta_bytes_max,
         .mode = node->mode,
         .checkpoint_log_bytes = node->config.checkpoint_log_bytes,
@@ -573,6 +573,7 @@ void node_get_health(struct node *node, struct node_health *out)
         replica_get_counters(node->replica, &counters);
         out->batches = counters.batches;
         replica_get_clock(node->replica, &out->clock);
+        replica_get_load(node->replica, &out->load);
         replica_get_room(node->replica, &out->room);
         replica_each_shard(node->replica, count_shard, out);
     }

@@ -14,7 +14,6 @@ struct node;
 
 #define PATH_BYTES_MAX 1023
 
-enum node_leaders { NODE_LEADERS_SPREAD, NODE_LEADERS_GATHER };
 enum node_storage { NODE_STORAGE_AUTO, NODE_STORAGE_DISK, NODE_STORAGE_PMEM };
 
 struct node_config_peer {
@@ -34,7 +33,7 @@ struct node_config {
     struct node_config_peer nodes[NODES_MAX];
     uint32_t node_count;
     uint32_t election_ms, heartbeat_ms; /* 1000, 100 */
-    enum node_leaders leaders;          /* spread */
+    enum replica_leaders leaders;       /* auto */
     enum node_storage storage;          /* auto: pmem if the data directory is on it, else disk */
     uint64_t checkpoint_log_bytes;      /* 8 MiB */
     uint64_t log_bytes_max;             /* 128 MiB, of all shards */
@@ -89,6 +88,7 @@ struct node_health {
     uint64_t connections, watches;
     bool disk_full;
     struct replica_clock clock;
+    struct replica_load load;
     struct replica_room room;
 };
 void node_get_health(struct node *node, struct node_health *out);

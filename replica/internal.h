@@ -59,6 +59,16 @@ struct peer {
         uint64_t sent_ns;
     } timed;
     uint64_t answer_ns; /* smoothed */
+    uint16_t busy;      /* of its loop, in thousandths: leaders.c */
+    uint64_t busy_ms;   /* monotonic: when it said so; 0 never */
+};
+
+/* Leaders that follow the load: leaders.c. */
+struct leaders {
+    bool spread;                /* what the meta shard's leader decided, or this node as that */
+    uint64_t changed_ms;        /* when this node decided last; 0 never */
+    int32_t busy_16ths;         /* of a thousandth of a processor, by this node's loop, smoothed */
+    uint64_t cpu_ns, sample_ms; /* of the last sample; 0: none */
 };
 
 /* ---- batches
@@ -330,6 +340,7 @@ struct replica {
     struct shard *checkpointing; /* one at a time */
     bool checkpoints_wanted;
 
+    struct leaders leaders;
     struct replica_clock clock;
     uint64_t clock_ask_ms; /* when the others are asked next */
     struct replica_room room;
@@ -681,6 +692,16 @@ void clock_tick(struct replica *r, uint64_t now_ms);
 void clock_on_answer(struct replica *r, uint32_t node, uint64_t asked_ms, uint64_t wall_ms);
 /* Whether leadership should stay away from a node, as far as is known here. */
 bool clock_is_off(const struct replica *r, uint32_t node);
+
+/* ---- leaders.c
+ * -----------------------------------------------------------------------------------------------------
+ */
+
+void leaders_tick(struct replica *r, uint64_t now_ms);
+/* What a node said of its load, and, as the meta shard's leader, of where leaders shall be. */
+void leaders_on_word(struct replica *r, uint32_t node, uint16_t busy, bool spread);
+uint16_t leaders_busy(const struct replica *r); /* this node's loop, thousandths */
+bool leaders_are_gathered(const struct replica *r);
 
 /* ---- room.c
  * --------------------------------------------------------------------------------------------------------

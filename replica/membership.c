@@ -260,7 +260,7 @@ static uint64_t preferred(const struct shard *s, const struct catalog_place *pla
                           const struct consensus_config *config, uint64_t now_ms)
 {
     uint64_t best = 0;
-    uint32_t count = s->r->opts.gather_leaders ? place->count : 1;
+    uint32_t count = leaders_are_gathered(s->r) ? place->count : 1;
     for (uint32_t i = 0; i < count; i++) {
         uint64_t id = place->members[i];
         if (could_lead(s, config, id, now_ms) &&

@@ -414,6 +414,7 @@ static void tick_run(struct env_timer *timer)
         return;
     }
     env_timer_start_in_ms(r->env, &r->tick, TICK_MS);
+    leaders_tick(r, now_ms);
     clock_tick(r, now_ms);
     room_tick(r, now_ms);
     list_for_each (it, &r->shards) {

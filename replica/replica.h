@@ -55,6 +55,10 @@ struct replica_cbs {
     void (*on_shard_failed)(void *arg, struct shard *shard, int err, const char *text);
 };
 
+/* Who shall lead: of each shard's members the first; of those that could, the one with the smallest
+ * node number, which is one node for all shards; or one of the two as the load has it. */
+enum replica_leaders { REPLICA_LEADERS_AUTO, REPLICA_LEADERS_SPREAD, REPLICA_LEADERS_GATHER };
+
 struct replica_opts {
     struct env *env;
     struct wal *wal; /* opened by the node, whose on_durable/on_failed/on_pressure call the
@@ -68,9 +72,8 @@ struct replica_opts {
                       to be added */
     uint64_t cluster_id;
     uint32_t election_ms, heartbeat_ms;
-    bool gather_leaders;     /* on one node, as far as members allow; else each shard's first member
-                                leads. The same on all nodes */
-    uint64_t meta_bytes_max; /* arena limit of the meta shard; 0: 64 MiB */
+    enum replica_leaders leaders; /* the same on all nodes */
+    uint64_t meta_bytes_max;      /* arena limit of the meta shard; 0: 64 MiB */
     enum image_mode mode;
     uint64_t checkpoint_log_bytes; /* checkpoint a shard after this many bytes of log; 0: 8 MiB */
     uint64_t log_bytes_max; /* of all shards: beyond it the one with most of it; 0: 128 MiB */
@@ -272,6 +275,12 @@ struct replica_clock {
 #define CLOCK_OFF_MS 1000
 #define CLOCK_OK_MS  500
 void replica_get_clock(const struct replica *r, struct replica_clock *out);
+
+struct replica_load {
+    uint32_t busy_permille; /* of one processor, by the reactor's thread; smoothed over about 8 s */
+    bool gathered; /* what leaders are drawn to now: one node, or each shard's first member */
+};
+void replica_get_load(const struct replica *r, struct replica_load *out);
 
 /* Disk space, as of the last second (rules E12): below what is needed shard_propose() answers
  * DISKFULL; reads and what is under way go on. */

@@ -213,6 +213,11 @@ json 0 '.data.version | test("^[0-9]+\\.[0-9]+\\.[0-9]+$")' version
 
 step "shards and their replicas"
 expect 0 cairnctl shard ls bank
+led_by_the_first() {
+    cairnctl status -o json | jq -e '.data.nodes | all(.answer | .leaders == "auto" and .gathered) and
+        (map(select(.answer.leading >= 3)) | length == 1 and .[0].node == "n1")'
+}
+eventually 40 led_by_the_first
 has "$out" 'leader'
 json 0 '[.data.replicas[] | select(.state == "leader")] | length == 2' shard ls bank
 json 3 '.error.code == "CAIRN_E_NOTFOUND"' shard ls nosuch

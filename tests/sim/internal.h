@@ -56,6 +56,8 @@ struct sim_host {
     int64_t wall_offset_us;
     int32_t wall_drift_ppm;
     uint64_t wall_drift_from_ns;
+    uint32_t busy_permille;
+    uint64_t cpu_ns, busy_from_ns; /* used until then */
     uint64_t incarnations;
     struct sim_disk disk;
     struct sim_proc *proc; /* alive */

@@ -69,6 +69,9 @@ void sim_proc_pause(struct env *env, bool paused);
 bool sim_proc_paused(const struct env *env);
 void sim_clock_jump(struct sim_host *host, int64_t us);
 void sim_clock_drift(struct sim_host *host, int32_t parts_per_million);
+/* From now on its process uses so many thousandths of a processor, as env_cpu_ns() tells; nothing
+ * becomes slower by it. 0 at first. */
+void sim_host_busy(struct sim_host *host, uint32_t permille);
 
 /* ---- disks ---- */
 

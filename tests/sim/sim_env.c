@@ -377,6 +377,12 @@ static uint64_t env_now(struct env *env)
     return sim_proc_of(env)->sim->now_ns;
 }
 
+static uint64_t env_cpu(struct env *env)
+{
+    const struct sim_host *host = sim_proc_of(env)->host;
+    return host->cpu_ns + (host->sim->now_ns - host->busy_from_ns) / 1000u * host->busy_permille;
+}
+
 static uint64_t env_wall(struct env *env)
 {
     const struct sim_host *host = sim_proc_of(env)->host;
@@ -599,6 +605,7 @@ static const struct env_ops *table(void)
     static struct env_ops ops;
     if (ops.now_ns == NULL) {
         ops.wall_us = env_wall;
+        ops.cpu_ns = env_cpu;
         ops.random = env_random_bytes;
         ops.timer_start = env_start_timer;
         ops.timer_stop = env_stop_timer;
@@ -803,6 +810,14 @@ void sim_proc_free(struct env *env)
 void sim_clock_jump(struct sim_host *host, int64_t us)
 {
     host->wall_offset_us += us;
+}
+
+void sim_host_busy(struct sim_host *host, uint32_t permille)
+{
+    uint64_t now = host->sim->now_ns;
+    host->cpu_ns += (now - host->busy_from_ns) / 1000u * host->busy_permille;
+    host->busy_from_ns = now;
+    host->busy_permille = permille;
 }
 
 void sim_clock_drift(struct sim_host *host, int32_t parts_per_million)

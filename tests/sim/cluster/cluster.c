@@ -329,6 +329,7 @@ void cluster_open(struct cluster *c, uint64_t seed, enum fault_mode mode, bool v
     config->wal_disk_bytes_max = config->wal_segment_bytes * (8 + sim_below(c->sim, 24));
     config->meta_bytes_max = 4u << 20;
     config->wal_direct = sim_below(c->sim, 2) == 0;
+    config->leaders = (enum replica_leaders)sim_below(c->sim, REPLICA_LEADERS_GATHER + 1);
     for (uint32_t i = 0; i < c->node_count; i++) {
         struct cluster_node *n = &c->nodes[i];
         n->cluster = c;

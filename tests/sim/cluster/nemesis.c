@@ -236,10 +236,12 @@ static void full(struct cluster *c)
     c->counts.full_windows++;
 }
 
+/* And how busy a node is, which is what leaders follow. */
 static void clocks(struct cluster *c)
 {
     struct cluster_node *n = any_node(c);
     c->counts.clock_jumps++;
+    sim_host_busy(n->host, (uint32_t)sim_below(c->sim, 1001));
     if (sim_below(c->sim, 3) == 0 && n->env != NULL && down(c) == 0) {
         cluster_say(c, "%s: paused", n->name);
         c->counts.pauses++;

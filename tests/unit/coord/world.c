@@ -395,6 +395,7 @@ void world_open(struct world *w, uint64_t seed)
     config->storage = NODE_STORAGE_DISK;
     config->meta_bytes_max = 4u << 20;
     config->election_ms = 500;
+    config->leaders = REPLICA_LEADERS_SPREAD; /* what is on several shards is on several nodes */
     for (uint32_t i = 0; i < WORLD_NODES; i++) {
         struct world_node *n = &w->nodes[i];
         n->world = w;

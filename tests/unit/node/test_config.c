@@ -80,7 +80,7 @@ static void a_minimal_file_gets_the_defaults(void **state)
     assert_string_equal(config.nodes[1].address, "b:2");
     assert_int_equal(config.election_ms, 1000);
     assert_int_equal(config.heartbeat_ms, 100);
-    assert_int_equal(config.leaders, NODE_LEADERS_SPREAD);
+    assert_int_equal(config.leaders, REPLICA_LEADERS_AUTO);
     assert_int_equal(config.storage, NODE_STORAGE_AUTO);
     assert_int_equal(config.wal_segment_bytes, 16u << 20);
     assert_true(config.wal_direct);
@@ -176,10 +176,10 @@ static void numbers_are_checked_against_their_bounds(void **state)
 static void choices_are_listed(void **state)
 {
     (void)state;
-    refused(HEAD TLS NODES "placement: {leaders: auto}\n",
-            "placement.leaders is \"auto\", but must be one of spread|gather");
+    refused(HEAD TLS NODES "placement: {leaders: all}\n",
+            "placement.leaders is \"all\", but must be one of auto|spread|gather");
     assert_int_equal(load(HEAD TLS NODES "placement: {leaders: gather}\n"), 0);
-    assert_int_equal(config.leaders, NODE_LEADERS_GATHER);
+    assert_int_equal(config.leaders, REPLICA_LEADERS_GATHER);
     refused(HEAD TLS NODES "storage: {mode: ram}\n",
             "storage.mode is \"ram\", but must be one of auto|disk|pmem");
     refused(HEAD TLS NODES "wal: {direct: yes}\n",

@@ -133,12 +133,13 @@ static void metrics_are_prometheus_text(void **state)
     memset(&h, 0xff, sizeof h);
     h.phase = NODE_RUNNING;
     h.disk_full = true;
-    h.clock.off = true;
+    h.clock.off = h.load.gathered = true;
     http_publish(http, &h);
     assert_int_equal(ask("GET /metrics"), 200);
     assert_true(says("cairn_commands_total 18446744073709551615\n"));
     assert_true(says("\ncairn_disk_full 1\n"));
     assert_true(says("\ncairn_clock_off 1\n"));
+    assert_true(says("\ncairn_leaders_gathered 1\n"));
 }
 
 static void other_paths_and_methods_are_refused(void **state)

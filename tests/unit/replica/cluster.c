@@ -204,6 +204,7 @@ static void open_node(void *arg)
             .founding = node->founding,
             .cluster_id = 5,
             .election_ms = 300,
+            .leaders = REPLICA_LEADERS_SPREAD,
             .heartbeat_ms = 50,
             .meta_bytes_max = 4 << 20,
             .mode = IMAGE_DISK,

@@ -1,4 +1,5 @@
-/* Which node leads: each shard's first member, or one node for all (placement.leaders). */
+/* Which node leads: each shard's first member, one node for all, or what the load asks for
+ * (placement.leaders). */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -12,11 +13,11 @@
 #define SHARDS     6u
 #define HEAP_BYTES ((uint64_t)1 << 20)
 
-static void gather(struct cluster *c)
+static void want(struct cluster *c, enum replica_leaders leaders)
 {
     for (uint32_t i = 0; i < CLUSTER_NODES; i++) {
         if (c->nodes[i].replica != NULL) {
-            c->nodes[i].replica->opts.gather_leaders = true;
+            c->nodes[i].replica->opts.leaders = leaders;
         }
     }
 }
@@ -67,7 +68,7 @@ static void leaders_are_gathered_on_the_first_node_that_can(void **state)
     (void)state;
     struct cluster c;
     cluster_open(&c, 3, 0);
-    gather(&c);
+    want(&c, REPLICA_LEADERS_GATHER);
     uint64_t uid = cluster_heap(&c, "h", SHARDS, HEAP_BYTES);
     cluster_run_ms(&c, 30000);
     assert_int_equal(led_by(&c, uid, 0), SHARDS);
@@ -79,7 +80,7 @@ static void leaders_are_gathered_on_the_first_node_that_can(void **state)
     assert_int_equal(led_by(&c, uid, 1), SHARDS);
 
     cluster_start(&c, 0);
-    gather(&c);
+    want(&c, REPLICA_LEADERS_GATHER);
     cluster_run_ms(&c, 60000);
     assert_int_equal(led_by(&c, uid, 0), SHARDS);
     uint64_t before = elections(&c);
@@ -88,11 +89,118 @@ static void leaders_are_gathered_on_the_first_node_that_can(void **state)
     check_and_close(&c, uid);
 }
 
+static bool is_gathered(struct cluster *c, uint64_t uid)
+{
+    return led_by(c, uid, 0) == SHARDS;
+}
+
+static bool is_spread(struct cluster *c, uint64_t uid)
+{
+    bool yes = true;
+    for (uint32_t i = 0; i < CLUSTER_NODES; i++) {
+        yes = yes && led_by(c, uid, i) == SHARDS / CLUSTER_NODES;
+    }
+    return yes;
+}
+
+static void busy(struct cluster *c, uint32_t a, uint32_t b, uint32_t d)
+{
+    sim_host_busy(c->nodes[0].host, a);
+    sim_host_busy(c->nodes[1].host, b);
+    sim_host_busy(c->nodes[2].host, d);
+}
+
+/* They don't move while the load stays: two minutes without an election. */
+static void check_calm(struct cluster *c)
+{
+    uint64_t before = elections(c);
+    cluster_run_ms(c, 120000);
+    assert_int_equal(elections(c), before);
+}
+
+static void leaders_follow_the_load(void **state)
+{
+    (void)state;
+    struct cluster c;
+    cluster_open(&c, 3, 0);
+    want(&c, REPLICA_LEADERS_AUTO);
+    uint64_t uid = cluster_heap(&c, "h", SHARDS, HEAP_BYTES);
+    cluster_run_ms(&c, 30000);
+    assert_true(is_gathered(&c, uid));
+
+    busy(&c, 700, 300, 100); /* work, but no node is at its bound */
+    check_calm(&c);
+    assert_true(is_gathered(&c, uid));
+
+    busy(&c, 900, 300, 100);
+    cluster_run_ms(&c, 40000);
+    assert_true(is_spread(&c, uid));
+
+    busy(&c, 300, 300, 300); /* between the bounds: as it was */
+    check_calm(&c);
+    assert_true(is_spread(&c, uid));
+
+    busy(&c, 100, 100, 100);
+    cluster_run_ms(&c, 120000);
+    assert_true(is_gathered(&c, uid));
+    check_calm(&c);
+    check_and_close(&c, uid);
+}
+
+/* A peak of two seconds moves nothing. */
+static void a_short_peak_moves_no_leader(void **state)
+{
+    (void)state;
+    struct cluster c;
+    cluster_open(&c, 4, 0);
+    want(&c, REPLICA_LEADERS_AUTO);
+    uint64_t uid = cluster_heap(&c, "h", SHARDS, HEAP_BYTES);
+    cluster_run_ms(&c, 30000);
+    for (uint32_t i = 0; i < 6; i++) {
+        busy(&c, 1000, 1000, 1000);
+        cluster_run_ms(&c, 2000);
+        busy(&c, 0, 0, 0);
+        cluster_run_ms(&c, 10000);
+    }
+    check_calm(&c);
+    assert_true(is_gathered(&c, uid));
+    check_and_close(&c, uid);
+}
+
+/* Between the bounds a new leader of the meta shard goes on from what the one before had decided,
+ * and so does a node that was away. */
+static void what_was_decided_outlasts_who_decided(void **state)
+{
+    (void)state;
+    struct cluster c;
+    cluster_open(&c, 5, 0);
+    want(&c, REPLICA_LEADERS_AUTO);
+    uint64_t uid = cluster_heap(&c, "h", SHARDS, HEAP_BYTES);
+    busy(&c, 900, 300, 100);
+    cluster_run_ms(&c, 60000);
+    assert_true(is_spread(&c, uid));
+
+    busy(&c, 300, 300, 300);
+    uint32_t old = cluster_leader(&c, SHARD_META);
+    cluster_kill(&c, old, SIM_SIGKILL);
+    cluster_run_ms(&c, 10000);
+    assert_int_not_equal(cluster_leader(&c, SHARD_META), old);
+    cluster_start(&c, old);
+    want(&c, REPLICA_LEADERS_AUTO);
+    cluster_run_ms(&c, 60000);
+    assert_true(is_spread(&c, uid));
+    check_calm(&c);
+    check_and_close(&c, uid);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(leaders_are_spread_over_the_nodes),
         cmocka_unit_test(leaders_are_gathered_on_the_first_node_that_can),
+        cmocka_unit_test(leaders_follow_the_load),
+        cmocka_unit_test(a_short_peak_moves_no_leader),
+        cmocka_unit_test(what_was_decided_outlasts_who_decided),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
