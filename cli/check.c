@@ -80,6 +80,10 @@ int verb_heap_map(struct cli *cli)
     if (cli->argc != 1) {
         return cli_usage(cli, "heap map HEAP");
     }
+    int rv = space_await_leaders(cli, cli->argv[0]);
+    if (rv != 0) {
+        return cli_exit_of(rv);
+    }
     int code = space_ask_images(
         cli, json_pack("{s:s,s:s,s:b}", "heap", cli->argv[0], "what", "map", "leading", 1), &rows,
         &unreachable);

@@ -2,8 +2,11 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
+#include <time.h>
 
 #include "cli/space.h"
+
+#define AWAIT_MS 1000u /* a transfer takes milliseconds, an election is not waited for */
 
 uint64_t space_number(const json_t *object, const char *key)
 {
@@ -76,6 +79,50 @@ static uint64_t shards_of(struct cli *cli, const char *heap)
     return count;
 }
 
+static uint64_t shards_led(struct cli *cli, const char *heap)
+{
+    static bool led[SPACE_SHARDS_MAX];
+    json_t *nodes = NULL;
+    json_t *node;
+    json_t *shard;
+    size_t i;
+    size_t k;
+    uint64_t count = 0;
+    memset(led, 0, sizeof led);
+    if (cli_ask_all_in(cli, AWAIT_MS, "shards", json_pack("{s:s}", "heap", heap), &nodes) != 0) {
+        return 0;
+    }
+    json_array_foreach(nodes, i, node)
+    {
+        json_array_foreach(json_object_get(json_object_get(node, "answer"), "shards"), k, shard)
+        {
+            uint64_t index = space_number(shard, "shard");
+            if (json_is_true(json_object_get(shard, "serving")) && index < SPACE_SHARDS_MAX &&
+                !led[index]) {
+                led[index] = true;
+                count++;
+            }
+        }
+    }
+    json_decref(nodes);
+    return count;
+}
+
+int space_await_leaders(struct cli *cli, const char *heap)
+{
+    int rv = cli_connect(cli);
+    if (rv != 0) {
+        return rv;
+    }
+    uint64_t count = shards_of(cli, heap);
+    uint32_t began = cli_left_ms(cli);
+    while (shards_led(cli, heap) < count && !cli_is_over(cli) &&
+           began - cli_left_ms(cli) < AWAIT_MS) {
+        nanosleep(&(struct timespec){0, 50000000}, NULL);
+    }
+    return 0;
+}
+
 int space_judge_leaders(struct cli *cli, const char *heap, const json_t *rows, uint64_t *missing)
 {
     uint64_t count = shards_of(cli, heap);
@@ -106,7 +153,7 @@ int space_ask_leaders(struct cli *cli, const char *heap, bool classes, json_t **
     size_t k;
     size_t unreachable;
     *rows = NULL;
-    int rv = cli_connect(cli);
+    int rv = space_await_leaders(cli, heap);
     if (rv != 0) {
         return cli_exit_of(rv);
     }
@@ -117,15 +164,15 @@ int space_ask_leaders(struct cli *cli, const char *heap, bool classes, json_t **
         return cli_fail(cli, rv, heap);
     }
     int code = space_judge_nodes(cli, nodes, &unreachable);
-    json_t *found[4096] = {0};
+    json_t *found[SPACE_SHARDS_MAX] = {0};
     size_t count = 0;
     json_array_foreach(nodes, i, node)
     {
         json_array_foreach(json_object_get(json_object_get(node, "answer"), "shards"), k, shard)
         {
             uint64_t index = space_number(shard, "shard");
-            if (code != 0 || !json_is_true(json_object_get(shard, "serving")) || index >= 4096 ||
-                found[index] != NULL) {
+            if (code != 0 || !json_is_true(json_object_get(shard, "serving")) ||
+                index >= SPACE_SHARDS_MAX || found[index] != NULL) {
                 continue;
             }
             json_t *row = json_deep_copy(json_object_get(shard, "stats"));

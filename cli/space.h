@@ -22,9 +22,15 @@ uint64_t space_permille(uint64_t part, uint64_t whole);
 void space_set_percent(json_t *object, const char *key, uint64_t value_permille);
 void space_set_bytes(json_t *object, const char *key, uint64_t bytes);
 
+#define SPACE_SHARDS_MAX 4096 /* of a heap */
+
 /* NOTFOUND of the heap is the answer; other nodes that can't be asked are warned of, and counted.
  */
 int space_judge_nodes(struct cli *cli, json_t *nodes, size_t *unreachable);
+/* Until each shard of the heap has a leader that serves, but for a second at most: leadership that
+ * moves, as it does when a heap is new, is nothing that is missing. Connects; 0 or CAIRN_E_*, said
+ * already. */
+int space_await_leaders(struct cli *cli, const char *heap);
 /* Rows of leaders that must be all of the heap's. 7 if there are none, else a warning and *missing.
  */
 int space_judge_leaders(struct cli *cli, const char *heap, const json_t *rows, uint64_t *missing);

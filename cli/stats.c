@@ -218,6 +218,10 @@ static int stats_by_type(struct cli *cli, const char *heap)
 {
     json_t *rows = NULL;
     size_t unreachable = 0;
+    int rv = space_await_leaders(cli, heap);
+    if (rv != 0) {
+        return cli_exit_of(rv);
+    }
     int code = space_ask_images(
         cli, json_pack("{s:s,s:s,s:b}", "heap", heap, "what", "types", "leading", 1), &rows,
         &unreachable);
