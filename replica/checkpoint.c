@@ -58,8 +58,7 @@ static void mark(struct shard *s, uint64_t sequence, uint64_t index, uint64_t te
         shard__fail(s, rv, "the log took no mark");
         return;
     }
-    /* Consensus takes no second snapshot of one index, so it doesn't learn of this release. */
-    s->log_is_shorter = index == s->checkpoint_index && keep > s->keep_after;
+    s->log_is_shorter = false; /* consensus is told below what the log has released */
     s->keep_after = keep;
     s->checkpoint_index = index;
     s->checkpoint_sequence = sequence;

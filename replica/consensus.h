@@ -168,7 +168,7 @@ int consensus_submit_change(struct consensus *c, uint64_t now_ms,
 int consensus_configuration_applied(struct consensus *c, uint64_t now_ms, uint64_t index,
                                     struct slice data, struct consensus_update **update);
 /* Our own checkpoint at index is durable; entries up to trim_index may go from raft's view of the
- * log. */
+ * log. Once more at the same index: more of them went. */
 int consensus_snapshot_taken(struct consensus *c, uint64_t now_ms, uint64_t index, uint64_t term,
                              uint64_t trim_index, struct consensus_update **update);
 /* The snapshot of update->install is durable here and the log was restarted behind it. ok false: it

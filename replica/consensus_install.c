@@ -10,6 +10,20 @@
 /* ---- a checkpoint of our own
  * ------------------------------------------------------------------------- */
 
+/* libraft takes no second snapshot of one index. Entries behind it that are released later would be
+ * offered for ever to a follower that lacks them; and if no majority is without that one, no entry
+ * is committed of which there could be a newer snapshot. So the trail is cut as it would have been
+ * if the snapshot had been taken with fewer entries behind it. */
+static void release(struct raft_trail *t, uint64_t index)
+{
+    while (t->front != t->back && t->records[t->front].index <= index) {
+        t->front = (t->front + 1) % t->size;
+    }
+    if (index > t->offset) {
+        t->offset = index;
+    }
+}
+
 int consensus_snapshot_taken(struct consensus *c, uint64_t now_ms, uint64_t index, uint64_t term,
                              uint64_t trim_index, struct consensus_update **update)
 {
@@ -18,7 +32,10 @@ int consensus_snapshot_taken(struct consensus *c, uint64_t now_ms, uint64_t inde
     if (rv != 0) {
         return rv;
     }
-    const struct raft *r = &c->raft;
+    struct raft *r = &c->raft;
+    if (!r->snapshot.installing && index == r->trail.snapshot.index && trim_index <= index) {
+        release(&r->trail, trim_index);
+    }
     if (r->snapshot.installing || index <= r->trail.snapshot.index) {
         return consensus__finish(c, update); /* overtaken by one that came from the leader */
     }

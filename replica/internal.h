@@ -250,7 +250,7 @@ struct shard {
     uint64_t hold_credit_ms;              /* time without holds that hasn't paid for any */
 
     /* Checkpoints. */
-    bool log_is_shorter;             /* than consensus believes: see checkpoint_heal() */
+    bool log_is_shorter; /* than consensus believes, which isn't to be: checkpoint_heal() */
     uint64_t log_bytes, log_entries; /* applied since the last one */
     bool checkpoint_wanted, checkpoint_pressed, checkpoint_running;
     uint64_t checkpoint_bytes;                      /* that the running one writes */

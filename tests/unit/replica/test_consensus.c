@@ -372,6 +372,26 @@ static void a_leader_sends_its_snapshot_to_who_needs_trimmed_entries(void **stat
     fixture_close(&f);
 }
 
+static void what_the_log_releases_behind_a_known_snapshot_is_not_offered(void **state)
+{
+    (void)state;
+    struct fixture f;
+    fixture_open(&f, 3, 8);
+    become_leader(&f);
+    uint64_t index = f.last - 1; /* nothing newer is committed, nor will it be without server 3 */
+    assert_int_equal(consensus_snapshot_taken(f.c, f.now, index, 1, 2, &f.u), 0);
+    must_receive(&f, append_result(&f, 3, 4, f.last - 1));
+    assert_int_equal(sent_to(&f, MSG_APPEND, 3)->index, 4);
+    assert_int_equal(consensus_snapshot_taken(f.c, f.now, index, 1, index, &f.u), 0);
+    assert_int_equal(consensus_snapshot_taken(f.c, f.now, index, 1, 3, &f.u), 0); /* stays so */
+    tick(&f, HEARTBEAT_MS);
+    const struct consensus_message *m = sent_to(&f, MSG_SNAPSHOT, 3);
+    assert_non_null(m);
+    assert_int_equal(m->index, index);
+    assert_int_equal(m->log_term, 1);
+    fixture_close(&f);
+}
+
 static void leadership_is_handed_over(void **state)
 {
     (void)state;
@@ -704,6 +724,7 @@ int main(void)
         cmocka_unit_test(a_snapshot_replaces_the_log_once_it_is_installed),
         cmocka_unit_test(a_snapshot_that_fails_leaves_the_log_as_it_was),
         cmocka_unit_test(a_leader_sends_its_snapshot_to_who_needs_trimmed_entries),
+        cmocka_unit_test(what_the_log_releases_behind_a_known_snapshot_is_not_offered),
         cmocka_unit_test(leadership_is_handed_over),
         cmocka_unit_test(timeout_now_makes_an_up_to_date_follower_campaign_at_once),
         cmocka_unit_test(a_reluctant_replica_leaves_elections_to_others_but_not_for_ever),
