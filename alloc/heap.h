@@ -181,7 +181,7 @@ uint64_t heap_trim(struct heap *heap, uint64_t bytes);
 
 /* ---- slot leases (E21, X20): final pointers before the object exists ------------------------- */
 
-#define HEAP_LEASE_SLOTS_MAX 256u
+#define HEAP_LEASE_SLOTS_MAX LEASE_SLOTS_MAX
 /* Leases up to `count` slots to a session; ptrs[i] are the pointers that they will be. *lease is
  * its number. ERR_NOSPACE, ERR_INVAL. */
 int heap_lease(struct heap *heap, uint64_t session, uint32_t count, uint64_t *lease,

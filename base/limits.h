@@ -35,6 +35,7 @@
 #define SESSIONS_PER_SHARD_MAX 4096
 #define SESSION_WINDOW_MAX     1024         /* commands in flight of one session on one shard */
 #define SESSION_LEASES_MAX     16           /* leases of slots of one session on one shard */
+#define LEASE_SLOTS_MAX        256u         /* slots of one lease */
 #define TX_PARTICIPANTS_MAX    16           /* shards of one transaction */
 #define TX_ITEMS_MAX           1024         /* checks and operations of one transaction */
 #define TX_BYTES_MAX           (512u << 10) /* its encoded parts, all shards together */

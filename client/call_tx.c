@@ -3,25 +3,21 @@
 
 #include "client/internal.h"
 
-int core_prepare_lease(struct core_call *call, struct core_heap *heap, uint32_t shard,
-                       uint32_t slots)
+int core_prepare_lease(struct core_call *call, struct core_shard *shard, uint32_t slots)
 {
-    int rv = core__aim_shard(call, heap, shard);
-    if (rv == 0) {
-        struct msg_lease m = {.uid = call->shard->uid, .count = slots};
-        CORE_PREPARE(call, LEASE, lease, &m, rv);
-    }
+    int rv = 0;
+    struct msg_lease m = {.uid = shard->uid, .count = slots};
+    call->shard = shard;
+    CORE_PREPARE(call, LEASE, lease, &m, rv);
     return rv;
 }
 
-int core_prepare_lease_get(struct core_call *call, struct core_heap *heap, uint32_t shard,
-                           uint64_t lease)
+int core_prepare_lease_get(struct core_call *call, struct core_shard *shard, uint64_t lease)
 {
-    int rv = core__aim_shard(call, heap, shard);
-    if (rv == 0) {
-        struct msg_lease_get m = {.uid = call->shard->uid, .lease = lease};
-        CORE_PREPARE(call, LEASE_GET, lease_get, &m, rv);
-    }
+    int rv = 0;
+    struct msg_lease_get m = {.uid = shard->uid, .lease = lease};
+    call->shard = shard;
+    CORE_PREPARE(call, LEASE_GET, lease_get, &m, rv);
     return rv;
 }
 

@@ -218,13 +218,12 @@ int core_prepare_root_list_at(struct core_call *call, struct core_heap *heap, ui
                               uint64_t at, struct slice after, uint32_t max);
 /* Transactions (ADR 0007 §9). Parts as base/txn_part.h describes them; parts: as in TX_COMMIT, the
  * first one is the shard's own. Deadline 0: set when the command gets its number. */
-int core_prepare_lease(struct core_call *call, struct core_heap *heap, uint32_t shard,
-                       uint32_t slots);
-int core_prepare_lease_get(struct core_call *call, struct core_heap *heap, uint32_t shard,
-                           uint64_t lease);
+/* Without a heap, which may be closed: shards stay until the core is. */
+int core_prepare_lease(struct core_call *call, struct core_shard *shard, uint32_t slots);
+int core_prepare_lease_get(struct core_call *call, struct core_shard *shard, uint64_t lease);
 int core_prepare_tx_commit_one(struct core_call *call, struct core_heap *heap, uint32_t shard,
                                struct slice part);
-/* The same without the heap, which may be closed: shards stay until the core is. */
+/* The same without the heap. */
 int core_prepare_tx_commit_on(struct core_call *call, struct core_shard *shard, struct slice part);
 int core_prepare_tx_commit(struct core_call *call, struct core_heap *heap, uint32_t shard,
                            uint64_t deadline, struct slice parts);

@@ -68,7 +68,7 @@ void sdk__embedded_let_go(struct core_shard *shard)
 void sdk__embedded_heap_close(struct cairn_heap *heap)
 {
     struct core_shard *shard = heap->core->shards[0];
-    sdk__lease_pool_return(heap->client, shard);
+    sdk__lease_pool_return(shard);
     core_heap_close(heap->core);
     sdk__embedded_let_go(shard);
     mem_free(heap);

@@ -222,6 +222,8 @@ void core__session_free(struct core_session *session);
 /* lease.c */
 struct lease_pool;
 void sdk__lease_pool_free(struct lease_pool *pool); /* NULL is allowed */
+/* From time to time, on the library thread: what hasn't been used for so long is given back. */
+void sdk__lease_pool_rest(struct core_shard *shard);
 
 /* call.c: for those who encode requests. Sets the call's text and returns err. */
 int core__refuse(struct core_call *call, int err, const char *format, ...)

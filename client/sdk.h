@@ -130,8 +130,9 @@ int sdk__fail(int err, const char *format, ...) __attribute__((format(printf, 2,
 /* tx_commit.c: the future of a commit that has a set is freed, with its outcome. */
 void sdk__tx_settled(struct cairn_future *future);
 
-/* lease.c. A directory has no session whose end gives back the pointers that nobody has taken. */
-void sdk__lease_pool_return(struct cairn_client *client, struct core_shard *shard);
+/* lease.c. A directory has no session whose end gives back the pointers that nobody has taken. On
+ * the library thread, when nobody else uses them any more. */
+void sdk__lease_pool_return(struct core_shard *shard);
 
 /* type.c: appends a type as it travels; INVAL, NOMEM, said already. */
 int sdk__type_encode(const struct cairn_type *type, struct buf *out);

@@ -272,6 +272,7 @@ static void on_keepalive(struct env_timer *timer)
         (session->told + 1 >= session->next_seq && !session->leases)) {
         return;
     }
+    sdk__lease_pool_rest(shard);
     if (now < due) {
         env_timer_start(core->env, timer, due);
         return;

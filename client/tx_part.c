@@ -241,8 +241,13 @@ int sdk__tx_parts_burn(struct tx_parts *parts, const struct tx_object *object)
                               .ptr = object->ptr,
                               .session = object->session,
                               .size = 1};
-    int rv = put_alloc(parts, &empty, slice_of(NULL, 0));
-    return rv != 0 ? rv : put_object(parts, &empty, (struct item){.kind = TXN_FREE});
+    struct tx_part *part = NULL;
+    int rv = part_of(parts, object->heap, object->shard, &part);
+    if (rv == 0 && part->items == 0) { /* which no object has */
+        rv =
+            put_object(parts, &empty, (struct item){.kind = TXN_CHECK_OBJECT, .value = UINT64_MAX});
+    }
+    return rv != 0 ? rv : put_alloc(parts, &empty, slice_of(NULL, 0));
 }
 
 int sdk__tx_parts_encode(const struct tx_set *set, struct tx_parts *out)

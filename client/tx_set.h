@@ -151,7 +151,8 @@ int sdk__tx_parts_home(struct tx_parts *parts, struct cairn_heap *heap, struct c
 /* {uid, length, part} each, as TX_COMMIT wants them. */
 int sdk__tx_parts_join(const struct tx_parts *parts, struct buf *out);
 void sdk__tx_parts_free(struct tx_parts *parts);
-/* Adds: the object is allocated and freed. */
+/* Adds: the object is allocated, in a transaction that is refused: so its slot goes back, and
+ * nothing else happens. */
 int sdk__tx_parts_burn(struct tx_parts *parts, const struct tx_object *object);
 /* What the number in a conflict means: a sentence, and the pointer (0: a name). */
 uint64_t sdk__tx_conflict_say(const struct tx_parts *parts, uint64_t what, uint64_t version,

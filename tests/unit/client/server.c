@@ -5,6 +5,7 @@
 #include "support/test.h"
 
 #include "base/env_uv.h"
+#include "base/txn_part.h"
 #include "rpc/rpc.h"
 #include "rpc/tls.h"
 #include "unit/rpc/certs.h"
@@ -36,7 +37,9 @@ struct server {
     bool holding;
     struct held held[HELD_MAX];
     uint32_t held_count;
-    uint64_t sessions, objects, leases;
+    uint64_t sessions, objects;
+    _Atomic uint64_t leases, promised; /* slots that nothing was done with yet */
+    _Atomic uint32_t losing;           /* leases that aren't known when they are asked about */
     uint64_t root;
     uint64_t retention_ms;
     uint32_t type_number;
@@ -101,6 +104,20 @@ static uint8_t *object_of(struct server *s, uint64_t ptr)
     return s->bytes[(ptr & 0xffffff) % OBJECTS];
 }
 
+static uint32_t allocations(struct slice part)
+{
+    struct cursor c = cursor_of(part);
+    uint32_t count = 0;
+    (void)cursor_bytes(&c, sizeof(struct txn_part_header));
+    while (cursor_left(&c) >= sizeof(struct txn_item)) {
+        struct slice item = cursor_bytes(&c, sizeof(struct txn_item));
+        count += item.data[0] == TXN_ALLOC;
+        (void)cursor_bytes(&c, load_u16(item.data + 2));
+        (void)cursor_bytes(&c, load_u32(item.data + 4));
+    }
+    return count;
+}
+
 static void on_command(struct server *s, struct rpc_conn *conn, const struct frame_header *h,
                        struct slice body)
 {
@@ -134,7 +151,12 @@ static void on_command(struct server *s, struct rpc_conn *conn, const struct fra
     } else if (h->kind == KIND_LEASE) {
         struct msg_lease m;
         (void)message_decode_lease(body, &m);
-        r.value = ++s->leases << 32 | m.session;
+        r.value = ++s->leases << 40 | (uint64_t)m.count << 24 | m.session;
+        s->promised += m.count;
+    } else if (h->kind == KIND_TX_COMMIT_ONE) {
+        struct msg_tx_commit_one m;
+        (void)message_decode_tx_commit_one(body, &m);
+        s->promised -= allocations(m.part);
     } else if (h->kind == KIND_FREE) {
         r.code = -ERR_STALE;
     } else if (h->kind == KIND_REALLOC) {
@@ -251,19 +273,26 @@ static void answer_objects(struct rpc_conn *conn, uint64_t request, struct slice
     buf_close(&objects);
 }
 
-/* Its number says whose it is. */
-static void answer_lease(struct rpc_conn *conn, uint64_t request, struct slice in)
+/* Its number says whose it is, and of how many slots. */
+static void answer_lease(struct server *s, struct rpc_conn *conn, uint64_t request, struct slice in)
 {
     struct msg_lease_get q;
     struct buf ptrs = {0};
     struct buf body = {0};
     (void)message_decode_lease_get(in, &q);
-    for (uint64_t i = 0; i < 64; i++) {
-        uint64_t ptr =
-            (q.uid - FIRST_UID) << 52 | UINT64_C(2) << 38 | ((q.lease >> 32) * 64 + i) % OBJECTS;
+    uint64_t count = q.lease >> 24 & 0xffff;
+    if (s->losing > 0) {
+        s->losing--;
+        s->promised -= count;
+        (void)rpc_send_error(conn, request, ERR_NOTFOUND, 16, 0, 0, "no such lease");
+        return;
+    }
+    for (uint64_t i = 0; i < count; i++) {
+        uint64_t ptr = (q.uid - FIRST_UID) << 52 | UINT64_C(2) << 38 |
+                       ((q.lease >> 40) * LEASE_SLOTS_MAX + i) % OBJECTS;
         put(&ptrs, &ptr, sizeof ptr);
     }
-    struct msg_lease_info m = {.session = q.lease & UINT32_MAX,
+    struct msg_lease_info m = {.session = q.lease & 0xffffff,
                                .ptrs = slice_of(ptrs.data, ptrs.len)};
     (void)message_encode_lease_info(&m, &body);
     answer(conn, request, KIND_LEASE_INFO, &body);
@@ -313,7 +342,7 @@ static void serve(struct server *s, struct rpc_conn *conn, const struct frame_he
         answer(conn, id, KIND_ROOT_LIST_RESULT, &body);
         buf_close(&entries);
     } else if (h->kind == KIND_LEASE_GET) {
-        answer_lease(conn, id, in);
+        answer_lease(s, conn, id, in);
     } else if (h->kind == KIND_TX_VALIDATE) {
         struct msg_tx_validated m = {.valid = 1, .clock = 4};
         (void)message_encode_tx_validated(&m, &body);
@@ -477,4 +506,19 @@ void server_stop(struct server *s)
 const char *server_endpoint(const struct server *s)
 {
     return s->endpoint;
+}
+
+uint64_t server_leases(const struct server *s)
+{
+    return s->leases;
+}
+
+uint64_t server_promised(const struct server *s)
+{
+    return s->promised;
+}
+
+void server_lose_leases(struct server *s, uint32_t count)
+{
+    s->losing = count;
 }

@@ -17,5 +17,10 @@ void server_stop(struct server *server);
 const char *server_endpoint(const struct server *server);
 /* While it holds, requests wait unanswered. thread: any */
 void server_hold(struct server *server, bool hold);
+/* LEASE commands so far; slots promised with them that no transaction has named. thread: any */
+uint64_t server_leases(const struct server *server);
+uint64_t server_promised(const struct server *server);
+/* The next so many are gone when somebody looks at them. thread: any */
+void server_lose_leases(struct server *server, uint32_t count);
 
 #endif

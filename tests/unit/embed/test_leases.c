@@ -1,6 +1,7 @@
 /* Pointers that were promised to a transaction which comes to nothing: their slots go back, so that
  * they are stale (and not "not yet") from then on. Through the public header, in a directory or on
  * a cluster. */
+#include <pthread.h>
 #include <unistd.h>
 
 #include "unit/embed/fixture.h"
@@ -150,15 +151,55 @@ static void of_one_that_is_neither_committed_nor_aborted(void **state)
 static void of_one_that_is_aborted_and_what_nobody_has_taken(void **state)
 {
     (void)state;
-    cairn_ptr taken[70]; /* more than one lease */
+    static cairn_ptr taken[1000]; /* many leases */
     cairn_tx *tx = start();
-    for (uint32_t i = 0; i < 70; i++) {
+    for (uint32_t i = 0; i < 1000; i++) {
         must(cairn_tx_alloc(tx, 64, 0, &taken[i]));
     }
     assert_int_equal(look(heap, taken[0]), CAIRN_E_NOT_YET);
     cairn_tx_abort(tx);
-    for (uint32_t i = 0; i < 70; i++) {
+    for (uint32_t i = 0; i < 1000; i++) {
         goes_back(heap, taken[i]);
+    }
+}
+
+/* ---- many threads, one pool ---- */
+
+#define THREADS 4u
+#define EACH    100u
+#define ROUNDS  8u
+
+static void *allocate(void *arg)
+{
+    cairn_ptr *ptrs = arg;
+    for (uint32_t round = 0; round < ROUNDS; round++) {
+        cairn_tx *tx = start();
+        for (uint32_t i = 0; i < EACH; i++) {
+            cairn_ptr *ptr = &ptrs[round * EACH + i];
+            must(cairn_tx_alloc(tx, 64, 0, ptr));
+            set(tx, *ptr, ptr->word);
+        }
+        must(cairn_tx_commit(tx, NULL));
+    }
+    return NULL;
+}
+
+/* Twice, and one of the commits would find its pointer stale; or its object has two owners. */
+static void are_given_once(void **state)
+{
+    (void)state;
+    static cairn_ptr ptrs[THREADS][ROUNDS * EACH];
+    pthread_t threads[THREADS];
+    for (uint32_t t = 0; t < THREADS; t++) {
+        assert_int_equal(pthread_create(&threads[t], NULL, allocate, ptrs[t]), 0);
+    }
+    for (uint32_t t = 0; t < THREADS; t++) {
+        assert_int_equal(pthread_join(threads[t], NULL), 0);
+    }
+    for (uint32_t t = 0; t < THREADS; t++) {
+        for (uint32_t i = 0; i < ROUNDS * EACH; i++) {
+            assert_int_equal(value_of(ptrs[t][i]), ptrs[t][i].word);
+        }
     }
 }
 
@@ -176,6 +217,7 @@ int main(int argc, char **argv)
         TEST(freed_by_the_transaction_itself),
         TEST(of_one_that_is_neither_committed_nor_aborted),
         TEST(of_one_that_is_aborted_and_what_nobody_has_taken),
+        TEST(are_given_once),
     };
     return cmocka_run_group_tests(tests, NULL, fixture_over);
 }
