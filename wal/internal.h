@@ -206,6 +206,16 @@ void wal__writer_init(struct wal *wal);
 /* Goes on with closing, or frees an abandoned log, when nothing is under way any more. */
 void wal__finish_step(struct wal *wal);
 
+/* ---- which segment is the newest: newest.c
+ * ---------------------------------------------------------------------------------- */
+
+/* generation 0: nobody has said. */
+int wal__newest_read(struct env *env, const char *dir, struct wal_newest *out);
+/* Synced, and in *newest. Also when that says so already: what was read may have stood in the page
+ * cache only. After an error *newest is as it was, and what is on disk is that or `sequence`. */
+int wal__newest_write(struct env *env, const char *dir, struct wal_newest *newest,
+                      uint64_t sequence);
+
 /* ---- reading a directory: scan.c
  * ---------------------------------------------------------------------------------- */
 
@@ -226,6 +236,7 @@ struct wal_scan {
     size_t stale_count;
     uint64_t *spares;
     size_t spare_count;
+    struct wal_newest newest;
     uint64_t synced_to; /* S */
     uint64_t position;
     bool torn;      /* an incomplete block stands behind the last valid one */
@@ -279,6 +290,7 @@ struct wal {
     struct wal_segment *current; /* takes the blocks */
     struct wal_segment *next;    /* prepared, empty */
     uint64_t segment_count;
+    struct wal_newest newest; /* the preparation's, while there is one under way */
     uint64_t spares[WAL_SPARES_MAX];
     size_t spare_count;
     uint64_t spare_id_next;

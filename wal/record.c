@@ -20,6 +20,17 @@ enum header_offset {
     HEADER_NODE_AT = 48,
 };
 
+#define NEWEST_MAGIC 0x545345574e4c4157ull /* "WALNEWST" */
+
+enum newest_offset {
+    NEWEST_MAGIC_AT = 0,
+    NEWEST_CRC_AT = 8,
+    NEWEST_VERSION_AT = 12,
+    NEWEST_GENERATION_AT = 16,
+    NEWEST_SEQUENCE_AT = 24,
+    NEWEST_NODE_AT = 32,
+};
+
 enum block_offset {
     BLOCK_CRC_AT = 0,
     BLOCK_MAGIC_AT = 4,
@@ -61,6 +72,37 @@ void wal__header_pack(const struct wal_header *h, uint8_t *out)
     store_u64(out + HEADER_NODE_AT, h->node_uid);
     store_u32(out + HEADER_CRC_AT,
               crc32c(0, out + HEADER_VERSION_AT, WAL_HEADER_BYTES - HEADER_VERSION_AT));
+}
+
+static uint32_t newest_crc(const uint8_t *slot)
+{
+    return crc32c(0, slot + NEWEST_VERSION_AT, WAL_ALIGN - NEWEST_VERSION_AT);
+}
+
+void wal__newest_pack(const struct wal_newest *n, uint8_t *out)
+{
+    memset(out, 0, WAL_ALIGN);
+    store_u64(out + NEWEST_MAGIC_AT, NEWEST_MAGIC);
+    store_u32(out + NEWEST_VERSION_AT, WAL_NEWEST_VERSION);
+    store_u64(out + NEWEST_GENERATION_AT, n->generation);
+    store_u64(out + NEWEST_SEQUENCE_AT, n->sequence);
+    store_u64(out + NEWEST_NODE_AT, n->node_uid);
+    store_u32(out + NEWEST_CRC_AT, newest_crc(out));
+}
+
+void wal__newest_unpack(const uint8_t *in, struct wal_newest *out)
+{
+    memset(out, 0, sizeof *out);
+    for (const uint8_t *slot = in; slot < in + WAL_NEWEST_BYTES; slot += WAL_ALIGN) {
+        if (load_u64(slot + NEWEST_MAGIC_AT) == NEWEST_MAGIC &&
+            load_u32(slot + NEWEST_CRC_AT) == newest_crc(slot) &&
+            load_u32(slot + NEWEST_VERSION_AT) == WAL_NEWEST_VERSION &&
+            load_u64(slot + NEWEST_GENERATION_AT) > out->generation) {
+            out->generation = load_u64(slot + NEWEST_GENERATION_AT);
+            out->sequence = load_u64(slot + NEWEST_SEQUENCE_AT);
+            out->node_uid = load_u64(slot + NEWEST_NODE_AT);
+        }
+    }
 }
 
 int wal__header_unpack(const uint8_t *in, struct wal_header *out)

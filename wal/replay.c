@@ -701,6 +701,13 @@ int wal__begin(struct wal *wal, struct wal_scan *scan, struct err_text *e)
     padded = begin_seal(wal, &header, b);
     rv = begin_file(wal, &header, slice_of(b->data, padded), &file, e);
     if (rv == 0) {
+        rv = wal__newest_write(wal->env, wal->dir, &wal->newest, header.sequence);
+        if (rv != 0) {
+            env_file_close(wal->env, file);
+            err_set(e, rv, "can't write %s/newest: %s", wal->dir, err_text_of(rv));
+        }
+    }
+    if (rv == 0) {
         rv = begin_adopt(wal, &header, file, b, replaces);
     }
     if (rv == 0) {

@@ -380,6 +380,33 @@ static int segments_load(struct wal_scan *scan, struct names *names, uint64_t no
     return 0;
 }
 
+/* Is the newest segment there that ever was? `last`: the newest of the files, 0 if there is none */
+static int newest_check(struct wal_scan *scan, uint64_t last, uint64_t node_uid, struct err_text *e)
+{
+    int rv = wal__newest_read(scan->env, scan->dir, &scan->newest);
+
+    if (rv != 0) {
+        return err_set(e, rv, "can't read %s/newest: %s", scan->dir, err_text_of(rv));
+    }
+    if (scan->newest.generation != 0 && node_uid != 0 && scan->newest.node_uid != node_uid) {
+        return err_set(e, ERR_WRONGCLUSTER,
+                       "the log in %s belongs to node %016" PRIx64 ", this is node %016" PRIx64,
+                       scan->dir, scan->newest.node_uid, node_uid);
+    }
+    if (scan->newest.sequence > 0 && last == 0) {
+        return err_set(e, ERR_CORRUPT, "the log in %s is gone: there is no segment of it",
+                       scan->dir);
+    }
+    if (scan->newest.sequence > last) {
+        return err_set(e, ERR_CORRUPT,
+                       "segments of the log in %s are missing: it has come to %" PRIu64
+                       ", and those behind %" PRIu64
+                       " are gone, with what they acknowledged: this node's log can't be trusted",
+                       scan->dir, scan->newest.sequence, last);
+    }
+    return 0;
+}
+
 int wal__scan_open(struct wal_scan *scan, struct env *env, const char *dir, uint64_t node_uid,
                    struct err_text *e)
 {
@@ -414,9 +441,6 @@ int wal__scan_open(struct wal_scan *scan, struct env *env, const char *dir, uint
                      " and older are there, the ones behind are not",
                      dir, scan->stale[below_gap - 1]);
     }
-    if (rv != 0 || scan->count == 0) {
-        goto out;
-    }
     /* Each says where the one before it ends; the last one was looked at by drop_unused(). */
     for (size_t i = 0; rv == 0 && i + 1 < scan->count; i++) {
         rv = opening_check(scan, i, &valid, e);
@@ -424,8 +448,13 @@ int wal__scan_open(struct wal_scan *scan, struct env *env, const char *dir, uint
             rv = damage(scan, i, WAL_HEADER_BYTES, e);
         }
     }
-    if (rv == 0) {
+    if (rv == 0 && scan->count > 0) {
         rv = find_end(scan, e);
+    }
+    /* Last, so that what is there can be shown. */
+    if (rv == 0) {
+        rv =
+            newest_check(scan, names.count > 0 ? names.sequences[names.count - 1] : 0, node_uid, e);
     }
 out:
     mem_free(names.sequences);

@@ -174,6 +174,9 @@ static void prepare_run(struct env_work *work)
     if (p->err == 0 && p->want_segment) {
         p->err = wal__segment_make(wal->env, wal->dir, p->spare_id, &p->header, slice_of(NULL, 0),
                                    wal->opts.direct, &p->file);
+        if (p->err == 0) {
+            p->err = wal__newest_write(wal->env, wal->dir, &wal->newest, p->header.sequence);
+        }
     }
 }
 
@@ -237,6 +240,10 @@ static void prepare_done(struct env_work *work)
         spare_keep(wal, p->spare_id);
     }
     if (p->err != 0) {
+        if (p->file != NULL) { /* it has its name, and the next try takes that */
+            env_file_close(wal->env, p->file);
+            p->file = NULL;
+        }
         prepare_failed(wal);
     } else {
         if (wal->no_space) {

@@ -179,6 +179,20 @@ static void leftovers_adopt(struct wal *wal, const struct wal_scan *scan)
     }
 }
 
+/* A segment that was prepared and not used goes: nobody may miss it. */
+static int unused_gives_way(struct wal *wal, const struct wal_scan *scan, struct err_text *e)
+{
+    uint64_t last = scan->count > 0 ? scan->segments[scan->count - 1].header.sequence : 0;
+    int rv = 0;
+
+    wal->newest = scan->newest;
+    wal->newest.node_uid = wal->opts.node_uid;
+    if (wal->newest.sequence > last) {
+        rv = wal__newest_write(wal->env, wal->dir, &wal->newest, last);
+    }
+    return rv == 0 ? 0 : err_set(e, rv, "can't write %s/newest: %s", wal->dir, err_text_of(rv));
+}
+
 static int recover(struct wal *wal, struct err_text *e)
 {
     struct wal_scan scan;
@@ -197,6 +211,10 @@ static int recover(struct wal *wal, struct err_text *e)
                  scan.segments[scan.count - 1].valid_bytes);
     }
     rv = wal__replay(wal, &scan, e);
+    if (rv != 0) {
+        goto out;
+    }
+    rv = unused_gives_way(wal, &scan, e);
     if (rv != 0) {
         goto out;
     }
@@ -333,7 +351,9 @@ void wal__finish_step(struct wal *wal)
         struct wal_segment *next = wal->next;
         wal->next = NULL;
         env_file_close(wal->env, next->file);
-        wal__retire_file(wal, next->header.sequence, true);
+        if (wal__newest_write(wal->env, wal->dir, &wal->newest, next->header.sequence - 1) == 0) {
+            wal__retire_file(wal, next->header.sequence, true);
+        }
         mem_free(next);
     }
     quiet(wal);

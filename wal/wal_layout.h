@@ -51,6 +51,15 @@ struct wal_header {
     uint64_t node_uid;
 };
 
+/* Which segment is the newest there is: a file of two slots of WAL_ALIGN bytes, written in turn. */
+#define WAL_NEWEST_BYTES   (2 * WAL_ALIGN)
+#define WAL_NEWEST_VERSION 1u
+struct wal_newest {
+    uint64_t generation; /* grows with every write; 0: nothing is known */
+    uint64_t sequence;
+    uint64_t node_uid;
+};
+
 struct wal_block_head {
     uint32_t bytes; /* head and records, before padding */
     uint32_t records;
@@ -93,6 +102,11 @@ static inline size_t wal__record_bytes(size_t data_bytes)
 void wal__header_pack(const struct wal_header *h, uint8_t *out);
 /* ERR_CORRUPT (magic, checksum or a field out of its range), ERR_VERSION. */
 int wal__header_unpack(const uint8_t *in, struct wal_header *out);
+
+/* out: WAL_ALIGN bytes, every one is set. */
+void wal__newest_pack(const struct wal_newest *n, uint8_t *out);
+/* The younger one of the valid slots; generation 0: there is none. in: WAL_NEWEST_BYTES */
+void wal__newest_unpack(const uint8_t *in, struct wal_newest *out);
 
 /* Writes the record at `out` and returns its bytes. data may be given in r->data (copied). */
 size_t wal__record_pack(const struct wal_record *r, uint8_t *out);

@@ -455,6 +455,69 @@ static void dump_shows_every_kind_and_changes_nothing(void **state)
     free(s);
 }
 
+/* Whatever way it ended: with the next one prepared, or stopped and all of it written. */
+static void missing_newest_segments_are_reported(void **state)
+{
+    (void)state;
+    for (int way = 0; way < 3; way++) {
+        struct subject *s = calloc(1, sizeof *s);
+        struct dumped left = {0};
+        char path[WAL_PATH_BYTES];
+        if (way == 2) {
+            subject_init_dead(s);
+        } else {
+            subject_init(s, way == 1);
+        }
+        mem_env_copy(&s->other, &s->f.env);
+        uint64_t last = s->scan.segments[s->scan.count - 1].header.sequence;
+        for (uint64_t sequence = last; sequence <= last + 1; sequence++) {
+            wal__segment_path("/d", sequence, path);
+            (void)env_file_unlink(&s->other.env, path);
+        }
+        assert_int_equal(outcome(s), -1);
+        assert_int_equal(wal_dump(&s->other.env, "/d", on_dump, &left, NULL), ERR_CORRUPT);
+        assert_true(left.count > 10 || s->scan.count == 1); /* what is there is shown */
+        /* All of them: a log that never was would do. */
+        for (size_t i = 0; i < s->scan.count; i++) {
+            wal__segment_path("/d", s->scan.segments[i].header.sequence, path);
+            (void)env_file_unlink(&s->other.env, path);
+        }
+        assert_int_equal(outcome(s), -1);
+        subject_close(s);
+        free(s);
+    }
+}
+
+/* Torn while it is written, or of a directory that had none: the one before it, or nothing, is what
+ * is known, and no log is refused for that. */
+static void a_torn_word_of_the_newest_segment_refuses_nothing(void **state)
+{
+    struct subject *s = calloc(1, sizeof *s);
+
+    (void)state;
+    subject_init(s, false);
+    mem_env_copy(&s->other, &s->f.env);
+    long whole = outcome(s);
+    assert_true(whole >= 0);
+    for (unsigned slots = 1; slots <= 3; slots++) {
+        mem_env_copy(&s->other, &s->f.env);
+        struct mem_inode *file = mem_env_file(&s->other, "/d/newest");
+        assert_non_null(file);
+        for (unsigned i = 0; i < 2; i++) {
+            if ((slots >> i & 1) != 0) {
+                file->data[i * WAL_ALIGN + WAL_ALIGN - 1] ^= 1;
+            }
+        }
+        assert_int_equal(outcome(s), whole);
+    }
+    mem_env_copy(&s->other, &s->f.env);
+    assert_int_equal(env_file_unlink(&s->other.env, "/d/newest"), 0);
+    assert_int_equal(outcome(s), whole);
+    assert_non_null(mem_env_file(&s->other, "/d/newest"));
+    subject_close(s);
+    free(s);
+}
+
 /* WAL_GOLDEN_WRITE=path makes the recorded file anew: only for a new version of the format. */
 static void golden_write(struct subject *s, const char *path)
 {
@@ -494,6 +557,7 @@ static void a_recorded_file_of_version_1_opens_for_ever(void **state)
         wal__segment_path("/d", i, path);
         (void)env_file_unlink(&s->other.env, path);
     }
+    (void)env_file_unlink(&s->other.env, "/d/newest"); /* there was none */
     assert_int_equal(wal_dump(&s->other.env, "/d", on_dump, &d, NULL), 0);
     assert_int_equal(d.count, WAL_GOLDEN_RECORDS);
     assert_int_equal(outcome(s), WAL_GOLDEN_STEP);
@@ -510,6 +574,8 @@ int main(void)
         cmocka_unit_test(a_clean_stop_with_nothing_alive_leaves_one_short_segment),
         cmocka_unit_test(a_missing_segment_is_reported),
         cmocka_unit_test(a_missing_newest_segment_is_reported_if_the_next_was_prepared),
+        cmocka_unit_test(missing_newest_segments_are_reported),
+        cmocka_unit_test(a_torn_word_of_the_newest_segment_refuses_nothing),
         cmocka_unit_test(another_nodes_log_and_another_version_are_refused),
         cmocka_unit_test(a_log_that_is_gone_is_told_from_a_new_one),
         cmocka_unit_test(dump_shows_every_kind_and_changes_nothing),
