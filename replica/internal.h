@@ -66,7 +66,7 @@ struct peer {
 /* Leaders that follow the load: leaders.c. */
 struct leaders {
     bool spread;                /* what the meta shard's leader decided, or this node as that */
-    uint64_t changed_ms;        /* when this node decided last; 0 never */
+    uint64_t changed_ms;        /* monotonic: when this node last decided or was told so; 0 never */
     int32_t busy_16ths;         /* of a thousandth of a processor, by this node's loop, smoothed */
     uint64_t cpu_ns, sample_ms; /* of the last sample; 0: none */
 };

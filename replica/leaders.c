@@ -9,7 +9,7 @@
  *
  * Between the two bounds nothing changes, and for a while after a change neither: moving costs an
  * election for each shard, and work that shows as load. A cluster begins gathered. A new leader of
- * the meta shard goes on from what it was told last; nothing of it is durable. */
+ * the meta shard goes on from what it was told last, and when; nothing of it is durable. */
 #include "base/log.h"
 #include "replica/internal.h"
 
@@ -86,6 +86,8 @@ void leaders_on_word(struct replica *r, uint32_t node, uint16_t busy, bool sprea
     peer->busy_ms = env_now_ms(r->env);
     if (r->meta != NULL && !r->meta->failed && !shard__leads(r->meta) &&
         replica_id_node(consensus_leader(r->meta->consensus)) == node) {
+        /* Should this node lead the meta shard next, it lets the change settle as well. */
+        r->leaders.changed_ms = spread != r->leaders.spread ? peer->busy_ms : r->leaders.changed_ms;
         r->leaders.spread = spread;
     }
 }

@@ -194,6 +194,76 @@ static void what_was_decided_outlasts_who_decided(void **state)
     check_and_close(&c, uid);
 }
 
+/* What every node that runs takes for decided. */
+static bool all_say_gathered(struct cluster *c, bool yes)
+{
+    for (uint32_t i = 0; i < CLUSTER_NODES; i++) {
+        struct replica_load load;
+        if (c->nodes[i].replica == NULL) {
+            continue;
+        }
+        replica_get_load(c->nodes[i].replica, &load);
+        if (load.gathered != yes) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static void run_until(struct cluster *c, bool gathered, uint32_t seconds_max)
+{
+    uint32_t ms = 0;
+    while (!all_say_gathered(c, gathered)) {
+        assert_true(ms < seconds_max * 1000);
+        cluster_run_ms(c, 100);
+        ms += 100;
+    }
+}
+
+/* For a minute after a change nothing is decided, whatever the load; also by who takes over. */
+static void check_settling(bool taken_over)
+{
+    struct cluster c;
+    cluster_open(&c, 6, 0);
+    want(&c, REPLICA_LEADERS_AUTO);
+    uint64_t uid = cluster_heap(&c, "h", SHARDS, HEAP_BYTES);
+    cluster_run_ms(&c, 30000);
+    busy(&c, 1000, 1000, 1000);
+    run_until(&c, false, 60);
+    for (uint32_t i = 0; i < 4; i++) { /* to and fro */
+        bool gathered = i % 2 != 0;
+        uint32_t old = cluster_leader(&c, SHARD_META);
+        if (taken_over) {
+            cluster_kill(&c, old, SIM_SIGKILL);
+        }
+        uint32_t load = gathered ? 1000 : 0; /* asks for the opposite */
+        busy(&c, load, load, load);
+        for (uint32_t s = 0; s < 55; s++) {
+            cluster_run_ms(&c, 1000);
+            assert_true(all_say_gathered(&c, gathered));
+        }
+        if (taken_over) {
+            assert_int_not_equal(cluster_leader(&c, SHARD_META), old);
+            cluster_start(&c, old);
+            want(&c, REPLICA_LEADERS_AUTO);
+        }
+        run_until(&c, !gathered, 20);
+    }
+    check_and_close(&c, uid);
+}
+
+static void a_change_settles_before_the_next_one(void **state)
+{
+    (void)state;
+    check_settling(false);
+}
+
+static void a_change_settles_also_under_the_next_leader(void **state)
+{
+    (void)state;
+    check_settling(true);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -202,6 +272,8 @@ int main(void)
         cmocka_unit_test(leaders_follow_the_load),
         cmocka_unit_test(a_short_peak_moves_no_leader),
         cmocka_unit_test(what_was_decided_outlasts_who_decided),
+        cmocka_unit_test(a_change_settles_before_the_next_one),
+        cmocka_unit_test(a_change_settles_also_under_the_next_leader),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
