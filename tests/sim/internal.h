@@ -44,6 +44,7 @@ struct sim_disk {
     size_t op_count, op_capacity;
     uint64_t used, limit; /* limit UINT64_MAX: none */
     uint32_t slow;
+    bool steady;
     bool fail_sync, fail_write;
     uint32_t fail_sync_skip, fail_write_skip;
     struct sim_disk_stats stats;

@@ -90,6 +90,8 @@ void sim_disk_heal(struct sim_host *host); /* armed failures that didn't come ar
 /* Room for `more` further bytes only; UINT64_MAX: no limit (the default, and 1 TiB free). */
 void sim_disk_limit(struct sim_host *host, uint64_t more);
 void sim_disk_slow(struct sim_host *host, uint32_t factor); /* 1: normal */
+/* From now on no sync takes 5 to 65 ms, as one in 200 does otherwise. */
+void sim_disk_steady(struct sim_host *host);
 /* Flips one bit of synced data in a file whose path contains `part` (NULL: any): false if none. */
 bool sim_disk_flip_bit(struct sim_host *host, const char *part);
 void sim_disk_wipe(struct sim_host *host); /* no process runs there */

@@ -250,6 +250,7 @@ static void names_remove(struct sim_disk *disk, struct sim_names *names, const c
     if (!found) {
         return;
     }
+    assert(names->entries != NULL);
     struct sim_entry entry = names->entries[at];
     names->count--;
     memmove(&names->entries[at], &names->entries[at + 1],
@@ -274,6 +275,7 @@ static void names_set(struct sim_disk *disk, struct sim_names *names, const char
         names->capacity = names->capacity == 0 ? 32 : names->capacity * 2;
         names->entries = sim__grow(names->entries, names->capacity * sizeof *names->entries);
     }
+    assert(names->entries != NULL);
     memmove(&names->entries[at + 1], &names->entries[at],
             (names->count - at) * sizeof *names->entries);
     names->count++;
@@ -562,14 +564,19 @@ static int64_t file_pread(struct env_file *file, void *data, size_t len, uint64_
     return (int64_t)n;
 }
 
+static uint64_t sync_ns(struct sim_disk *disk)
+{
+    uint64_t ns = SYNC_NS + below(disk, SYNC_NS);
+    if (!disk->steady && below(disk, 200) == 0) {
+        ns += 5000000 + below(disk, 60000000); /* a neighbour is busy */
+    }
+    return ns;
+}
+
 static int do_sync(struct env_file *file)
 {
     struct sim_disk *disk = file->disk;
-    uint64_t ns = SYNC_NS + below(disk, SYNC_NS);
-    if (below(disk, 200) == 0) {
-        ns += 5000000 + below(disk, 60000000); /* a neighbour is busy */
-    }
-    cost(file->proc, ns);
+    cost(file->proc, sync_ns(disk));
     disk->stats.syncs++;
     if (strikes(&disk->fail_sync, &disk->fail_sync_skip)) {
         disk->stats.sync_errors++;
@@ -633,11 +640,7 @@ static int file_pwrite(struct env_file *file, const void *data, size_t len, uint
         disk->fail_sync_skip--;
     }
     disk->stats.syncs++;
-    uint64_t ns = SYNC_NS + below(disk, SYNC_NS);
-    if (below(disk, 200) == 0) {
-        ns += 5000000 + below(disk, 60000000);
-    }
-    cost(file->proc, ns);
+    cost(file->proc, sync_ns(disk));
     return 0;
 }
 
@@ -872,6 +875,11 @@ void sim_disk_slow(struct sim_host *host, uint32_t factor)
 {
     assert(factor > 0);
     host->disk.slow = factor;
+}
+
+void sim_disk_steady(struct sim_host *host)
+{
+    host->disk.steady = true;
 }
 
 bool sim_disk_flip_bit(struct sim_host *host, const char *part)
