@@ -12,13 +12,14 @@
 /* The fault of this thread: `fault_after` allocations still succeed, then `fault_repeat` of them
  * fail. */
 static _Thread_local bool fault_armed;
+static _Thread_local bool fault_held;
 static _Thread_local long fault_after;
 static _Thread_local long fault_repeat;
 static _Thread_local long fault_hits;
 
 static bool fault_now(void)
 {
-    if (!fault_armed) {
+    if (!fault_armed || fault_held) {
         return false;
     }
     if (fault_after > 0) {
@@ -49,6 +50,13 @@ void mem_fault(long after, long repeat)
 bool mem_fault_armed(void)
 {
     return fault_armed;
+}
+
+bool mem_fault_hold(bool held)
+{
+    bool was = fault_held;
+    fault_held = held;
+    return was;
 }
 
 long mem_fault_hits(void)

@@ -22,6 +22,9 @@ void mem_fault(long after, long repeat);
 /* Who keeps freed memory for later asks, and leaves it where it is then: what is asked for is to be
  * an allocation that can fail. */
 bool mem_fault_armed(void);
+/* Held: this thread's allocations neither fail nor count, for what a test does beside the code that
+ * it tests. Returns what it was. */
+bool mem_fault_hold(bool held);
 /* Allocations that failed by mem_fault() on this thread since it was last armed. */
 long mem_fault_hits(void);
 

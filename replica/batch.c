@@ -558,7 +558,13 @@ void batch_end_of_turn(struct shard *s)
 
 void batch_tick(struct shard *s)
 {
-    if (s->ready_count > 0 || s->open != NULL) {
+    bool none =
+        s->in_flight_count == 0 && s->ready_count == 0 && (s->open == NULL || s->open->count == 0);
+    if (none && !s->serving && shard__leads(s)) {
+        /* The one that was to begin this term found no memory, and nobody waits for it. */
+        s->needs_tick = true;
+    }
+    if (s->needs_tick || s->ready_count > 0 || s->open != NULL) {
         replica__turn(s);
     }
 }

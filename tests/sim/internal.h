@@ -122,6 +122,7 @@ static inline struct sim_proc *sim_proc_of(const struct env *env)
 /* Memory of the simulator itself: never fails, zeroed. */
 void *sim__alloc(size_t bytes);
 void *sim__grow(void *block, size_t bytes);
+char *sim__copy(const char *text);
 uint64_t sim__next(uint64_t *state); /* splitmix64 */
 void sim__trace(struct sim *sim, uint64_t what, uint64_t a, uint64_t b);
 

@@ -279,7 +279,7 @@ static void names_set(struct sim_disk *disk, struct sim_names *names, const char
     memmove(&names->entries[at + 1], &names->entries[at],
             (names->count - at) * sizeof *names->entries);
     names->count++;
-    names->entries[at].path = mem_strdup(path);
+    names->entries[at].path = sim__copy(path);
     names->entries[at].inode = inode;
 }
 
@@ -321,8 +321,8 @@ static void op_add(struct sim_disk *disk, enum op_kind kind, const char *path, c
     }
     struct sim_op *op = &disk->ops[disk->op_count++];
     op->kind = kind;
-    op->path = mem_strdup(path);
-    op->to = to == NULL ? NULL : mem_strdup(to);
+    op->path = sim__copy(path);
+    op->to = to == NULL ? NULL : sim__copy(to);
     op->inode = inode;
     if (inode != NULL) {
         inode->names++;

@@ -18,16 +18,26 @@
 
 void *sim__alloc(size_t bytes)
 {
+    bool held = mem_fault_hold(true);
     void *p = mem_zalloc(bytes);
+    (void)mem_fault_hold(held);
     assert(p != NULL);
     return p;
 }
 
 void *sim__grow(void *block, size_t bytes)
 {
+    bool held = mem_fault_hold(true);
     void *p = mem_realloc(block, bytes);
+    (void)mem_fault_hold(held);
     assert(p != NULL);
     return p;
+}
+
+char *sim__copy(const char *text)
+{
+    size_t bytes = strlen(text) + 1;
+    return memcpy(sim__alloc(bytes), text, bytes);
 }
 
 uint64_t sim__next(uint64_t *state)

@@ -59,6 +59,24 @@ static void chosen_allocations_fail(void **state)
     assert_int_equal(mem_fault_hits(), 2); /* switching off keeps the number */
 }
 
+static void what_is_held_neither_fails_nor_counts(void **state)
+{
+    (void)state;
+    mem_fault(1, 1);
+    assert_false(mem_fault_hold(true));
+    for (int i = 0; i < 4; i++) {
+        void *block = mem_alloc(8);
+        assert_non_null(block);
+        mem_free(block);
+    }
+    assert_true(mem_fault_hold(false));
+    void *first = mem_alloc(8);
+    assert_non_null(first);
+    assert_null(mem_alloc(8));
+    mem_free(first);
+    mem_fault(0, 0);
+}
+
 static void every_function_can_fail(void **state)
 {
     (void)state;
@@ -108,6 +126,7 @@ int main(void)
         cmocka_unit_test(aligned_memory_is_aligned),
         cmocka_unit_test(strdup_copies),
         cmocka_unit_test(chosen_allocations_fail),
+        cmocka_unit_test(what_is_held_neither_fails_nor_counts),
         cmocka_unit_test(every_function_can_fail),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -25,6 +25,7 @@ struct cluster_node {
     uint64_t delay_ns; /* of what it sends, beside the cluster's */
     bool stopped;      /* replica_stop() was done */
     uint32_t shards_failed;
+    int open_err; /* of the last start */
 };
 
 struct cluster {
@@ -41,6 +42,8 @@ void cluster_close(struct cluster *c);
 void cluster_run_ms(struct cluster *c, uint64_t ms);
 
 void cluster_start(struct cluster *c, uint32_t node); /* 0.. */
+/* 0, or why it can't be opened: it isn't running then. */
+int cluster_try_start(struct cluster *c, uint32_t node);
 void cluster_kill(struct cluster *c, uint32_t node, enum sim_death how);
 
 /* A committed and applied command, wherever the leader is: asks again, with the same bytes, for up
