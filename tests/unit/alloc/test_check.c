@@ -341,6 +341,44 @@ static void an_extent_as_small_as_a_slabs_block_is_refused(void **state)
     heap_free(h);
 }
 
+/* The trees hold, and what stands in them can't be: each kind is found, and found under its name.
+ */
+static void a_record_that_cant_be_is_found(void **state)
+{
+    (void)state;
+    const uint64_t later[2] = {(uint64_t)1 << 32 | 1, UINT64_MAX};
+    const uint64_t half[2] = {0, 1};
+    const struct {
+        enum heap_map map;
+        struct slice key, value;
+        const char *code, *text;
+    } wrong[] = {
+        {HEAP_MAP_ROOTS, slice_of("r", 1), slice_of(later, 8), "root-record", "has 8 bytes"},
+        {HEAP_MAP_ROOTS, slice_of("r", 1), slice_of(later, 16), "root-record", "version"},
+        {HEAP_MAP_ROOTS, slice_of("r", 1), slice_of(half, 16), "root-record", "version"},
+        {HEAP_MAP_ROOTS, slice_of("a\0b", 3), slice_of(half, 16), "root-record", "not a name"},
+        {HEAP_MAP_UNDO, slice_of("12345678", 8), slice_of(half, 4), "undo-map", "8 and 4 bytes"},
+        {HEAP_MAP_UNDO, slice_of("1234", 4), slice_of(half, 8), "undo-map", "4 and 8 bytes"},
+        {HEAP_MAP_LEASES, slice_of("1234", 4), slice_of(half, 16), "lease-record", "4 and"},
+        {HEAP_MAP_LEASES, slice_of("12345678", 8), slice_of(half, 4), "lease-record", "8 and 4"},
+    };
+    for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
+        struct heap *h = NULL;
+        struct heap_opts opts = {.uid = 1, .heap_id = 1, .bytes_max = 1 << 20};
+        assert_int_equal(heap_create(&opts, &h), 0);
+        heap_begin(h, 1, 1, 1);
+        assert_int_equal(heap_map_put(h, wrong[i].map, wrong[i].key, wrong[i].value), 0);
+        heap_end(h);
+        struct findings f = check_all(h);
+        assert_true(f.damage > 0);
+        assert_string_equal(f.code, wrong[i].code);
+        if (strstr(f.text, wrong[i].text) == NULL) {
+            fail_msg("\"%s\" isn't in \"%s\"", wrong[i].text, f.text);
+        }
+        heap_free(h);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -350,6 +388,7 @@ int main(void)
         cmocka_unit_test(every_dangling_pointer_is_found),
         cmocka_unit_test(what_passes_the_check_can_be_used),
         cmocka_unit_test(an_extent_as_small_as_a_slabs_block_is_refused),
+        cmocka_unit_test(a_record_that_cant_be_is_found),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
