@@ -110,7 +110,7 @@ static void sweep(void (*prepare)(struct run *t), void (*scenario)(struct run *t
 {
     static struct run t;
     uint32_t runs = 0;
-    for (long n = 0;; n++) {
+    for (long n = 0;; n += 1 + n / 50) {
         begin(&t, (uint64_t)n + 1);
         prepare(&t);
         mem_fault(n, 1);
