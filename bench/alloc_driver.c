@@ -8,13 +8,14 @@
 #define TABLE_MAX       (1u << 21)
 #define SIZE_MAX_MIXED  65536u
 #define PREPARE_STEPS   1000u /* in a commit */
+#define PUBLISH_STEPS   250u  /* the same of transaction, whose systems have limits */
 #define LATENCY_BUCKETS 1024u /* 16 per doubling */
 
 static const struct alloc_system *sys;
 static uint64_t seed = 1;
 static size_t size = 64;
 static bool mixed;
-static bool latency, rotate;
+static bool latency, rotate, publishes;
 static unsigned turn;
 static unsigned commit_steps; /* that become durable together */
 static uint64_t steps_taken;
@@ -98,10 +99,12 @@ static void exchange(unsigned i)
 static void prepare(unsigned commit)
 {
     if (commit != 0) {
-        sys->commit_every(PREPARE_STEPS);
+        sys->commit_every(publishes ? PUBLISH_STEPS : PREPARE_STEPS);
     }
     for (unsigned i = 0; i < live; i++) {
-        if (sys->exchange != NULL) {
+        if (publishes) {
+            sys->publish(table, i, fill, size);
+        } else if (sys->exchange != NULL) {
             exchange(i);
         } else {
             put(i);
@@ -156,6 +159,12 @@ static void step_replace(void)
 {
     unsigned i = (unsigned)(dice() % live);
     sys->replace(table, i, fill, size);
+    sys->step();
+}
+
+static void step_transaction(void)
+{
+    sys->publish(table, victim(), fill, size);
     sys->step();
 }
 
@@ -283,7 +292,7 @@ static _Noreturn void usage(void)
     fprintf(stderr,
             "usage: PROGRAM WORKLOAD DIR [--size N|mixed] [--commit N] [--steps N] [--seconds S] "
             "[--capacity BYTES] [--live N] [--latency] [--rotate] [--prepare]\n"
-            "WORKLOAD: alloc_free update replace utilisation fill reopen\n");
+            "WORKLOAD: alloc_free update replace transaction utilisation fill reopen\n");
     exit(2);
 }
 
@@ -350,6 +359,9 @@ int alloc_driver_main(int argc, char **argv, const struct alloc_system *system)
         run(workload, commit, steps, seconds, step_update);
     } else if (strcmp(workload, "replace") == 0 && sys->replace != NULL) {
         run(workload, commit, steps, seconds, step_replace);
+    } else if (strcmp(workload, "transaction") == 0 && sys->publish != NULL) {
+        publishes = true;
+        run(workload, commit, steps, seconds, step_transaction);
     } else if (strcmp(workload, "utilisation") == 0 && sys->footprint != NULL) {
         utilisation(capacity, steps);
     } else if (strcmp(workload, "fill") == 0) {

@@ -5,12 +5,14 @@
  * - alloc_free: a window of live objects; each step frees a random one, allocates it anew, fills it
  * - update: overwrites a whole random live object in place
  * - replace: failure-atomic: allocate, fill, publish in a table, free the old one
+ * - transaction: the same with the table in the heap, too, and all steps of a commit or none
  * - utilisation: fills, then a million steps of mixed sizes with half of it live: live / footprint
  * - fill: a fixed arena to the first failure; frees a random half, fills again, 8 times
  * - reopen: a million objects; closes; opens and allocates one
  *
- * Time is wall clock and CPU of the process; a step of alloc_free and replace is one allocation and
- * one free. What lives before the first step is committed in large parts, whatever is measured. */
+ * Time is wall clock and CPU of the process; a step of alloc_free, replace and transaction is one
+ * allocation and one free. What lives before the first step is committed in large parts, whatever
+ * is measured. */
 #ifndef CAIRN_BENCH_ALLOC_DRIVER_H
 #define CAIRN_BENCH_ALLOC_DRIVER_H
 
@@ -33,6 +35,9 @@ struct alloc_system {
     void (*update)(uint64_t object, const void *fill, size_t bytes);
     /* table[i] = a new object, its old one is freed, all or nothing. NULL: not offered. */
     void (*replace)(uint64_t *table, unsigned i, const void *fill, size_t bytes);
+    /* transaction's step: replace, and where the heap has table[i] it points to the new object;
+     * each of what follows until the commit once. NULL: not offered. */
+    void (*publish)(uint64_t *table, unsigned i, const void *fill, size_t bytes);
     /* alloc_free's step in one call that may be under way until the commit: table[i] is freed, if
      * it isn't 0, and gets a new object; not before the commit is it exchanged again, in any
      * system. NULL: free and alloc do. */

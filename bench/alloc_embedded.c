@@ -1,20 +1,25 @@
 /* Cairn on a disk, through the SDK on a directory (file://): the log makes a step durable. A commit
- * of many steps is many calls in flight, which the log writes together. */
+ * of many steps is many calls in flight, which the log writes together, or one transaction. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include <cairn/cairn.h>
+#include <cairn/tx.h>
 
 #include "bench/alloc_driver.h"
 
-#define FLIGHT_MAX 4096u
+#define FLIGHT_MAX  4096u
+#define TABLE_SLOTS 512u /* pointers in one object of the table that transactions link in */
+#define TABLES_MAX  4096u
 
 static cairn_client *client;
 static cairn_heap *heap;
 static cairn_future *flight[FLIGHT_MAX];
 static uint64_t *targets[FLIGHT_MAX]; /* where the allocated pointer goes */
 static unsigned flying, commit_every, pending;
+static cairn_tx *tx; /* the open one; NULL: none */
+static cairn_ptr tables[TABLES_MAX];
 
 static void check(int rv, const char *what)
 {
@@ -42,6 +47,10 @@ static void start(const char *dir, uint64_t capacity, unsigned commit, bool crea
 
 static void land(void)
 {
+    if (tx != NULL) {
+        check(cairn_tx_commit(tx, NULL), "commit");
+        tx = NULL;
+    }
     for (unsigned i = 0; i < flying; i++) {
         check(cairn_future_wait(flight[i], UINT32_MAX), "wait");
         check(cairn_future_error(flight[i]), "call");
@@ -103,6 +112,25 @@ static void exchange(uint64_t *table, unsigned i, const void *fill, size_t bytes
     check(cairn_alloc_init_async(heap, bytes, 1, fill, bytes, &flight[flying++]), "alloc");
 }
 
+static void publish(uint64_t *table, unsigned i, const void *fill, size_t bytes)
+{
+    cairn_ptr ptr;
+    cairn_ptr *linked = &tables[i / TABLE_SLOTS];
+    if (linked->word == 0) {
+        check(cairn_alloc(heap, TABLE_SLOTS * sizeof ptr, 1, linked), "alloc");
+    }
+    if (tx == NULL) {
+        check(cairn_tx_begin(heap, NULL, &tx), "begin");
+    }
+    if (table[i] != 0) {
+        check(cairn_tx_free(tx, (cairn_ptr){table[i]}), "free");
+    }
+    check(cairn_tx_alloc(tx, bytes, 1, &ptr), "alloc");
+    check(cairn_tx_write(tx, ptr, 0, fill, bytes), "write");
+    check(cairn_tx_write(tx, *linked, i % TABLE_SLOTS * sizeof ptr, &ptr, sizeof ptr), "link");
+    table[i] = ptr.word;
+}
+
 static void step(void)
 {
     if (++pending >= commit_every) {
@@ -121,6 +149,7 @@ int main(int argc, char **argv)
         .free = give,
         .update = update,
         .exchange = exchange,
+        .publish = publish,
         .step = step,
     };
     return alloc_driver_main(argc, argv, &system);

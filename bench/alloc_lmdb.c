@@ -97,6 +97,20 @@ static void replace(uint64_t *table, unsigned i, const void *fill, size_t bytes)
     table[i] = fresh;
 }
 
+/* Links have the low keys: what comes is appended to the tree, which LMDB does best. */
+#define OBJECTS_FROM (UINT64_C(1) << 32)
+
+static void publish(uint64_t *table, unsigned i, const void *fill, size_t bytes)
+{
+    next_key = next_key < OBJECTS_FROM ? OBJECTS_FROM : next_key;
+    uint64_t fresh = take(fill, bytes);
+    put(i + 1, &fresh, sizeof fresh);
+    if (table[i] != 0) {
+        give(table[i]);
+    }
+    table[i] = fresh;
+}
+
 static void step(void)
 {
     if (++pending >= commit_every) {
@@ -115,6 +129,7 @@ int main(int argc, char **argv)
         .free = give,
         .update = update,
         .replace = replace,
+        .publish = publish,
         .step = step,
     };
     return alloc_driver_main(argc, argv, &system);
