@@ -595,10 +595,12 @@ static int conn_write(struct env_conn *end, const struct slice *parts, size_t co
     if (end->out.len + more > CONN_QUEUE_BYTES_MAX) {
         return ERR_BUSY;
     }
+    bool held = mem_fault_hold(true);
     for (size_t i = 0; i < count; i++) {
         int rv = parts[i].len == 0 ? 0 : buf_append(&end->out, parts[i].data, parts[i].len);
         assert(rv == 0);
     }
+    (void)mem_fault_hold(held);
     end->high = end->high || end->out.len > CONN_QUEUE_BYTES_MAX / 4;
     end->flush = true;
     if (!end->proc->in_turn) {

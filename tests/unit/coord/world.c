@@ -84,7 +84,9 @@ static void world_stop(struct world *w, uint32_t node)
 
 void world_run_ms(struct world *w, uint64_t ms)
 {
+    bool held = mem_fault_hold(false); /* what the test does itself lacks no memory */
     sim_run_until(w->sim, sim_now_ns(w->sim) + ms * SIM_MS);
+    (void)mem_fault_hold(held);
 }
 
 /* ---- the client ---- */
@@ -111,7 +113,9 @@ static void on_frame(void *arg, struct rpc_conn *conn, const struct frame_header
         if (a->id != 0 && a->id == header->request_id && !a->done) {
             a->done = true;
             a->kind = header->kind;
+            bool held = mem_fault_hold(true);
             int rv = buf_append(&a->body, body.data, body.len);
+            (void)mem_fault_hold(held);
             assert(rv == 0);
         }
     }
@@ -246,7 +250,8 @@ static bool may_ask_again(const struct answer *a, int *err)
         *err = -(int)e.code;
     }
     return *err == ERR_NOCONN || *err == ERR_NOTLEADER || *err == ERR_UNAVAILABLE ||
-           *err == ERR_BUSY || *err == ERR_NOSHARD || *err == ERR_SHUTDOWN;
+           *err == ERR_BUSY || *err == ERR_NOSHARD || *err == ERR_SHUTDOWN || *err == ERR_NOMEM ||
+           *err == ERR_IO;
 }
 
 /* Until it is answered with something else than "ask again". */
