@@ -17,7 +17,17 @@
 
 #include "cairn/cairn.h"
 
-enum { THREADS = 3, ROUNDS = 120, ROUND_US = 8000, PAIR_BYTES = 200 };
+enum {
+    THREADS = 3,
+    ROUNDS = 120,
+    ROUND_US = 8000,
+    PAIR_BYTES = 200,
+    STEPS = 1000,     /* of a thread in one life, however fast the machine is */
+    STEP_BYTES = 128, /* more than one takes */
+    STEPS_BYTES = THREADS * ROUNDS * STEPS * STEP_BYTES,
+    HEAP_BYTES = 64 << 20
+};
+_Static_assert(STEPS_BYTES < HEAP_BYTES, "there is room for all steps");
 
 struct shared {
     _Atomic uint64_t acked[THREADS]; /* steps that were answered with 0 */
@@ -44,7 +54,7 @@ static int connect_dir(cairn_client **client, cairn_heap **heap)
     }
     cairn_heap_opts opts;
     cairn_heap_opts_init(&opts, sizeof opts);
-    opts.bytes_max = 8u << 20;
+    opts.bytes_max = HEAP_BYTES;
     rv = cairn_heap_create(*client, "crash", &opts);
     return rv != 0 && rv != CAIRN_E_EXISTS ? rv : cairn_heap_open(*client, "crash", heap);
 }
@@ -98,10 +108,15 @@ static void *work(void *arg)
     cairn_ptr pair;
     int rv = root_of(w->heap, "counter", w->number, 8, &counter);
     rv = rv != 0 ? rv : root_of(w->heap, "pair", w->number, PAIR_BYTES, &pair);
-    while (rv == 0) {
+    for (unsigned i = 0; rv == 0 && i < STEPS; i++) {
         rv = step(w->heap, w->number, counter, pair);
         if (rv == 0) {
             atomic_fetch_add(&shared->acked[w->number], 1);
+        }
+    }
+    if (rv == 0) {
+        for (;;) {
+            (void)pause(); /* until it is killed */
         }
     }
     (void)fprintf(stderr, "a thread stopped: %s\n", cairn_errormsg());

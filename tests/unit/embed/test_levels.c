@@ -237,12 +237,14 @@ static void two_heaps_are_seen_at_one_version(void **state)
 
 #define PAIRS 4
 #define TOTAL (PAIRS * 2 * 100)
+#define BURST 20 /* transfers of each pair for a read: all of them are kept, as history */
 
 struct steady {
     cairn_ptr accounts[PAIRS * 2];
     atomic_bool stop;
     atomic_uint transfers[PAIRS];
-    atomic_int failed; /* the first error of a writer */
+    atomic_uint allowed; /* of each pair, however fast the machine is */
+    atomic_int failed;   /* the first error of a writer */
 };
 
 struct writer {
@@ -266,7 +268,12 @@ static void *transfers(void *arg)
 {
     struct writer *w = arg;
     struct steady *s = w->steady;
-    for (; !atomic_load(&s->stop); w->number++) {
+    while (!atomic_load(&s->stop)) {
+        if (atomic_load(&s->transfers[w->pair]) >= atomic_load(&s->allowed)) {
+            (void)usleep(100);
+            continue;
+        }
+        w->number++;
         int rv = cairn_tx_run(heap, transfer, w);
         if (rv != 0) {
             int none = 0;
@@ -294,6 +301,7 @@ static uint32_t transfers_of(struct steady *s, uint32_t pair)
 static void wait_for_a_transfer(struct steady *s, uint32_t pair)
 {
     uint32_t before = transfers_of(s, pair);
+    atomic_fetch_add(&s->allowed, 2);
     while (transfers_of(s, pair) - before < 2 && atomic_load(&s->failed) == 0) {
         (void)usleep(500);
     }
@@ -306,6 +314,7 @@ static int audit(cairn_tx *tx, void *arg)
     a->tries++;
     for (uint32_t i = 0; i < PAIRS * 2; i++) {
         uint64_t value = 0;
+        atomic_fetch_add(&a->steady->allowed, BURST);
         int rv = cairn_tx_read(tx, a->steady->accounts[i], 0, &value, sizeof value);
         if (rv != 0) {
             return rv;
