@@ -189,22 +189,30 @@ int cli_usage(struct cli *cli, const char *usage)
     return cli_error(cli, CAIRN_E_INVAL, "usage: cairnctl %s", usage);
 }
 
+/* Appends it, unless it is there already. */
+static bool add_once(json_t *list, json_t *text)
+{
+    for (size_t i = 0; i < json_array_size(list); i++) {
+        if (json_equal(json_array_get(list, i), text)) {
+            return false;
+        }
+    }
+    return json_array_append(list, text) == 0;
+}
+
 void cli_warn(struct cli *cli, const char *format, ...)
 {
     char text[512];
     va_list args;
     va_start(args, format);
-    vsnprintf(text, sizeof text, format, args);
+    (void)vsnprintf(text, sizeof text, format, args);
     va_end(args);
     json_t *warning = cli_text(text);
-    for (size_t i = 0; i < json_array_size(cli->warnings); i++) {
-        if (json_equal(json_array_get(cli->warnings, i), warning)) { /* of an earlier try */
-            json_decref(warning);
-            return;
-        }
+    (void)add_once(cli->warnings, warning);
+    if (add_once(cli->noted, warning)) { /* not by an earlier try */
+        print_note("warning", text);
     }
-    json_array_append_new(cli->warnings, warning);
-    print_note("warning", text);
+    json_decref(warning);
 }
 
 /* ---- answers ---- */

@@ -54,6 +54,7 @@ struct cli {
     cairn_client *client;
     uint64_t until_ms; /* monotonic: the end of the verb's time; 0: it hasn't begun */
     json_t *warnings;
+    json_t *noted; /* warnings that were printed, also those that a later try took back */
 };
 
 /* ---- cli.c ---- */

@@ -550,6 +550,7 @@ static int finish(struct cli *cli, int code)
 {
     cairn_client_free(cli->client);
     json_decref(cli->warnings);
+    json_decref(cli->noted);
     if ((fflush(stdout) != 0 || ferror(stdout) != 0) && code == EXIT_OK) {
         fprintf(stderr, "cairnctl: standard output can't be written\n");
         code = EXIT_UNEXPECTED;
@@ -559,7 +560,7 @@ static int finish(struct cli *cli, int code)
 
 int main(int argc, char **argv)
 {
-    struct cli cli = {.timeout_ms = 30000, .warnings = json_array()};
+    struct cli cli = {.timeout_ms = 30000, .warnings = json_array(), .noted = json_array()};
     struct words words = {.cli = &cli};
     char kind[64];
 

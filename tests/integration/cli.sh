@@ -297,6 +297,8 @@ json 0 '[.data.nodes[] | select(.reachable | not)] | length == 1' node ls
 expect 7 cairnctl status --wait healthy --timeout 2
 eventually 20 cairnctl obj write bank/alice --data AB --timeout 5
 json 5 '.warnings | length > 0' replica check bank --timeout 2
+expect 5 cairnctl replica check bank --timeout 2 # it asks again and again
+[ -z "$(sort <<<"$err" | uniq -d)" ] || fail "said more than once: $err"
 # What n3 would know of transactions nobody says: nothing is over for that.
 json 5 '.warnings[0] | test("node n3 can.t be reached")' tx ls
 json 7 '.error.message | test("node n3 doesn.t answer")' tx show 16.1.1
