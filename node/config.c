@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
+#include <yaml.h>
 
 #include "base/assert.h"
 #include "base/log.h"
@@ -447,6 +448,49 @@ static void keep_words(cyaml_log_t level, void *ctx, const char *format, va_list
     }
 }
 
+/* What follows the file's first document, which is all that libcyaml reads, is a second one, or
+ * nothing that YAML knows: either would be taken for settings by who wrote it. */
+static int check_end(const char *path, yaml_parser_t *parser, struct err_text *e)
+{
+    unsigned documents = 0;
+    for (bool ended = false; !ended;) {
+        yaml_event_t event;
+        if (yaml_parser_parse(parser, &event) == 0) {
+            return err_set(e, ERR_CONFIG, "%s: %s (line: %zu)", path,
+                           parser->problem != NULL ? parser->problem : "can't be read",
+                           parser->problem_mark.line + 1);
+        }
+        size_t line = event.start_mark.line + 1;
+        documents += event.type == YAML_DOCUMENT_START_EVENT;
+        ended = event.type == YAML_STREAM_END_EVENT;
+        yaml_event_delete(&event);
+        if (documents > 1) {
+            return err_set(e, ERR_CONFIG,
+                           "%s: a second YAML document begins at line %zu: all settings must stand "
+                           "in one",
+                           path, line);
+        }
+    }
+    return 0;
+}
+
+static int check_one_document(const char *path, struct err_text *e)
+{
+    yaml_parser_t parser;
+    FILE *file = fopen(path, "rb");
+    if (file == NULL) {
+        return err_set(e, ERR_NOTFOUND, "%s can't be read (%s)", path, strerror(errno));
+    }
+    int rv = ERR_NOMEM;
+    if (yaml_parser_initialize(&parser) != 0) {
+        yaml_parser_set_input_file(&parser, file);
+        rv = check_end(path, &parser, e);
+        yaml_parser_delete(&parser);
+    }
+    (void)fclose(file); /* it was only read */
+    return rv;
+}
+
 static int load_file(const char *path, struct node_config *config, struct err_text *e)
 {
     struct yaml_words words = {"", ""};
@@ -462,7 +506,7 @@ static int load_file(const char *path, struct node_config *config, struct err_te
         return err_set(e, ERR_CONFIG, "%s: %s%s; deploy/cairnd.yaml has every key", path,
                        words.text[0] != 0 ? words.text : cyaml_strerror(err), words.place);
     }
-    int rv = 0;
+    int rv = check_one_document(path, e);
     for (size_t i = 0; rv == 0 && raw != NULL && i < sizeof settings / sizeof settings[0]; i++) {
         const char *text = *(char **)((uint8_t *)raw + settings[i].raw);
         rv = text == NULL ? 0 : apply(&settings[i], path, text, config, e);

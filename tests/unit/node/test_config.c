@@ -7,8 +7,6 @@
 #include "support/dir.h"
 #include "support/test.h"
 
-extern char **environ;
-
 static struct dir dir;
 static struct node_config config;
 static struct err_text e;
@@ -21,8 +19,8 @@ static int setup(void **state)
     for (char **at = environ; *at != NULL;) {
         if (strncmp(*at, "CAIRND_", 7) == 0) {
             char name[128];
-            snprintf(name, sizeof name, "%.*s", (int)strcspn(*at, "="), *at);
-            unsetenv(name);
+            (void)snprintf(name, sizeof name, "%.*s", (int)strcspn(*at, "="), *at);
+            (void)unsetenv(name);
             at = environ;
         } else {
             at++;
@@ -258,6 +256,19 @@ static void more_nodes_than_the_limit_are_refused(void **state)
     unsetenv("CAIRND_NODES");
 }
 
+/* libcyaml reads the first one, and says nothing of the rest. */
+static void a_second_document_is_refused(void **state)
+{
+    (void)state;
+    refused(HEAD TLS NODES "---\nraft: {election_ms: 3000}\n",
+            "a second YAML document begins at line 9");
+    refused(HEAD TLS NODES "...\n# behind the end\n--- {name: n2}\n",
+            "a second YAML document begins at line 11");
+    refused(HEAD TLS NODES "...\nraft: {election_ms: 3000}\n", "expected <document start>");
+    refused(HEAD TLS NODES "...\n- {\n", "cairnd.yaml");
+    assert_int_equal(load("---\n" HEAD TLS NODES "...\n# and nothing more\n"), 0);
+}
+
 static void values_that_contradict_each_other_are_refused(void **state)
 {
     (void)state;
@@ -345,6 +356,7 @@ int main(void)
         TEST(addresses_are_host_and_port),
         TEST(the_list_of_nodes_is_checked),
         TEST(more_nodes_than_the_limit_are_refused),
+        TEST(a_second_document_is_refused),
         TEST(values_that_contradict_each_other_are_refused),
         TEST(texts_that_do_not_fit_are_refused),
         TEST(the_environment_overrides_the_file),
