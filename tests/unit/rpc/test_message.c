@@ -9,6 +9,7 @@
 #include <cmocka.h>
 
 #include "base/mem.h"
+#include "rpc/frame.h"
 #include "rpc/message.h"
 
 static uint8_t pattern[FRAME_BYTES_MAX + 1];
@@ -218,6 +219,36 @@ static void printing_escapes_cuts_and_never_overruns(void **state)
     buf_close(&b);
 }
 
+static void a_frame_header_that_cant_be_is_refused(void **state)
+{
+    (void)state;
+    const struct frame_header good = {
+        .length = 5, .kind = KIND_PING, .request_id = 7, .trace_id = 9};
+    const struct {
+        size_t at;
+        uint8_t value;
+        int err;
+        const char *text;
+    } wrong[] = {
+        {3, 1, ERR_TOOBIG, "limit"},
+        {4, 0, ERR_PROTOCOL, "kind 0"},
+        {7, 1, ERR_PROTOCOL, "flags"},
+        {23, 1, ERR_PROTOCOL, "reserved"},
+    };
+    struct frame_header out;
+    uint8_t bytes[FRAME_HEADER_BYTES];
+    const char *cause = NULL;
+    frame_pack(&good, bytes);
+    assert_int_equal(frame_unpack(bytes, &out, &cause), 0);
+    assert_memory_equal(&out, &good, sizeof good);
+    for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
+        frame_pack(&good, bytes);
+        bytes[wrong[i].at] = wrong[i].value;
+        assert_int_equal(frame_unpack(bytes, &out, &cause), wrong[i].err);
+        assert_non_null(strstr(cause, wrong[i].text));
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -228,6 +259,7 @@ int main(void)
         cmocka_unit_test(a_command_is_patched_in_place),
         cmocka_unit_test(the_table_tells_lane_answer_and_command),
         cmocka_unit_test(printing_escapes_cuts_and_never_overruns),
+        cmocka_unit_test(a_frame_header_that_cant_be_is_refused),
     };
     return cmocka_run_group_tests(tests, group_open, NULL);
 }
