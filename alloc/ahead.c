@@ -1,6 +1,4 @@
-/* What a command of a heap will read, asked for step by step. In functions of this file alone: one
- * that does nothing but ask is without effect to the compiler, and where it sees that, it drops the
- * call. */
+/* What a command of a heap will read, asked for step by step. */
 #include "alloc/ahead.h"
 
 #include "alloc/small.h"
@@ -9,6 +7,7 @@
 
 void heap_ahead(const struct heap *heap, unsigned step)
 {
+    lines_ask();
     if (step == 0) {
         __builtin_prefetch(&heap->arena.base);
         __builtin_prefetch(&heap->arena.lines);
@@ -30,6 +29,7 @@ void heap_ahead(const struct heap *heap, unsigned step)
 
 void heap_object_ahead(const struct heap *heap, uint64_t ptr, unsigned step)
 {
+    lines_ask();
     uint64_t slot = ptr_slot(ptr);
     if (!heap_is_loaded(heap) || slot / SLOTS_PER_PAGE >= header(heap)->slot_pages) {
         return;
@@ -59,6 +59,7 @@ void heap_object_ahead(const struct heap *heap, uint64_t ptr, unsigned step)
 
 void heap_foresee_slot(const struct heap *h, uint64_t ptr)
 {
+    lines_ask();
     uint64_t slot = ptr_slot(ptr);
     int64_t frame = slot_frame(h, slot / SLOTS_PER_PAGE);
     if (frame >= 0) {
@@ -86,6 +87,7 @@ static void foresee_slab(const struct heap *h, uint64_t slot, uint64_t place)
 
 void heap_foresee_object(const struct heap *h, uint64_t ptr)
 {
+    lines_ask();
     if (!heap_is_loaded(h)) {
         return; /* the slot's page may be one of those that aren't */
     }

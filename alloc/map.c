@@ -143,6 +143,7 @@ static uint64_t find(const struct heap *h, enum heap_map map, struct slice key)
 void heap_map_ahead(const struct heap *heap, enum heap_map map, struct slice key, unsigned step,
                     size_t len)
 {
+    lines_ask();
     if (!heap_is_loaded(heap) || step > 3) {
         return;
     }

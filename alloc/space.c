@@ -469,6 +469,7 @@ static void settle_tail(struct heap *h, uint64_t end)
 
 void extent_prefetch(const struct heap *h, uint64_t granule)
 {
+    lines_ask();
     uint64_t word = granule / 64 & ~(uint64_t)3; /* of its line */
     __builtin_prefetch(granules_at(h, word));
     __builtin_prefetch(granules_at(h, word + 4));

@@ -412,6 +412,7 @@ static inline void prefetch_lines(const void *from, size_t bytes)
 
 void index_prefetch(const struct heap *h, uint64_t granule)
 {
+    lines_ask();
     const struct space *s = h->space;
     uint64_t group = granule >> (LEAF_SHIFT + FAN_SHIFT);
     prefetch_lines(&s->leaves[group << FAN_SHIFT], FAN * sizeof(struct leaf_spans));

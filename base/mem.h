@@ -28,12 +28,18 @@ bool mem_fault_hold(bool held);
 /* Allocations that failed by mem_fault() on this thread since it was last armed. */
 long mem_fault_hits(void);
 
-/* Asks the caches for the lines of [from, from + bytes), which needn't be readable. To a compiler a
- * function that does nothing else is without effect, and calls of it may go: hence the statement
- * that it can't look into. */
+/* Comes first in a function that only asks the caches for something. To a compiler such a function
+ * is without effect, and it drops the calls where it sees the function: in its own file, and in any
+ * when a program is optimised as a whole. It can't look into this statement. */
+static inline void lines_ask(void)
+{
+    __asm__ volatile("");
+}
+
+/* Asks the caches for the lines of [from, from + bytes), which needn't be readable. */
 static inline void lines_prefetch(const void *from, size_t bytes)
 {
-    __asm__ volatile("" : : "r"(from));
+    lines_ask();
     for (size_t at = 0; at < bytes; at += 64) {
         __builtin_prefetch((const uint8_t *)from + at);
     }
