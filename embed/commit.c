@@ -12,15 +12,18 @@
  * with one drain. */
 #include <string.h>
 
+#include "alloc/ahead.h"
 #include "base/assert.h"
 #include "base/hlc.h"
 #include "base/mem.h"
 #include "embed/internal.h"
 
-#define PM_BATCH_BYTES  ((size_t)256 << 10) /* a half of the journal holds many times of that */
-#define BATCH_CALLS_MIN 8u
-#define ROOM_POLL_NS    20000000u
-#define SETTLE_POLL_NS  2000000u
+#define PM_BATCH_BYTES   ((size_t)256 << 10) /* a half of the journal holds many times of that */
+#define PM_SLOTS_AHEAD   16u                 /* calls */
+#define PM_OBJECTS_AHEAD 8u
+#define BATCH_CALLS_MIN  8u
+#define ROOM_POLL_NS     20000000u
+#define SETTLE_POLL_NS   2000000u
 
 #define ROOM_RESERVE_BYTES ((uint64_t)16 << 20) /* as wal_has_room() */
 
@@ -367,11 +370,28 @@ void embed__pm_incoming(struct embedded_heap *h, struct embedded_call *call)
     (void)pthread_mutex_unlock(&h->incoming_lock);
 }
 
-/* One entry: as many of `calls` as fit move to `applied`, with their outcomes. */
+/* Asks the memory for what `count` calls from `at` on will read; returns the one behind them. */
+static struct list *pm_foresee(struct embedded_heap *h, struct list *calls, struct list *at,
+                               uint32_t count, void (*ask)(const struct heap *heap, uint64_t ptr))
+{
+    for (; count > 0 && at != calls; count--, at = at->next) {
+        uint64_t ptr = list_entry(at, struct embedded_call, link)->request->ptr;
+        if (ptr != 0) {
+            ask(h->heap, ptr);
+        }
+    }
+    return at;
+}
+
+/* One entry: as many of `calls` as fit move to `applied`, with their outcomes. What they read is
+ * asked for as in apply.c. */
 static int pm_apply(struct embedded_heap *h, struct list *calls, struct list *applied)
 {
     size_t bytes = 0;
     int rv = 0;
+    struct list *second = calls->next->next;
+    struct list *slots = pm_foresee(h, calls, second, PM_SLOTS_AHEAD, heap_foresee_slot);
+    struct list *objects = pm_foresee(h, calls, second, PM_OBJECTS_AHEAD, heap_foresee_object);
     heap_begin(h->heap, heap_index(h->heap) + 1, h->term, stamp_next(h->db));
     while (rv == 0 && !list_empty(calls) && bytes < PM_BATCH_BYTES) {
         struct embedded_call *call = list_entry(calls->next, struct embedded_call, link);
@@ -381,6 +401,8 @@ static int pm_apply(struct embedded_heap *h, struct list *calls, struct list *ap
         list_push_back(applied, &call->link);
         record_of(call->request, &record);
         bytes += record_bytes(call->request);
+        slots = pm_foresee(h, calls, slots, 1, heap_foresee_slot);
+        objects = pm_foresee(h, calls, objects, 1, heap_foresee_object);
         uint64_t version = heap_next_version(h->heap);
         rv = embed__apply_one(h, version, &record, &outcome);
         embed__settle(call, &outcome, version);
