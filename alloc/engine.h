@@ -465,6 +465,8 @@ static inline bool spares_are_dear(const struct heap *h)
 int lease_find_slot(const struct heap *h, uint64_t session, uint64_t ptr);
 /* The slot goes back with a new generation, and leaves its lease. */
 void lease_drop_slot(struct heap *h, uint64_t slot);
+/* So many slots leave their lease: they aren't LEASED any more when the command ends. */
+void lease_forget_slots(struct heap *h, uint64_t lease, uint32_t count);
 /* The slot leaves its lease as LIVE or PREPARED. */
 void lease_use_slot(struct heap *h, uint64_t slot, enum slot_state state, uint64_t place);
 

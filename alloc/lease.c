@@ -133,20 +133,26 @@ int lease_find_slot(const struct heap *h, uint64_t session, uint64_t ptr)
     return record->session == session ? 0 : ERR_STALE;
 }
 
-static void lease_forget_slot(struct heap *h, uint64_t slot)
+void lease_forget_slots(struct heap *h, uint64_t lease, uint32_t count)
 {
-    uint64_t lease = slot_word_place(slot_get(h, slot));
-    assert(is_leased(h, slot, lease));
     struct lease_key key;
     struct slice k = key_of(lease, &key);
     struct lease_record *record = (struct lease_record *)(void *)heap_map_edit(
         h, HEAP_MAP_LEASES, k, 0, sizeof(struct lease_record));
     assert(record != NULL);
-    assert(record->left > 0);
-    if (--record->left == 0) {
+    assert(record->left >= count);
+    record->left -= count;
+    if (record->left == 0) {
         (void)heap_map_delete(h, HEAP_MAP_LEASES, k);
     }
-    header_edit(h)->leased_count--;
+    header_edit(h)->leased_count -= count;
+}
+
+static void lease_forget_slot(struct heap *h, uint64_t slot)
+{
+    uint64_t lease = slot_word_place(slot_get(h, slot));
+    assert(is_leased(h, slot, lease));
+    lease_forget_slots(h, lease, 1);
 }
 
 void lease_use_slot(struct heap *h, uint64_t slot, enum slot_state state, uint64_t place)

@@ -14,6 +14,8 @@
 #ifndef CAIRN_ALLOC_TXN_H
 #define CAIRN_ALLOC_TXN_H
 
+#include <string.h>
+
 #include "alloc/heap.h"
 #include "base/assert.h"
 #include "base/txn_part.h"
@@ -32,6 +34,19 @@ int txn_part_open(struct slice part, struct txn_part_header *head, struct txn_cu
 /* False at the end, or (failed) at damage. */
 bool txn_part_next(struct txn_cursor *cursor, struct txn_item *item, struct slice *name,
                    struct slice *bytes);
+/* The next item of a part through which txn_part_next() has come to the end. */
+static inline bool txn_part_again(struct txn_cursor *c, struct txn_item *item, struct slice *bytes)
+{
+    if (c->left == 0) {
+        return false;
+    }
+    memcpy(item, c->rest.data, sizeof *item);
+    size_t before = sizeof *item + item->name_len;
+    *bytes = slice_of(c->rest.data + before, item->len);
+    c->rest = slice_of(c->rest.data + before + item->len, c->rest.len - before - item->len);
+    c->left--;
+    return true;
+}
 /* 0, ERR_PROTOCOL. checks_only: TX_VALIDATE. */
 int txn_part_check(struct slice part, bool checks_only);
 

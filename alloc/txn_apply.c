@@ -3,6 +3,7 @@
  * at once, one of several reserves when it is prepared and executes when it is decided. */
 #include <string.h>
 
+#include "alloc/ahead.h"
 #include "alloc/command.h"
 #include "alloc/engine.h"
 #include "alloc/txn_internal.h"
@@ -13,13 +14,20 @@
 
 static bool is_target(const struct txn_target *t, uint64_t ptr, struct slice name)
 {
-    return t->ptr == ptr && t->name.len == name.len &&
-           (name.len == 0 || memcmp(t->name.data, name.data, name.len) == 0);
+    return t->ptr == ptr && (ptr != 0 || (t->name.len == name.len &&
+                                          memcmp(t->name.data, name.data, name.len) == 0));
+}
+
+/* Pointers come by the thousand, names don't. */
+static uint64_t target_hash(uint64_t ptr, struct slice name)
+{
+    uint64_t bits = ptr * UINT64_C(0x9e3779b97f4a7c15);
+    return ptr != 0 ? bits >> 32 ^ bits >> 48 : hash64(0, name.data, name.len);
 }
 
 static uint16_t *target_entry(const struct txn_plan *p, uint64_t ptr, struct slice name)
 {
-    uint64_t i = ptr != 0 ? hash64(0, &ptr, sizeof ptr) : hash64(0, name.data, name.len);
+    uint64_t i = target_hash(ptr, name);
     while (p->index[i & p->mask] != 0 &&
            !is_target(&p->targets[p->index[i & p->mask] - 1], ptr, name)) {
         i++;
@@ -27,41 +35,43 @@ static uint16_t *target_entry(const struct txn_plan *p, uint64_t ptr, struct sli
     return &p->index[i & p->mask];
 }
 
-static struct txn_target *target_of(const struct txn_plan *p, const struct txn_item *item,
-                                    struct slice name)
+static void root_load(const struct heap *h, struct txn_target *t)
 {
-    bool root = name.len > 0;
-    uint16_t number = *target_entry(p, root ? 0 : item->ptr, name);
-    assert(number != 0);
-    return &p->targets[number - 1];
+    struct root_record r;
+    t->error = heap_root_get(h, t->name, &r);
+    t->before = t->error == 0 ? TARGET_THERE : TARGET_ABSENT;
+    t->root = t->set || t->deleted ? t->root : r.ptr;
+    t->version = r.version;
 }
 
-static void target_load(const struct heap *h, struct txn_target *t)
+static void object_target_load(const struct heap *h, struct txn_target *t)
 {
-    if (t->ptr == 0) {
-        struct root_record r;
-        t->error = heap_root_get(h, t->name, &r);
-        t->before = t->error == 0 ? TARGET_THERE : TARGET_ABSENT;
-        t->root = r.ptr;
-        t->version = r.version;
-    } else if (heap_ptr_is_unborn(h, t->ptr)) {
+    struct object_view o;
+    uint64_t slot = ptr_slot(t->ptr);
+    t->before = TARGET_ABSENT;
+    t->error = ptr_shard(t->ptr) == header(h)->shard ? slot_load(h, slot) : ERR_INVAL;
+    if (t->error != 0) {
+        return;
+    }
+    uint64_t word = slot_peek(h, slot);
+    enum slot_state state = slot_word_state(word);
+    t->place = slot_word_place(word);
+    bool names = slot_word_generation(word) == ptr_generation(t->ptr);
+    if (names && (state == SLOT_LEASED || state == SLOT_PREPARED)) {
         t->before = TARGET_UNBORN;
-        uint64_t word = slot_get(h, ptr_slot(t->ptr));
-        t->place = slot_word_place(word); /* PREPARED: of the block */
-        if (slot_word_state(word) == SLOT_PREPARED) {
+        t->lease = state == SLOT_LEASED ? t->place : 0;
+        if (state == SLOT_PREPARED) {
             (void)object_load_all(h, t->place); /* txn_plan_open() asks whether it could */
         }
-    } else {
-        struct object_view o = {.size = 0};
-        t->error = object_find(h, t->ptr, false, &t->place);
-        t->before = t->error == 0 ? TARGET_THERE : TARGET_ABSENT;
-        if (t->error == 0) {
-            object_decode(h, t->place, &o);
-        }
+        return;
+    }
+    t->error = names && state == SLOT_LIVE ? object_load(h, t->place) : ERR_STALE;
+    if (t->error == 0) {
+        object_decode(h, t->place, &o);
+        t->before = TARGET_THERE;
         t->size = o.size;
         t->version = o.version;
     }
-    t->state = t->before;
 }
 
 static bool is_check(const struct txn_item *item)
@@ -69,13 +79,10 @@ static bool is_check(const struct txn_item *item)
     return item->kind < TXN_ALLOC;
 }
 
-static void plan_add(const struct heap *h, struct txn_plan *p, const struct txn_item *item,
-                     struct slice name, struct slice bytes)
+/* What is known of it without a look at the heap. */
+static uint16_t plan_add(const struct heap *h, struct txn_plan *p, const struct txn_item *item,
+                         struct slice name, struct slice bytes)
 {
-    if (item->kind == TXN_CHECK_DIRECTORY) {
-        p->reads_directory = true;
-        return;
-    }
     bool root = name.len > 0;
     uint16_t *entry = target_entry(p, root ? 0 : item->ptr, name);
     if (*entry == 0) {
@@ -84,7 +91,9 @@ static void plan_add(const struct heap *h, struct txn_plan *p, const struct txn_
         memset(t, 0, sizeof *t);
         t->ptr = root ? 0 : item->ptr;
         t->name = name;
-        target_load(h, t);
+        if (!root) {
+            heap_foresee_slot(h, t->ptr);
+        }
     }
     struct txn_target *t = &p->targets[*entry - 1];
     t->changes = t->changes || !is_check(item);
@@ -93,13 +102,57 @@ static void plan_add(const struct heap *h, struct txn_plan *p, const struct txn_
         t->new_size = item->value;
         t->type = item->type;
         t->init = bytes;
-    }
-    if (root && !is_check(item)) {
+    } else if (root && !is_check(item)) {
+        t->set = t->set || item->kind == TXN_ROOT_SET;
+        t->deleted = t->deleted || item->kind == TXN_ROOT_DELETE;
         t->root = item->kind == TXN_ROOT_SET ? item->ptr : 0;
     }
-    p->changes_directory = p->changes_directory ||
-                           (item->kind == TXN_ROOT_SET && t->before == TARGET_ABSENT) ||
-                           (item->kind == TXN_ROOT_DELETE && t->before == TARGET_THERE);
+    return (uint16_t)(*entry - 1);
+}
+
+#define TARGETS_AHEAD 8u
+
+static void targets_load(const struct heap *h, struct txn_plan *p)
+{
+    uint32_t seen = 0;
+    for (uint32_t i = 0; i < p->count; i++) {
+        struct txn_target *t = &p->targets[i];
+        for (; seen < p->count && seen < i + TARGETS_AHEAD; seen++) {
+            if (p->targets[seen].ptr != 0) {
+                heap_foresee_object(h, p->targets[seen].ptr);
+            }
+        }
+        if (t->ptr != 0) {
+            object_target_load(h, t);
+        } else {
+            root_load(h, t);
+        }
+        t->state = t->before;
+        p->changes_directory = p->changes_directory || (t->set && t->before == TARGET_ABSENT) ||
+                               (t->deleted && t->before == TARGET_THERE);
+    }
+}
+
+/* Targets, index and numbers for as many items as the part claims to have. */
+static int plan_room(struct txn_plan *p)
+{
+    uint32_t size = 2;
+    while (size < p->head.items * 2) {
+        size *= 2;
+    }
+    size_t targets = p->head.items * sizeof *p->targets;
+    size_t bytes = targets + (size + p->head.items) * sizeof(uint16_t);
+    p->memory = bytes <= sizeof p->room ? NULL : mem_alloc(bytes);
+    if (p->memory == NULL && bytes > sizeof p->room) {
+        return ERR_NOMEM;
+    }
+    uint8_t *at = p->memory != NULL ? p->memory : p->room;
+    p->targets = (struct txn_target *)(void *)at;
+    p->index = (uint16_t *)(void *)(at + targets);
+    p->mask = size - 1;
+    p->named = p->index + size;
+    memset(p->index, 0, size * sizeof *p->index);
+    return 0;
 }
 
 int txn_plan_open(const struct heap *h, struct slice part, struct txn_plan *plan)
@@ -108,26 +161,22 @@ int txn_plan_open(const struct heap *h, struct slice part, struct txn_plan *plan
     struct txn_item item;
     struct slice name;
     struct slice bytes;
-    memset(plan, 0, sizeof *plan);
+    memset(plan, 0, offsetof(struct txn_plan, room));
     plan->part = part;
     int rv = txn_part_open(part, &plan->head, &cursor);
+    rv = rv == 0 ? plan_room(plan) : rv;
     if (rv != 0) {
         return rv;
     }
-    uint32_t size = 2;
-    while (size < plan->head.items * 2) {
-        size *= 2;
+    for (uint32_t i = 0; txn_part_next(&cursor, &item, &name, &bytes); i++) {
+        if (item.kind == TXN_CHECK_DIRECTORY) {
+            plan->reads_directory = true;
+        } else {
+            plan->named[i] = plan_add(h, plan, &item, name, bytes);
+        }
     }
-    size_t targets = (plan->head.items + (size_t)1) * sizeof *plan->targets;
-    plan->targets = mem_alloc(targets + size * sizeof *plan->index);
-    if (plan->targets == NULL) {
-        return ERR_NOMEM;
-    }
-    plan->index = (uint16_t *)(void *)((uint8_t *)plan->targets + targets);
-    plan->mask = size - 1;
-    memset(plan->index, 0, size * sizeof *plan->index);
-    while (txn_part_next(&cursor, &item, &name, &bytes)) {
-        plan_add(h, plan, &item, name, bytes);
+    if (!cursor.failed) {
+        targets_load(h, plan);
     }
     if (cursor.failed || h->arena.damage != 0) {
         txn_plan_close(plan);
@@ -138,7 +187,8 @@ int txn_plan_open(const struct heap *h, struct slice part, struct txn_plan *plan
 
 void txn_plan_close(struct txn_plan *plan)
 {
-    mem_free(plan->targets);
+    mem_free(plan->memory);
+    plan->memory = NULL;
     plan->targets = NULL;
 }
 
@@ -149,6 +199,8 @@ struct validation {
     const struct txn_plan *plan;
     struct txn_conflict *conflict;
     struct txn_name *by;
+    bool intents;   /* somebody has some */
+    uint64_t lease; /* whose session has been compared; 0: none */
 };
 
 static int version_check(const struct txn_item *item, uint64_t version)
@@ -160,8 +212,8 @@ static int version_check(const struct txn_item *item, uint64_t version)
 /* Comparing bytes in place, part by part. */
 static int bytes_check(const struct heap *h, const struct txn_item *item, struct slice expected)
 {
-    const uint8_t *bytes;
-    uint64_t part;
+    const uint8_t *bytes = NULL;
+    uint64_t part = 0;
     uint64_t done = 0;
     int rv = heap_read(h, item->ptr, item->value, expected.len, &bytes, &part);
     while (rv == 0 && part > 0) {
@@ -207,8 +259,19 @@ static int check_holds(const struct validation *v, const struct txn_item *item,
     }
 }
 
-static int operation_fits(const struct validation *v, const struct txn_item *item,
-                          struct txn_target *t, struct slice bytes)
+/* Is it promised to the session? Of a lease's slots each is, if one is. */
+static int promise_holds(struct validation *v, const struct txn_target *t)
+{
+    if (t->lease != 0 && t->lease == v->lease) {
+        return 0;
+    }
+    int rv = lease_find_slot(v->h, v->plan->head.session, t->ptr);
+    v->lease = rv == 0 ? t->lease : v->lease;
+    return rv;
+}
+
+static int operation_fits(struct validation *v, const struct txn_item *item, struct txn_target *t,
+                          struct slice bytes)
 {
     int rv = 0;
     switch (item->kind) {
@@ -217,7 +280,7 @@ static int operation_fits(const struct validation *v, const struct txn_item *ite
         if (rv == 0 && t->state != TARGET_UNBORN) {
             rv = t->error == ERR_INVAL ? ERR_INVAL : ERR_STALE;
         }
-        rv = rv == 0 ? lease_find_slot(v->h, v->plan->head.session, item->ptr) : rv;
+        rv = rv == 0 ? promise_holds(v, t) : rv;
         if (rv == 0) {
             t->state = TARGET_THERE;
             t->size = item->value;
@@ -250,47 +313,52 @@ static int directory_holds(const struct validation *v, const struct txn_item *it
     return rv;
 }
 
-static int item_holds(const struct validation *v, const struct txn_item *item, struct slice name,
+static int item_holds(struct validation *v, const struct txn_item *item, struct txn_target *t,
                       struct slice bytes)
 {
-    if (item->kind == TXN_CHECK_DIRECTORY) {
-        return directory_holds(v, item);
-    }
-    struct txn_target *t = target_of(v->plan, item, name);
     int rv = is_check(item) ? check_holds(v, item, t, bytes) : operation_fits(v, item, t, bytes);
-    if (rv == 0 && intent_in_the_way(v->h, t->ptr, t->name,
-                                     is_check(item) ? INTENT_SHARED : INTENT_EXCLUSIVE, v->by)) {
+    if (rv == 0 && v->intents &&
+        intent_in_the_way(v->h, t->ptr, t->name, is_check(item) ? INTENT_SHARED : INTENT_EXCLUSIVE,
+                          v->by)) {
         rv = ERR_TX_UNDECIDED;
     }
-    v->conflict->version = t->version;
+    if (rv != 0) {
+        v->conflict->version = t->version;
+    }
     return rv;
 }
 
 int txn_plan_validate(const struct heap *h, struct txn_plan *plan, struct txn_conflict *conflict,
                       struct txn_name *by)
 {
-    struct validation v = {.h = h, .plan = plan, .conflict = conflict, .by = by};
+    struct validation v = {.h = h,
+                           .plan = plan,
+                           .conflict = conflict,
+                           .by = by,
+                           .intents = heap_map_count(h, HEAP_MAP_TX) > 0};
     struct txn_cursor cursor;
     struct txn_item item;
-    struct slice name;
     struct slice bytes;
     memset(conflict, 0, sizeof *conflict);
     memset(by, 0, sizeof *by);
     int rv = txn_part_open(plan->part, &plan->head, &cursor);
-    for (uint32_t i = 0; rv == 0 && txn_part_next(&cursor, &item, &name, &bytes); i++) {
-        rv = item_holds(&v, &item, name, bytes);
-        conflict->what = item.ptr != 0 && name.len == 0 ? item.ptr : TXN_CONFLICT_NAMED | i;
+    assert(rv == 0);
+    for (uint32_t i = 0; txn_part_again(&cursor, &item, &bytes); i++) {
+        rv = item.kind == TXN_CHECK_DIRECTORY
+                 ? directory_holds(&v, &item)
+                 : item_holds(&v, &item, &plan->targets[plan->named[i]], bytes);
+        if (rv != 0) {
+            conflict->what =
+                item.ptr != 0 && item.name_len == 0 ? item.ptr : TXN_CONFLICT_NAMED | i;
+            return rv;
+        }
     }
-    if (rv == 0 && plan->changes_directory &&
-        intent_in_the_way(h, 0, slice_of(NULL, 0), INTENT_CHANGER, by)) {
+    if (plan->changes_directory && intent_in_the_way(h, 0, slice_of(NULL, 0), INTENT_CHANGER, by)) {
         conflict->what = TXN_CONFLICT_NAMED;
         conflict->version = header(h)->directory;
         return ERR_TX_UNDECIDED;
     }
-    if (rv == 0) {
-        memset(conflict, 0, sizeof *conflict);
-    }
-    return rv;
+    return 0;
 }
 
 int txn_validate(const struct heap *heap, struct slice part, struct txn_conflict *conflict,
@@ -345,7 +413,30 @@ static int reserve_target(struct heap *h, struct txn_target *t)
     return rv;
 }
 
-int txn_plan_reserve(struct heap *h, struct txn_plan *plan)
+/* Slots of a lease are taken behind each other, by nearly everybody. */
+static void leases_leave(struct heap *h, const struct txn_plan *plan)
+{
+    uint64_t lease = 0;
+    uint32_t slots = 0;
+    for (uint32_t i = 0; i < plan->count; i++) {
+        const struct txn_target *t = &plan->targets[i];
+        if (!t->born) {
+            continue;
+        }
+        if (slots > 0 && t->lease != lease) {
+            lease_forget_slots(h, lease, slots);
+            slots = 0;
+        }
+        lease = t->lease;
+        slots++;
+    }
+    if (slots > 0) {
+        lease_forget_slots(h, lease, slots);
+    }
+}
+
+/* Their slots are LEASED still, but of no lease any more. */
+static int reserve(struct heap *h, struct txn_plan *plan)
 {
     for (uint32_t i = 0; i < plan->count; i++) {
         int rv = reserve_target(h, &plan->targets[i]);
@@ -354,13 +445,20 @@ int txn_plan_reserve(struct heap *h, struct txn_plan *plan)
             return rv;
         }
     }
-    for (uint32_t i = 0; i < plan->count; i++) {
+    leases_leave(h, plan);
+    return 0;
+}
+
+int txn_plan_reserve(struct heap *h, struct txn_plan *plan)
+{
+    int rv = reserve(h, plan);
+    for (uint32_t i = 0; rv == 0 && i < plan->count; i++) {
         const struct txn_target *t = &plan->targets[i];
         if (t->born) {
-            lease_use_slot(h, ptr_slot(t->ptr), SLOT_PREPARED, t->place);
+            slot_set(h, ptr_slot(t->ptr), SLOT_PREPARED, t->place);
         }
     }
-    return 0;
+    return rv;
 }
 
 void txn_plan_release(struct heap *h, const struct txn_plan *plan)
@@ -396,12 +494,11 @@ int txn_plan_execute(struct heap *h, uint64_t version, const struct txn_plan *pl
     struct txn_part_header head;
     struct txn_cursor cursor;
     struct txn_item item;
-    struct slice name;
     struct slice bytes;
     int rv = txn_part_open(plan->part, &head, &cursor);
-    while (rv == 0 && txn_part_next(&cursor, &item, &name, &bytes)) {
-        if (!is_check(&item) && name.len == 0) {
-            rv = execute_item(h, version, &item, target_of(plan, &item, name), bytes);
+    for (uint32_t i = 0; rv == 0 && txn_part_again(&cursor, &item, &bytes); i++) {
+        if (!is_check(&item) && item.name_len == 0) {
+            rv = execute_item(h, version, &item, &plan->targets[plan->named[i]], bytes);
         }
     }
     for (uint32_t i = 0; rv == 0 && i < plan->count; i++) {
@@ -435,7 +532,7 @@ int txn_apply_one(struct heap *heap, uint64_t version, struct slice part,
     }
     rv = txn_plan_validate(heap, &plan, conflict, &by);
     if (rv == 0) {
-        rv = txn_plan_reserve(heap, &plan);
+        rv = reserve(heap, &plan);
     }
     if (rv == 0) {
         rv = txn_plan_execute(heap, version, &plan);

@@ -17,6 +17,7 @@ struct txn_target {
     uint64_t ptr; /* 0: the root `name` */
     struct slice name;
     uint64_t place;    /* of the object's block */
+    uint64_t lease;    /* that its slot is of: UNBORN, and of no transaction yet; else 0 */
     uint64_t size;     /* of the object, behind the items looked at so far */
     uint64_t version;  /* before the transaction; 0: absent, unborn */
     uint64_t root;     /* where the name will lead; 0: it goes */
@@ -27,7 +28,10 @@ struct txn_target {
     uint8_t before, state; /* enum target_state: before the transaction; behind the items so far */
     bool changes;          /* an operation names it */
     bool born;             /* this transaction allocates it */
+    bool set, deleted;     /* a name that it sets, deletes; `root` is its last word */
 };
+
+#define TXN_PLAN_ROOM 1024u /* what a small transaction's plan takes, on the stack */
 
 struct txn_plan {
     struct slice part;
@@ -36,7 +40,10 @@ struct txn_plan {
     uint32_t count;
     uint32_t mask;
     uint16_t *index; /* hash table of numbers + 1 */
+    uint16_t *named; /* of each item: the number of its target */
     bool reads_directory, changes_directory;
+    void *memory; /* NULL: `room` is enough */
+    uint64_t room[TXN_PLAN_ROOM / sizeof(uint64_t)];
 };
 
 /* What the part names, as it is now: before validation, or (prepared) before the outcome.
