@@ -54,9 +54,22 @@ uint32_t sdk__tx_left_ms(const struct tx_set *set)
     return left > UINT32_MAX ? UINT32_MAX : (uint32_t)left;
 }
 
+/* Coarse clocks are behind by a tick, of which there are 100 a second or more. */
+#define COARSE_NS 20000000u
+
+uint32_t sdk__tx_left_ms_about(const struct tx_set *set)
+{
+    struct timespec at = {0};
+    (void)clock_gettime(CLOCK_MONOTONIC_COARSE, &at);
+    uint64_t now = (uint64_t)at.tv_sec * 1000000000u + (uint64_t)at.tv_nsec;
+    uint64_t left = set->deadline_ns > now ? set->deadline_ns - now : 0;
+    return left > COARSE_NS && left / 1000000u < UINT32_MAX ? (uint32_t)(left / 1000000u)
+                                                            : sdk__tx_left_ms(set);
+}
+
 static struct cairn_tx *part_new(struct tx_set *set, struct cairn_heap *heap)
 {
-    struct cairn_tx *tx = mem_zalloc(sizeof *tx);
+    struct cairn_tx *tx = set->first.set == NULL ? &set->first : mem_zalloc(sizeof *tx);
     if (tx != NULL) {
         tx->set = set;
         tx->heap = heap;
@@ -69,21 +82,22 @@ int cairn_tx_begin(cairn_heap *heap, const cairn_tx_opts *opts, cairn_tx **out)
 {
     *out = NULL;
     cairn_tx_opts taken;
-    int rv = heap == NULL ? sdk__fail(CAIRN_E_INVAL, "the heap is NULL") : opts_take(&taken, opts);
+    if (heap == NULL) {
+        return sdk__fail(CAIRN_E_INVAL, "the heap is NULL");
+    }
+    int rv = opts_take(&taken, opts);
     if (rv != 0) {
         return rv;
     }
     struct tx_set *set = sdk__tx_set_new(heap->client);
-    struct cairn_tx *tx = set == NULL ? NULL : part_new(set, heap);
-    if (tx == NULL) {
-        mem_free(set);
+    if (set == NULL) {
         return sdk__fail(CAIRN_E_NOMEM, "out of memory for a transaction");
     }
     set->opts = taken;
     set->at = taken.read_at;
     uint32_t ms = taken.deadline_ms != 0 ? taken.deadline_ms : heap->client->timeout_ms;
     set->deadline_ns = sdk__now_ns() + ms * UINT64_C(1000000);
-    *out = tx;
+    *out = part_new(set, heap);
     return 0;
 }
 
@@ -181,7 +195,7 @@ static int alloc_on(struct cairn_tx *tx, uint32_t shard, uint64_t bytes, uint32_
     }
     uint64_t word = 0;
     uint64_t session = 0;
-    uint32_t left = sdk__tx_left_ms(set);
+    uint32_t left = sdk__tx_left_ms_about(set);
     rv = left == 0 ? sdk__fail(CAIRN_E_TIMEOUT, "the transaction's deadline has passed")
                    : sdk__lease_take(tx->heap, shard, left, &word, &session);
     struct tx_object *object =
@@ -189,7 +203,7 @@ static int alloc_on(struct cairn_tx *tx, uint32_t shard, uint64_t bytes, uint32_
     if (rv == 0 && object == NULL) {
         rv = sdk__fail(CAIRN_E_NOMEM, "out of memory for a transaction");
     }
-    if (rv != 0) {
+    if (object == NULL) {
         sdk__tx_set_refund(set, 1, 0);
         return rv;
     }
@@ -232,6 +246,7 @@ int cairn_tx_free(cairn_tx *tx, cairn_ptr ptr)
         sdk__tx_drop_writes(tx->set, object);
         object->freed = true;
         tx->set->writes = true;
+        tx->set->unborn = tx->set->unborn || object->born;
     }
     return rv;
 }

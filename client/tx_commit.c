@@ -112,27 +112,25 @@ static bool nothing_happened(int err)
 
 static int commit(struct cairn_tx *tx, struct commit *out)
 {
-    struct tx_parts *parts = mem_zalloc(sizeof *parts);
+    struct tx_parts parts;
+    parts.count = 0;
     memset(out, 0, sizeof *out);
     last_conflict = 0;
-    if (parts == NULL) {
-        return sdk__fail(CAIRN_E_NOMEM, "out of memory for a transaction");
-    }
-    int rv = sdk__tx_parts_encode(tx->set, parts);
+    int rv = sdk__tx_parts_encode(tx->set, &parts);
     if (rv == 0) {
-        rv = tx->set->writes && parts->count > 0 ? send(tx, parts, out) : check(tx, parts);
+        rv = tx->set->writes && parts.count > 0 ? send(tx, &parts, out) : check(tx, &parts);
     }
-    out->several = parts->count > 1;
-    sdk__tx_parts_free(parts);
-    mem_free(parts);
+    out->several = parts.count > 1;
+    sdk__tx_parts_free(&parts);
     return rv;
 }
 
 /* With its outcome, behind which nothing is done with it any more. */
 static void end(struct tx_set *set, int err, bool several)
 {
-    if (set->allocated) {
-        sdk__lease_burn_unused(set, nothing_happened(err), several);
+    bool nothing = nothing_happened(err);
+    if (set->allocated && (nothing || set->unborn)) {
+        sdk__lease_burn_unused(set, nothing, several);
     }
     sdk__tx_set_free(set);
 }
@@ -154,7 +152,7 @@ static int prepare_async(struct cairn_tx *tx, struct cairn_future *f, struct tx_
 {
     struct buf joined = {0};
     uint32_t left = sdk__tx_left_ms(tx->set);
-    if (f == NULL || parts == NULL) {
+    if (f == NULL) {
         return sdk__fail(CAIRN_E_NOMEM, "out of memory for a transaction");
     }
     if (left == 0) {
@@ -200,15 +198,16 @@ void sdk__tx_settled(struct cairn_future *f)
 int cairn_tx_commit_async(cairn_tx *tx, cairn_future **future)
 {
     struct tx_set *set = tx->set;
-    struct tx_parts *parts = mem_zalloc(sizeof *parts);
+    struct tx_parts parts;
     struct cairn_future *f = sdk__future_new(tx->heap);
+    parts.count = 0;
     *future = NULL;
-    int rv = prepare_async(tx, f, parts);
+    int rv = prepare_async(tx, f, &parts);
     if (rv == 0 && set->allocated) {
         keep_set(tx, f);
         set = NULL;
     }
-    if (rv == 0 && parts->count > 0) {
+    if (rv == 0 && parts.count > 0) {
         rv = sdk__future_start(f, 0, future);
         assert(rv == 0);
     } else if (rv == 0) {
@@ -216,10 +215,7 @@ int cairn_tx_commit_async(cairn_tx *tx, cairn_future **future)
     } else {
         mem_free(f); /* nothing is known of it yet */
     }
-    if (parts != NULL) {
-        sdk__tx_parts_free(parts);
-        mem_free(parts);
-    }
+    sdk__tx_parts_free(&parts);
     if (set != NULL) {
         end(set, rv, false);
     }

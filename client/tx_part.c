@@ -4,7 +4,6 @@
 #include <string.h>
 
 #include "base/assert.h"
-#include "base/mem.h"
 #include "client/tx_set.h"
 
 static int no_memory(void)
@@ -36,13 +35,12 @@ static int part_of(struct tx_parts *parts, struct cairn_heap *heap, struct core_
                          TX_PARTICIPANTS_MAX);
     }
     struct tx_part *part = &parts->parts[parts->count];
+    *part = (struct tx_part){.heap = heap, .shard = shard};
     uint8_t *header = buf_extend(&part->bytes, sizeof(struct txn_part_header));
     if (header == NULL) {
         return no_memory();
     }
     memset(header, 0, sizeof(struct txn_part_header));
-    part->heap = heap;
-    part->shard = shard;
     parts->count++;
     *out = part;
     return 0;
@@ -325,7 +323,7 @@ int sdk__tx_parts_join(const struct tx_parts *parts, struct buf *out)
 
 void sdk__tx_parts_free(struct tx_parts *parts)
 {
-    for (uint32_t i = 0; i < TX_PARTICIPANTS_MAX; i++) {
+    for (uint32_t i = 0; i < parts->count; i++) {
         buf_close(&parts->parts[i].bytes);
     }
 }

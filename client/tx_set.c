@@ -8,34 +8,38 @@
 
 struct tx_set *sdk__tx_set_new(struct cairn_client *client)
 {
-    struct tx_set *set = mem_zalloc(sizeof *set);
+    struct tx_set *set = mem_alloc(sizeof *set);
     if (set != NULL) {
+        memset(set, 0, offsetof(struct tx_set, room_objects));
         set->client = client;
+        set->buckets = set->buckets_first;
+        set->bucket_count = TX_BUCKETS_FIRST;
+        sdk__tx_memory_init(&set->memory, set->room_objects, sizeof set->room_objects);
+        sdk__tx_memory_init(&set->bytes.memory, set->room_ranges, sizeof set->room_ranges);
         list_init(&set->objects);
         list_init(&set->roots);
         list_init(&set->directories);
         list_init(&set->parts);
+        list_init(&set->ranges);
     }
     return set;
 }
 
-static void ranges_free(struct list *ranges)
+static void bytes_drop(struct tx_set *set, struct list *ranges)
 {
-    while (!list_empty(ranges)) {
-        struct tx_range *range = list_entry(ranges->next, struct tx_range, link);
-        list_remove(&range->link);
-        buf_close(&range->bytes);
-        mem_free(range);
+    list_for_each (it, ranges) {
+        sdk__tx_bytes_drop(&set->bytes, &list_entry(it, struct tx_range, link)->bytes);
     }
 }
 
 void sdk__tx_set_drop_bytes(struct tx_set *set)
 {
-    list_for_each (it, &set->objects) {
-        struct tx_object *object = list_entry(it, struct tx_object, link);
-        ranges_free(&object->writes);
-        ranges_free(&object->compares);
+    for (struct list *it = set->objects.next; set->bytes.large > 0; it = it->next) {
+        assert(it != &set->objects);
+        bytes_drop(set, &list_entry(it, struct tx_object, link)->writes);
+        bytes_drop(set, &list_entry(it, struct tx_object, link)->compares);
     }
+    sdk__tx_memory_close(&set->bytes.memory);
 }
 
 void sdk__tx_set_free(struct tx_set *set)
@@ -45,18 +49,15 @@ void sdk__tx_set_free(struct tx_set *set)
     if (set->kept != NULL) {
         sdk__embedded_let_go(set->kept);
     }
-    list_for_each_safe (it, next, &set->objects) {
-        mem_free(list_entry(it, struct tx_object, link));
-    }
-    list_for_each_safe (it, next, &set->roots) {
-        mem_free(list_entry(it, struct tx_root, link));
-    }
-    list_for_each_safe (it, next, &set->directories) {
-        mem_free(list_entry(it, struct tx_directory, link));
-    }
     list_for_each_safe (it, next, &set->parts) {
-        mem_free(list_entry(it, struct cairn_tx, link));
+        if (it != &set->first.link) {
+            mem_free(list_entry(it, struct cairn_tx, link));
+        }
     }
+    if (set->buckets != set->buckets_first) {
+        mem_free(set->buckets);
+    }
+    sdk__tx_memory_close(&set->memory);
     mem_free(set);
 }
 
@@ -67,27 +68,60 @@ int sdk__tx_name_compare(struct slice a, struct slice b)
     return order != 0 ? order : (a.len > b.len) - (a.len < b.len);
 }
 
+/* ---- what it has to do with ---- */
+
+static struct tx_object **bucket_of(const struct tx_set *set, uint64_t ptr)
+{
+    uint64_t bits = ptr * UINT64_C(0x9e3779b97f4a7c15);
+    return &set->buckets[(bits >> 40) & (set->bucket_count - 1)];
+}
+
+static void object_hang(const struct tx_set *set, struct tx_object *object)
+{
+    struct tx_object **bucket = bucket_of(set, object->ptr);
+    object->next = *bucket;
+    *bucket = object;
+}
+
+/* Without memory it is slower, and that is all. */
+static void buckets_grow(struct tx_set *set)
+{
+    uint32_t count = set->bucket_count * 4;
+    struct tx_object **buckets = mem_zalloc(count * sizeof *buckets);
+    if (buckets == NULL) {
+        return;
+    }
+    if (set->buckets != set->buckets_first) {
+        mem_free(set->buckets);
+    }
+    set->buckets = buckets;
+    set->bucket_count = count;
+    list_for_each (it, &set->objects) {
+        object_hang(set, list_entry(it, struct tx_object, link));
+    }
+}
+
 struct tx_object *sdk__tx_set_object(struct tx_set *set, struct cairn_heap *heap,
                                      struct core_shard *shard, uint64_t ptr)
 {
-    struct tx_object **bucket = &set->buckets[(ptr ^ ptr >> 52) % TX_BUCKETS];
-    for (struct tx_object *object = *bucket; object != NULL; object = object->next) {
+    for (struct tx_object *object = *bucket_of(set, ptr); object != NULL; object = object->next) {
         if (object->ptr == ptr && object->shard == shard) {
             return object;
         }
     }
-    struct tx_object *object = mem_zalloc(sizeof *object);
+    struct tx_object *object = sdk__tx_memory_take(&set->memory, sizeof *object);
     if (object == NULL) {
         return NULL;
     }
-    object->heap = heap;
-    object->shard = shard;
-    object->ptr = ptr;
+    *object = (struct tx_object){.heap = heap, .shard = shard, .ptr = ptr};
     list_init(&object->writes);
     list_init(&object->compares);
+    if (set->object_count == set->bucket_count) {
+        buckets_grow(set);
+    }
     list_push_back(&set->objects, &object->link);
-    object->next = *bucket;
-    *bucket = object;
+    object_hang(set, object);
+    set->object_count++;
     return object;
 }
 
@@ -101,10 +135,9 @@ struct tx_root *sdk__tx_set_root(struct tx_set *set, struct cairn_heap *heap,
             return root;
         }
     }
-    struct tx_root *root = mem_zalloc(sizeof *root);
+    struct tx_root *root = sdk__tx_memory_take(&set->memory, sizeof *root);
     if (root != NULL) {
-        root->heap = heap;
-        root->shard = shard;
+        *root = (struct tx_root){.heap = heap, .shard = shard};
         memcpy(root->name, name.data, name.len);
         root->name_len = name.len;
         list_push_back(&set->roots, &root->link);
@@ -121,10 +154,9 @@ struct tx_directory *sdk__tx_set_directory(struct tx_set *set, struct cairn_heap
             return directory;
         }
     }
-    struct tx_directory *directory = mem_zalloc(sizeof *directory);
+    struct tx_directory *directory = sdk__tx_memory_take(&set->memory, sizeof *directory);
     if (directory != NULL) {
-        directory->heap = heap;
-        directory->shard = shard;
+        *directory = (struct tx_directory){.heap = heap, .shard = shard};
         list_push_back(&set->directories, &directory->link);
     }
     return directory;
@@ -137,21 +169,21 @@ int sdk__tx_set_charge(struct tx_set *set, uint32_t items, size_t bytes)
         return sdk__fail(CAIRN_E_LIMIT, "the transaction has %u checks and operations already",
                          set->items);
     }
-    if (more > set->opts.bytes_max || set->bytes > set->opts.bytes_max - more) {
+    if (more > set->opts.bytes_max || set->size > set->opts.bytes_max - more) {
         return sdk__fail(CAIRN_E_TOOBIG, "the transaction would have more than %u bytes",
                          set->opts.bytes_max);
     }
     set->items += items;
-    set->bytes += more;
+    set->size += more;
     return 0;
 }
 
 void sdk__tx_set_refund(struct tx_set *set, uint32_t items, size_t bytes)
 {
     assert(set->items >= items);
-    assert(set->bytes >= items * sizeof(struct txn_item) + bytes);
+    assert(set->size >= items * sizeof(struct txn_item) + bytes);
     set->items -= items;
-    set->bytes -= items * sizeof(struct txn_item) + bytes;
+    set->size -= items * sizeof(struct txn_item) + bytes;
 }
 
 /* ---- what was read ---- */
@@ -236,6 +268,28 @@ static struct tx_range *range_of(struct list *it)
     return list_entry(it, struct tx_range, link);
 }
 
+/* Empty, and of no list; NULL: no memory. */
+static struct tx_range *range_new(struct tx_set *set, uint64_t offset)
+{
+    struct tx_range *range;
+    if (list_empty(&set->ranges)) {
+        range = sdk__tx_memory_take(&set->bytes.memory, sizeof *range);
+    } else {
+        range = range_of(set->ranges.next);
+        list_remove(&range->link);
+    }
+    if (range != NULL) {
+        *range = (struct tx_range){.offset = offset};
+    }
+    return range;
+}
+
+static void range_free(struct tx_set *set, struct tx_range *range)
+{
+    sdk__tx_bytes_drop(&set->bytes, &range->bytes);
+    list_push_front(&set->ranges, &range->link);
+}
+
 void sdk__tx_overlay(const struct tx_object *object, uint64_t offset, uint8_t *data, size_t len)
 {
     list_for_each (it, &object->writes) {
@@ -275,12 +329,11 @@ static int range_open(struct tx_set *set, struct tx_object *object, uint64_t off
     if (rv != 0) {
         return rv;
     }
-    struct tx_range *range = mem_zalloc(sizeof *range);
+    struct tx_range *range = range_new(set, offset);
     if (range == NULL) {
         sdk__tx_set_refund(set, 1, 0);
         return sdk__fail(CAIRN_E_NOMEM, "out of memory for a transaction");
     }
-    range->offset = offset;
     list_push_back(at, &range->link); /* in front of it */
     *out = range;
     return 0;
@@ -290,8 +343,7 @@ static void range_close(struct tx_set *set, struct tx_range *range)
 {
     sdk__tx_set_refund(set, 1, range->bytes.len);
     list_remove(&range->link);
-    buf_close(&range->bytes);
-    mem_free(range);
+    range_free(set, range);
 }
 
 int sdk__tx_write_bytes(struct tx_set *set, struct tx_object *object, uint64_t offset,
@@ -300,7 +352,7 @@ int sdk__tx_write_bytes(struct tx_set *set, struct tx_object *object, uint64_t o
     uint64_t end = offset + data.len;
     struct tx_range *range = NULL;
     int rv = range_open(set, object, offset, &range);
-    if (rv != 0) {
+    if (range == NULL) {
         return rv;
     }
     /* What it will be in the end, so that nothing fails halfway. */
@@ -313,7 +365,7 @@ int sdk__tx_write_bytes(struct tx_set *set, struct tx_object *object, uint64_t o
     }
     size_t grown = (size_t)(last - range->offset) - range->bytes.len;
     rv = sdk__tx_set_charge(set, 0, grown);
-    if (rv == 0 && buf_reserve(&range->bytes, grown) != 0) {
+    if (rv == 0 && sdk__tx_bytes_reserve(&set->bytes, &range->bytes, grown) != 0) {
         sdk__tx_set_refund(set, 0, grown);
         rv = sdk__fail(CAIRN_E_NOMEM, "out of memory for a transaction");
     }
@@ -357,13 +409,15 @@ int sdk__tx_compare_later(struct tx_set *set, struct tx_object *object, uint64_t
     if (rv != 0) {
         return rv;
     }
-    struct tx_range *range = mem_zalloc(sizeof *range);
-    if (range == NULL || buf_append(&range->bytes, expected.data, expected.len) != 0) {
-        mem_free(range);
+    struct tx_range *range = range_new(set, offset);
+    if (range == NULL || sdk__tx_bytes_reserve(&set->bytes, &range->bytes, expected.len) != 0) {
+        if (range != NULL) {
+            range_free(set, range);
+        }
         sdk__tx_set_refund(set, 1, expected.len);
         return sdk__fail(CAIRN_E_NOMEM, "out of memory for a transaction");
     }
-    range->offset = offset;
+    (void)buf_append(&range->bytes, expected.data, expected.len); /* for which there is room */
     list_push_back(&object->compares, &range->link);
     set->demands++;
     return 0;

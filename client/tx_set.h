@@ -9,13 +9,40 @@
 #include "client/internal.h"
 #include "client/sdk.h"
 
+/* ---- memory (tx_memory.c) ---- */
+
+#define TX_MEMORY_BYTES_MAX 2048u /* at a time; alignment is 16 */
+#define TX_BYTES_CLASS_MIN  32u
+#define TX_BYTES_CLASSES    7u
+static_assert(TX_BYTES_CLASS_MIN << (TX_BYTES_CLASSES - 1) == TX_MEMORY_BYTES_MAX,
+              "the last class");
+
+struct tx_block;
+struct tx_memory {
+    uint8_t *at, *end; /* of the newest block, or of what it began with */
+    struct tx_block *blocks;
+};
+void sdk__tx_memory_init(struct tx_memory *m, void *room, size_t bytes);
+void *sdk__tx_memory_take(struct tx_memory *m, size_t bytes); /* NULL: no memory */
+void sdk__tx_memory_close(struct tx_memory *m);
+
+/* Bytes that grow and come to an end before the others, which then have their place: however long a
+ * transaction goes on, it keeps no more than it had at a time. */
+struct tx_bytes {
+    struct tx_memory memory;
+    void *given[TX_BYTES_CLASSES];
+    uint32_t large; /* buffers that are the allocator's */
+};
+int sdk__tx_bytes_reserve(struct tx_bytes *m, struct buf *b, size_t more); /* 0, NOMEM */
+void sdk__tx_bytes_drop(struct tx_bytes *m, struct buf *b);
+
 /* ---- the set ---- */
 
 /* Bytes at an offset. Ranges of a list are in order, and neither overlap nor touch. */
 struct tx_range {
     struct list link;
     uint64_t offset;
-    struct buf bytes;
+    struct buf bytes; /* set->bytes's */
 };
 
 struct tx_object {
@@ -57,7 +84,16 @@ struct tx_directory {
     bool checked;
 };
 
-#define TX_BUCKETS 64u
+/* A transaction as one heap sees it. */
+struct cairn_tx {
+    struct tx_set *set;
+    struct cairn_heap *heap;
+    struct list link; /* set->parts */
+};
+
+#define TX_BUCKETS_FIRST 16u
+#define TX_ROOM_OBJECTS  1024u /* of a small transaction: its objects, ... */
+#define TX_ROOM_RANGES   512u  /* and what it writes */
 struct tx_set {
     struct cairn_client *client;
     cairn_tx_opts opts;
@@ -70,9 +106,10 @@ struct tx_set {
     uint32_t reads;       /* requests that what was read came with */
     uint32_t demands;     /* checks that nothing was read for */
     uint32_t items;       /* checks and operations so far */
-    size_t bytes;         /* that they will be, about */
+    size_t size;          /* bytes that they will be, about */
     bool writes;          /* it changes something */
     bool allocated;       /* ever */
+    bool unborn;          /* it has freed what it allocated */
     uint32_t tries;       /* of the same run, before this one */
     uint64_t first_read;  /* the object that was read first, 0: none */
     uint64_t turn;        /* the object that it has its turn at, 0: none */
@@ -85,20 +122,24 @@ struct tx_set {
     struct cairn_heap *home_heap;
     struct core_shard *home; /* NULL: not fixed yet */
     cairn_tx_id id;
-    struct tx_object *buckets[TX_BUCKETS];
-};
-
-/* A transaction as one heap sees it. */
-struct cairn_tx {
-    struct tx_set *set;
-    struct cairn_heap *heap;
-    struct list link; /* set->parts */
+    struct cairn_tx first; /* of its parts */
+    /* Objects by their pointer: as many buckets as a power of two has, or all are full. */
+    uint32_t object_count, bucket_count;
+    struct tx_object **buckets;
+    struct tx_memory memory; /* of objects, roots, directories */
+    struct tx_bytes bytes;   /* of ranges, and what is in them */
+    struct list ranges;      /* that can be had again */
+    struct tx_object *buckets_first[TX_BUCKETS_FIRST];
+    /* Not zeroed. */
+    _Alignas(16) uint8_t room_objects[TX_ROOM_OBJECTS];
+    _Alignas(16) uint8_t room_ranges[TX_ROOM_RANGES];
 };
 
 /* tx_set.c */
-struct tx_set *sdk__tx_set_new(struct cairn_client *client);
+struct tx_set *sdk__tx_set_new(struct cairn_client *client); /* of no heap yet */
 void sdk__tx_set_free(struct tx_set *set);
-/* Nothing but the names of what it has to do with is needed any more. */
+/* Nothing but the names of what it has to do with is needed any more: nobody looks at what its
+ * objects write and compare. */
 void sdk__tx_set_drop_bytes(struct tx_set *set);
 int sdk__tx_name_compare(struct slice a, struct slice b); /* bytewise, as the shards list them */
 /* Found or made; NULL: no memory. The pointer is of that shard. */
@@ -141,8 +182,8 @@ struct tx_parts {
     struct tx_part parts[TX_PARTICIPANTS_MAX];
     uint32_t count;
 };
-/* Zeroed before. LIMIT, TOOBIG, NOMEM, CONFLICT (leases of two sessions), said already;
- * sdk__tx_parts_free() in any case. */
+/* `count` is 0 before, and all of that that is set up. LIMIT, TOOBIG, NOMEM, CONFLICT (leases of
+ * two sessions), said already; sdk__tx_parts_free() in any case. */
 int sdk__tx_parts_encode(const struct tx_set *set, struct tx_parts *out);
 /* The home shard comes first: the one with most items, then the smallest uid. */
 void sdk__tx_parts_order(struct tx_parts *parts);
@@ -161,6 +202,8 @@ uint64_t sdk__tx_conflict_say(const struct tx_parts *parts, uint64_t what, uint6
 /* tx.c */
 uint64_t sdk__now_ns(void);
 uint32_t sdk__tx_left_ms(const struct tx_set *set); /* until its deadline; 0: it has passed */
+/* The same, and cheaper, but some milliseconds more while there are many. */
+uint32_t sdk__tx_left_ms_about(const struct tx_set *set);
 uint32_t sdk__tx_shard_index(const struct cairn_heap *heap, const struct core_shard *shard);
 /* The shard of a pointer; INVAL, said already. */
 int sdk__tx_aim(const struct cairn_heap *heap, uint64_t ptr, struct core_shard **out);

@@ -1,6 +1,7 @@
 /* A transaction's set: what it travels as is what the shards take, and its ranges are what a plain
  * array of bytes would be. */
 #include "alloc/txn.h"
+#include "base/mem.h"
 #include "client/tx_set.h"
 #include "support/test.h"
 
@@ -143,9 +144,9 @@ static void ranges_are_what_an_array_would_be(void **state)
         }
         assert_int_equal(bytes, expected);
         assert_int_equal(set->items, ranges);
-        assert_int_equal(set->bytes, bytes + ranges * sizeof(struct txn_item));
+        assert_int_equal(set->size, bytes + ranges * sizeof(struct txn_item));
         sdk__tx_drop_writes(set, object);
-        assert_int_equal(set->bytes, 0);
+        assert_int_equal(set->size, 0);
         sdk__tx_set_free(set);
     }
 }
@@ -165,6 +166,61 @@ static void compares_split_around_own_writes(void **state)
     sdk__tx_set_free(set);
 }
 
+/* However often: what a round leaves is what the next one takes. */
+static void ranges_that_go_leave_their_memory(void **state)
+{
+    (void)state;
+    static uint8_t bytes[5000];
+    struct tx_set *set = set_new();
+    struct tx_object *object = object_of(set, 0, 1);
+    struct tx_memory first = {.at = NULL};
+    for (int round = 0; round < 1000; round++) {
+        for (uint64_t i = 0; i < 30; i++) { /* apart, then longer, then all of them one */
+            assert_int_equal(sdk__tx_write_bytes(set, object, i * 60, slice_of(bytes, 8)), 0);
+            assert_int_equal(sdk__tx_write_bytes(set, object, i * 60 + 8, slice_of(bytes, 40)), 0);
+        }
+        assert_int_equal(sdk__tx_write_bytes(set, object, 0, slice_of(bytes, 1800)), 0);
+        assert_int_equal(sdk__tx_write_bytes(set, object, 1800, slice_of(bytes, 3200)), 0);
+        assert_ptr_equal(object->writes.next->next, &object->writes);
+        assert_int_equal(set->bytes.large, 1);
+        sdk__tx_drop_writes(set, object);
+        assert_int_equal(set->bytes.large, 0);
+        assert_int_equal(set->size, 0);
+        if (round == 0) {
+            first = set->bytes.memory;
+        }
+        assert_ptr_equal(set->bytes.memory.at, first.at);
+        assert_ptr_equal(set->bytes.memory.blocks, first.blocks);
+    }
+    sdk__tx_set_free(set);
+}
+
+static void objects_are_found_again_however_many(void **state)
+{
+    (void)state;
+    static struct tx_object *objects[3][3000];
+    struct tx_set *set = set_new();
+    for (uint64_t i = 0; i < 3000; i++) {
+        for (uint32_t shard = 0; shard < 3; shard++) {
+            if (i % 100 == 50) {
+                mem_fault(0, 1); /* of the first that is asked for: it needn't be this object's */
+            }
+            objects[shard][i] = sdk__tx_set_object(set, &heap, &shards[shard], i << 38 | i);
+            mem_fault(0, 0);
+            if (objects[shard][i] == NULL) {
+                objects[shard][i] = object_of(set, shard, i << 38 | i);
+            }
+        }
+    }
+    assert_int_equal(set->object_count, 9000);
+    for (uint64_t i = 0; i < 3000; i++) {
+        for (uint32_t shard = 0; shard < 3; shard++) {
+            assert_ptr_equal(object_of(set, shard, i << 38 | i), objects[shard][i]);
+        }
+    }
+    sdk__tx_set_free(set);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -172,6 +228,8 @@ int main(void)
         cmocka_unit_test(sixteen_shards_are_enough),
         cmocka_unit_test(a_part_of_several_is_smaller_than_one_alone),
         cmocka_unit_test(ranges_are_what_an_array_would_be),
+        cmocka_unit_test(ranges_that_go_leave_their_memory),
+        cmocka_unit_test(objects_are_found_again_however_many),
         cmocka_unit_test(compares_split_around_own_writes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
