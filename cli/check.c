@@ -135,11 +135,11 @@ int cli_answer_check(struct cli *cli, const char *heap, json_t *rows, size_t unc
         json_object_del(row, "findings");
     }
     char line[224];
-    snprintf(line, sizeof line,
-             "heap %s: %zu images checked, %" PRIu64 " objects: %" PRIu64 " damaged, %" PRIu64
-             " dangling%s",
-             heap, checked, objects, damage, dangling,
-             unchecked > 0 ? "; not all could be checked" : "");
+    (void)snprintf(line, sizeof line,
+                   "heap %s: %zu images checked, %" PRIu64 " objects: %" PRIu64 " damaged, %" PRIu64
+                   " dangling%s",
+                   heap, checked, objects, damage, dangling,
+                   unchecked > 0 ? "; not all could be checked" : "");
     cli_answer(cli,
                json_pack("{s:s,s:I,s:I,s:i,s:O,s:o}", "name", heap, "damage", (json_int_t)damage,
                          "dangling", (json_int_t)dangling, "unchecked", (int)unchecked, "images",

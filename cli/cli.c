@@ -74,7 +74,7 @@ int cli_range(struct cli *cli, uint64_t size, uint64_t *len)
 json_t *cli_u64(uint64_t value)
 {
     char text[24];
-    snprintf(text, sizeof text, "%" PRIu64, value);
+    (void)snprintf(text, sizeof text, "%" PRIu64, value);
     return json_string(text);
 }
 
@@ -289,10 +289,10 @@ void cli_bytes(uint64_t bytes, char out[32])
         unit++;
     }
     if (unit == 0) {
-        snprintf(out, 32, "%llu B", (unsigned long long)whole);
+        (void)snprintf(out, 32, "%llu B", (unsigned long long)whole);
     } else {
-        snprintf(out, 32, "%llu.%llu %s", (unsigned long long)whole, (unsigned long long)tenths,
-                 units[unit]);
+        (void)snprintf(out, 32, "%llu.%llu %s", (unsigned long long)whole,
+                       (unsigned long long)tenths, units[unit]);
     }
 }
 

@@ -107,9 +107,9 @@ static int look(struct cli *cli, struct overview *out)
     const char *state = out->healthy                             ? "HEALTHY"
                         : reachable * 2 > json_array_size(nodes) ? "DEGRADED"
                                                                  : "UNAVAILABLE";
-    snprintf(out->line, sizeof out->line,
-             "cluster %s   %s   %zu/%zu nodes   %lld shards led   %d alarms   v%s", cluster, state,
-             reachable, json_array_size(nodes), (long long)leading, alarms, version);
+    (void)snprintf(out->line, sizeof out->line,
+                   "cluster %s   %s   %zu/%zu nodes   %lld shards led   %d alarms   v%s", cluster,
+                   state, reachable, json_array_size(nodes), (long long)leading, alarms, version);
     out->data = json_pack("{s:s,s:s,s:i,s:i,s:I,s:i,s:o}", "state", state, "cluster", cluster,
                           "nodes_reachable", (int)reachable, "nodes_configured",
                           (int)json_array_size(nodes), "shards_led", leading, "alarms", alarms,
@@ -344,11 +344,11 @@ int verb_replica_check(struct cli *cli)
         }
         size_t total = json_array_size(list);
         char line[160];
-        snprintf(line, sizeof line, "%zu/%zu shards: all replicas equal%s",
-                 total - pending - different, total,
-                 different > 0 ? "; DIVERGENCE FOUND"
-                 : pending > 0 ? "; the rest could not be compared in time"
-                               : "");
+        (void)snprintf(line, sizeof line, "%zu/%zu shards: all replicas equal%s",
+                       total - pending - different, total,
+                       different > 0 ? "; DIVERGENCE FOUND"
+                       : pending > 0 ? "; the rest could not be compared in time"
+                                     : "");
         cli_answer(cli,
                    json_pack("{s:o,s:i,s:i}", "shards", list, "different", (int)different,
                              "pending", (int)pending),

@@ -24,16 +24,16 @@ static void pair_up(json_t *shards, const json_t *rows, const char *suffix)
         json_t *out = json_array_get(shards, index);
         for (size_t k = 0; k < sizeof keys / sizeof keys[0]; k++) {
             char key[64];
-            snprintf(key, sizeof key, "%s_%s", keys[k], suffix);
+            (void)snprintf(key, sizeof key, "%s_%s", keys[k], suffix);
             space_set_number(out, key, space_number(row, keys[k]));
             if (strcmp(keys[k], "external_permille") == 0) {
-                snprintf(key, sizeof key, "external_%s", suffix);
+                (void)snprintf(key, sizeof key, "external_%s", suffix);
                 space_set_percent(out, key, space_number(row, keys[k]));
             } else if (strcmp(keys[k], "arena_bytes") == 0) {
-                snprintf(key, sizeof key, "arena_%s", suffix);
+                (void)snprintf(key, sizeof key, "arena_%s", suffix);
                 space_set_bytes(out, key, space_number(row, keys[k]));
             } else if (strcmp(keys[k], "image_bytes") == 0) {
-                snprintf(key, sizeof key, "files_%s", suffix);
+                (void)snprintf(key, sizeof key, "files_%s", suffix);
                 space_set_bytes(out, key, space_number(row, keys[k]));
             }
         }

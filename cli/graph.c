@@ -24,7 +24,7 @@ static int add_type(void *arg, const cairn_type *type, uint64_t version)
                                             (json_int_t)f->offset, "count", (json_int_t)f->count));
         }
     }
-    snprintf(number, sizeof number, "%" PRIu32, type->number);
+    (void)snprintf(number, sizeof number, "%" PRIu32, type->number);
     json_object_set_new(arg, number,
                         json_pack("{s:o,s:o}", "name", cli_text(type->name), "fields", fields));
     return 0;
@@ -33,7 +33,7 @@ static int add_type(void *arg, const cairn_type *type, uint64_t version)
 static const json_t *type_of(const json_t *types, const cairn_node *node)
 {
     char number[16];
-    snprintf(number, sizeof number, "%" PRIu32, node->object.type);
+    (void)snprintf(number, sizeof number, "%" PRIu32, node->object.type);
     return json_object_get(types, number);
 }
 
@@ -74,7 +74,7 @@ static json_t *row_of(const cairn_graph *graph, const cairn_node *node, const js
     char version[24];
     json_t *pointers = pointers_of(graph, node, type);
     cairn_ptr_format(node->object.ptr, pointer, sizeof pointer);
-    snprintf(version, sizeof version, "%" PRIu64, node->object.version);
+    (void)snprintf(version, sizeof version, "%" PRIu64, node->object.version);
     return json_pack("{s:s,s:I,s:I,s:O?,s:I,s:I,s:s,s:I,s:o}", "pointer", pointer, "depth",
                      (json_int_t)node->depth, "type", (json_int_t)node->object.type, "type_name",
                      name, "size", (json_int_t)node->object.size, "length", (json_int_t)node->len,

@@ -35,8 +35,8 @@ int verb_heap_create(struct cli *cli)
         return cli_fail(cli, rv, what);
     }
     cli_bytes(opts.bytes_max / opts.shards, size);
-    snprintf(line, sizeof line, "heap %s created: %u shards of at most %s", cli->argv[0],
-             opts.shards, size);
+    (void)snprintf(line, sizeof line, "heap %s created: %u shards of at most %s", cli->argv[0],
+                   opts.shards, size);
     cli_answer(cli,
                json_pack("{s:s,s:i,s:I,s:I}", "name", cli->argv[0], "shards", (int)opts.shards,
                          "bytes_max", (json_int_t)opts.bytes_max, "retention_ms",
@@ -55,8 +55,8 @@ static int ask_catalog(struct cli *cli, json_t **out)
     rv = cli_ask(cli, NULL, "heaps", NULL, out);
     if (rv == 0) {
         char leader[64];
-        snprintf(leader, sizeof leader, "%s",
-                 json_string_value(json_object_get(*out, "meta_leader")));
+        (void)snprintf(leader, sizeof leader, "%s",
+                       json_string_value(json_object_get(*out, "meta_leader")));
         if (leader[0] != 0) {
             json_decref(*out);
             rv = cli_ask(cli, leader, "heaps", NULL, out);
@@ -113,8 +113,8 @@ int verb_heap_rm(struct cli *cli)
     uint32_t shards = cairn_heap_shards(heap);
     cairn_heap_close(heap);
     if (!cli->dry_run) {
-        snprintf(question, sizeof question, "Heap %s and all its objects will be gone for good.",
-                 cli->argv[0]);
+        (void)snprintf(question, sizeof question,
+                       "Heap %s and all its objects will be gone for good.", cli->argv[0]);
         if (!cli_confirm(cli, question)) {
             return cli_error(cli, CAIRN_E_CANCELED, "heap %s was not removed", cli->argv[0]);
         }
@@ -123,8 +123,8 @@ int verb_heap_rm(struct cli *cli)
             return cli_fail(cli, rv, cli->argv[0]);
         }
     }
-    snprintf(line, sizeof line, "heap %s %s: %u shards", cli->argv[0],
-             cli->dry_run ? "would be removed" : "removed", shards);
+    (void)snprintf(line, sizeof line, "heap %s %s: %u shards", cli->argv[0],
+                   cli->dry_run ? "would be removed" : "removed", shards);
     cli_answer(cli,
                json_pack("{s:s,s:i,s:b}", "name", cli->argv[0], "shards", (int)shards, "removed",
                          !cli->dry_run),
@@ -156,7 +156,7 @@ static int add_root(void *arg, const char *name, cairn_ptr ptr, uint64_t version
 {
     char text[24];
     json_t *row = root_row(name, ptr);
-    snprintf(text, sizeof text, "%" PRIu64, version);
+    (void)snprintf(text, sizeof text, "%" PRIu64, version);
     json_object_set_new(row, "version", json_string(text));
     json_array_append_new(arg, row);
     return 0;

@@ -66,7 +66,7 @@ static int from_file(struct cli *cli, const char *path, uint8_t **bytes, size_t 
         }
     }
     if (file != NULL && file != stdin) {
-        fclose(file);
+        (void)fclose(file);
     }
     if (failed) {
         free(*bytes);

@@ -99,7 +99,7 @@ const size_t cli_verb_count = sizeof cli_verbs / sizeof cli_verbs[0];
 int verb_version(struct cli *cli)
 {
     char line[64];
-    snprintf(line, sizeof line, "cairnctl %s", cairn_version());
+    (void)snprintf(line, sizeof line, "cairnctl %s", cairn_version());
     cli_answer(cli, json_pack("{s:s}", "version", cairn_version()), NULL, NULL, 0, line);
     return EXIT_OK;
 }
@@ -334,7 +334,8 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
     case KEY_TIMEOUT: {
         char text[32];
         size_t len = strlen(arg);
-        snprintf(text, sizeof text, "%.*s", (int)(len - (len > 0 && arg[len - 1] == 's')), arg);
+        (void)snprintf(text, sizeof text, "%.*s", (int)(len - (len > 0 && arg[len - 1] == 's')),
+                       arg);
         cli->timeout_ms = (uint32_t)(number(state, text, "timeout", 86400) * 1000);
         if (cli->timeout_ms == 0) {
             problem(state, "--timeout: at least a second");
@@ -429,11 +430,14 @@ static char *help_text(int key, const char *text, void *input)
     fprintf(stream, "The command line of a Cairn cluster.\n\nVerbs:\n");
     for (size_t i = 0; i < cli_verb_count; i++) {
         char left[24];
-        snprintf(left, sizeof left, "%s %s", cli_verbs[i].noun, cli_verbs[i].verb);
+        (void)snprintf(left, sizeof left, "%s %s", cli_verbs[i].noun, cli_verbs[i].verb);
         fprintf(stream, "  %-16s %s\n", left, cli_verbs[i].help);
     }
     fprintf(stream, "\nOptions:");
-    fclose(stream);
+    if (fclose(stream) != 0) { /* no memory for all of it */
+        free(out);
+        return NULL;
+    }
     return out;
 }
 
@@ -568,8 +572,8 @@ int main(int argc, char **argv)
     /* What argp says itself (an unknown option) goes to stderr; the answer in json is ours. */
     if (argp_parse(&arguments, argc, argv, ARGP_NO_EXIT | ARGP_NO_HELP, NULL, &words) != 0 &&
         words.problem[0] == 0) {
-        snprintf(words.problem, sizeof words.problem,
-                 "an option is unknown or has no value; cairnctl --help lists them");
+        (void)snprintf(words.problem, sizeof words.problem,
+                       "an option is unknown or has no value; cairnctl --help lists them");
     }
     if (words.help &&
         (words.problem[0] != 0 || words.count == 0 ||
@@ -595,7 +599,7 @@ int main(int argc, char **argv)
         return finish(&cli, EXIT_OK);
     }
     int skip = verb->verb[0] == 0 ? 1 : 2;
-    snprintf(kind, sizeof kind, "%s%s%s", verb->noun, skip == 2 ? "." : "", verb->verb);
+    (void)snprintf(kind, sizeof kind, "%s%s%s", verb->noun, skip == 2 ? "." : "", verb->verb);
     cli.kind = kind;
     cli.argc = words.count - skip;
     cli.argv = words.words + skip;

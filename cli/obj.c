@@ -82,7 +82,7 @@ void cli_answer_bytes(struct cli *cli, cairn_ptr ptr, uint64_t version, const ui
     }
     char *hex = malloc(len * 2 + 1);
     for (size_t i = 0; hex != NULL && i < len; i++) {
-        snprintf(hex + i * 2, 3, "%02x", bytes[i]);
+        (void)snprintf(hex + i * 2, 3, "%02x", bytes[i]);
     }
     if (hex != NULL) {
         hex[len * 2] = 0;
@@ -197,7 +197,7 @@ int verb_obj_write(struct cli *cli)
         return cli_fail(cli, rv, cli->argv[0]);
     }
     char line[64];
-    snprintf(line, sizeof line, "%zu bytes written", len);
+    (void)snprintf(line, sizeof line, "%zu bytes written", len);
     cli_answer(cli,
                json_pack("{s:o,s:I,s:I}", "pointer", cli_ptr(ptr), "offset",
                          (json_int_t)cli->offset, "length", (json_int_t)len),
@@ -220,9 +220,10 @@ int verb_obj_free(struct cli *cli)
     cairn_object object;
     int rv = cairn_stat(heap, ptr, &object);
     if (rv == 0 && !cli->dry_run) {
-        snprintf(question, sizeof question,
-                 "Object %.60s of %" PRIu64 " bytes will be gone; pointers to it become stale.",
-                 cli->argv[0], object.size);
+        (void)snprintf(question, sizeof question,
+                       "Object %.60s of %" PRIu64
+                       " bytes will be gone; pointers to it become stale.",
+                       cli->argv[0], object.size);
         rv = cli_confirm(cli, question) ? cairn_free(heap, ptr) : CAIRN_E_CANCELED;
     }
     cairn_heap_close(heap);
@@ -259,8 +260,8 @@ int verb_obj_stat(struct cli *cli)
         return cli_fail(cli, rv, cli->argv[0]);
     }
     cairn_ptr_format(ptr, text, sizeof text);
-    snprintf(line, sizeof line, "pointer %s   size %" PRIu64 "   type %u   version %" PRIu64, text,
-             object.size, object.type, object.version);
+    (void)snprintf(line, sizeof line, "pointer %s   size %" PRIu64 "   type %u   version %" PRIu64,
+                   text, object.size, object.type, object.version);
     cli_answer(cli,
                json_pack("{s:s,s:I,s:I,s:o}", "pointer", text, "size", (json_int_t)object.size,
                          "type", (json_int_t)object.type, "version", cli_u64(object.version)),
@@ -290,7 +291,7 @@ int verb_obj_realloc(struct cli *cli)
     if (rv != 0) {
         return cli_fail(cli, rv, cli->argv[0]);
     }
-    snprintf(line, sizeof line, "%" PRIu64 " bytes; the pointer is the same", size);
+    (void)snprintf(line, sizeof line, "%" PRIu64 " bytes; the pointer is the same", size);
     cli_answer(cli, json_pack("{s:o,s:I}", "pointer", cli_ptr(ptr), "size", (json_int_t)size), NULL,
                NULL, 0, line);
     return EXIT_OK;
@@ -306,7 +307,7 @@ json_t *cli_time(uint64_t version)
     time_t seconds = (time_t)(ms / 1000);
     gmtime_r(&seconds, &tm);
     strftime(day, sizeof day, "%Y-%m-%dT%H:%M:%S", &tm);
-    snprintf(text, sizeof text, "%s.%03uZ", day, (unsigned)(ms % 1000));
+    (void)snprintf(text, sizeof text, "%s.%03uZ", day, (unsigned)(ms % 1000));
     return json_string(text);
 }
 
@@ -321,7 +322,7 @@ static int add_change(void *arg, const cairn_change *change)
     static const char *const kinds[] = {"(older)", "write", "resize", "birth", "free"};
     char what[64] = "";
     if (change->kind == CAIRN_CHANGE_WRITE) {
-        snprintf(what, sizeof what, "%u bytes at %" PRIu64, change->len, change->offset);
+        (void)snprintf(what, sizeof what, "%u bytes at %" PRIu64, change->len, change->offset);
     }
     json_array_append_new(
         changes->rows,
@@ -383,9 +384,10 @@ int verb_ptr_decode(struct cli *cli)
     uint32_t shard = (uint32_t)(ptr.word >> 52);
     uint32_t generation = (uint32_t)(ptr.word >> 38) & 0x3fff;
     uint64_t slot = ptr.word & ((1ull << 38) - 1);
-    snprintf(line, sizeof line,
-             "pointer %s   word 0x%016" PRIx64 "   shard %u   generation %u   slot %" PRIu64 "%s",
-             text, ptr.word, shard, generation, slot, cairn_ptr_is_null(ptr) ? "   (null)" : "");
+    (void)snprintf(
+        line, sizeof line,
+        "pointer %s   word 0x%016" PRIx64 "   shard %u   generation %u   slot %" PRIu64 "%s", text,
+        ptr.word, shard, generation, slot, cairn_ptr_is_null(ptr) ? "   (null)" : "");
     cli_answer(cli,
                json_pack("{s:s,s:o,s:i,s:i,s:o,s:b}", "pointer", text, "word", cli_u64(ptr.word),
                          "shard", (int)shard, "generation", (int)generation, "slot", cli_u64(slot),

@@ -14,11 +14,11 @@ static void duration_text(uint64_t ms, char out[32])
     } units[] = {{86400000, "d"}, {3600000, "h"}, {60000, "m"}, {1000, "s"}, {1, "ms"}};
     for (size_t i = 0; i < sizeof units / sizeof units[0]; i++) {
         if (ms != 0 && ms % units[i].ms == 0) {
-            snprintf(out, 32, "%" PRIu64 "%s", ms / units[i].ms, units[i].unit);
+            (void)snprintf(out, 32, "%" PRIu64 "%s", ms / units[i].ms, units[i].unit);
             return;
         }
     }
-    snprintf(out, 32, "0");
+    (void)snprintf(out, 32, "0");
 }
 
 bool cli_duration(const char *text, uint64_t *ms)
@@ -61,8 +61,8 @@ static int show_settings(struct cli *cli, const char *name)
         bytes += space_number(row, "undo_bytes") + space_number(row, "dead_bytes");
     }
     duration_text(retention, text);
-    snprintf(line, sizeof line, "retention=%s%s   (history: %" PRIu64 " bytes)", text,
-             same ? "" : " (not on all shards: set it again)", bytes);
+    (void)snprintf(line, sizeof line, "retention=%s%s   (history: %" PRIu64 " bytes)", text,
+                   same ? "" : " (not on all shards: set it again)", bytes);
     cli_answer(cli,
                json_pack("{s:s,s:I,s:s,s:b,s:I}", "name", name, "retention_ms",
                          (json_int_t)retention, "retention", text, "uniform", same, "history_bytes",

@@ -27,8 +27,8 @@ uint64_t space_permille(uint64_t part, uint64_t whole)
 void space_set_percent(json_t *object, const char *key, uint64_t value_permille)
 {
     char text[24];
-    snprintf(text, sizeof text, "%" PRIu64 ".%" PRIu64 " %%", value_permille / 10,
-             value_permille % 10);
+    (void)snprintf(text, sizeof text, "%" PRIu64 ".%" PRIu64 " %%", value_permille / 10,
+                   value_permille % 10);
     json_object_set_new(object, key, json_string(text));
 }
 

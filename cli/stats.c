@@ -34,8 +34,8 @@ int cli_answer_stats(struct cli *cli, const char *heap, json_t *rows)
         bytes += space_number(row, "object_bytes");
     }
     char line[192];
-    snprintf(line, sizeof line, "heap %s: %" PRIu64 " objects, %" PRIu64 " bytes", heap, objects,
-             bytes);
+    (void)snprintf(line, sizeof line, "heap %s: %" PRIu64 " objects, %" PRIu64 " bytes", heap,
+                   objects, bytes);
     cli_answer(cli,
                json_pack("{s:s,s:I,s:I,s:O}", "name", heap, "objects", (json_int_t)objects, "bytes",
                          (json_int_t)bytes, "shards", rows),
@@ -138,7 +138,7 @@ static int name_type(void *arg, const cairn_type *type, uint64_t version)
     json_t *names = arg;
     char key[16];
     (void)version;
-    snprintf(key, sizeof key, "%u", type->number);
+    (void)snprintf(key, sizeof key, "%u", type->number);
     json_object_set_new(names, key, cli_text(type->name));
     return 0;
 }
@@ -199,7 +199,7 @@ int cli_answer_types(struct cli *cli, const char *heap, const json_t *rows, cons
         char key[16];
         uint64_t bytes = space_number(sums[i], "bytes");
         uint64_t blocks = space_number(sums[i], "block_bytes");
-        snprintf(key, sizeof key, "%u", (unsigned)space_number(sums[i], "type"));
+        (void)snprintf(key, sizeof key, "%u", (unsigned)space_number(sums[i], "type"));
         const char *name = json_string_value(json_object_get(names, key));
         json_object_set_new(sums[i], "name",
                             json_string(name != NULL                         ? name

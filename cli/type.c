@@ -50,12 +50,12 @@ static json_t *field_row(const cairn_field *field)
     char kind[64];
     uint32_t bytes = field->kind < KINDS ? kinds[field->kind].bytes : 0;
     if (field->count == 0) {
-        snprintf(kind, sizeof kind, "%s[]", kind_name(field->kind));
+        (void)snprintf(kind, sizeof kind, "%s[]", kind_name(field->kind));
     } else if (field->kind == CAIRN_FIELD_BYTES || field->kind == CAIRN_FIELD_CHARS ||
                field->count > 1) {
-        snprintf(kind, sizeof kind, "%s*%u", kind_name(field->kind), field->count);
+        (void)snprintf(kind, sizeof kind, "%s*%u", kind_name(field->kind), field->count);
     } else {
-        snprintf(kind, sizeof kind, "%s", kind_name(field->kind));
+        (void)snprintf(kind, sizeof kind, "%s", kind_name(field->kind));
     }
     return json_pack("{s:o,s:s,s:s,s:I,s:I,s:I,s:I}", "name", cli_text(field->name), "type", kind,
                      "kind", kind_name(field->kind), "count", (json_int_t)field->count, "offset",
@@ -71,7 +71,7 @@ static int add_type(void *arg, const cairn_type *type, uint64_t version)
     for (uint32_t i = 0; i < type->field_count; i++) {
         json_array_append_new(fields, field_row(&type->fields[i]));
     }
-    snprintf(text, sizeof text, "%" PRIu64, version);
+    (void)snprintf(text, sizeof text, "%" PRIu64, version);
     json_array_append_new(
         list, json_pack("{s:o,s:I,s:I,s:i,s:s,s:o}", "name", cli_text(type->name), "number",
                         (json_int_t)type->number, "size", (json_int_t)type->size, "field_count",
@@ -162,7 +162,7 @@ int verb_type_show(struct cli *cli)
     {
         char number[24];
         json_int_t target = json_integer_value(json_object_get(field, "target"));
-        snprintf(number, sizeof number, "%lld", (long long)target);
+        (void)snprintf(number, sizeof number, "%lld", (long long)target);
         json_t *of = target == 0 ? NULL : find_type(list, number);
         json_object_set_new(field, "target_name",
                             of != NULL    ? json_incref(json_object_get(of, "name"))
@@ -171,10 +171,10 @@ int verb_type_show(struct cli *cli)
     }
     json_incref(type);
     json_decref(list);
-    snprintf(line, sizeof line, "type %s   number %lld   %lld bytes",
-             json_string_value(json_object_get(type, "name")),
-             (long long)json_integer_value(json_object_get(type, "number")),
-             (long long)json_integer_value(json_object_get(type, "size")));
+    (void)snprintf(line, sizeof line, "type %s   number %lld   %lld bytes",
+                   json_string_value(json_object_get(type, "name")),
+                   (long long)json_integer_value(json_object_get(type, "number")),
+                   (long long)json_integer_value(json_object_get(type, "size")));
     cli_answer(cli, type, json_object_get(type, "fields"), COLUMNS(columns), line);
     return EXIT_OK;
 }
@@ -290,8 +290,8 @@ int verb_type_register(struct cli *cli)
     if (rv != 0) {
         return cli_fail(cli, rv, cli->argv[1]);
     }
-    snprintf(line, sizeof line, "type %s registered: number %u, %u bytes, %u fields", d.type.name,
-             cairn_type_number(&d.type), d.type.size, d.type.field_count);
+    (void)snprintf(line, sizeof line, "type %s registered: number %u, %u bytes, %u fields",
+                   d.type.name, cairn_type_number(&d.type), d.type.size, d.type.field_count);
     cli_answer(cli,
                json_pack("{s:o,s:I,s:I,s:i}", "name", cli_text(d.type.name), "number",
                          (json_int_t)cairn_type_number(&d.type), "size", (json_int_t)d.type.size,
@@ -327,18 +327,18 @@ static json_t *element(uint32_t kind, const uint8_t *bytes)
     case CAIRN_FIELD_I32:
         return json_integer((int32_t)word);
     case CAIRN_FIELD_I64:
-        snprintf(text, sizeof text, "%" PRId64, (int64_t)word);
+        (void)snprintf(text, sizeof text, "%" PRId64, (int64_t)word);
         return json_string(text);
     case CAIRN_FIELD_U64:
-        snprintf(text, sizeof text, "%" PRIu64, word);
+        (void)snprintf(text, sizeof text, "%" PRIu64, word);
         return json_string(text);
     case CAIRN_FIELD_F32:
         memcpy(&single, bytes, sizeof single);
-        snprintf(text, sizeof text, "%.9g", (double)single);
+        (void)snprintf(text, sizeof text, "%.9g", (double)single);
         return json_string(text);
     case CAIRN_FIELD_F64:
         memcpy(&real, bytes, sizeof real);
-        snprintf(text, sizeof text, "%.17g", real);
+        (void)snprintf(text, sizeof text, "%.17g", real);
         return json_string(text);
     case CAIRN_FIELD_PTR:
         cairn_ptr_format((cairn_ptr){word}, text, sizeof text);
@@ -367,7 +367,7 @@ static json_t *hex_value(const uint8_t *bytes, uint32_t count)
 {
     char *hex = malloc((size_t)count * 2 + 1);
     for (uint32_t i = 0; hex != NULL && i < count; i++) {
-        snprintf(hex + (size_t)i * 2, 3, "%02x", bytes[i]);
+        (void)snprintf(hex + (size_t)i * 2, 3, "%02x", bytes[i]);
     }
     json_t *value = hex == NULL ? json_null() : json_string(count == 0 ? "" : hex);
     free(hex);
@@ -415,7 +415,7 @@ static json_t *cell_of(const json_t *value)
                                        (long long)json_integer_value(v)));
     }
     if (json_array_size(value) > SHOW_ELEMENTS) {
-        snprintf(out + len, sizeof out - len, " ...");
+        (void)snprintf(out + len, sizeof out - len, " ...");
     }
     return json_string(out);
 }
@@ -457,7 +457,7 @@ static const char *only_value(const json_t *fields, char number[24])
     if (json_is_string(shown)) {
         return json_string_value(shown);
     }
-    snprintf(number, 24, "%" JSON_INTEGER_FORMAT, json_integer_value(shown));
+    (void)snprintf(number, 24, "%" JSON_INTEGER_FORMAT, json_integer_value(shown));
     return number;
 }
 
@@ -518,9 +518,9 @@ int verb_obj_show(struct cli *cli)
                             "describes them");
     }
     cairn_ptr_format(ptr, text, sizeof text);
-    snprintf(version, sizeof version, "%" PRIu64, object.version);
-    snprintf(line, sizeof line, "pointer %s   type %s (%u)   size %" PRIu64 "   version %s", text,
-             show.name == NULL ? "-" : show.name, object.type, object.size, version);
+    (void)snprintf(version, sizeof version, "%" PRIu64, object.version);
+    (void)snprintf(line, sizeof line, "pointer %s   type %s (%u)   size %" PRIu64 "   version %s",
+                   text, show.name == NULL ? "-" : show.name, object.type, object.size, version);
     json_t *data =
         json_pack("{s:s,s:I,s:I,s:s,s:o}", "pointer", text, "type_number", (json_int_t)object.type,
                   "size", (json_int_t)object.size, "version", version, "fields", show.fields);
