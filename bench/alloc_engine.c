@@ -142,17 +142,50 @@ static void give(uint64_t object)
 
 /* ---- an entry's steps: known in advance, so that memory is asked for ---- */
 
-#define SLOT_AHEAD   4u /* steps */
-#define OBJECT_AHEAD 2u
+#define SLOT_AHEAD   12u /* steps */
+#define OBJECT_AHEAD 4u
+#define NOWHERE      UINT32_MAX
 
 struct step {
     uint64_t *place; /* in the driver's table, PENDING until the step is done */
     uint64_t object; /* that goes; 0: none */
     const void *fill;
     size_t bytes;
+    uint32_t entry; /* of the heap's table, where the new object is published; or NOWHERE */
 };
 #define PENDING 1u
 static struct step steps[STEPS_MAX];
+
+static void publish_now(uint32_t entry, uint64_t object)
+{
+    uint64_t version = begin();
+    check(heap_write(heap, version, table_object, (uint64_t)entry * 8,
+                     slice_of(&object, sizeof object)),
+          "publish");
+}
+
+/* The slots of the first steps are asked for before the first one begins, their objects, which the
+ * slots say, when that has made its new one, if there is anything to be done by then. */
+static void apply_step(unsigned i)
+{
+    const struct step *s = &steps[i];
+    if (s->entry == NOWHERE) {
+        if (s->object != 0) {
+            give_now(s->object);
+        }
+        *s->place = take_now(s->fill, s->bytes);
+        return;
+    }
+    uint64_t object = take_now(s->fill, s->bytes);
+    if (i == 0) {
+        for (unsigned j = 0; j < step_count && j < OBJECT_AHEAD; j++) {
+            heap_foresee_object(heap, steps[j].object);
+        }
+    }
+    publish_now(s->entry, object);
+    give_now(s->object);
+    *s->place = object;
+}
 
 static void apply_steps(void)
 {
@@ -166,22 +199,31 @@ static void apply_steps(void)
         if (i + OBJECT_AHEAD < step_count) {
             heap_foresee_object(heap, steps[i + OBJECT_AHEAD].object);
         }
-        const struct step *s = &steps[i];
-        if (s->object != 0) {
-            give_now(s->object);
-        }
-        *s->place = take_now(s->fill, s->bytes);
+        apply_step(i);
     }
     step_count = 0;
 }
 
-static void exchange(uint64_t *table, unsigned i, const void *fill, size_t bytes)
+static void step_add(uint64_t *table, unsigned i, const void *fill, size_t bytes, uint32_t entry)
 {
     if (table[i] == PENDING || step_count == STEPS_MAX) {
         apply_steps();
     }
-    steps[step_count++] = (struct step){&table[i], table[i], fill, bytes};
+    steps[step_count++] = (struct step){&table[i], table[i], fill, bytes, entry};
     table[i] = PENDING;
+}
+
+static void exchange(uint64_t *table, unsigned i, const void *fill, size_t bytes)
+{
+    step_add(table, i, fill, bytes, NOWHERE);
+}
+
+static void replace(uint64_t *table, unsigned i, const void *fill, size_t bytes)
+{
+    if (table_object == 0) { /* not before it is needed: it would count as overhead */
+        check(heap_alloc(heap, begin(), TABLE_BYTES, 1, slice_of(NULL, 0), &table_object), "table");
+    }
+    step_add(table, i, fill, bytes, i % TABLE_ENTRIES);
 }
 
 /* ---- whole commands: encoded, read, applied ---- */
@@ -242,21 +284,6 @@ static void update(uint64_t object, const void *fill, size_t bytes)
 {
     uint64_t version = begin();
     check(heap_write(heap, version, object, 0, slice_of(fill, bytes)), "write");
-}
-
-static void replace(uint64_t *table, unsigned i, const void *fill, size_t bytes)
-{
-    uint64_t object = 0;
-    uint64_t version = begin();
-    if (table_object == 0) { /* not before it is needed: it would count as overhead */
-        check(heap_alloc(heap, version, TABLE_BYTES, 1, slice_of(NULL, 0), &table_object), "table");
-    }
-    check(heap_alloc(heap, version, bytes, 1, slice_of(fill, bytes), &object), "alloc");
-    check(heap_write(heap, version, table_object, i % TABLE_ENTRIES * 8,
-                     slice_of(&object, sizeof object)),
-          "publish");
-    check(heap_free_object(heap, version, table[i]), "free");
-    table[i] = object;
 }
 
 static void step(void)
