@@ -120,7 +120,7 @@ int image_open(struct env *env, const struct image_opts *opts, struct image **ou
         rv = env_dir_create(env, opts->dir);
         rv = rv == ERR_EXISTS ? 0 : rv;
         if (rv != 0) {
-            (void)err_set(e, rv, "%s: can't be created: %s", opts->dir, err_text_of(rv));
+            (void)err_set(e, rv, "%s: can't be created: %s", opts->dir, err_why(rv));
         }
     }
     if (rv != 0) {

@@ -77,10 +77,11 @@ static int super_check(const struct image *image, uint64_t mark, struct err_text
                        s->uid, image->uid);
     }
     if (s->sequence < mark) {
-        return err_set(e, ERR_CORRUPT,
-                       "%s/super: checkpoint %" PRIu64 " is older than %" PRIu64
-                       " in the log: it was lost; repair from the peers",
-                       image->dir, s->sequence, mark);
+        return err_set(
+            e, ERR_CORRUPT,
+            "%s/super: checkpoint %" PRIu64 " is older than %" PRIu64
+            " in the log: it was lost; restore a backup, or fill the node from its peers",
+            image->dir, s->sequence, mark);
     }
     if (s->file_count == 0 || s->file_count > SUPER_FILES_MAX ||
         !heap_bytes_max_is_valid(s->bytes_max)) {
@@ -301,7 +302,7 @@ static int pages_load(struct image *image, uint32_t number, bool look_only, stru
                        &r.file);
     if (rv != 0) {
         return err_set(e, rv == ERR_NOTFOUND ? ERR_CORRUPT : rv, "%s: can't be opened: %s", path,
-                       err_text_of(rv));
+                       err_why(rv));
     }
     rv = pages_table_read(&r, image, named);
     if (rv == 0 && (look_only || !is_own(image))) {
@@ -391,7 +392,7 @@ static int no_image(const struct image *image, struct err_text *e)
     if (image->mark_sequence != 0) {
         return err_set(e, ERR_CORRUPT,
                        "%s: no image, but the log names checkpoint %" PRIu64
-                       "; repair from the peers",
+                       "; restore a backup, or fill the node from its peers",
                        image->dir, image->mark_sequence);
     }
     return ERR_NOTFOUND;

@@ -65,7 +65,7 @@ int image_pm_map(struct image *image, struct image_pm *pm, const char *path, str
     bool is_pmem = false;
     int rv = env_file_map(image->env, pm->file, pm->bytes, &map, &is_pmem);
     if (rv != 0) {
-        return err_set(e, rv, "%s: can't be mapped: %s", path, err_text_of(rv));
+        return err_set(e, rv, "%s: can't be mapped: %s", path, err_why(rv));
     }
     pm->map = map;
     if (!is_pmem) {

@@ -131,10 +131,12 @@ struct embedded_ops {
     /* Finishes what is pending, takes a checkpoint, closes everything. In a child of the process
      * that opened it: does nothing. */
     void (*close)(struct embedded *db);
-    /* ERR_EXISTS, ERR_INVAL, ERR_LIMIT, ERR_DISKFULL, ERR_NOMEM, ERR_IO */
+    /* ERR_EXISTS, ERR_INVAL, ERR_LIMIT, ERR_DISKFULL, ERR_NOMEM, ERR_IO; TIMEOUT: for timeout_ms
+     * the log had no place for it, and nothing has happened. */
     int (*heap_create)(struct embedded *db, struct slice name, uint64_t bytes_max,
-                       struct err_text *e);
-    int (*heap_drop)(struct embedded *db, struct slice name, struct err_text *e);
+                       uint32_t timeout_ms, struct err_text *e);
+    int (*heap_drop)(struct embedded *db, struct slice name, uint32_t timeout_ms,
+                     struct err_text *e);
     int (*heap_open)(struct embedded *db, struct slice name, struct embedded_heap **out,
                      struct err_text *e);
     /* Returns when the call is finished. timeout_ms: how long it waits for others at most. */

@@ -1,8 +1,10 @@
 #include "base/err.h"
 
+#include <ctype.h>
 #include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <string.h>
 
 /* Numbers are dense from 1, so the table is an array; the switch below would say so at compile time
  * if two rows had the same number. */
@@ -56,13 +58,17 @@ int err_set(struct err_text *e, int err, const char *format, ...)
     return err;
 }
 
-int err_from_errno(int errnum)
+static _Thread_local int last_errno;
+
+static int code_of(int errnum)
 {
     switch (errnum) {
     case ENOSPC:
     case EDQUOT:
         return ERR_DISKFULL;
     case ENOMEM:
+    case EMFILE:
+    case ENFILE:
         return ERR_NOMEM;
     case ENOENT:
         return ERR_NOTFOUND;
@@ -75,4 +81,23 @@ int err_from_errno(int errnum)
     default:
         return ERR_IO;
     }
+}
+
+int err_from_errno(int errnum)
+{
+    last_errno = errnum;
+    return code_of(errnum);
+}
+
+const char *err_why(int err)
+{
+    static _Thread_local char text[96];
+    if ((err != ERR_IO && err != ERR_DENIED && err != ERR_NOMEM) || last_errno == 0 ||
+        code_of(last_errno) != err) {
+        return err_text_of(err);
+    }
+    char words[sizeof text];
+    (void)snprintf(text, sizeof text, "%s", strerror_r(last_errno, words, sizeof words));
+    text[0] = (char)tolower((unsigned char)text[0]);
+    return text;
 }

@@ -71,6 +71,11 @@ enum err {
  * thread: any */
 const char *err_text_of(int err);
 
+/* Of a function that has just failed on this thread with `err`: what the system said, where that is
+ * more ("too many open files", "read-only file system"); else the text of the code. Valid until the
+ * thread's next call. thread: any */
+const char *err_why(int err);
+
 /* "NOSPACE"; "UNKNOWN" for a number not in the table. thread: any */
 const char *err_name(int err);
 
@@ -97,9 +102,9 @@ static inline bool err_stops_replica(int err)
     return err == ERR_NOMEM || err == ERR_CORRUPT || err == ERR_IO;
 }
 
-/* The ERR_* code for an errno value: ENOSPC and EDQUOT -> DISKFULL, ENOMEM -> NOMEM, ENOENT ->
- * NOTFOUND, EEXIST -> EXISTS, EACCES, EPERM and EROFS -> DENIED, everything else -> IO. thread: any
- */
+/* The ERR_* code for an errno value: ENOSPC and EDQUOT -> DISKFULL, ENOMEM, EMFILE and ENFILE
+ * (which pass, and lose nothing) -> NOMEM, ENOENT -> NOTFOUND, EEXIST -> EXISTS, EACCES, EPERM and
+ * EROFS -> DENIED, everything else -> IO. thread: any */
 int err_from_errno(int errnum);
 
 #endif

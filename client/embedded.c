@@ -135,8 +135,8 @@ static int heap_create(struct cairn_client *client, struct core_call *call)
     if (m->shard_bytes_max > UINT64_MAX / m->shard_count) {
         return refuse(call, ERR_INVAL, "no heap is that large");
     }
-    int rv =
-        client->embedded->heap_create(client->db, m->name, m->shard_bytes_max * m->shard_count, &e);
+    int rv = client->embedded->heap_create(client->db, m->name, m->shard_bytes_max * m->shard_count,
+                                           client->timeout_ms, &e);
     if (rv == 0 && m->retention_ms != 0) {
         rv = keep_history(client, m->name, m->retention_ms, &e);
     }
@@ -161,7 +161,8 @@ static bool run_directory(struct cairn_client *client, struct core_call *call)
         return true;
     case KIND_HEAP_DROP:
         (void)refuse(call,
-                     client->embedded->heap_drop(client->db, call->request->heap_drop.name, &e),
+                     client->embedded->heap_drop(client->db, call->request->heap_drop.name,
+                                                 client->timeout_ms, &e),
                      e.text);
         return true;
     case KIND_HEAP_OPEN:

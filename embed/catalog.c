@@ -204,13 +204,14 @@ static int usable(const struct embedded *db, struct err_text *e)
     return db->closing ? err_set(e, ERR_CANCELED, "the directory is being closed") : 0;
 }
 
+/* Never in doubt: of a heap that may be in the catalogue, nothing must be removed. */
 static int catalog_run(struct embedded *db, enum record_kind kind, struct slice name, uint64_t uid,
-                       uint64_t bytes_max, struct err_text *e)
+                       uint64_t bytes_max, uint32_t timeout_ms, struct err_text *e)
 {
     struct embedded_call call = {
         .request = &(const struct embedded_request){
             .op = (enum embedded_op)kind, .name = name, .ptr = uid, .size = bytes_max}};
-    embed_run(db->catalog, &call, UINT32_MAX);
+    embed__run_certain(db->catalog, &call, timeout_ms);
     return call.err == 0
                ? 0
                : err_set(e, call.err, "%s", call.text != NULL ? call.text : err_text_of(call.err));
@@ -234,7 +235,8 @@ static void unmake(struct embedded_heap *h)
     }
 }
 
-static int create(struct embedded *db, struct slice name, uint64_t bytes_max, struct err_text *e)
+static int create(struct embedded *db, struct slice name, uint64_t bytes_max, uint32_t timeout_ms,
+                  struct err_text *e)
 {
     struct embedded_heap *h = NULL;
     inline_lock(&db->env);
@@ -252,7 +254,7 @@ static int create(struct embedded *db, struct slice name, uint64_t bytes_max, st
     if (rv != 0) {
         return rv;
     }
-    rv = catalog_run(db, RECORD_HEAP_CREATE, name, h->uid, bytes_max, e);
+    rv = catalog_run(db, RECORD_HEAP_CREATE, name, h->uid, bytes_max, timeout_ms, e);
     inline_lock(&db->env);
     if (rv == 0) {
         list_push_back(&db->heaps, &h->link);
@@ -265,7 +267,7 @@ static int create(struct embedded *db, struct slice name, uint64_t bytes_max, st
 }
 
 int embed_heap_create(struct embedded *db, struct slice name, uint64_t bytes_max,
-                      struct err_text *e)
+                      uint32_t timeout_ms, struct err_text *e)
 {
     if (embed_is_foreign(db)) {
         return usable(db, e);
@@ -278,7 +280,7 @@ int embed_heap_create(struct embedded *db, struct slice name, uint64_t bytes_max
         return err_set(e, ERR_INVAL, "a heap has at least 1 MiB");
     }
     (void)pthread_mutex_lock(&db->directory);
-    int rv = create(db, name, bytes_max, e);
+    int rv = create(db, name, bytes_max, timeout_ms, e);
     (void)pthread_mutex_unlock(&db->directory);
     return rv;
 }
@@ -296,12 +298,12 @@ static int find(struct embedded *db, struct slice name, struct embedded_heap **o
     return rv;
 }
 
-static int drop(struct embedded *db, struct slice name, struct err_text *e)
+static int drop(struct embedded *db, struct slice name, uint32_t timeout_ms, struct err_text *e)
 {
     struct embedded_heap *h = NULL;
     int rv = find(db, name, &h, e);
     if (rv == 0) {
-        rv = catalog_run(db, RECORD_HEAP_DROP, name, 0, 0, e);
+        rv = catalog_run(db, RECORD_HEAP_DROP, name, 0, 0, timeout_ms, e);
     }
     if (rv != 0) {
         return rv;
@@ -316,13 +318,13 @@ static int drop(struct embedded *db, struct slice name, struct err_text *e)
     return 0;
 }
 
-int embed_heap_drop(struct embedded *db, struct slice name, struct err_text *e)
+int embed_heap_drop(struct embedded *db, struct slice name, uint32_t timeout_ms, struct err_text *e)
 {
     if (embed_is_foreign(db)) {
         return usable(db, e);
     }
     (void)pthread_mutex_lock(&db->directory);
-    int rv = drop(db, name, e);
+    int rv = drop(db, name, timeout_ms, e);
     (void)pthread_mutex_unlock(&db->directory);
     return rv;
 }

@@ -469,6 +469,13 @@ int embed__lack_of_room(struct embedded *db, const char **text)
         *text = "the disk is full: free some space";
         return ERR_DISKFULL;
     }
+    const char *why = db->wal == NULL ? "" : wal_prepare_error(db->wal);
+    if (why[0] != '\0') {
+        static _Thread_local char words[160]; /* copied by who gets it, on this thread */
+        (void)snprintf(words, sizeof words, "no new segment of the log can be made: %s", why);
+        *text = words;
+        return ERR_BUSY;
+    }
     *text = "the log is as long as it may be, and waits for a checkpoint";
     return ERR_BUSY;
 }
@@ -550,7 +557,8 @@ static void call_leaves(struct embedded_heap *h, struct embedded_call *call)
     embed__finish(h->db, call, ERR_TIMEOUT, "the log had no place for it in time");
 }
 
-static void wait_finished(struct embedded_heap *h, struct embedded_call *call, uint32_t timeout_ms)
+static void wait_finished(struct embedded_heap *h, struct embedded_call *call, uint32_t timeout_ms,
+                          bool certain)
 {
     struct embedded *db = h->db;
     uint64_t deadline = 0;
@@ -561,13 +569,19 @@ static void wait_finished(struct embedded_heap *h, struct embedded_call *call, u
         if (deadline == 0) {
             deadline = embed__deadline(db, timeout_ms);
         }
-        if (!embed__call_sleep(db, call, deadline, true) && !call->finished) {
+        if (embed__call_sleep(db, call, deadline, true) || call->finished) {
+            continue;
+        }
+        if (certain && call->batch == h->flying) {
+            deadline = UINT64_MAX; /* the disk has it */
+        } else {
             call_leaves(h, call);
         }
     }
 }
 
-void embed_run(struct embedded_heap *h, struct embedded_call *call, uint32_t timeout_ms)
+static void run(struct embedded_heap *h, struct embedded_call *call, uint32_t timeout_ms,
+                bool certain)
 {
     struct embedded *db = h->db;
     const char *text;
@@ -613,7 +627,17 @@ void embed_run(struct embedded_heap *h, struct embedded_call *call, uint32_t tim
                 embed__finish(db, call, rv, text);
             }
         }
-        wait_finished(h, call, timeout_ms);
+        wait_finished(h, call, timeout_ms, certain);
     }
     inline_unlock(&db->env);
+}
+
+void embed_run(struct embedded_heap *h, struct embedded_call *call, uint32_t timeout_ms)
+{
+    run(h, call, timeout_ms, false);
+}
+
+void embed__run_certain(struct embedded_heap *h, struct embedded_call *call, uint32_t timeout_ms)
+{
+    run(h, call, timeout_ms, true);
 }

@@ -65,7 +65,7 @@ static int block_write(struct embedded *db, enum identity_state state, struct er
     if (rv == 0) {
         rv = env_dir_sync(env, db->settings.dir);
     }
-    return rv == 0 ? 0 : err_set(e, rv, "%s: can't be written: %s", path, err_text_of(rv));
+    return rv == 0 ? 0 : err_set(e, rv, "%s: can't be written: %s", path, err_why(rv));
 }
 
 static int block_read(struct embedded *db, struct identity_block *block, struct err_text *e)
@@ -82,12 +82,12 @@ static int block_read(struct embedded *db, struct identity_block *block, struct 
         return rv;
     }
     if (rv != 0) {
-        return err_set(e, rv, "%s: can't be opened: %s", path, err_text_of(rv));
+        return err_set(e, rv, "%s: can't be opened: %s", path, err_why(rv));
     }
     int64_t n = env_file_pread(env, file, block, sizeof *block, 0);
     env_file_close(env, file);
     if (n < 0) {
-        return err_set(e, (int)n, "%s: can't be read: %s", path, err_text_of((int)n));
+        return err_set(e, (int)n, "%s: can't be read: %s", path, err_why((int)n));
     }
     if (n != (int64_t)sizeof *block || block->magic != IDENTITY_MAGIC ||
         block->crc != block_crc(block)) {
@@ -140,7 +140,7 @@ static int begin(struct embedded *db, struct err_text *e)
     bool strange = false;
     int rv = env_dir_list(embed_env(db), db->settings.dir, strange_name, &strange);
     if (rv != 0) {
-        return err_set(e, rv, "%s: can't be listed: %s", db->settings.dir, err_text_of(rv));
+        return err_set(e, rv, "%s: can't be listed: %s", db->settings.dir, err_why(rv));
     }
     if (strange) {
         return err_set(e, ERR_INVAL, "%s: has files in it, but no heaps: name an empty directory",

@@ -217,7 +217,9 @@ static int dir_lock(struct embedded *db, struct err_text *e)
     char path[EMBED_PATH_BYTES];
     int rv = env_dir_create(env, db->settings.dir);
     if (rv != 0 && rv != ERR_EXISTS) {
-        return err_set(e, rv, "%s: can't be created: %s", db->settings.dir, err_text_of(rv));
+        return err_set(e, rv, "%s: can't be created: %s", db->settings.dir,
+                       rv == ERR_NOTFOUND ? "the directory that it is to be in doesn't exist"
+                                          : err_why(rv));
     }
     rv = embed__path(db, "lock", path, e);
     if (rv != 0) {
@@ -228,13 +230,13 @@ static int dir_lock(struct embedded *db, struct err_text *e)
         rv = env_file_open(env, path, ENV_OPEN_WRITE, &db->lock_file);
     }
     if (rv != 0) {
-        return err_set(e, rv, "%s: can't be opened: %s", path, err_text_of(rv));
+        return err_set(e, rv, "%s: can't be opened: %s", path, err_why(rv));
     }
     rv = env_file_lock(env, db->lock_file);
     return rv == 0 ? 0
                    : err_set(e, rv, "%s: %s", db->settings.dir,
                              rv == ERR_LOCKED ? "is open already, here or in another process"
-                                              : err_text_of(rv));
+                                              : err_why(rv));
 }
 
 static int log_open(struct embedded *db, struct err_text *e)
@@ -294,7 +296,7 @@ static int open_files(struct embedded *db, bool *fresh, struct err_text *e)
             rv = env_dir_sync(embed_env(db), db->settings.dir);
         }
         if (rv != 0) {
-            return err_set(e, rv, "%s: can't be created: %s", dir, err_text_of(rv));
+            return err_set(e, rv, "%s: can't be created: %s", dir, err_why(rv));
         }
     }
     if (rv == 0) {

@@ -159,6 +159,8 @@ int embed__identity_complete(struct embedded *db, struct err_text *e);
 /* ---- commit.c: calls, entries, group commit ---- */
 
 void embed_run(struct embedded_heap *h, struct embedded_call *call, uint32_t timeout_ms);
+/* A change that must not be in doubt: only for a place in the log it waits no longer than that. */
+void embed__run_certain(struct embedded_heap *h, struct embedded_call *call, uint32_t timeout_ms);
 /* With the lock. */
 int embed__admit(const struct embedded_heap *h, const char **text);
 int embed__lack_of_room(struct embedded *db, const char **text);
@@ -251,8 +253,9 @@ uint64_t embed_heap_mark(const struct embedded_heap *h);
 /* ---- catalog.c ---- */
 
 int embed_heap_create(struct embedded *db, struct slice name, uint64_t bytes_max,
-                      struct err_text *e);
-int embed_heap_drop(struct embedded *db, struct slice name, struct err_text *e);
+                      uint32_t timeout_ms, struct err_text *e);
+int embed_heap_drop(struct embedded *db, struct slice name, uint32_t timeout_ms,
+                    struct err_text *e);
 int embed_heap_open(struct embedded *db, struct slice name, struct embedded_heap **out,
                     struct err_text *e);
 /* Commands of the catalogue, in apply. A fatal error, or 0 with *out. */

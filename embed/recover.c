@@ -197,7 +197,8 @@ int embed__heap_load(struct embedded *db, uint64_t uid, uint64_t bytes_max, stru
 
 /* ---- leases of a life that is over ---- */
 
-#define LEASES_PER_STEP 16u /* of HEAP_LEASE_SLOTS_MAX slots at most */
+#define LEASES_PER_STEP   16u   /* of HEAP_LEASE_SLOTS_MAX slots at most */
+#define LEASES_TIMEOUT_MS 5000u /* opening isn't held up for longer by a log without a place */
 
 int embed__leases_apply(struct heap *heap, uint32_t count, struct heap_outcome *out)
 {
@@ -228,9 +229,9 @@ void embed__leases_close(struct embedded *db)
             call = (struct embedded_call){
                 .request = &(const struct embedded_request){
                     .op = (enum embedded_op)RECORD_LEASES_RETURN, .count = LEASES_PER_STEP}};
-            embed_run(h, &call, UINT32_MAX);
+            embed_run(h, &call, LEASES_TIMEOUT_MS);
         }
-        if (call.err != 0) { /* a full disk: the next open tries again */
+        if (call.err != 0) { /* a full disk, say: the next open tries again */
             log_warn("embed", "old leases stay", "heap=%s err=%s", h->name, err_name(call.err));
         }
     }

@@ -574,7 +574,7 @@ int replica_open(const struct replica_opts *opts, struct replica **out, struct e
     int rv = env_dir_create(r->env, dir);
     rv = rv == ERR_EXISTS ? 0 : rv;
     if (rv != 0) {
-        (void)err_set(e, rv, "%s could not be created: %s", dir, err_text_of(rv));
+        (void)err_set(e, rv, "%s could not be created: %s", dir, err_why(rv));
     }
     if (rv == 0) {
         rv = open_meta(r, e);

@@ -39,6 +39,7 @@ struct wal_segment {
 };
 
 /* Makes files on a worker: the next segment, or a spare one. */
+#define WAL_WHY_BYTES 96
 struct wal_prepare {
     struct env_work work;
     struct wal *wal;
@@ -50,6 +51,7 @@ struct wal_prepare {
     struct env_file *file;
     bool spare_made; /* the spare file exists now (after a failure too) */
     int err;
+    char why[WAL_WHY_BYTES];
 };
 
 void wal__segment_path(const char *dir, uint64_t sequence, char out[WAL_PATH_BYTES]);
@@ -295,7 +297,8 @@ struct wal {
     size_t spare_count;
     uint64_t spare_id_next;
     struct wal_prepare prepare;
-    bool no_space;            /* the last preparation failed */
+    bool no_space; /* the last preparation failed */
+    char no_space_why[WAL_WHY_BYTES];
     uint64_t retry_at_ns;     /* the next may start */
     uint64_t disk_free_bytes; /* as of the last tick */
 

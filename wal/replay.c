@@ -489,7 +489,7 @@ int wal__replay(struct wal *wal, struct wal_scan *scan, struct err_text *e)
         wal__segment_path(wal->dir, scan->segments[i].header.sequence, path);
         rv = env_file_open(wal->env, path, ENV_OPEN_READ, &file);
         if (rv != 0) {
-            err_set(e, rv, "can't open %s: %s", path, err_text_of(rv));
+            err_set(e, rv, "can't open %s: %s", path, err_why(rv));
             break;
         }
         s = wal__segment_new(wal, &scan->segments[i].header, file);
@@ -591,7 +591,7 @@ static int begin_file(struct wal *wal, const struct wal_header *header, struct s
     }
     if (rv != 0) {
         err_set(e, rv, "can't make a log segment of %" PRIu64 " bytes in %s: %s",
-                wal->segment_bytes, wal->dir, err_text_of(rv));
+                wal->segment_bytes, wal->dir, err_why(rv));
     }
     return rv;
 }

@@ -69,7 +69,7 @@ static int read_all(struct wal_scan *scan, uint64_t sequence, uint8_t *out, size
     wal__segment_path(scan->dir, sequence, path);
     rv = env_file_open(scan->env, path, ENV_OPEN_READ, &file);
     if (rv != 0) {
-        return err_set(e, rv, "can't open %s: %s", path, err_text_of(rv));
+        return err_set(e, rv, "can't open %s: %s", path, err_why(rv));
     }
     n = env_file_size(scan->env, file);
     if (n >= 0 && file_bytes != NULL) {
@@ -80,7 +80,7 @@ static int read_all(struct wal_scan *scan, uint64_t sequence, uint8_t *out, size
     }
     env_file_close(scan->env, file);
     if (n < 0) {
-        return err_set(e, (int)n, "can't read %s: %s", path, err_text_of((int)n));
+        return err_set(e, (int)n, "can't read %s: %s", path, err_why((int)n));
     }
     *got = (size_t)n;
     return 0;
@@ -115,8 +115,9 @@ static int header_load(struct wal_scan *scan, uint64_t sequence, uint64_t node_u
         goto out;
     }
     if (rv != 0 || out->header.sequence != sequence) {
-        rv = err_set(e, ERR_CORRUPT, "log segment %" PRIu64 " has a damaged header at offset 0",
-                     sequence);
+        rv = err_set(e, ERR_CORRUPT,
+                     "log segment %" PRIu64 " of %s has a damaged header at offset 0", sequence,
+                     scan->dir);
         goto out;
     }
     if (node_uid != 0 && out->header.node_uid != node_uid) {
@@ -225,9 +226,9 @@ static void scan_behind(struct wal_scan *scan, const struct wal_header *header, 
 static int damage(const struct wal_scan *scan, size_t segment, uint64_t offset, struct err_text *e)
 {
     return err_set(e, ERR_CORRUPT,
-                   "log segment %" PRIu64 " is damaged at offset %" PRIu64
-                   ", below what is known to have been synced: this node's log can't be trusted",
-                   scan->segments[segment].header.sequence, offset);
+                   "log segment %" PRIu64 " of %s is damaged at offset %" PRIu64
+                   ", below what is known to have been synced: this log can't be trusted",
+                   scan->segments[segment].header.sequence, scan->dir, offset);
 }
 
 /* The opening block of segment i says how far the segment before it is valid. */
@@ -425,7 +426,7 @@ int wal__scan_open(struct wal_scan *scan, struct env *env, const char *dir, uint
         rv = names.err;
     }
     if (rv != 0) {
-        err_set(e, rv, "can't list %s: %s", dir, err_text_of(rv));
+        err_set(e, rv, "can't list %s: %s", dir, err_why(rv));
         goto out;
     }
     rv = segments_load(scan, &names, node_uid, e);

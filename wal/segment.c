@@ -178,6 +178,9 @@ static void prepare_run(struct env_work *work)
             p->err = wal__newest_write(wal->env, wal->dir, &wal->newest, p->header.sequence);
         }
     }
+    if (p->err != 0) {
+        (void)snprintf(p->why, sizeof p->why, "%s", err_why(p->err));
+    }
 }
 
 /* Released segments may have taken the places meanwhile. */
@@ -200,10 +203,12 @@ static void prepare_failed(struct wal *wal)
     wal->retry_at_ns = env_now_ns(wal->env) + WAL_TICK_MS * 1000000ull;
     if (!wal->no_space) {
         log_warn("wal", "can't prepare a segment, trying again every second",
-                 "error=%s bytes=%llu dir=%s", err_name(p->err),
+                 "error=%s reason=\"%s\" bytes=%llu dir=%s", err_name(p->err), p->why,
                  (unsigned long long)wal->segment_bytes, wal->dir);
     }
     wal->no_space = true;
+    (void)snprintf(wal->no_space_why, sizeof wal->no_space_why, "%s",
+                   p->why[0] != '\0' ? p->why : err_text_of(p->err));
     /* A segment that failed half way: its header's salt must not be used again, so the next try
      * draws a new one and renames over whatever name the file has by now. */
     if (p->want_segment && (p->spare_made || p->recycle)) {

@@ -126,7 +126,7 @@ static int dir_lock(struct wal *wal, struct err_text *e)
     int rv = env_dir_create(wal->env, wal->dir);
 
     if (rv != 0 && rv != ERR_EXISTS) {
-        return err_set(e, rv, "can't create %s: %s", wal->dir, err_text_of(rv));
+        return err_set(e, rv, "can't create %s: %s", wal->dir, err_why(rv));
     }
     (void)snprintf(path, sizeof path, "%s/lock", wal->dir);
     rv = env_file_open(wal->env, path, ENV_OPEN_WRITE | ENV_OPEN_CREATE, &wal->lock);
@@ -134,7 +134,7 @@ static int dir_lock(struct wal *wal, struct err_text *e)
         rv = env_file_open(wal->env, path, ENV_OPEN_WRITE, &wal->lock);
     }
     if (rv != 0) {
-        return err_set(e, rv, "can't open %s: %s", path, err_text_of(rv));
+        return err_set(e, rv, "can't open %s: %s", path, err_why(rv));
     }
     rv = env_file_lock(wal->env, wal->lock);
     if (rv != 0) {

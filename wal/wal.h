@@ -101,6 +101,8 @@ uint64_t wal_room_bytes(const struct wal *wal); /* that free disk space */
  * that is being made; DISKFULL: that failed, and is tried again every second. Then an append is
  * taken all the same, but waits in memory: who must not leave a change in doubt waits before. */
 int wal_prepared(const struct wal *wal, size_t bytes);
+/* Why the newest attempt to make a segment failed; "": it didn't. */
+const char *wal_prepare_error(const struct wal *wal);
 /* Of an entry's data, at most: TOOBIG beyond. By the size of the segments. */
 uint64_t wal_entry_bytes_max(const struct wal *wal);
 

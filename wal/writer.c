@@ -227,6 +227,11 @@ int wal_prepared(const struct wal *wal, size_t bytes)
     return wal->no_space ? ERR_DISKFULL : ERR_BUSY;
 }
 
+const char *wal_prepare_error(const struct wal *wal)
+{
+    return wal->no_space ? wal->no_space_why : "";
+}
+
 static int reserve_one(struct wal *wal, struct list *got, size_t bytes)
 {
     struct wal_buffer *b = wal__buffer_get(wal, bytes);

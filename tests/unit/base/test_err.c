@@ -54,6 +54,15 @@ static void unknown_codes_are_answered(void **state)
     }
 }
 
+static void why_has_the_system_s_words(void **state)
+{
+    (void)state;
+    assert_string_equal(err_why(err_from_errno(EMFILE)), "too many open files");
+    assert_string_equal(err_why(err_from_errno(EROFS)), "read-only file system");
+    assert_string_equal(err_why(ERR_IO), err_text_of(ERR_IO)); /* that was another failure */
+    assert_string_equal(err_why(err_from_errno(ENOENT)), err_text_of(ERR_NOTFOUND));
+}
+
 static void set_fills_the_text_and_returns_the_code(void **state)
 {
     (void)state;
@@ -85,13 +94,14 @@ static void errno_values_map_to_codes(void **state)
     assert_int_equal(err_from_errno(ENOSPC), ERR_DISKFULL);
     assert_int_equal(err_from_errno(EDQUOT), ERR_DISKFULL);
     assert_int_equal(err_from_errno(ENOMEM), ERR_NOMEM);
+    assert_int_equal(err_from_errno(EMFILE), ERR_NOMEM);
     assert_int_equal(err_from_errno(ENOENT), ERR_NOTFOUND);
     assert_int_equal(err_from_errno(EEXIST), ERR_EXISTS);
     assert_int_equal(err_from_errno(EACCES), ERR_DENIED);
     assert_int_equal(err_from_errno(EPERM), ERR_DENIED);
     assert_int_equal(err_from_errno(EROFS), ERR_DENIED);
     assert_int_equal(err_from_errno(EIO), ERR_IO);
-    assert_int_equal(err_from_errno(EMFILE), ERR_IO);
+    assert_int_equal(err_from_errno(EFBIG), ERR_IO);
 }
 
 int main(void)
@@ -101,6 +111,7 @@ int main(void)
         cmocka_unit_test(numbers_are_dense_and_unique),
         cmocka_unit_test(every_code_has_name_and_text),
         cmocka_unit_test(unknown_codes_are_answered),
+        cmocka_unit_test(why_has_the_system_s_words),
         cmocka_unit_test(set_fills_the_text_and_returns_the_code),
         cmocka_unit_test(set_cuts_a_long_text),
         cmocka_unit_test(set_takes_no_text),

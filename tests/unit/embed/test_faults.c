@@ -58,7 +58,7 @@ static struct embedded_heap *must_heap(struct embedded *db)
 {
     struct embedded_heap *h = NULL;
     struct slice name = slice_of("h", 1);
-    int rv = embed_heap_create(db, name, HEAP_BYTES, NULL);
+    int rv = embed_heap_create(db, name, HEAP_BYTES, 30000, NULL);
     assert_true(rv == 0 || rv == ERR_EXISTS);
     assert_int_equal(embed_heap_open(db, name, &h, NULL), 0);
     return h;
@@ -104,7 +104,7 @@ static void a_failed_sync_latches_the_directory(void **state)
     assert_non_null(strstr(call.text, settings.dir));
     assert_int_equal(read_value(h, first, &value), ERR_IO);
     struct err_text e = {{0}};
-    assert_int_equal(embed_heap_create(db, slice_of("x", 1), HEAP_BYTES, &e), ERR_IO);
+    assert_int_equal(embed_heap_create(db, slice_of("x", 1), HEAP_BYTES, 30000, &e), ERR_IO);
     assert_non_null(strstr(e.text, "stopped"));
     embed_close(db);
     db = must_open();
@@ -112,6 +112,40 @@ static void a_failed_sync_latches_the_directory(void **state)
     assert_int_equal(read_value(h, first, &value), 0);
     assert_int_equal(value, 7);
     assert_int_equal(alloc_value(h, 9, &second), 0);
+    embed_close(db);
+}
+
+static int write_block(struct embedded_heap *h, uint64_t ptr)
+{
+    static uint8_t bytes[256 << 10];
+    struct embedded_call call = {
+        .request = &(const struct embedded_request){
+            .op = EMBEDDED_WRITE, .ptr = ptr, .data = slice_of(bytes, sizeof bytes)}};
+    embed_run(h, &call, 50);
+    return call.err;
+}
+
+/* A process without a descriptor to spare, say: nothing waits for ever, and nothing is in doubt. */
+static void without_a_new_segment_no_change_of_the_catalogue_waits_for_ever(void **state)
+{
+    (void)state;
+    struct embedded *db = must_open();
+    struct embedded_heap *h = must_heap(db);
+    struct err_text e = {{0}};
+    struct embedded_call call = {
+        .request = &(const struct embedded_request){.op = EMBEDDED_ALLOC, .size = 256 << 10}};
+    embed_run(h, &call, 30000);
+    assert_int_equal(call.err, 0);
+    fault_file(&fault, 0, -1, ERR_NOMEM, FAULT_OPEN);
+    int rv = 0;
+    for (unsigned i = 0; rv == 0 && i < 100; i++) {
+        rv = write_block(h, call.value);
+    }
+    assert_int_equal(rv, ERR_TIMEOUT);
+    assert_int_equal(embed_heap_drop(db, slice_of("h", 1), 50, &e), ERR_TIMEOUT);
+    assert_non_null(strstr(e.text, "no new segment of the log can be made: "));
+    fault_off(&fault);
+    assert_int_equal(embed_heap_drop(db, slice_of("h", 1), 30000, &e), 0);
     embed_close(db);
 }
 
@@ -124,7 +158,7 @@ static int scenario(uint64_t ptrs[8], unsigned *acked)
     if (rv != 0) {
         return rv;
     }
-    rv = embed_heap_create(db, slice_of("h", 1), HEAP_BYTES, NULL);
+    rv = embed_heap_create(db, slice_of("h", 1), HEAP_BYTES, 30000, NULL);
     rv = rv == ERR_EXISTS ? 0 : rv;
     if (rv == 0) {
         rv = embed_heap_open(db, slice_of("h", 1), &h, NULL);
@@ -496,6 +530,7 @@ int main(void)
 #define TEST(name) cmocka_unit_test_setup_teardown(name, begin, end)
     const struct CMUnitTest tests[] = {
         TEST(a_failed_sync_latches_the_directory),
+        TEST(without_a_new_segment_no_change_of_the_catalogue_waits_for_ever),
         TEST(any_operation_may_fail),
         TEST(memory_may_run_out),
         TEST(damage_in_the_log_is_an_error),

@@ -133,7 +133,7 @@ static int heap_of(struct embedded *db, struct model *m, struct embedded_heap **
     int rv = embed_heap_open(db, name, h, NULL);
     assert_true(rv == 0 || !m->made || db->failed != 0);
     if (rv == ERR_NOTFOUND) {
-        rv = embed_heap_create(db, name, 2u << 20, NULL);
+        rv = embed_heap_create(db, name, 2u << 20, 30000, NULL);
         if (rv == 0) {
             m->made = true;
             rv = embed_heap_open(db, name, h, NULL);
