@@ -59,7 +59,7 @@ static int pm_head_read(struct image *image, struct image_pm *pm, const char *pa
 
 /* The commits of a half. */
 struct pm_row {
-    uint64_t half, count;
+    uint64_t half, count, end;
     struct pm_commit first, last;
 };
 
@@ -73,8 +73,23 @@ static struct pm_row row_read(const struct image_pm *pm, uint64_t half)
         row.first = row.count == 0 ? *c : row.first;
         row.last = *c;
         row.count++;
+        row.end = at + pm_commit_bytes(c->lines, c->places);
     }
     return row;
+}
+
+/* Is there a commit behind the one at `at` that doesn't count? No crash leaves that: each is begun
+ * when the one before has been drained. Only where the head says that the next one begins: what
+ * lies elsewhere may be a program's bytes. */
+static bool goes_on(const struct image_pm *pm, uint64_t half, uint64_t at, uint64_t sequence)
+{
+    if (at > PM_HALF_BYTES - sizeof(struct pm_commit)) {
+        return false;
+    }
+    const struct pm_commit *c = (const void *)(pm->map + image_pm_half_at(half) + at);
+    uint64_t bytes = pm_commit_bytes(c->lines, c->places);
+    return bytes <= PM_HALF_BYTES - at &&
+           image_pm_commit_at(pm, half, at + bytes, sequence + 1) != NULL;
 }
 
 /* What to replay, in order. */
@@ -109,10 +124,11 @@ static int sequence_check(const struct image *image, uint64_t sequence, const ch
 {
     return sequence >= image->mark_sequence
                ? 0
-               : err_set(e, ERR_CORRUPT,
-                         "%s: commit %" PRIu64 " is older than %" PRIu64
-                         " in the log: it was lost; repair from the peers",
-                         path, sequence, image->mark_sequence);
+               : err_set(
+                     e, ERR_CORRUPT,
+                     "%s: commit %" PRIu64 " is older than %" PRIu64
+                     " in the log: it was lost; restore a backup, or fill the node from its peers",
+                     path, sequence, image->mark_sequence);
 }
 
 static int pm_journal_read(struct image *image, struct image_pm *pm, const char *path,
@@ -130,6 +146,14 @@ static int pm_journal_read(struct image *image, struct image_pm *pm, const char 
     int rv = sequence_check(image, row->last.sequence, path, e);
     if (rv != 0) {
         return rv;
+    }
+    uint64_t next = row->last.sequence + 1;
+    if (goes_on(pm, row->half, row->end, next) || goes_on(pm, before->half, 0, next)) {
+        return err_set(e, ERR_CORRUPT,
+                       "%s: commit %" PRIu64
+                       " in the journal is damaged; restore a backup, or fill "
+                       "the node from its peers",
+                       path, next);
     }
     /* The half before may not be home yet: it is replayed first. If it was, writing the same bytes
      * again changes nothing; if the first commit that overwrites it was torn, it no longer reaches
@@ -332,9 +356,8 @@ static int pm_new(struct image *image, int flags, const char *path, struct image
     int rv = env_file_open(image->env, path, flags, &pm->file);
     if (rv != 0) {
         mem_free(pm);
-        return rv == ERR_NOTFOUND
-                   ? pm_missing(image, path, e)
-                   : err_set(e, rv, "%s: can't be opened: %s", path, err_text_of(rv));
+        return rv == ERR_NOTFOUND ? pm_missing(image, path, e)
+                                  : err_set(e, rv, "%s: can't be opened: %s", path, err_why(rv));
     }
     rv = pm_head_read(image, pm, path, e);
     if (rv != 0) {

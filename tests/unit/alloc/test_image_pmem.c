@@ -472,6 +472,71 @@ static void looking_copes_with_commits_meanwhile(void **state)
     free(w);
 }
 
+/* Where the n-th commit of the second half begins in the file; the first half has the one that made
+ * the file. */
+static long commit_at(FILE *file, int n)
+{
+    long at = 4096 + (long)PM_HALF_BYTES;
+    struct pm_commit c;
+    for (int i = 0;; i++) {
+        assert_int_equal(fseek(file, at, SEEK_SET), 0);
+        assert_int_equal(fread(&c, sizeof c, 1, file), 1);
+        if (i == n) {
+            return at;
+        }
+        assert_true(c.magic == PM_COMMIT_MAGIC);
+        at += (long)pm_commit_bytes(c.lines, c.places);
+    }
+}
+
+/* What was committed behind it must not be forgotten in silence. */
+static void a_damaged_commit_before_others_is_noticed(void **state)
+{
+    (void)state;
+    char path[DIR_PATH_BYTES];
+    char name[DIR_PATH_BYTES + 16];
+    struct image *image = NULL;
+    struct heap *none = NULL;
+    struct twins t;
+    dir_path(&dir, "flipped", path);
+    (void)snprintf(name, sizeof name, "%s/image.pm", path);
+    assert_int_equal(open_image(path, &image, &none, NULL), 0);
+    twins_open(&t);
+    for (int i = 0; i < 6; i++) {
+        assert_int_equal(image_commit(image, t.heaps[0]), 0);
+        twins_step(&t);
+    }
+    image_close(image);
+    FILE *file = fopen(name, "r+b");
+    assert_non_null(file);
+    for (int n = 0; n < 5; n++) {
+        long at = commit_at(file, n) + (long)sizeof(struct pm_commit) + 1;
+        uint8_t byte;
+        for (int twice = 0; twice < 2; twice++) {
+            assert_int_equal(fseek(file, at, SEEK_SET), 0);
+            assert_int_equal(fread(&byte, 1, 1, file), 1);
+            byte ^= 4;
+            assert_int_equal(fseek(file, at, SEEK_SET), 0);
+            assert_int_equal(fwrite(&byte, 1, 1, file), 1);
+            assert_int_equal(fflush(file), 0);
+            if (twice == 0 && n < 4) { /* the newest of all is as one that a crash cut */
+                struct err_text e = {""};
+                struct heap *heap = NULL;
+                assert_int_equal(open_image(path, &image, &heap, &e), ERR_CORRUPT);
+                assert_non_null(strstr(e.text, "in the journal is damaged"));
+            }
+        }
+    }
+    assert_int_equal(fclose(file), 0);
+    struct heap *heap = NULL;
+    assert_int_equal(open_image(path, &image, &heap, NULL), 0);
+    image_close(image);
+    heap_free(heap);
+    heap_free(t.heaps[0]);
+    heap_free(t.heaps[1]);
+    assert_int_equal(image_destroy(env, path), 0);
+}
+
 /* The file is read as it is, also when the newest commit is only in the journal. */
 static void looking_replays_the_journal_in_memory(void **state)
 {
@@ -658,6 +723,7 @@ int main(void)
         cmocka_unit_test(a_cut_at_any_fence_leaves_the_commit_before_or_after),
         cmocka_unit_test(a_cut_at_any_fence_is_survived_when_the_journal_turns),
         cmocka_unit_test(a_cut_is_survived_where_nothing_cools_the_pages),
+        cmocka_unit_test(a_damaged_commit_before_others_is_noticed),
         cmocka_unit_test(looking_replays_the_journal_in_memory),
         cmocka_unit_test(looking_copes_with_commits_meanwhile),
         cmocka_unit_test(commits_go_on_while_a_checkpoint_is_answered),
