@@ -10,6 +10,7 @@
  * back.
  * Pmem mode knows no log: whoever has the lock applies what all callers have brought and commits it
  * with one drain. */
+#include <stdio.h>
 #include <string.h>
 
 #include "alloc/ahead.h"
