@@ -35,8 +35,7 @@ struct lease_pool {
     pthread_mutex_t lock;
     pthread_cond_t fetched;
     bool fetching;
-    bool
-        refused; /* what was asked for ahead: no more of it until somebody has waited for a lease */
+    bool refused; /* what was asked for ahead: no more of that until somebody has waited */
     struct cairn_client *client;
     struct core_shard *shard;
     struct list here, coming; /* leases, oldest first */

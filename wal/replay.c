@@ -704,7 +704,7 @@ int wal__begin(struct wal *wal, struct wal_scan *scan, struct err_text *e)
         rv = wal__newest_write(wal->env, wal->dir, &wal->newest, header.sequence);
         if (rv != 0) {
             env_file_close(wal->env, file);
-            err_set(e, rv, "can't write %s/newest: %s", wal->dir, err_text_of(rv));
+            err_set(e, rv, "can't write %s/newest: %s", wal->dir, err_why(rv));
         }
     }
     if (rv == 0) {

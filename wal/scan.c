@@ -387,7 +387,7 @@ static int newest_check(struct wal_scan *scan, uint64_t last, uint64_t node_uid,
     int rv = wal__newest_read(scan->env, scan->dir, &scan->newest);
 
     if (rv != 0) {
-        return err_set(e, rv, "can't read %s/newest: %s", scan->dir, err_text_of(rv));
+        return err_set(e, rv, "can't read %s/newest: %s", scan->dir, err_why(rv));
     }
     if (scan->newest.generation != 0 && node_uid != 0 && scan->newest.node_uid != node_uid) {
         return err_set(e, ERR_WRONGCLUSTER,

@@ -190,7 +190,7 @@ static int unused_gives_way(struct wal *wal, const struct wal_scan *scan, struct
     if (wal->newest.sequence > last) {
         rv = wal__newest_write(wal->env, wal->dir, &wal->newest, last);
     }
-    return rv == 0 ? 0 : err_set(e, rv, "can't write %s/newest: %s", wal->dir, err_text_of(rv));
+    return rv == 0 ? 0 : err_set(e, rv, "can't write %s/newest: %s", wal->dir, err_why(rv));
 }
 
 static int recover(struct wal *wal, struct err_text *e)
