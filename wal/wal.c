@@ -241,6 +241,9 @@ int wal_open(struct env *env, const struct wal_opts *opts, struct wal **out, str
     if (opts->dir == NULL || strlen(opts->dir) > WAL_PATH_BYTES - 64) {
         return err_set(e, ERR_INVAL, "the log's directory has no name, or a too long one");
     }
+    if (e != NULL) {
+        e->text[0] = '\0';
+    }
     wal = wal_new(env, opts);
     if (wal == NULL) {
         return ERR_NOMEM;
@@ -251,7 +254,7 @@ int wal_open(struct env *env, const struct wal_opts *opts, struct wal **out, str
     }
     if (rv != 0) {
         wal__free(wal);
-        if (rv == ERR_NOMEM) {
+        if (rv == ERR_NOMEM && e != NULL && e->text[0] == '\0') {
             err_set(e, rv, "no memory to open the log in %s", opts->dir);
         }
         return rv;
