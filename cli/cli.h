@@ -27,6 +27,8 @@ enum cli_exit {
     EXIT_STALE = 10
 };
 
+#define OFFLINE_BYTES_MAX 956 /* --offline DIR: no longer one has a log that can be opened */
+
 enum cli_format { FORMAT_TABLE, FORMAT_JSON, FORMAT_DOT };
 
 struct cli {

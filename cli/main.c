@@ -610,6 +610,12 @@ int main(int argc, char **argv)
                                       "dump; %s %s asks a cluster",
                                       verb->noun, verb->verb));
     }
+    if (cli.offline != NULL && strlen(cli.offline) > OFFLINE_BYTES_MAX) {
+        return finish(&cli, cli_error(&cli, CAIRN_E_INVAL,
+                                      "--offline DIR: a data directory has a name of at most %d "
+                                      "bytes, not %zu; from inside it `.` will do",
+                                      OFFLINE_BYTES_MAX, strlen(cli.offline)));
+    }
     if (cli.uid != 0 && cli.offline == NULL) {
         return finish(&cli, cli_error(&cli, CAIRN_E_INVAL, "--shard goes with --offline"));
     }

@@ -1,4 +1,5 @@
 /* Offline: what a stopped node's data directory holds. Reads, never changes. */
+#include <assert.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -10,6 +11,9 @@
 #include "replica/fsm_layout.h"
 #include "rpc/message.h"
 #include "wal/wal.h"
+
+static_assert(OFFLINE_BYTES_MAX + sizeof "/wal" - 1 <= WAL_DIR_BYTES_MAX,
+              "a directory that is taken has a log that can be read");
 
 struct dump {
     struct cli *cli;
@@ -72,19 +76,19 @@ int verb_log_dump(struct cli *cli)
 {
     struct env *env = NULL;
     struct err_text e = {""};
-    char dir[1100];
+    char dir[OFFLINE_BYTES_MAX + 8];
     struct dump dump = {cli, 0};
     bool no_index = cli->from_text != NULL && cli->from == UINT64_MAX;
     if (cli->argc != 0 || cli->offline == NULL || no_index) {
         return cli_usage(cli, "--offline DATA_DIR log dump [--shard UID] [--from INDEX] [--to "
                               "INDEX]   (node stopped)");
     }
-    snprintf(dir, sizeof dir, "%.1024s/wal", cli->offline);
+    (void)snprintf(dir, sizeof dir, "%s/wal", cli->offline);
     int rv = env_uv_open(&env);
     if (rv == 0) {
         rv = wal_dump(env, dir, print_record, &dump, &e);
         if (rv == ERR_NOTFOUND) { /* a directory of the embedded mode */
-            snprintf(dir, sizeof dir, "%.1024s/log", cli->offline);
+            (void)snprintf(dir, sizeof dir, "%s/log", cli->offline);
             rv = wal_dump(env, dir, print_record, &dump, &e);
         }
         env_uv_close(env);

@@ -13,10 +13,10 @@
 #define IMAGES_MAX   1024u
 #define FINDINGS_MAX 1000u
 #define CELLS        512u
-#define PATH_MAX_    2048
+#define DIR_BYTES    (OFFLINE_BYTES_MAX + 32) /* of an image: "/shards/", 16 digits */
 
 struct image_found {
-    char dir[PATH_MAX_];
+    char dir[DIR_BYTES];
     uint64_t uid;
 };
 
@@ -47,15 +47,15 @@ static void add_image(void *arg, const char *name)
     }
     struct image_found *found = &walk->found[walk->count++];
     found->uid = uid;
-    snprintf(found->dir, sizeof found->dir, "%.1500s/%s", walk->parent, name);
+    (void)snprintf(found->dir, sizeof found->dir, "%s/%s", walk->parent, name);
 }
 
 /* The mode that wrote an image shows in its files. */
 static enum image_mode mode_of(struct env *env, const char *dir)
 {
-    char path[PATH_MAX_ + 16];
+    char path[DIR_BYTES + 16];
     struct env_file *file;
-    snprintf(path, sizeof path, "%s/image.pm", dir);
+    (void)snprintf(path, sizeof path, "%s/image.pm", dir);
     if (env_file_open(env, path, ENV_OPEN_READ, &file) != 0) {
         return IMAGE_DISK;
     }
@@ -66,9 +66,9 @@ static enum image_mode mode_of(struct env *env, const char *dir)
 /* Not running: nobody else may have the directory's lock. */
 static int check_stopped(struct walk *walk, const char *dir)
 {
-    char path[PATH_MAX_];
+    char path[OFFLINE_BYTES_MAX + 8];
     struct env_file *file;
-    snprintf(path, sizeof path, "%.1900s/lock", dir);
+    (void)snprintf(path, sizeof path, "%s/lock", dir);
     if (env_file_open(walk->env, path, ENV_OPEN_WRITE, &file) != 0) {
         return 0; /* a copy of a directory has none */
     }
@@ -121,7 +121,7 @@ static void look_at(struct walk *walk, const struct image_found *found)
     struct err_text e = {""};
     struct heap_opts opts;
     char uid[24];
-    snprintf(uid, sizeof uid, "%" PRIu64, found->uid);
+    (void)snprintf(uid, sizeof uid, "%" PRIu64, found->uid);
     json_t *row =
         json_pack("{s:s,s:s,s:o}", "node", "(offline)", "uid", uid, "dir", cli_text(found->dir));
     int rv =
@@ -158,11 +158,11 @@ static void look_at(struct walk *walk, const struct image_found *found)
  * if it can't be told. */
 static uint64_t heap_id_of(struct walk *walk, const char *parent, const char *name)
 {
-    char dir[PATH_MAX_];
+    char dir[DIR_BYTES];
     struct heap *heap = NULL;
     struct slice value;
     uint64_t id = 0;
-    snprintf(dir, sizeof dir, "%.1500s/%016" PRIx64, parent, (uint64_t)SHARD_META);
+    (void)snprintf(dir, sizeof dir, "%s/%016" PRIx64, parent, (uint64_t)SHARD_META);
     if (image_read(walk->env, dir, SHARD_META, mode_of(walk->env, dir), &heap, NULL) == 0) {
         if (heap_map_get(heap, HEAP_MAP_CATALOG, slice_of(name, strlen(name)), &value) == 0 &&
             value.len >= sizeof id) {
@@ -185,7 +185,7 @@ static int by_uid(const void *a, const void *b)
 static int walk_images(struct cli *cli, struct walk *walk, const char *usage)
 {
     static const char *const below[] = {"/shards", "/heaps", ""};
-    char parent[PATH_MAX_] = "";
+    char parent[OFFLINE_BYTES_MAX + 8] = "";
     if (cli->argc > 1) {
         return cli_usage(cli, usage);
     }
@@ -204,7 +204,7 @@ static int walk_images(struct cli *cli, struct walk *walk, const char *usage)
         return cli_error(cli, rv, "%s", cairn_strerror(rv));
     }
     for (size_t i = 0; i < sizeof below / sizeof below[0] && walk->count == 0; i++) {
-        snprintf(parent, sizeof parent, "%.1500s%s", cli->offline, below[i]);
+        (void)snprintf(parent, sizeof parent, "%s%s", cli->offline, below[i]);
         walk->parent = parent;
         walk->embedded = i == 1;
         (void)env_dir_list(walk->env, parent, add_image, walk);
@@ -298,7 +298,7 @@ static void look_stats(struct walk *walk, json_t *row, struct heap *heap)
 static json_t *name_text(struct slice name)
 {
     char text[64];
-    snprintf(text, sizeof text, "%.*s", (int)name.len, (const char *)name.data);
+    (void)snprintf(text, sizeof text, "%.*s", (int)name.len, (const char *)name.data);
     return cli_text(text);
 }
 
@@ -320,7 +320,7 @@ static void look_types(struct walk *walk, json_t *row, struct heap *heap)
     while (type != NULL && heap_type_next(heap, after, type) == 0) {
         char key[16];
         after = type->number;
-        snprintf(key, sizeof key, "%u", after);
+        (void)snprintf(key, sizeof key, "%u", after);
         json_object_set_new(walk->names, key, name_text(type->name));
     }
     free(type);
@@ -358,8 +358,8 @@ static void look_map(struct walk *walk, json_t *row, struct heap *heap)
     uint64_t bytes = survey_map(heap, cells, CELLS);
     for (uint32_t i = 0; i < CELLS; i++) {
         char text[8];
-        snprintf(text, sizeof text, "%c%u", contents[cells[i].content & 3u],
-                 (cells[i].used_permille + 9u) / 10u);
+        (void)snprintf(text, sizeof text, "%c%u", contents[cells[i].content & 3u],
+                       (cells[i].used_permille + 9u) / 10u);
         json_array_append_new(list, json_string(text));
     }
     json_object_set_new(row, "cell_bytes", json_integer((json_int_t)bytes));

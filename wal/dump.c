@@ -75,7 +75,13 @@ int wal_dump(struct env *env, const char *dir,
 {
     struct dump d = {cb, arg};
     struct wal_scan scan;
-    int rv = wal__scan_open(&scan, env, dir, 0, e);
+    int rv;
+
+    if (strlen(dir) > WAL_DIR_BYTES_MAX) {
+        return err_set(e, ERR_INVAL, "a log's directory has a name of at most %u bytes",
+                       WAL_DIR_BYTES_MAX);
+    }
+    rv = wal__scan_open(&scan, env, dir, 0, e);
 
     /* Damage found while looking for the end still leaves the blocks before it to be shown. */
     if (rv == 0 || (rv == ERR_CORRUPT && scan.count > 0)) {

@@ -238,7 +238,7 @@ int wal_open(struct env *env, const struct wal_opts *opts, struct wal **out, str
     int rv;
 
     *out = NULL;
-    if (opts->dir == NULL || strlen(opts->dir) > WAL_PATH_BYTES - 64) {
+    if (opts->dir == NULL || strlen(opts->dir) > WAL_DIR_BYTES_MAX) {
         return err_set(e, ERR_INVAL, "the log's directory has no name, or a too long one");
     }
     if (e != NULL) {

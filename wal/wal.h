@@ -14,6 +14,8 @@
 
 #include "base/env.h"
 
+#define WAL_DIR_BYTES_MAX 960u /* the name of a log's directory; a longer one is refused */
+
 struct wal;
 struct wal_log; /* one shard's part of it */
 
@@ -173,7 +175,8 @@ void wal_tail_ahead(const struct wal_log *log);
 struct slice wal_entry_ahead(const struct wal_log *log, uint64_t index, unsigned step);
 
 /* Offline: prints every record of the log in `dir` through cb, in order, without changing anything.
- * Returns 0, or ERR_CORRUPT after the last good record. */
+ * Returns 0, ERR_INVAL (a longer name than WAL_DIR_BYTES_MAX), or ERR_CORRUPT after the last good
+ * record. */
 struct wal_dump_record {
     uint64_t segment, offset, uid, index, term;
     const char

@@ -316,6 +316,20 @@ if grep -E 'shard=[^1 ]| index=[^23 ]' <<<"$out"; then fail "not only shard 1 an
 expect 3 cairnctl --offline "$dir/nosuch" log dump
 json 3 '.error.message | test("no image of shard 99")' --offline "$dir/n3" heap check --shard 99
 json 2 '.error.message | test("asks a cluster")' --offline "$dir/n3" heap rm bank --yes
+# The longest name that a data directory can have, and one byte more: refused, and nothing else looked at.
+deep=$dir/deep/$(printf 'd%.0s' {1..200})/$(printf 'd%.0s' {1..200})/$(printf 'd%.0s' {1..200})/
+deep+=$(printf 'e%.0s' {1..200})/
+deep+=$(head -c $((956 - ${#deep})) /dev/zero | tr '\0' f)
+[ ${#deep} = 956 ] || fail "a name of ${#deep} bytes"
+mkdir -p "$deep"
+cp -r "$dir/n3/." "$deep"
+expect 0 cairnctl --offline "$deep" log dump
+has "$out" 'HEAP_CREATE\{.*"bank"'
+expect 0 cairnctl --offline "$deep" heap stats
+mv "$deep" "${deep}f"
+json 2 '.error.message | test("at most 956 bytes, not 957")' --offline "${deep}f" log dump
+json 2 '.error.message | test("at most 956 bytes, not 957")' --offline "${deep}f" heap stats
+rm -r "$dir/deep"
 expect 0 cairnctl heap get bank
 
 step "no majority: 7"

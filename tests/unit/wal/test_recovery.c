@@ -447,6 +447,12 @@ static void dump_shows_every_kind_and_changes_nothing(void **state)
         struct mem_inode *i = s->other.names[n].inode;
         assert_true(i == NULL || i->write_count == 0);
     }
+    char longest[WAL_DIR_BYTES_MAX + 2];
+    struct err_text e = {""};
+    memset(longest, 'd', sizeof longest - 1);
+    longest[sizeof longest - 1] = '\0';
+    assert_int_equal(wal_dump(&s->other.env, longest, on_dump, &some, &e), ERR_INVAL);
+    assert_non_null(strstr(e.text, "at most 960 bytes"));
     copy_of(s, 1)->data[WAL_HEADER_BYTES + 2 * WAL_ALIGN + 100] ^= 1;
     assert_int_equal(wal_dump(&s->other.env, "/d", on_dump, &some, NULL), ERR_CORRUPT);
     assert_true(some.count > 10);
