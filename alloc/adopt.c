@@ -96,7 +96,11 @@ int heap_adopt(struct arena *arena, uint64_t bytes_max, struct heap **out, struc
     *out = NULL;
     struct heap *h = NULL;
     int rv = shell_new(arena, bytes_max, &h, e);
-    return rv == 0 ? adopt(arena, h, heap_check(h, e), out) : rv;
+    if (rv != 0) {
+        return rv;
+    }
+    assert(h != NULL);
+    return adopt(arena, h, heap_check(h, e), out);
 }
 
 int heap_check_arena(struct arena *arena, uint64_t bytes_max, uint64_t max, heap_finding_cb cb,
@@ -104,12 +108,14 @@ int heap_check_arena(struct arena *arena, uint64_t bytes_max, uint64_t max, heap
 {
     struct heap *h = NULL;
     int rv = shell_new(arena, bytes_max, &h, e);
-    if (rv == 0) {
-        *damage = heap_check_all(h, max, cb, arg);
-        *arena = h->arena;
-        mem_free(h);
+    if (rv != 0) {
+        return rv;
     }
-    return rv;
+    assert(h != NULL);
+    *damage = heap_check_all(h, max, cb, arg);
+    *arena = h->arena;
+    mem_free(h);
+    return 0;
 }
 
 int heap_damage(const struct heap *heap, const char **text)
@@ -264,6 +270,7 @@ int heap_adopt_own(struct arena *arena, uint64_t bytes_max, struct heap **out, s
     if (rv != 0) {
         return rv;
     }
+    assert(h != NULL);
     uint64_t page = check_page_outside(h);
     if (page != 0) {
         rv = err_set(e, ERR_CORRUPT, "page %" PRIu64 " is present, but no region reaches there",

@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "alloc/image_pmem.h"
+#include "base/assert.h"
 #include "base/crc.h"
 #include "base/mem.h"
 
@@ -409,6 +410,7 @@ int image_pm_open(struct image *image, struct heap **heap, struct err_text *e)
     if (rv != 0) {
         return rv == ERR_NOTFOUND ? 0 : rv;
     }
+    assert(pm != NULL);
     rv = image_pm_map(image, pm, path, e);
     if (rv == 0) {
         struct pm_seal seal;
@@ -484,6 +486,7 @@ static int look_patch(struct pm_look *l, const struct pm_patch *patch)
             continue;
         }
         if (l->presence) {
+            assert(bytes != NULL); /* commit_is_valid(): only pages become zero */
             memcpy(l->pm->map + offset, bytes, (size_t)len);
         } else {
             rv = look_page(l, offset, bytes, len);
@@ -644,6 +647,7 @@ int image_pm_load_arena(struct image *image, struct arena *arena, uint64_t *byte
     if (rv != 0) {
         return rv;
     }
+    assert(pm != NULL);
     *bytes_max = pm->bytes_max;
     struct pm_look *l = mem_zalloc(sizeof *l);
     pm->map = mem_alloc((size_t)pm->pages_at);

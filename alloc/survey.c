@@ -124,11 +124,11 @@ static void cell_close(struct survey_cell *cell, const uint64_t granules[4], uin
     uint64_t used = 0;
     uint64_t most = 0;
     cell->content = SURVEY_FREE;
-    for (uint8_t what = SURVEY_SLAB; what <= SURVEY_INTERNAL; what++) {
+    for (unsigned what = SURVEY_SLAB; what <= SURVEY_INTERNAL; what++) {
         used += granules[what];
         if (granules[what] > most) {
             most = granules[what];
-            cell->content = what;
+            cell->content = (uint8_t)what;
         }
     }
     /* A used cell never looks like a free one. */

@@ -625,6 +625,7 @@ int txn_apply_forget(struct heap *heap, const struct txn_name *name, bool forget
     if (m.next == state) {
         return 0;
     }
+    assert(r != NULL); /* what nobody knows stays so */
     int rv = record_delete(heap, name, state == TXN_REFUSED ? 'x' : 0, r->deadline);
     if (rv == 0) {
         count_move(heap, state, TXN_NONE);

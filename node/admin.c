@@ -16,14 +16,14 @@
 static json_t *text_u64(uint64_t value)
 {
     char text[24];
-    snprintf(text, sizeof text, "%" PRIu64, value);
+    (void)snprintf(text, sizeof text, "%" PRIu64, value);
     return json_string(text);
 }
 
 static json_t *text_hex(uint64_t value)
 {
     char text[24];
-    snprintf(text, sizeof text, "%016" PRIx64, value);
+    (void)snprintf(text, sizeof text, "%016" PRIx64, value);
     return json_string(text);
 }
 

@@ -18,7 +18,7 @@
 #define IDENTITY_PATH_MAX  1100
 static_assert(IDENTITY_ROSTER_AT + ROSTER_BYTES_MAX <= IDENTITY_CRC_AT, "the roster fits");
 
-static const char identity_magic[8] = "CAIRNID1";
+static const uint8_t identity_magic[8] = {'C', 'A', 'I', 'R', 'N', 'I', 'D', '1'};
 
 size_t roster_encode(const struct roster *roster, uint8_t out[ROSTER_BYTES_MAX])
 {
@@ -84,7 +84,7 @@ int identity_load(struct env *env, const char *dir, struct identity *out, struct
     struct env_file *file = NULL;
 
     memset(out, 0, sizeof *out);
-    snprintf(path, sizeof path, "%s/identity", dir);
+    (void)snprintf(path, sizeof path, "%s/identity", dir);
     int rv = env_file_open(env, path, ENV_OPEN_READ, &file);
     if (rv != 0) {
         return err_set(e, rv, "%s: %s", path, err_text_of(rv));
@@ -139,8 +139,8 @@ int identity_store(struct env *env, const char *dir, const struct identity *iden
     roster_encode(&identity->roster, bytes + IDENTITY_ROSTER_AT);
     store_u32(bytes + IDENTITY_CRC_AT, crc32c(0, bytes, IDENTITY_CRC_AT));
 
-    snprintf(path, sizeof path, "%s/identity", dir);
-    snprintf(temporary, sizeof temporary, "%s/identity.new", dir);
+    (void)snprintf(path, sizeof path, "%s/identity", dir);
+    (void)snprintf(temporary, sizeof temporary, "%s/identity.new", dir);
     int rv = env_file_unlink(env, temporary); /* left by a crash between create and rename */
     if (rv != 0 && rv != ERR_NOTFOUND) {
         return err_set(e, rv, "%s: %s", temporary, err_text_of(rv));

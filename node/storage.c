@@ -33,7 +33,8 @@ static void look_at(void *arg, const char *name)
     }
     static const char *const files[] = {[IMAGE_DISK] = "super", [IMAGE_PMEM] = "image.pm"};
     for (int mode = IMAGE_DISK; mode <= IMAGE_PMEM; mode++) {
-        snprintf(path, sizeof path, "%s/shards/%s/%s", s->node->config.data_dir, name, files[mode]);
+        (void)snprintf(path, sizeof path, "%s/shards/%s/%s", s->node->config.data_dir, name,
+                       files[mode]);
         bool *found = mode == IMAGE_DISK ? &s->disk : &s->pmem;
         if (!*found && exists(s->node, path)) {
             *found = true;
@@ -47,7 +48,7 @@ static void look_at(void *arg, const char *name)
 static int probe(struct node *node, bool *is_pmem)
 {
     char path[PATH_BYTES_MAX + 32];
-    snprintf(path, sizeof path, "%s/probe", node->config.data_dir);
+    (void)snprintf(path, sizeof path, "%s/probe", node->config.data_dir);
     struct env_file *file = NULL;
     *is_pmem = false;
     int rv = env_file_unlink(node->env, path);
@@ -76,7 +77,7 @@ static int check_stored(struct node *node, struct err_text *e)
 {
     struct stored s = {.node = node};
     char path[PATH_BYTES_MAX + 32];
-    snprintf(path, sizeof path, "%s/shards", node->config.data_dir);
+    (void)snprintf(path, sizeof path, "%s/shards", node->config.data_dir);
     int rv = env_dir_list(node->env, path, look_at, &s);
     if (rv != 0 && rv != ERR_NOTFOUND) {
         return err_set(e, rv, "%s: %s", path, err_text_of(rv));

@@ -66,6 +66,7 @@ static int read_all(struct wal_scan *scan, uint64_t sequence, uint8_t *out, size
     int64_t n;
     int rv;
 
+    *got = 0;
     wal__segment_path(scan->dir, sequence, path);
     rv = env_file_open(scan->env, path, ENV_OPEN_READ, &file);
     if (rv != 0) {
