@@ -9,12 +9,7 @@
 
 static int no_future(const struct cairn_heap *heap)
 {
-    return heap == NULL ? CAIRN_E_INVAL : CAIRN_E_NOMEM;
-}
-
-static int no_heap(void)
-{
-    return sdk__fail(CAIRN_E_INVAL, "the heap is NULL");
+    return heap == NULL ? sdk__missing("heap") : CAIRN_E_NOMEM;
 }
 
 /* ---- heaps ---- */
@@ -23,6 +18,9 @@ void cairn_heap_opts_init(cairn_heap_opts *opts, size_t struct_size)
 {
     cairn_heap_opts defaults = {
         .struct_size = struct_size, .shards = 4, .replicas = 0, .bytes_max = UINT64_C(1) << 30};
+    if (opts == NULL) {
+        return;
+    }
     memset(opts, 0, struct_size);
     memcpy(opts, &defaults, struct_size < sizeof defaults ? struct_size : sizeof defaults);
 }
@@ -82,6 +80,9 @@ int cairn_heap_create(cairn_client *client, const char *name, const cairn_heap_o
 {
     cairn_heap_opts taken;
     cairn_heap_opts_init(&taken, sizeof taken);
+    if (client == NULL) {
+        return sdk__missing("client");
+    }
     if (opts != NULL) {
         if (opts->struct_size < sizeof opts->struct_size || opts->struct_size > 4096) {
             return sdk__fail(CAIRN_E_INVAL, "set up the options with cairn_heap_opts_init()");
@@ -112,6 +113,9 @@ int cairn_heap_create(cairn_client *client, const char *name, const cairn_heap_o
 int cairn_heap_drop(cairn_client *client, const char *name)
 {
     struct cairn_future f;
+    if (client == NULL) {
+        return sdk__missing("client");
+    }
     sdk__future_init(&f, client);
     return heap_failed(sdk__future_run(&f, core_prepare_heap_drop(&f.call, client->core, name)),
                        name);
@@ -130,7 +134,13 @@ static void on_heap_close(struct sdk_item *item)
 
 int cairn_heap_open(cairn_client *client, const char *name, cairn_heap **out)
 {
+    if (out == NULL) {
+        return sdk__missing("heap");
+    }
     *out = NULL;
+    if (client == NULL) {
+        return sdk__missing("client");
+    }
     struct cairn_heap *heap = mem_zalloc(sizeof *heap);
     if (heap == NULL) {
         return sdk__fail(CAIRN_E_NOMEM, "%s", "");
@@ -160,7 +170,7 @@ void cairn_heap_close(cairn_heap *heap)
 
 uint32_t cairn_heap_shards(const cairn_heap *heap)
 {
-    return core_heap_shards(heap->core);
+    return heap == NULL ? 0 : core_heap_shards(heap->core);
 }
 
 /* ---- objects ---- */
@@ -168,9 +178,12 @@ uint32_t cairn_heap_shards(const cairn_heap *heap)
 int cairn_alloc_init(cairn_heap *heap, uint64_t bytes, uint32_t type, const void *init,
                      size_t init_bytes, cairn_ptr *ptr)
 {
+    if (ptr == NULL) {
+        return sdk__missing("ptr");
+    }
     *ptr = CAIRN_NULL;
     if (heap == NULL) {
-        return no_heap();
+        return sdk__missing("heap");
     }
     struct cairn_future f;
     sdk__future_init(&f, heap->client);
@@ -189,6 +202,9 @@ int cairn_alloc(cairn_heap *heap, uint64_t bytes, uint32_t type, cairn_ptr *ptr)
 
 int cairn_calloc(cairn_heap *heap, uint64_t count, uint64_t bytes, uint32_t type, cairn_ptr *ptr)
 {
+    if (ptr == NULL) {
+        return sdk__missing("ptr");
+    }
     *ptr = CAIRN_NULL;
     if (bytes != 0 && count > CAIRN_OBJECT_BYTES_MAX / bytes) {
         return sdk__fail(CAIRN_E_TOOBIG, "%llu times %llu bytes; an object has at most %u",
@@ -201,7 +217,7 @@ int cairn_calloc(cairn_heap *heap, uint64_t count, uint64_t bytes, uint32_t type
 int cairn_realloc(cairn_heap *heap, cairn_ptr ptr, uint64_t bytes)
 {
     if (heap == NULL) {
-        return no_heap();
+        return sdk__missing("heap");
     }
     struct cairn_future f;
     sdk__future_init(&f, heap->client);
@@ -211,7 +227,7 @@ int cairn_realloc(cairn_heap *heap, cairn_ptr ptr, uint64_t bytes)
 int cairn_free(cairn_heap *heap, cairn_ptr ptr)
 {
     if (heap == NULL) {
-        return no_heap();
+        return sdk__missing("heap");
     }
     struct cairn_future f;
     sdk__future_init(&f, heap->client);
@@ -222,7 +238,7 @@ int cairn_read_at(cairn_heap *heap, cairn_ptr ptr, uint64_t at, uint64_t offset,
                   size_t len, uint64_t *version)
 {
     if (heap == NULL) {
-        return no_heap();
+        return sdk__missing("heap");
     }
     struct cairn_future f;
     sdk__future_init(&f, heap->client);
@@ -243,7 +259,7 @@ int cairn_read(cairn_heap *heap, cairn_ptr ptr, uint64_t offset, void *data, siz
 int cairn_write(cairn_heap *heap, cairn_ptr ptr, uint64_t offset, const void *data, size_t len)
 {
     if (heap == NULL) {
-        return no_heap();
+        return sdk__missing("heap");
     }
     struct cairn_future f;
     sdk__future_init(&f, heap->client);
@@ -255,7 +271,7 @@ int cairn_compare_and_write(cairn_heap *heap, cairn_ptr ptr, uint64_t offset, co
                             const void *desired, size_t len)
 {
     if (heap == NULL) {
-        return no_heap();
+        return sdk__missing("heap");
     }
     struct cairn_future f;
     sdk__future_init(&f, heap->client);
@@ -268,7 +284,7 @@ int cairn_write_if_version(cairn_heap *heap, cairn_ptr ptr, uint64_t version, ui
                            const void *data, size_t len)
 {
     if (heap == NULL) {
-        return no_heap();
+        return sdk__missing("heap");
     }
     struct cairn_future f;
     sdk__future_init(&f, heap->client);
@@ -280,7 +296,7 @@ int cairn_add_u64(cairn_heap *heap, cairn_ptr ptr, uint64_t offset, uint64_t del
                   uint64_t *before)
 {
     if (heap == NULL) {
-        return no_heap();
+        return sdk__missing("heap");
     }
     struct cairn_future f;
     sdk__future_init(&f, heap->client);
@@ -294,9 +310,12 @@ int cairn_add_u64(cairn_heap *heap, cairn_ptr ptr, uint64_t offset, uint64_t del
 
 int cairn_stat_at(cairn_heap *heap, cairn_ptr ptr, uint64_t at, cairn_object *object)
 {
+    if (object == NULL) {
+        return sdk__missing("object");
+    }
     memset(object, 0, sizeof *object);
     if (heap == NULL) {
-        return no_heap();
+        return sdk__missing("heap");
     }
     struct cairn_future f;
     sdk__future_init(&f, heap->client);
@@ -313,9 +332,12 @@ int cairn_stat(cairn_heap *heap, cairn_ptr ptr, cairn_object *object)
 
 int cairn_root_get(cairn_heap *heap, const char *name, cairn_ptr *ptr)
 {
+    if (ptr == NULL) {
+        return sdk__missing("ptr");
+    }
     *ptr = CAIRN_NULL;
     if (heap == NULL) {
-        return no_heap();
+        return sdk__missing("heap");
     }
     struct cairn_future f;
     sdk__future_init(&f, heap->client);
@@ -329,7 +351,7 @@ int cairn_root_get(cairn_heap *heap, const char *name, cairn_ptr *ptr)
 int cairn_root_set(cairn_heap *heap, const char *name, cairn_ptr ptr)
 {
     if (heap == NULL) {
-        return no_heap();
+        return sdk__missing("heap");
     }
     struct cairn_future f;
     sdk__future_init(&f, heap->client);
@@ -340,7 +362,7 @@ int cairn_root_compare_and_set(cairn_heap *heap, const char *name, cairn_ptr exp
                                cairn_ptr desired)
 {
     if (heap == NULL) {
-        return no_heap();
+        return sdk__missing("heap");
     }
     struct cairn_future f;
     sdk__future_init(&f, heap->client);
@@ -351,7 +373,7 @@ int cairn_root_compare_and_set(cairn_heap *heap, const char *name, cairn_ptr exp
 int cairn_root_delete(cairn_heap *heap, const char *name)
 {
     if (heap == NULL) {
-        return no_heap();
+        return sdk__missing("heap");
     }
     struct cairn_future f;
     sdk__future_init(&f, heap->client);
@@ -408,8 +430,8 @@ static int root_list_shard(struct cairn_heap *heap, uint32_t shard, struct root_
 
 int cairn_root_list(cairn_heap *heap, cairn_root_cb cb, void *arg)
 {
-    if (heap == NULL) {
-        return no_heap();
+    if (heap == NULL || cb == NULL) {
+        return sdk__missing(heap == NULL ? "heap" : "cb");
     }
     struct root_page page = {.stopped = false};
     int rv = 0;
@@ -553,7 +575,13 @@ int cairn_root_delete_async(cairn_heap *heap, const char *name, cairn_future **f
 int cairn_admin(cairn_client *client, const char *node, const char *verb, const char *args_json,
                 char **json)
 {
+    if (json == NULL) {
+        return sdk__missing("json");
+    }
     *json = NULL;
+    if (client == NULL) {
+        return sdk__missing("client");
+    }
     size_t len = args_json == NULL ? 0 : strlen(args_json);
     struct cairn_future f;
     sdk__future_init(&f, client);
@@ -573,6 +601,13 @@ int cairn_admin(cairn_client *client, const char *node, const char *verb, const 
 int cairn_admin_async(cairn_client *client, const char *node, const char *verb,
                       const char *args_json, uint32_t timeout_ms, cairn_future **future)
 {
+    if (future == NULL) {
+        return sdk__missing("future");
+    }
+    *future = NULL;
+    if (client == NULL) {
+        return sdk__missing("client");
+    }
     size_t len = args_json == NULL ? 0 : strlen(args_json);
     struct cairn_future *f = sdk__future_of(client);
     int rv = f == NULL

@@ -61,8 +61,11 @@ static int damaged(void)
     return sdk__fail(CAIRN_E_CORRUPT, "not a B-tree");
 }
 
-static int check_key(size_t key_len)
+static int check_key(const void *key, size_t key_len)
 {
+    if (key == NULL && key_len > 0) {
+        return sdk__missing("key");
+    }
     return key_len > 0 && key_len <= CAIRN_BTREE_KEY_BYTES_MAX
                ? 0
                : sdk__fail(key_len == 0 ? CAIRN_E_INVAL : CAIRN_E_TOOBIG,
@@ -426,7 +429,8 @@ static int path_write(cairn_heap *heap, struct path *path, cairn_ptr *root)
 
 int cairn_btree_new(cairn_heap *heap, cairn_ptr *tree)
 {
-    return cairn_alloc(heap, sizeof(cairn_ptr), CAIRN_TYPE_BTREE, tree);
+    return tree == NULL ? sdk__missing("tree")
+                        : cairn_alloc(heap, sizeof(cairn_ptr), CAIRN_TYPE_BTREE, tree);
 }
 
 /* The first entry ever. */
@@ -478,7 +482,7 @@ static int put_once(cairn_heap *heap, cairn_ptr tree, struct entry e, cairn_ptr 
 int cairn_btree_put(cairn_heap *heap, cairn_ptr tree, const void *key, size_t key_len,
                     cairn_ptr value, cairn_ptr *previous)
 {
-    int rv = check_key(key_len);
+    int rv = check_key(key, key_len);
     if (rv == 0 && cairn_ptr_is_null(value)) {
         rv = sdk__fail(CAIRN_E_INVAL, "the null pointer is no value: remove the key instead");
     }
@@ -528,7 +532,7 @@ int cairn_btree_remove(cairn_heap *heap, cairn_ptr tree, const void *key, size_t
                        cairn_ptr *previous)
 {
     cairn_ptr before = CAIRN_NULL;
-    int rv = check_key(key_len);
+    int rv = check_key(key, key_len);
     if (rv == 0) {
         do {
             rv = remove_once(heap, tree, key, key_len, &before);
@@ -545,8 +549,11 @@ int cairn_btree_get(cairn_heap *heap, cairn_ptr tree, const void *key, size_t ke
 {
     struct path path;
     cairn_ptr root;
+    if (value == NULL) {
+        return sdk__missing("value");
+    }
     *value = CAIRN_NULL;
-    int rv = check_key(key_len);
+    int rv = check_key(key, key_len);
     if (rv != 0) {
         return rv;
     }
@@ -587,8 +594,11 @@ int cairn_btree_each(cairn_heap *heap, cairn_ptr tree, const void *from, size_t 
 {
     uint8_t key[CAIRN_BTREE_KEY_BYTES_MAX];
     size_t key_len = from_len;
+    if (cb == NULL || (from == NULL && from_len > 0)) {
+        return sdk__missing(cb == NULL ? "cb" : "from");
+    }
     if (from_len > CAIRN_BTREE_KEY_BYTES_MAX) {
-        return check_key(from_len);
+        return check_key(from, from_len);
     }
     if (from_len > 0) {
         memcpy(key, from, from_len);

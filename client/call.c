@@ -44,6 +44,14 @@ int core__op_encoded(struct core_call *call, int rv, const struct buf *body)
     return 0;
 }
 
+/* What the caller has said is `len` bytes long. */
+static int check_given(struct core_call *call, const void *bytes, size_t len, const char *name)
+{
+    return bytes != NULL || len == 0
+               ? 0
+               : core__refuse(call, ERR_INVAL, "%s is NULL: give a buffer of %zu bytes", name, len);
+}
+
 static int aim(struct core_call *call, struct core_heap *heap, uint64_t ptr)
 {
     uint64_t index = ptr >> POINTER_SHARD_SHIFT;
@@ -84,7 +92,7 @@ static int check_range(struct core_call *call, uint64_t offset, size_t len)
     return 0;
 }
 
-static int check_write(struct core_call *call, uint64_t offset, struct slice data)
+static int check_write(struct core_call *call, uint64_t offset, struct slice data, const char *name)
 {
     if (data.len == 0) {
         return core__refuse(call, ERR_INVAL, "nothing to write");
@@ -93,7 +101,8 @@ static int check_write(struct core_call *call, uint64_t offset, struct slice dat
         return core__refuse(call, ERR_TOOBIG, "%zu bytes in one write; at most %u: write in pieces",
                             data.len, WRITE_BYTES_MAX);
     }
-    return check_range(call, offset, data.len);
+    int bad = check_given(call, data.data, data.len, name);
+    return bad != 0 ? bad : check_range(call, offset, data.len);
 }
 
 /* ---- objects ---- */
@@ -122,6 +131,10 @@ int core_prepare_alloc(struct core_call *call, struct core_heap *heap, uint64_t 
     if (init.len > WRITE_BYTES_MAX) {
         return core__refuse(call, ERR_TOOBIG, "%zu initial bytes; at most %u: write the rest",
                             init.len, WRITE_BYTES_MAX);
+    }
+    bad = check_given(call, init.data, init.len, "init");
+    if (bad != 0) {
+        return bad;
     }
     uint32_t turn = heap->count == 1
                         ? 0 /* a directory's heap: its threads share no line for nothing */
@@ -173,6 +186,9 @@ int core_prepare_read_at(struct core_call *call, struct core_heap *heap, uint64_
     if (rv == 0) {
         rv = check_range(call, offset, len);
     }
+    if (rv == 0) {
+        rv = check_given(call, data, len, "data");
+    }
     if (rv != 0) {
         return rv;
     }
@@ -215,7 +231,7 @@ int core_prepare_write(struct core_call *call, struct core_heap *heap, uint64_t 
 {
     int rv = aim(call, heap, ptr);
     if (rv == 0) {
-        rv = check_write(call, offset, data);
+        rv = check_write(call, offset, data, "data");
     }
     if (rv == 0) {
         CORE_PREPARE_OF(call, WRITE, write, rv, .uid = call->shard->uid, .ptr = ptr,
@@ -229,7 +245,10 @@ int core_prepare_compare_and_write(struct core_call *call, struct core_heap *hea
 {
     int rv = aim(call, heap, ptr);
     if (rv == 0) {
-        rv = check_write(call, offset, desired);
+        rv = check_write(call, offset, desired, "desired");
+    }
+    if (rv == 0) {
+        rv = check_given(call, expected.data, expected.len, "expected");
     }
     if (rv == 0) {
         assert(expected.len == desired.len);
@@ -248,7 +267,7 @@ int core_prepare_write_if_version(struct core_call *call, struct core_heap *heap
 {
     int rv = aim(call, heap, ptr);
     if (rv == 0) {
-        rv = check_write(call, offset, data);
+        rv = check_write(call, offset, data, "data");
     }
     if (rv == 0) {
         struct msg_write_if_version m = {.uid = call->shard->uid,

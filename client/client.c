@@ -127,6 +127,9 @@ void cairn_client_opts_init(cairn_client_opts *opts, size_t struct_size)
         .inflight_max = 256,
         .lease_ms = 60000,
     };
+    if (opts == NULL) {
+        return;
+    }
     memset(opts, 0, struct_size);
     memcpy(opts, &defaults, struct_size < sizeof defaults ? struct_size : sizeof defaults);
 }
@@ -300,6 +303,9 @@ static _Atomic bool log_wanted;
 
 int cairn_connect(const char *endpoints, const cairn_client_opts *opts, cairn_client **out)
 {
+    if (out == NULL) {
+        return sdk__missing("client");
+    }
     *out = NULL;
     cairn_client_opts taken;
     int rv = opts_take(&taken, opts);

@@ -21,6 +21,12 @@ int sdk__fail(int err, const char *format, ...)
     return err;
 }
 
+int sdk__missing(const char *name)
+{
+    return sdk__fail(CAIRN_E_INVAL, "%s is NULL: give one (the header says what may be NULL)",
+                     name);
+}
+
 /* The numbers are the wire's: what a node answers is handed through. */
 #define X(name, number, class, text)                                                               \
     static_assert((int)CAIRN_E_##name == (int)ERR_##name, "CAIRN_E_" #name " and ERR_" #name);

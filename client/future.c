@@ -129,9 +129,17 @@ void sdk__future_ready(struct cairn_future *future)
 
 int sdk__future_start(struct cairn_future *future, int prepared, struct cairn_future **out)
 {
-    *out = NULL;
+    if (out == NULL && prepared == 0) {
+        prepared = sdk__missing("future");
+    } else if (prepared != 0 && future != NULL) {
+        (void)sdk__fail(prepared, "%s", future->call.text);
+    } else if (prepared == CAIRN_E_NOMEM) {
+        (void)sdk__fail(prepared, "%s", "");
+    }
+    if (out != NULL) {
+        *out = NULL;
+    }
     if (prepared != 0) {
-        (void)sdk__fail(prepared, "%s", future == NULL ? "" : future->call.text);
         if (future != NULL) {
             core_call_discard(&future->call);
             destroy(future);
@@ -217,6 +225,9 @@ static bool is_direct(const struct cairn_future *future)
 
 int cairn_future_wait(cairn_future *future, uint32_t timeout_ms)
 {
+    if (future == NULL) {
+        return sdk__missing("future");
+    }
     if (is_ready(future)) {
         return 0;
     }
@@ -241,7 +252,10 @@ int cairn_future_wait(cairn_future *future, uint32_t timeout_ms)
 }
 int cairn_future_on_ready(cairn_future *future, cairn_future_cb cb, void *arg)
 {
-    if (cb == NULL || (atomic_load(&future->state) & FUTURE_CALLBACK) != 0) {
+    if (future == NULL || cb == NULL) {
+        return sdk__missing(future == NULL ? "future" : "cb");
+    }
+    if ((atomic_load(&future->state) & FUTURE_CALLBACK) != 0) {
         return sdk__fail(CAIRN_E_INVAL, "a future has one callback");
     }
     if (is_direct(future) && !is_ready(future) && !sdk__is_foreign(future->client)) {
@@ -278,6 +292,9 @@ void cairn_future_free(cairn_future *future)
 
 int cairn_future_error(const cairn_future *future)
 {
+    if (future == NULL) {
+        return sdk__missing("future");
+    }
     if (!is_ready(future)) {
         return sdk__fail(CAIRN_E_INVAL, "the future isn't ready: wait for it first");
     }
@@ -286,7 +303,7 @@ int cairn_future_error(const cairn_future *future)
 
 const char *cairn_future_errormsg(const cairn_future *future)
 {
-    return is_ready(future) ? future->call.text : "";
+    return future != NULL && is_ready(future) ? future->call.text : "";
 }
 
 /* 0 if the future is ready, succeeded, and is of that kind. */
@@ -303,6 +320,9 @@ static int check(const struct cairn_future *future, bool right_kind)
 
 int cairn_future_get_ptr(const cairn_future *future, cairn_ptr *ptr)
 {
+    if (future == NULL || ptr == NULL) {
+        return sdk__missing(future == NULL ? "future" : "ptr");
+    }
     uint16_t kind = future->call.kind;
     int rv = check(future, kind == KIND_ALLOC || kind == KIND_ROOT_GET);
     ptr->word = rv == 0 ? future->call.value : 0;
@@ -311,6 +331,9 @@ int cairn_future_get_ptr(const cairn_future *future, cairn_ptr *ptr)
 
 int cairn_future_get_u64(const cairn_future *future, uint64_t *value)
 {
+    if (future == NULL || value == NULL) {
+        return sdk__missing(future == NULL ? "future" : "value");
+    }
     uint16_t kind = future->call.kind;
     bool commit = kind == KIND_TX_COMMIT_ONE || kind == KIND_TX_COMMIT;
     int rv = check(future, kind == KIND_ADD_U64 || commit);
@@ -321,6 +344,9 @@ int cairn_future_get_u64(const cairn_future *future, uint64_t *value)
 int cairn_future_get_bytes(const cairn_future *future, const void **data, size_t *len,
                            uint64_t *version)
 {
+    if (future == NULL || data == NULL || len == NULL) {
+        return sdk__missing(future == NULL ? "future" : data == NULL ? "data" : "len");
+    }
     bool answer = future->call.kind == KIND_ADMIN;
     int rv = check(future, answer || future->call.kind == KIND_READ);
     *data = rv != 0 ? NULL : answer ? future->call.bytes.data : future->data;
@@ -333,6 +359,9 @@ int cairn_future_get_bytes(const cairn_future *future, const void **data, size_t
 
 int cairn_future_get_object(const cairn_future *future, cairn_object *object)
 {
+    if (future == NULL || object == NULL) {
+        return sdk__missing(future == NULL ? "future" : "object");
+    }
     const struct core_call *call = &future->call;
     int rv = check(future, call->kind == KIND_STAT);
     memset(object, 0, sizeof *object);

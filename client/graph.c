@@ -66,6 +66,9 @@ void cairn_fetch_opts_init(cairn_fetch_opts *opts, size_t struct_size)
 {
     cairn_fetch_opts all = {
         .struct_size = struct_size, .depth = UINT32_MAX, .bytes_max = BYTES_DEFAULT};
+    if (opts == NULL) {
+        return;
+    }
     memset(opts, 0, struct_size);
     memcpy(opts, &all, struct_size < sizeof all ? struct_size : sizeof all);
 }
@@ -410,22 +413,30 @@ static int fetch(struct walk *w, cairn_ptr start, cairn_graph **graph)
     return 0;
 }
 
-static void take_opts(const cairn_fetch_opts *opts, cairn_fetch_opts *taken)
+static int take_opts(const cairn_fetch_opts *opts, cairn_fetch_opts *taken)
 {
     cairn_fetch_opts_init(taken, sizeof *taken);
-    if (opts != NULL) {
-        memcpy(taken, opts, opts->struct_size < sizeof *taken ? opts->struct_size : sizeof *taken);
+    if (opts == NULL) {
+        return 0;
     }
+    if (opts->struct_size < sizeof opts->struct_size || opts->struct_size > 4096) {
+        return sdk__fail(CAIRN_E_INVAL, "set up the options with cairn_fetch_opts_init()");
+    }
+    memcpy(taken, opts, opts->struct_size < sizeof *taken ? opts->struct_size : sizeof *taken);
+    return 0;
 }
 
 int cairn_fetch(cairn_heap *heap, cairn_ptr start, const cairn_fetch_opts *opts,
                 cairn_graph **graph)
 {
     cairn_fetch_opts taken;
-    take_opts(opts, &taken);
+    if (graph == NULL) {
+        return sdk__missing("graph");
+    }
     *graph = NULL;
-    if (heap == NULL) {
-        return sdk__fail(CAIRN_E_INVAL, "the heap is NULL");
+    int rv = heap == NULL ? sdk__missing("heap") : take_opts(opts, &taken);
+    if (rv != 0) {
+        return rv;
     }
     struct walk w = {.heap = heap, .opts = &taken};
     return fetch(&w, start, graph);
@@ -434,12 +445,17 @@ int cairn_fetch(cairn_heap *heap, cairn_ptr start, const cairn_fetch_opts *opts,
 int cairn_tx_fetch(cairn_tx *tx, cairn_ptr start, const cairn_fetch_opts *opts, cairn_graph **graph)
 {
     cairn_fetch_opts taken;
-    take_opts(opts, &taken);
-    *graph = NULL;
-    if (taken.at != 0) {
-        return sdk__fail(CAIRN_E_INVAL, "a transaction has its own time: opts.at must be 0");
+    if (graph == NULL) {
+        return sdk__missing("graph");
     }
-    int rv = sdk__tx_find_time(tx);
+    *graph = NULL;
+    int rv = tx == NULL ? sdk__missing("tx") : take_opts(opts, &taken);
+    if (rv == 0 && taken.at != 0) {
+        rv = sdk__fail(CAIRN_E_INVAL, "a transaction has its own time: opts.at must be 0");
+    }
+    if (rv == 0) {
+        rv = sdk__tx_find_time(tx);
+    }
     if (rv != 0) {
         return rv;
     }
@@ -452,16 +468,19 @@ int cairn_tx_fetch(cairn_tx *tx, cairn_ptr start, const cairn_fetch_opts *opts, 
 
 uint64_t cairn_graph_count(const cairn_graph *graph)
 {
-    return graph->count;
+    return graph == NULL ? 0 : graph->count;
 }
 
 int cairn_graph_is_partial(const cairn_graph *graph)
 {
-    return graph->partial;
+    return graph != NULL && graph->partial;
 }
 
 int cairn_graph_get(const cairn_graph *graph, uint64_t number, cairn_node *node)
 {
+    if (graph == NULL || node == NULL) {
+        return sdk__missing(graph == NULL ? "graph" : "node");
+    }
     memset(node, 0, sizeof *node);
     if (number >= graph->count) {
         return sdk__fail(CAIRN_E_INVAL, "node %llu of a graph of %llu", (unsigned long long)number,
@@ -473,6 +492,9 @@ int cairn_graph_get(const cairn_graph *graph, uint64_t number, cairn_node *node)
 
 int cairn_graph_find(const cairn_graph *graph, cairn_ptr ptr, cairn_node *node)
 {
+    if (graph == NULL || node == NULL) {
+        return sdk__missing(graph == NULL ? "graph" : "node");
+    }
     memset(node, 0, sizeof *node);
     const struct place *place = cairn_ptr_is_null(ptr) ? NULL : place_of(graph, ptr.word);
     if (place == NULL || place->state != HERE) {

@@ -54,8 +54,11 @@ static uint64_t reverse(uint64_t x)
     return __builtin_bswap64(x);
 }
 
-static int check_key(size_t key_len)
+static int check_key(const void *key, size_t key_len)
 {
+    if (key == NULL && key_len > 0) {
+        return sdk__missing("key");
+    }
     return key_len > 0 && key_len <= CAIRN_HASH_KEY_BYTES_MAX
                ? 0
                : sdk__fail(key_len == 0 ? CAIRN_E_INVAL : CAIRN_E_TOOBIG,
@@ -297,6 +300,9 @@ int cairn_hash_new(cairn_heap *heap, cairn_ptr *hash)
 {
     struct hash_root root;
     cairn_ptr first[1u << BUCKETS_BITS_FIRST];
+    if (hash == NULL) {
+        return sdk__missing("hash");
+    }
     struct hash_node node = {.order = 0};
     memset(&root, 0, sizeof root);
     memset(first, 0, sizeof first);
@@ -326,7 +332,7 @@ static int find(cairn_heap *heap, cairn_ptr hash, const void *key, size_t key_le
                 uint64_t *order, uint64_t *bits)
 {
     struct hash_root root;
-    int rv = check_key(key_len);
+    int rv = check_key(key, key_len);
     if (rv == 0) {
         rv = root_read(heap, hash, &root);
     }
@@ -414,6 +420,9 @@ int cairn_hash_get(cairn_heap *heap, cairn_ptr hash, const void *key, size_t key
     struct spot s;
     uint64_t order;
     uint64_t bits;
+    if (value == NULL) {
+        return sdk__missing("value");
+    }
     *value = CAIRN_NULL;
     int rv = find(heap, hash, key, key_len, &s, &order, &bits);
     if (rv == 0 && !s.found) {
@@ -522,7 +531,7 @@ static int each(cairn_heap *heap, cairn_ptr hash, cairn_hash_cb cb, void *arg)
 
 int cairn_hash_each(cairn_heap *heap, cairn_ptr hash, cairn_hash_cb cb, void *arg)
 {
-    return each(heap, hash, cb, arg);
+    return cb == NULL ? sdk__missing("cb") : each(heap, hash, cb, arg);
 }
 
 int cairn_hash_destroy(cairn_heap *heap, cairn_ptr hash)

@@ -15,8 +15,11 @@ struct list_node {
 };
 #define WALKS_MAX 1000u /* restarts of one operation: more is not contention but damage */
 
-static int check_len(size_t len)
+static int check_data(const void *data, size_t len)
 {
+    if (data == NULL && len > 0) {
+        return sdk__missing("data");
+    }
     return len <= CAIRN_LIST_DATA_BYTES_MAX
                ? 0
                : sdk__fail(CAIRN_E_TOOBIG, "an element of %zu bytes: at most %u", len,
@@ -38,6 +41,9 @@ static int node_move(cairn_heap *heap, cairn_ptr ptr, struct list_node from, str
 int cairn_list_new(cairn_heap *heap, cairn_ptr *list)
 {
     struct list_node head = {CAIRN_NULL, 0};
+    if (list == NULL) {
+        return sdk__missing("list");
+    }
     return cairn_alloc_init(heap, sizeof head, CAIRN_TYPE_LIST, &head, sizeof head, list);
 }
 
@@ -60,7 +66,7 @@ int cairn_list_destroy(cairn_heap *heap, cairn_ptr list)
 
 int cairn_list_push(cairn_heap *heap, cairn_ptr list, const void *data, size_t len, cairn_ptr *node)
 {
-    int rv = check_len(len);
+    int rv = check_data(data, len);
     if (rv != 0) {
         return rv;
     }
@@ -238,6 +244,9 @@ static int data_read(cairn_heap *heap, cairn_ptr node, uint8_t **data, size_t *l
 
 int cairn_list_pop(cairn_heap *heap, cairn_ptr list, void *data, size_t size, size_t *len)
 {
+    if (len == NULL || (data == NULL && size > 0)) {
+        return sdk__missing(len == NULL ? "len" : "data");
+    }
     for (;;) {
         cairn_ptr at = list;
         struct list_node p;
@@ -272,7 +281,7 @@ int cairn_list_each(cairn_heap *heap, cairn_ptr list, cairn_list_cb cb, void *ar
 {
     cairn_ptr at = list;
     struct list_node p;
-    int rv = node_read(heap, list, &p);
+    int rv = cb == NULL ? sdk__missing("cb") : node_read(heap, list, &p);
     while (rv == 0) {
         rv = advance(heap, &at, &p);
         if (rv != 0 || cairn_ptr_is_null(at)) {

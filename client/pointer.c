@@ -14,7 +14,7 @@ void cairn_ptr_format(cairn_ptr ptr, char *text, size_t size)
 {
     uint64_t slot = ptr.word & ((UINT64_C(1) << SLOT_BITS) - 1);
     uint64_t generation = ptr.word >> SLOT_BITS & ((UINT64_C(1) << GENERATION_BITS) - 1);
-    (void)snprintf(text, size, "%" PRIu64 ".%" PRIu64 ".%010" PRIx64,
+    (void)snprintf(text, text == NULL ? 0 : size, "%" PRIu64 ".%" PRIu64 ".%010" PRIx64,
                    ptr.word >> (SLOT_BITS + GENERATION_BITS), generation, slot);
 }
 
@@ -44,6 +44,9 @@ static int digit_of(char c)
 
 int cairn_ptr_parse(const char *text, cairn_ptr *out)
 {
+    if (out == NULL) {
+        return sdk__missing("out");
+    }
     *out = CAIRN_NULL;
     uint64_t shard = 0;
     uint64_t generation = 0;

@@ -184,6 +184,9 @@ int cairn_alloc_into(cairn_heap *heap, cairn_ptr owner, uint64_t offset, uint64_
                       .type = type,
                       .init = init,
                       .init_bytes = init_bytes};
+    if (ptr == NULL || (init == NULL && init_bytes > 0)) {
+        return sdk__missing(ptr == NULL ? "ptr" : "init");
+    }
     int rv = cairn_tx_run(heap, into_try, &in);
     *ptr = rv == 0 ? in.ptr : CAIRN_NULL;
     return rv == CAIRN_E_EXISTS ? CAIRN_E_CONFLICT : rv;

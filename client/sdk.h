@@ -126,6 +126,8 @@ void sdk__embedded_watch(struct cairn_heap *heap, struct embedded_call *call); /
 
 /* error.c: set the calling thread's message and return err. An empty text becomes the code's. */
 int sdk__fail(int err, const char *format, ...) __attribute__((format(printf, 2, 3)));
+/* INVAL: this argument of the public call is NULL, and must not be. */
+int sdk__missing(const char *name);
 
 /* tx_commit.c: the future of a commit that has a set is freed, with its outcome. */
 void sdk__tx_settled(struct cairn_future *future);

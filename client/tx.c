@@ -16,6 +16,9 @@ void cairn_tx_opts_init(cairn_tx_opts *opts, size_t struct_size)
                               .isolation = CAIRN_SERIALIZABLE,
                               .items_max = TX_ITEMS_MAX,
                               .bytes_max = TX_BYTES_MAX};
+    if (opts == NULL) {
+        return;
+    }
     memset(opts, 0, struct_size);
     memcpy(opts, &defaults, struct_size < sizeof defaults ? struct_size : sizeof defaults);
 }
@@ -80,10 +83,13 @@ static struct cairn_tx *part_new(struct tx_set *set, struct cairn_heap *heap)
 
 int cairn_tx_begin(cairn_heap *heap, const cairn_tx_opts *opts, cairn_tx **out)
 {
+    if (out == NULL) {
+        return sdk__missing("tx");
+    }
     *out = NULL;
     cairn_tx_opts taken;
     if (heap == NULL) {
-        return sdk__fail(CAIRN_E_INVAL, "the heap is NULL");
+        return sdk__missing("heap");
     }
     int rv = opts_take(&taken, opts);
     if (rv != 0) {
@@ -103,8 +109,14 @@ int cairn_tx_begin(cairn_heap *heap, const cairn_tx_opts *opts, cairn_tx **out)
 
 int cairn_tx_join(cairn_tx *tx, cairn_heap *heap, cairn_tx **part)
 {
+    if (part == NULL) {
+        return sdk__missing("part");
+    }
     *part = NULL;
-    if (heap == NULL || heap->client != tx->heap->client) {
+    if (tx == NULL || heap == NULL) {
+        return sdk__missing(tx == NULL ? "tx" : "heap");
+    }
+    if (heap->client != tx->heap->client) {
         return sdk__fail(CAIRN_E_INVAL, "a transaction is of one client");
     }
     if (heap->client->embedded != NULL) {
@@ -160,6 +172,9 @@ int sdk__tx_aim(const struct cairn_heap *heap, uint64_t ptr, struct core_shard *
 
 static int may_write(const struct cairn_tx *tx)
 {
+    if (tx == NULL) {
+        return sdk__missing("tx");
+    }
     return tx->set->opts.read_only == 0 ? sdk__tx_only_reads(tx->set)
                                         : sdk__fail(CAIRN_E_INVAL, "the transaction only reads");
 }
@@ -180,7 +195,6 @@ static int alloc_on(struct cairn_tx *tx, uint32_t shard, uint64_t bytes, uint32_
                     cairn_ptr *ptr)
 {
     struct tx_set *set = tx->set;
-    *ptr = CAIRN_NULL;
     int rv = may_write(tx);
     if (rv == 0 && (bytes == 0 || bytes > CAIRN_OBJECT_BYTES_MAX)) {
         rv = sdk__fail(bytes == 0 ? CAIRN_E_INVAL : CAIRN_E_TOOBIG,
@@ -218,6 +232,10 @@ static int alloc_on(struct cairn_tx *tx, uint32_t shard, uint64_t bytes, uint32_
 
 int cairn_tx_alloc(cairn_tx *tx, uint64_t bytes, uint32_t type, cairn_ptr *ptr)
 {
+    if (tx == NULL || ptr == NULL) {
+        return sdk__missing(tx == NULL ? "tx" : "ptr");
+    }
+    *ptr = CAIRN_NULL;
     struct core_heap *core = tx->heap->core;
     uint32_t turn = atomic_fetch_add_explicit(&core->next, 1, memory_order_relaxed);
     return alloc_on(tx, turn % core->count, bytes, type, ptr);
@@ -227,6 +245,9 @@ int cairn_tx_alloc_near(cairn_tx *tx, cairn_ptr near_to, uint64_t bytes, uint32_
                         cairn_ptr *ptr)
 {
     struct core_shard *shard = NULL;
+    if (tx == NULL || ptr == NULL) {
+        return sdk__missing(tx == NULL ? "tx" : "ptr");
+    }
     *ptr = CAIRN_NULL;
     int rv = sdk__tx_aim(tx->heap, near_to.word, &shard);
     return rv != 0 ? rv : alloc_on(tx, sdk__tx_shard_index(tx->heap, shard), bytes, type, ptr);
@@ -264,12 +285,18 @@ int cairn_tx_write(cairn_tx *tx, cairn_ptr ptr, uint64_t offset, const void *dat
     if (rv == 0) {
         rv = check_range(object, offset, len);
     }
+    if (rv == 0 && data == NULL) {
+        rv = sdk__missing("data");
+    }
     return rv != 0 ? rv : sdk__tx_write_bytes(tx->set, object, offset, slice_of(data, len));
 }
 
 int cairn_tx_compare(cairn_tx *tx, cairn_ptr ptr, uint64_t offset, const void *expected, size_t len)
 {
     struct tx_object *object = NULL;
+    if (tx == NULL || (expected == NULL && len > 0)) {
+        return sdk__missing(tx == NULL ? "tx" : "expected");
+    }
     int rv = sdk__tx_only_reads(tx->set);
     if (rv == 0) {
         rv = sdk__tx_object_of(tx, ptr, &object);
@@ -296,6 +323,9 @@ int cairn_tx_compare(cairn_tx *tx, cairn_ptr ptr, uint64_t offset, const void *e
 int cairn_tx_compare_version(cairn_tx *tx, cairn_ptr ptr, uint64_t version)
 {
     struct tx_object *object = NULL;
+    if (tx == NULL) {
+        return sdk__missing("tx");
+    }
     int rv = sdk__tx_only_reads(tx->set);
     if (rv == 0) {
         rv = sdk__tx_object_of(tx, ptr, &object);

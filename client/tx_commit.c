@@ -138,6 +138,9 @@ static void end(struct tx_set *set, int err, bool several)
 int cairn_tx_commit(cairn_tx *tx, uint64_t *version)
 {
     struct commit done;
+    if (tx == NULL) {
+        return sdk__missing("tx");
+    }
     int rv = commit(tx, &done);
     if (version != NULL) {
         *version = done.version;
@@ -197,6 +200,10 @@ void sdk__tx_settled(struct cairn_future *f)
 /* One that only reads is sent like one that writes: it is as valid, though the log knows of it. */
 int cairn_tx_commit_async(cairn_tx *tx, cairn_future **future)
 {
+    if (tx == NULL || future == NULL) {
+        cairn_tx_abort(tx); /* it ends in any case */
+        return sdk__missing(tx == NULL ? "tx" : "future");
+    }
     struct tx_set *set = tx->set;
     struct tx_parts parts;
     struct cairn_future *f = sdk__future_new(tx->heap);
@@ -328,6 +335,9 @@ static int run_once(struct cairn_heap *heap, const cairn_tx_opts *opts, struct r
 int cairn_tx_run_opts(cairn_heap *heap, const cairn_tx_opts *opts, cairn_tx_fn fn, void *arg)
 {
     cairn_tx *probe = NULL;
+    if (fn == NULL) {
+        return sdk__missing("fn");
+    }
     int rv = cairn_tx_begin(heap, opts, &probe); /* whose deadline is that of the whole run */
     if (rv != 0) {
         return rv;

@@ -100,6 +100,9 @@ static int reserve(struct cairn_tx *tx)
 
 int cairn_tx_id_of(cairn_tx *tx, cairn_tx_id *id)
 {
+    if (tx == NULL || id == NULL) {
+        return sdk__missing(tx == NULL ? "tx" : "id");
+    }
     memset(id, 0, sizeof *id);
     if (tx->heap->client->embedded != NULL) {
         return sdk__fail(CAIRN_E_UNSUPPORTED, "in a directory a commit's outcome is known at once");
@@ -113,8 +116,11 @@ int cairn_tx_id_of(cairn_tx *tx, cairn_tx_id *id)
 
 void cairn_tx_id_format(const cairn_tx_id *id, char *text, size_t size)
 {
-    (void)snprintf(text, size, "%016" PRIx64 ".%016" PRIx64 ".%016" PRIx64 ".%016" PRIx64,
-                   id->words[0], id->words[1], id->words[2], id->words[3]);
+    static const cairn_tx_id none;
+    id = id == NULL ? &none : id;
+    (void)snprintf(text, text == NULL ? 0 : size,
+                   "%016" PRIx64 ".%016" PRIx64 ".%016" PRIx64 ".%016" PRIx64, id->words[0],
+                   id->words[1], id->words[2], id->words[3]);
 }
 
 static bool word_parse(const char *at, uint64_t *out)
@@ -133,6 +139,9 @@ static bool word_parse(const char *at, uint64_t *out)
 
 int cairn_tx_id_parse(const char *text, cairn_tx_id *out)
 {
+    if (out == NULL) {
+        return sdk__missing("out");
+    }
     bool good = text != NULL && strlen(text) == WORDS * (ID_DIGITS + 1) - 1;
     memset(out, 0, sizeof *out);
     for (uint32_t i = 0; good && i < WORDS; i++) {
@@ -165,6 +174,9 @@ int cairn_tx_outcome(cairn_client *client, const cairn_tx_id *id, uint32_t *stat
                      uint64_t *version)
 {
     uint64_t found = 0;
+    if (client == NULL || id == NULL || state == NULL) {
+        return sdk__missing(client == NULL ? "client" : id == NULL ? "id" : "state");
+    }
     *state = CAIRN_TX_UNKNOWN;
     if (version != NULL) {
         *version = 0;

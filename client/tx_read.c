@@ -76,6 +76,9 @@ static int stat_fetch(struct cairn_tx *tx, struct tx_object *object, struct cair
 int cairn_tx_stat(cairn_tx *tx, cairn_ptr ptr, cairn_object *out)
 {
     struct tx_object *object = NULL;
+    if (tx == NULL || out == NULL) {
+        return sdk__missing(tx == NULL ? "tx" : "object");
+    }
     memset(out, 0, sizeof *out);
     int rv = sdk__tx_object_of(tx, ptr, &object);
     if (rv != 0) {
@@ -130,6 +133,9 @@ static int bytes_fetch(struct cairn_tx *tx, struct tx_object *object, uint64_t o
 int cairn_tx_read(cairn_tx *tx, cairn_ptr ptr, uint64_t offset, void *data, size_t len)
 {
     struct tx_object *object = NULL;
+    if (tx == NULL || (data == NULL && len > 0)) {
+        return sdk__missing(tx == NULL ? "tx" : "data");
+    }
     int rv = sdk__tx_object_of(tx, ptr, &object);
     if (rv != 0) {
         return rv;
@@ -138,7 +144,7 @@ int cairn_tx_read(cairn_tx *tx, cairn_ptr ptr, uint64_t offset, void *data, size
         return sdk__fail(CAIRN_E_RANGE, "offset %llu + %zu bytes of an object of %llu",
                          (unsigned long long)offset, len, (unsigned long long)object->size);
     }
-    if (object->born) {
+    if (object->born && len > 0) {
         memset(data, 0, len);
     } else if (len == 0 || !sdk__tx_covered(object, offset, len)) {
         rv = bytes_fetch(tx, object, offset, data, len);
@@ -172,6 +178,9 @@ static int no_root(const char *name)
 int cairn_tx_root_get(cairn_tx *tx, const char *name, cairn_ptr *ptr)
 {
     struct tx_root *root = NULL;
+    if (tx == NULL || ptr == NULL) {
+        return sdk__missing(tx == NULL ? "tx" : "ptr");
+    }
     *ptr = CAIRN_NULL;
     int rv = sdk__tx_root_of(tx, name, &root);
     if (rv != 0) {
@@ -313,7 +322,7 @@ static int list_shard(struct listing *l, uint32_t shard)
 int cairn_tx_root_list(cairn_tx *tx, cairn_root_cb cb, void *arg)
 {
     struct listing l = {.tx = tx, .cb = cb, .arg = arg};
-    int rv = 0;
+    int rv = tx == NULL || cb == NULL ? sdk__missing(tx == NULL ? "tx" : "cb") : 0;
     for (uint32_t i = 0; rv == 0 && !l.stopped && i < tx->heap->core->count; i++) {
         l.shard = tx->heap->core->shards[i];
         rv = list_shard(&l, i);

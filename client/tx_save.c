@@ -135,6 +135,9 @@ int cairn_tx_save(cairn_tx *tx, char **bytes, size_t *len)
 {
     static const char digits[] = "0123456789abcdef";
     struct writer w = {.failed = false};
+    if (tx == NULL || bytes == NULL || len == NULL) {
+        return sdk__missing(tx == NULL ? "tx" : bytes == NULL ? "bytes" : "len");
+    }
     *bytes = NULL;
     *len = 0;
     if (tx->set->allocated || tx->set->reserved != NULL || length_of(&tx->set->parts) > 1) {
@@ -338,9 +341,12 @@ static int get_set(struct cairn_heap *heap, struct cursor *c, cairn_tx **out)
 int cairn_tx_load(cairn_heap *heap, const char *bytes, size_t len, cairn_tx **tx)
 {
     struct buf binary = {0};
+    if (tx == NULL) {
+        return sdk__missing("tx");
+    }
     *tx = NULL;
-    if (heap == NULL) {
-        return sdk__fail(CAIRN_E_INVAL, "the heap is NULL");
+    if (heap == NULL || bytes == NULL) {
+        return sdk__missing(heap == NULL ? "heap" : "bytes");
     }
     int rv = bytes_of(bytes, len, &binary);
     if (rv == 0) {

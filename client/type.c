@@ -24,6 +24,9 @@ static uint32_t number_of(const char *name)
 
 uint32_t cairn_type_number(const cairn_type *type)
 {
+    if (type == NULL || (type->number == 0 && type->name == NULL)) {
+        return 0;
+    }
     return type->number != 0 ? type->number : number_of(type->name);
 }
 
@@ -156,8 +159,8 @@ static bool decode(uint32_t number, struct slice bytes, struct decoded *out)
 int cairn_type_register(cairn_heap *heap, const cairn_type *type)
 {
     struct buf bytes = {0};
-    if (heap == NULL) {
-        return sdk__fail(CAIRN_E_INVAL, "the heap is NULL");
+    if (heap == NULL || type == NULL) {
+        return sdk__missing(heap == NULL ? "heap" : "type");
     }
     int rv = sdk__type_encode(type, &bytes);
     for (uint32_t i = 0; rv == 0 && i < core_heap_shards(heap->core); i++) {
@@ -200,8 +203,8 @@ static int show_page(struct slice types, struct decoded *decoded, uint32_t *last
 
 int cairn_type_list(cairn_heap *heap, cairn_type_cb cb, void *arg)
 {
-    if (heap == NULL) {
-        return sdk__fail(CAIRN_E_INVAL, "the heap is NULL");
+    if (heap == NULL || cb == NULL) {
+        return sdk__missing(heap == NULL ? "heap" : "cb");
     }
     struct decoded *decoded = mem_alloc(sizeof *decoded);
     if (decoded == NULL) {

@@ -9,11 +9,6 @@
 #define OBJECTS_PER_PAGE 1024u
 #define OBJECT_BYTES     32u
 
-static int no_heap(void)
-{
-    return sdk__fail(CAIRN_E_INVAL, "the heap is NULL");
-}
-
 /* ---- history ---- */
 
 static int show_changes(struct slice changes, uint64_t *count, bool *stopped, cairn_history_cb cb,
@@ -57,8 +52,8 @@ static int show_older(void *arg, const cairn_change *change)
 
 int cairn_history(cairn_heap *heap, cairn_ptr ptr, cairn_history_cb cb, void *arg)
 {
-    if (heap == NULL) {
-        return no_heap();
+    if (heap == NULL || cb == NULL) {
+        return sdk__missing(heap == NULL ? "heap" : "cb");
     }
     struct history_page page = {.cb = cb, .arg = arg, .seen = UINT64_MAX};
     uint64_t count = 0;
@@ -94,9 +89,12 @@ struct cairn_iter {
 
 int cairn_iter_new(cairn_heap *heap, uint32_t type, cairn_iter **out)
 {
+    if (out == NULL) {
+        return sdk__missing("iter");
+    }
     *out = NULL;
     if (heap == NULL) {
-        return no_heap();
+        return sdk__missing("heap");
     }
     struct cairn_iter *iter = mem_zalloc(sizeof *iter);
     if (iter == NULL) {
@@ -132,6 +130,9 @@ static int fetch(struct cairn_iter *iter)
 
 int cairn_iter_next(cairn_iter *iter, cairn_object *object, int *end)
 {
+    if (iter == NULL || object == NULL || end == NULL) {
+        return sdk__missing(iter == NULL ? "iter" : object == NULL ? "object" : "end");
+    }
     memset(object, 0, sizeof *object);
     *end = 0;
     while (iter->at >= iter->page.len) {
@@ -172,7 +173,7 @@ void cairn_iter_free(cairn_iter *iter)
 int cairn_heap_set_retention(cairn_heap *heap, uint64_t retention_ms)
 {
     if (heap == NULL) {
-        return no_heap();
+        return sdk__missing("heap");
     }
     int rv = 0;
     for (uint32_t i = 0; rv == 0 && i < core_heap_shards(heap->core); i++) {
@@ -186,7 +187,7 @@ int cairn_heap_set_retention(cairn_heap *heap, uint64_t retention_ms)
 int cairn_heap_defrag(cairn_heap *heap, uint32_t shard, uint32_t bytes, uint64_t *moved, int *more)
 {
     if (heap == NULL) {
-        return no_heap();
+        return sdk__missing("heap");
     }
     struct cairn_future f;
     sdk__future_init(&f, heap->client);
@@ -203,7 +204,7 @@ int cairn_heap_defrag(cairn_heap *heap, uint32_t shard, uint32_t bytes, uint64_t
 int cairn_heap_trim(cairn_heap *heap, uint32_t shard, uint64_t bytes, uint64_t *freed)
 {
     if (heap == NULL) {
-        return no_heap();
+        return sdk__missing("heap");
     }
     struct cairn_future f;
     sdk__future_init(&f, heap->client);

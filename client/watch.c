@@ -237,6 +237,9 @@ void cairn_watch_opts_init(cairn_watch_opts *opts, size_t struct_size)
 {
     cairn_watch_opts all = {
         .struct_size = struct_size, .from = CAIRN_WATCH_NOW, .bytes_max = 16u << 20};
+    if (opts == NULL) {
+        return;
+    }
     memset(opts, 0, struct_size);
     memcpy(opts, &all, struct_size < sizeof all ? struct_size : sizeof all);
 }
@@ -285,6 +288,10 @@ static int open_watch(struct cairn_heap *heap, const struct msg_watch *what, uin
     cairn_watch_opts taken;
     struct watch_reader *reader = NULL;
     cairn_watch_opts_init(&taken, sizeof taken);
+    if (opts != NULL &&
+        (opts->struct_size < sizeof opts->struct_size || opts->struct_size > 4096)) {
+        return sdk__fail(CAIRN_E_INVAL, "set up the options with cairn_watch_opts_init()");
+    }
     if (opts != NULL) {
         memcpy(&taken, opts, opts->struct_size < sizeof taken ? opts->struct_size : sizeof taken);
     }
@@ -327,9 +334,14 @@ static int open_watch(struct cairn_heap *heap, const struct msg_watch *what, uin
     return 0;
 }
 
-static int no_heap(void)
+/* What every way to open one needs. */
+static int check_open(const struct cairn_heap *heap, cairn_watch **watch)
 {
-    return sdk__fail(CAIRN_E_INVAL, "the heap is NULL");
+    if (watch == NULL) {
+        return sdk__missing("watch");
+    }
+    *watch = NULL;
+    return heap != NULL ? 0 : sdk__missing("heap");
 }
 
 #define POINTER_SHARD_SHIFT 52 /* shard:12 | generation:14 | slot:38 */
@@ -338,9 +350,9 @@ int cairn_watch_object(cairn_heap *heap, cairn_ptr ptr, const cairn_watch_opts *
                        cairn_watch **watch)
 {
     struct msg_watch what = {.what = WATCH_OBJECT, .ptr = ptr.word};
-    *watch = NULL;
-    if (heap == NULL) {
-        return no_heap();
+    int bad = check_open(heap, watch);
+    if (bad != 0) {
+        return bad;
     }
     uint64_t shard = ptr.word >> POINTER_SHARD_SHIFT;
     if (cairn_ptr_is_null(ptr) || shard >= core_heap_shards(heap->core)) {
@@ -363,11 +375,10 @@ int cairn_watch_root(cairn_heap *heap, const char *name, const cairn_watch_opts 
                      cairn_watch **watch)
 {
     struct msg_watch what = {.what = WATCH_ROOT};
-    *watch = NULL;
-    if (heap == NULL) {
-        return no_heap();
+    int rv = check_open(heap, watch);
+    if (rv == 0) {
+        rv = name_of(name, 1, &what.name);
     }
-    int rv = name_of(name, 1, &what.name);
     return rv != 0 ? rv
                    : open_watch(heap, &what, core_heap_root_shard(heap->core, what.name), 1, opts,
                                 watch);
@@ -383,11 +394,10 @@ int cairn_watch_roots(cairn_heap *heap, const char *prefix, const cairn_watch_op
                       cairn_watch **watch)
 {
     struct msg_watch what = {.what = WATCH_ROOTS};
-    *watch = NULL;
-    if (heap == NULL) {
-        return no_heap();
+    int rv = check_open(heap, watch);
+    if (rv == 0) {
+        rv = name_of(prefix, 0, &what.name);
     }
-    int rv = name_of(prefix, 0, &what.name);
     return rv != 0 ? rv : open_all(heap, &what, opts, watch);
 }
 
@@ -395,15 +405,15 @@ int cairn_watch_type(cairn_heap *heap, uint32_t type, const cairn_watch_opts *op
                      cairn_watch **watch)
 {
     struct msg_watch what = {.what = WATCH_TYPE, .type = type};
-    *watch = NULL;
-    return heap == NULL ? no_heap() : open_all(heap, &what, opts, watch);
+    int rv = check_open(heap, watch);
+    return rv != 0 ? rv : open_all(heap, &what, opts, watch);
 }
 
 int cairn_watch_heap(cairn_heap *heap, const cairn_watch_opts *opts, cairn_watch **watch)
 {
     struct msg_watch what = {.what = WATCH_ALL};
-    *watch = NULL;
-    return heap == NULL ? no_heap() : open_all(heap, &what, opts, watch);
+    int rv = check_open(heap, watch);
+    return rv != 0 ? rv : open_all(heap, &what, opts, watch);
 }
 
 /* ---- taking ---- */
@@ -413,6 +423,9 @@ int cairn_watch_next(cairn_watch *watch, uint32_t timeout_ms, const cairn_event 
     struct timespec until = sdk_time_after(timeout_ms);
     uint32_t emptied = UINT32_MAX;
     int rv = 0;
+    if (watch == NULL || event == NULL) {
+        return sdk__missing(watch == NULL ? "watch" : "event");
+    }
     *event = NULL;
     if (sdk__is_foreign(watch->heap->client)) {
         return foreign();
@@ -442,6 +455,9 @@ int cairn_watch_next(cairn_watch *watch, uint32_t timeout_ms, const cairn_event 
 
 int cairn_watch_ready_async(cairn_watch *watch, cairn_future **future)
 {
+    if (watch == NULL || future == NULL) {
+        return sdk__missing(watch == NULL ? "watch" : "future");
+    }
     *future = NULL;
     if (sdk__is_foreign(watch->heap->client)) {
         return foreign();
@@ -471,6 +487,9 @@ int cairn_watch_ready_async(cairn_watch *watch, cairn_future **future)
 int cairn_watch_token(cairn_watch *watch, char *token, size_t bytes)
 {
     char text[CAIRN_WATCH_TOKEN_BYTES];
+    if (watch == NULL || token == NULL) {
+        return sdk__missing(watch == NULL ? "watch" : "token");
+    }
     if (sdk__is_foreign(watch->heap->client)) {
         return foreign();
     }

@@ -11,6 +11,9 @@
  * ended, while the answer was outstanding): it may or may not have happened. Threads. A client and
  * a heap may be used by any thread at a time. A library thread does the network; callbacks run on
  * it, must not block, and a blocking call inside one returns CAIRN_E_INVAL.
+ * NULL. Only arguments of which the header says so may be NULL, and buffers of no bytes; any other
+ * one yields CAIRN_E_INVAL, and the message names it. (What returns nothing does nothing then, a
+ * count is 0, a text ""; a handle that isn't NULL must be one that was given and not yet freed.)
  * Blocking and asynchronous. Every network call exists in both forms; the blocking one is the
  * asynchronous one and a wait. Lifetime. client outlives its heaps, heap outlives its futures;
  * cairn_client_free() fails pending calls with CAIRN_E_CANCELED. Not usable in a child after
@@ -170,7 +173,7 @@ typedef struct cairn_heap_opts {
 CAIRN_API void cairn_heap_opts_init(cairn_heap_opts *opts, size_t struct_size);
 
 /* Name: [a-z0-9][a-z0-9_-]*, at most 63 bytes. CAIRN_E_EXISTS. Returns when every shard has a
- * leader. */
+ * leader. opts NULL: defaults. */
 CAIRN_API int cairn_heap_create(cairn_client *client, const char *name,
                                 const cairn_heap_opts *opts);
 CAIRN_API int cairn_heap_drop(cairn_client *client,
@@ -243,7 +246,7 @@ CAIRN_API int cairn_stat(cairn_heap *heap, cairn_ptr ptr, cairn_object *object);
 /* As it was at version `at` (of any object: versions are points in time). SNAPSHOT_TOO_OLD: older
  * than the heap's retention; NOTFOUND: not allocated yet then; STALE: freed by then; INVAL: more
  * than a second in the future (up to then the call waits). A freed object can be read at versions
- * before its free. */
+ * before its free. version may be NULL. */
 CAIRN_API int cairn_read_at(cairn_heap *heap, cairn_ptr ptr, uint64_t at, uint64_t offset,
                             void *data, size_t len, uint64_t *version);
 CAIRN_API int cairn_stat_at(cairn_heap *heap, cairn_ptr ptr, uint64_t at, cairn_object *object);
@@ -445,7 +448,8 @@ CAIRN_API int cairn_future_on_ready(cairn_future *future, cairn_future_cb cb, vo
 CAIRN_API int cairn_future_error(const cairn_future *future);
 CAIRN_API const char *
 cairn_future_errormsg(const cairn_future *future); /* the future's own; valid until its free */
-/* Results by kind of call; CAIRN_E_INVAL for another kind. Bytes are the future's own. */
+/* Results by kind of call; CAIRN_E_INVAL for another kind. Bytes are the future's own; version may
+ * be NULL. */
 CAIRN_API int cairn_future_get_ptr(const cairn_future *future, cairn_ptr *ptr);
 CAIRN_API int cairn_future_get_u64(const cairn_future *future, uint64_t *value);
 CAIRN_API int cairn_future_get_bytes(const cairn_future *future, const void **data, size_t *len,
@@ -459,7 +463,7 @@ CAIRN_API void cairn_future_free(cairn_future *future); /* NULL is allowed */
  * args_json NULL: none. *json is given (free with cairn_json_free). */
 CAIRN_API int cairn_admin(cairn_client *client, const char *node, const char *verb,
                           const char *args_json, char **json);
-CAIRN_API void cairn_json_free(char *json);
+CAIRN_API void cairn_json_free(char *json); /* NULL is allowed */
 /* The same, with a deadline of its own (0: the client's). cairn_future_get_bytes() has the answer,
  * without a zero behind it. */
 CAIRN_API int cairn_admin_async(cairn_client *client, const char *node, const char *verb,

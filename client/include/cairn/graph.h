@@ -21,10 +21,10 @@ typedef struct cairn_fetch_opts {
 } cairn_fetch_opts;
 CAIRN_API void cairn_fetch_opts_init(cairn_fetch_opts *opts, size_t struct_size);
 
-/* Breadth first from `start` along the pointer fields of registered types, each object once. *graph
- * is given (free with cairn_graph_free). STALE, NOT_YET: the start. SNAPSHOT_TOO_OLD. Dangling
- * pointers are left out; of an object of more than 2 MiB the first 2 MiB come, and the graph is
- * partial. */
+/* Breadth first from `start` along the pointer fields of registered types, each object once. opts
+ * NULL: defaults. *graph is given (free with cairn_graph_free). STALE, NOT_YET: the start.
+ * SNAPSHOT_TOO_OLD. Dangling pointers are left out; of an object of more than 2 MiB the first 2 MiB
+ * come, and the graph is partial. */
 CAIRN_API int cairn_fetch(cairn_heap *heap, cairn_ptr start, const cairn_fetch_opts *opts,
                           cairn_graph **graph);
 /* The same in a transaction: as of its time, or each object counts as read at its commit (CONFLICT

@@ -85,8 +85,8 @@ CAIRN_API int cairn_tx_root_list(cairn_tx *tx, cairn_root_cb cb, void *arg);
  * TX_TOO_LATE, TOOBIG, LIMIT, NOSPACE, STALE, RANGE, DENIED: nothing happened. tx ends in any case.
  */
 CAIRN_API int cairn_tx_commit(cairn_tx *tx, uint64_t *version);
-/* cairn_future_get_u64(): the version. One that only read is sent like one that writes. Pointers of
- * one that fails go stale when the future is freed. */
+/* Ends tx in any case. cairn_future_get_u64(): the version. One that only read is sent like one
+ * that writes. Pointers of one that fails go stale when the future is freed. */
 CAIRN_API int cairn_tx_commit_async(cairn_tx *tx, cairn_future **future);
 CAIRN_API void cairn_tx_abort(cairn_tx *tx); /* no round trip; NULL is allowed */
 
@@ -143,7 +143,7 @@ CAIRN_API int cairn_ptr_swap(cairn_heap *heap, cairn_ptr a, uint64_t a_offset, c
                              uint64_t b_offset);
 /* Moves the first node of one owner's list to another's: the pointer at `from` gets the node's next
  * (at next_offset in the node), the node's next gets the pointer at `to`, which gets the node.
- * NOTFOUND: the pointer at `from` is null. */
+ * *node (may be NULL): the node. NOTFOUND: the pointer at `from` is null. */
 CAIRN_API int cairn_ptr_move(cairn_heap *heap, cairn_ptr from, uint64_t from_offset, cairn_ptr to,
                              uint64_t to_offset, uint64_t next_offset, cairn_ptr *node);
 /* Allocates, fills and links into (owner, offset), or does nothing. *ptr: the new object. With
