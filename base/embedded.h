@@ -131,10 +131,11 @@ struct embedded_ops {
     /* Finishes what is pending, takes a checkpoint, closes everything. In a child of the process
      * that opened it: does nothing. */
     void (*close)(struct embedded *db);
-    /* ERR_EXISTS, ERR_INVAL, ERR_LIMIT, ERR_DISKFULL, ERR_NOMEM, ERR_IO; TIMEOUT: for timeout_ms
+    /* In one step: it is there with its retention (0: no history), or isn't there.
+     * ERR_EXISTS, ERR_INVAL, ERR_LIMIT, ERR_DISKFULL, ERR_NOMEM, ERR_IO; TIMEOUT: for timeout_ms
      * the log had no place for it, and nothing has happened. */
     int (*heap_create)(struct embedded *db, struct slice name, uint64_t bytes_max,
-                       uint32_t timeout_ms, struct err_text *e);
+                       uint64_t retention_ms, uint32_t timeout_ms, struct err_text *e);
     int (*heap_drop)(struct embedded *db, struct slice name, uint32_t timeout_ms,
                      struct err_text *e);
     int (*heap_open)(struct embedded *db, struct slice name, struct embedded_heap **out,

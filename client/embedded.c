@@ -111,21 +111,6 @@ static int heap_open(struct cairn_client *client, struct core_call *call, struct
     return 0;
 }
 
-/* A second step behind the creation: a crash in between leaves a heap that keeps no history. */
-static int keep_history(struct cairn_client *client, struct slice name, uint64_t retention_ms,
-                        struct err_text *e)
-{
-    struct embedded_heap *heap = NULL;
-    struct embedded_call c = {.request = &(const struct embedded_request){
-                                  .op = EMBEDDED_SET_RETENTION, .size = retention_ms}};
-    int rv = client->embedded->heap_open(client->db, name, &heap, e);
-    if (rv == 0) {
-        client->embedded->run(heap, &c, client->timeout_ms);
-        rv = err_set(e, c.err, "%s", c.text == NULL ? "" : c.text);
-    }
-    return rv;
-}
-
 /* A heap here has one shard, whatever was asked for: its limit is that of all of them together. */
 static int heap_create(struct cairn_client *client, struct core_call *call)
 {
@@ -136,10 +121,7 @@ static int heap_create(struct cairn_client *client, struct core_call *call)
         return refuse(call, ERR_INVAL, "no heap is that large");
     }
     int rv = client->embedded->heap_create(client->db, m->name, m->shard_bytes_max * m->shard_count,
-                                           client->timeout_ms, &e);
-    if (rv == 0 && m->retention_ms != 0) {
-        rv = keep_history(client, m->name, m->retention_ms, &e);
-    }
+                                           m->retention_ms, client->timeout_ms, &e);
     return refuse(call, rv, e.text);
 }
 

@@ -16,7 +16,8 @@
 static int create_apply(struct heap *heap, uint64_t version, const struct heap_command *c)
 {
     struct slice value;
-    struct catalog_entry entry = {.uid = c->ptr, .bytes_max = c->size, .created = version};
+    struct catalog_entry entry = {
+        .uid = c->ptr, .bytes_max = c->size, .created = version, .retention_ms = c->delta};
     uint64_t next = c->ptr + 1;
     if (heap_map_get(heap, HEAP_MAP_CATALOG, c->name, &value) == 0) {
         return ERR_EXISTS;
@@ -51,7 +52,7 @@ static int catalog_entry_of(struct slice value, struct catalog_entry *out)
         return ERR_CORRUPT;
     }
     memcpy(out, value.data, sizeof *out);
-    return out->uid >= HEAP_UID_FIRST ? 0 : ERR_CORRUPT;
+    return out->uid >= HEAP_UID_FIRST && out->retention_ms <= RETENTION_MS_MAX ? 0 : ERR_CORRUPT;
 }
 
 static struct embedded_heap *find_uid(struct embedded *db, uint64_t uid)
@@ -155,7 +156,7 @@ static int heaps_load(struct embedded *db, struct err_text *e)
             return err_set(e, ERR_CORRUPT, "%s: the catalogue has a malformed entry",
                            db->settings.dir);
         }
-        int rv = embed__heap_load(db, entry.uid, entry.bytes_max, key, false, &h, e);
+        int rv = embed__heap_load(db, &entry, key, false, &h, e);
         if (rv != 0) {
             return rv;
         }
@@ -168,8 +169,8 @@ static int heaps_load(struct embedded *db, struct err_text *e)
 int embed__catalog_load(struct embedded *db, bool fresh, struct err_text *e)
 {
     struct slice value;
-    int rv = embed__heap_load(db, CATALOG_UID, CATALOG_BYTES_MAX, slice_of("", 0), fresh,
-                              &db->catalog, e);
+    const struct catalog_entry self = {.uid = CATALOG_UID, .bytes_max = CATALOG_BYTES_MAX};
+    int rv = embed__heap_load(db, &self, slice_of("", 0), fresh, &db->catalog, e);
     if (rv != 0) {
         return rv;
     }
@@ -205,12 +206,15 @@ static int usable(const struct embedded *db, struct err_text *e)
 }
 
 /* Never in doubt: of a heap that may be in the catalogue, nothing must be removed. */
-static int catalog_run(struct embedded *db, enum record_kind kind, struct slice name, uint64_t uid,
-                       uint64_t bytes_max, uint32_t timeout_ms, struct err_text *e)
+static int catalog_run(struct embedded *db, enum record_kind kind, struct slice name,
+                       const struct catalog_entry *entry, uint32_t timeout_ms, struct err_text *e)
 {
     struct embedded_call call = {
-        .request = &(const struct embedded_request){
-            .op = (enum embedded_op)kind, .name = name, .ptr = uid, .size = bytes_max}};
+        .request = &(const struct embedded_request){.op = (enum embedded_op)kind,
+                                                    .name = name,
+                                                    .ptr = entry->uid,
+                                                    .size = entry->bytes_max,
+                                                    .delta = entry->retention_ms}};
     embed__run_certain(db->catalog, &call, timeout_ms);
     return call.err == 0
                ? 0
@@ -235,8 +239,8 @@ static void unmake(struct embedded_heap *h)
     }
 }
 
-static int create(struct embedded *db, struct slice name, uint64_t bytes_max, uint32_t timeout_ms,
-                  struct err_text *e)
+static int create(struct embedded *db, struct slice name, struct catalog_entry *entry,
+                  uint32_t timeout_ms, struct err_text *e)
 {
     struct embedded_heap *h = NULL;
     inline_lock(&db->env);
@@ -248,13 +252,14 @@ static int create(struct embedded *db, struct slice name, uint64_t bytes_max, ui
         rv = err_set(e, ERR_LIMIT, "a directory holds %d heaps at most", HEAPS_MAX);
     }
     if (rv == 0) {
-        rv = embed__heap_load(db, db->next_uid++, bytes_max, name, true, &h, e);
+        entry->uid = db->next_uid++;
+        rv = embed__heap_load(db, entry, name, true, &h, e);
     }
     inline_unlock(&db->env);
     if (rv != 0) {
         return rv;
     }
-    rv = catalog_run(db, RECORD_HEAP_CREATE, name, h->uid, bytes_max, timeout_ms, e);
+    rv = catalog_run(db, RECORD_HEAP_CREATE, name, entry, timeout_ms, e);
     inline_lock(&db->env);
     if (rv == 0) {
         list_push_back(&db->heaps, &h->link);
@@ -267,10 +272,14 @@ static int create(struct embedded *db, struct slice name, uint64_t bytes_max, ui
 }
 
 int embed_heap_create(struct embedded *db, struct slice name, uint64_t bytes_max,
-                      uint32_t timeout_ms, struct err_text *e)
+                      uint64_t retention_ms, uint32_t timeout_ms, struct err_text *e)
 {
+    struct catalog_entry entry = {.retention_ms = retention_ms};
     if (embed_is_foreign(db)) {
         return usable(db, e);
+    }
+    if (retention_ms > RETENTION_MS_MAX) {
+        return err_set(e, ERR_INVAL, "history is kept for at most %llu ms", RETENTION_MS_MAX);
     }
     if (bytes_max > UINT64_MAX - HEAP_PAGE_BYTES) {
         return err_set(e, ERR_INVAL, "no heap is that large");
@@ -279,8 +288,9 @@ int embed_heap_create(struct embedded *db, struct slice name, uint64_t bytes_max
     if (bytes_max < (UINT64_C(1) << 20)) {
         return err_set(e, ERR_INVAL, "a heap has at least 1 MiB");
     }
+    entry.bytes_max = bytes_max;
     (void)pthread_mutex_lock(&db->directory);
-    int rv = create(db, name, bytes_max, timeout_ms, e);
+    int rv = create(db, name, &entry, timeout_ms, e);
     (void)pthread_mutex_unlock(&db->directory);
     return rv;
 }
@@ -301,9 +311,10 @@ static int find(struct embedded *db, struct slice name, struct embedded_heap **o
 static int drop(struct embedded *db, struct slice name, uint32_t timeout_ms, struct err_text *e)
 {
     struct embedded_heap *h = NULL;
+    const struct catalog_entry none = {0};
     int rv = find(db, name, &h, e);
     if (rv == 0) {
-        rv = catalog_run(db, RECORD_HEAP_DROP, name, 0, 0, timeout_ms, e);
+        rv = catalog_run(db, RECORD_HEAP_DROP, name, &none, timeout_ms, e);
     }
     if (rv != 0) {
         return rv;

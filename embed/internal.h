@@ -253,7 +253,7 @@ uint64_t embed_heap_mark(const struct embedded_heap *h);
 /* ---- catalog.c ---- */
 
 int embed_heap_create(struct embedded *db, struct slice name, uint64_t bytes_max,
-                      uint32_t timeout_ms, struct err_text *e);
+                      uint64_t retention_ms, uint32_t timeout_ms, struct err_text *e);
 int embed_heap_drop(struct embedded *db, struct slice name, uint32_t timeout_ms,
                     struct err_text *e);
 int embed_heap_open(struct embedded *db, struct slice name, struct embedded_heap **out,
@@ -266,8 +266,9 @@ int embed__catalog_load(struct embedded *db, bool fresh, struct err_text *e);
 
 /* ---- recover.c ---- */
 
-/* Opens a heap that exists: image, then the log behind it. fresh: may be born now. */
-int embed__heap_load(struct embedded *db, uint64_t uid, uint64_t bytes_max, struct slice name,
+/* Opens a heap that exists: image, then the log behind it; without an image it is born as the entry
+ * says. fresh: may be born now. */
+int embed__heap_load(struct embedded *db, const struct catalog_entry *entry, struct slice name,
                      bool fresh, struct embedded_heap **out, struct err_text *e);
 void embed__heap_free(struct embedded_heap *h); /* its log is not touched */
 

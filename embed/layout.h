@@ -8,7 +8,7 @@
 #include "base/assert.h"
 
 #define IDENTITY_MAGIC  UINT64_C(0x31444d454e524943) /* "CIRNEMD1" */
-#define IDENTITY_FORMAT 1u
+#define IDENTITY_FORMAT 2u
 
 enum identity_mode { IDENTITY_DISK = 1, IDENTITY_PMEM = 2 };
 /* MAKING: a crash interrupted the first open. Nothing was ever promised, so what is missing is made
@@ -31,8 +31,8 @@ static_assert(sizeof(struct identity_block) == 4096, "media format");
 struct catalog_entry {
     uint64_t uid;
     uint64_t bytes_max;
-    uint64_t created; /* version */
-    uint64_t reserved;
+    uint64_t created;      /* version */
+    uint64_t retention_ms; /* that the heap was born with; what holds now, the heap itself knows */
 };
 static_assert(sizeof(struct catalog_entry) == 32, "media format");
 

@@ -15,9 +15,10 @@
 
 /* Beside enum heap_command_kind. */
 enum record_kind {
-    RECORD_HEAP_CREATE = 128, /* of the catalogue: name, ptr: uid, size: bytes_max */
-    RECORD_HEAP_DROP,         /* of the catalogue: name */
-    RECORD_LEASES_RETURN,     /* count: leases, whoever has them; value: how many are left */
+    RECORD_HEAP_CREATE =
+        128,          /* of the catalogue: name, ptr: uid, size: bytes_max, delta: retention_ms */
+    RECORD_HEAP_DROP, /* of the catalogue: name */
+    RECORD_LEASES_RETURN, /* count: leases, whoever has them; value: how many are left */
     RECORD_KINDS
 };
 

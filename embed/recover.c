@@ -69,17 +69,21 @@ static int log_find(struct embedded_heap *h, bool fresh, uint64_t *mark_sequence
     return 0;
 }
 
-static int heap_born(struct embedded_heap *h, uint64_t bytes_max, bool fresh, struct err_text *e)
+static int heap_born(struct embedded_heap *h, const struct catalog_entry *entry, bool fresh,
+                     struct err_text *e)
 {
     struct embedded *db = h->db;
-    struct heap_opts opts = {.uid = h->uid, .heap_id = h->uid, .bytes_max = bytes_max};
+    struct heap_opts opts = {.uid = h->uid,
+                             .heap_id = h->uid,
+                             .bytes_max = entry->bytes_max,
+                             .retention_ms = entry->retention_ms};
     if (db->mode == IMAGE_PMEM && !fresh) {
         return err_set(e, ERR_CORRUPT, "%s/heaps/%016" PRIx64 ": the image is missing",
                        db->settings.dir, h->uid);
     }
     int rv = heap_create(&opts, &h->heap);
     if (rv != 0) {
-        return err_set(e, rv, "a heap of %" PRIu64 " bytes can't be made: %s", bytes_max,
+        return err_set(e, rv, "a heap of %" PRIu64 " bytes can't be made: %s", entry->bytes_max,
                        err_text_of(rv));
     }
     if (db->mode == IMAGE_PMEM) {
@@ -151,17 +155,17 @@ static int replay(struct embedded_heap *h, struct err_text *e)
     return 0;
 }
 
-int embed__heap_load(struct embedded *db, uint64_t uid, uint64_t bytes_max, struct slice name,
+int embed__heap_load(struct embedded *db, const struct catalog_entry *entry, struct slice name,
                      bool fresh, struct embedded_heap **out, struct err_text *e)
 {
     char dir[EMBED_PATH_BYTES];
-    struct image_opts opts = {.dir = dir, .uid = uid, .mode = db->mode};
-    struct embedded_heap *h = heap_new(db, uid, name);
+    struct image_opts opts = {.dir = dir, .uid = entry->uid, .mode = db->mode};
+    struct embedded_heap *h = heap_new(db, entry->uid, name);
     *out = NULL;
     if (h == NULL) {
         return err_set(e, ERR_NOMEM, "out of memory for a heap");
     }
-    int rv = embed__heap_path(db, uid, dir, e);
+    int rv = embed__heap_path(db, entry->uid, dir, e);
     if (rv == 0) {
         rv = log_find(h, fresh, &opts.mark_sequence, e);
     }
@@ -169,7 +173,7 @@ int embed__heap_load(struct embedded *db, uint64_t uid, uint64_t bytes_max, stru
         rv = image_open(embed_env(db), &opts, &h->image, &h->heap, e);
     }
     if (rv == 0 && h->heap == NULL) {
-        rv = heap_born(h, bytes_max, fresh, e);
+        rv = heap_born(h, entry, fresh, e);
     }
     if (rv == 0 && db->mode == IMAGE_DISK) {
         rv = log_fits(h, e);

@@ -61,7 +61,7 @@ static int begin(void **state)
     atomic_store(&failing, false);
     dir_open(&dir);
     open_db();
-    assert_int_equal(embed_heap_create(db, slice_of("h", 1), HEAP_BYTES, 30000, NULL), 0);
+    assert_int_equal(embed_heap_create(db, slice_of("h", 1), HEAP_BYTES, 0, 30000, NULL), 0);
     assert_int_equal(embed_heap_open(db, slice_of("h", 1), &heap, NULL), 0);
     struct embedded_call call = {
         .request = &(const struct embedded_request){.op = EMBEDDED_ALLOC, .size = 64}};

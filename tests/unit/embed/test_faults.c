@@ -58,7 +58,7 @@ static struct embedded_heap *must_heap(struct embedded *db)
 {
     struct embedded_heap *h = NULL;
     struct slice name = slice_of("h", 1);
-    int rv = embed_heap_create(db, name, HEAP_BYTES, 30000, NULL);
+    int rv = embed_heap_create(db, name, HEAP_BYTES, 0, 30000, NULL);
     assert_true(rv == 0 || rv == ERR_EXISTS);
     assert_int_equal(embed_heap_open(db, name, &h, NULL), 0);
     return h;
@@ -104,7 +104,7 @@ static void a_failed_sync_latches_the_directory(void **state)
     assert_non_null(strstr(call.text, settings.dir));
     assert_int_equal(read_value(h, first, &value), ERR_IO);
     struct err_text e = {{0}};
-    assert_int_equal(embed_heap_create(db, slice_of("x", 1), HEAP_BYTES, 30000, &e), ERR_IO);
+    assert_int_equal(embed_heap_create(db, slice_of("x", 1), HEAP_BYTES, 0, 30000, &e), ERR_IO);
     assert_non_null(strstr(e.text, "stopped"));
     embed_close(db);
     db = must_open();
@@ -158,7 +158,7 @@ static int scenario(uint64_t ptrs[8], unsigned *acked)
     if (rv != 0) {
         return rv;
     }
-    rv = embed_heap_create(db, slice_of("h", 1), HEAP_BYTES, 30000, NULL);
+    rv = embed_heap_create(db, slice_of("h", 1), HEAP_BYTES, 0, 30000, NULL);
     rv = rv == ERR_EXISTS ? 0 : rv;
     if (rv == 0) {
         rv = embed_heap_open(db, slice_of("h", 1), &h, NULL);

@@ -61,7 +61,7 @@ static int watched_free(struct env *env, const char *path, uint64_t *bytes)
 static struct embedded_heap *new_heap(const char *name)
 {
     struct embedded_heap *h = NULL;
-    assert_int_equal(embed_heap_create(db, slice_of(name, 1), HEAP_BYTES, 30000, NULL), 0);
+    assert_int_equal(embed_heap_create(db, slice_of(name, 1), HEAP_BYTES, 0, 30000, NULL), 0);
     assert_int_equal(embed_heap_open(db, slice_of(name, 1), &h, NULL), 0);
     return h;
 }

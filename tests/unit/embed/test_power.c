@@ -133,7 +133,7 @@ static int heap_of(struct embedded *db, struct model *m, struct embedded_heap **
     int rv = embed_heap_open(db, name, h, NULL);
     assert_true(rv == 0 || !m->made || db->failed != 0);
     if (rv == ERR_NOTFOUND) {
-        rv = embed_heap_create(db, name, 2u << 20, 30000, NULL);
+        rv = embed_heap_create(db, name, 2u << 20, 0, 30000, NULL);
         if (rv == 0) {
             m->made = true;
             rv = embed_heap_open(db, name, h, NULL);
@@ -269,10 +269,72 @@ static void the_power_may_go_at_any_operation(void **state)
     mem_env_close(&disk);
 }
 
+/* ---- a heap that is to keep history ---- */
+
+enum { HOUR_MS = 3600000, CREATE_OPS_MIN = 3 };
+
+/* After the power cut: is the heap there? Then it keeps history. */
+static bool born_whole(void)
+{
+    struct embedded *db = NULL;
+    struct embedded_heap *h = NULL;
+    struct err_text e = {{0}};
+    int rv = embed_open(&settings, &locked, &db, &e);
+    if (rv != 0) {
+        print_error("%s: %s\n", err_name(rv), e.text);
+    }
+    assert_int_equal(rv, 0);
+    rv = embed_heap_open(db, slice_of("h", 1), &h, NULL);
+    assert_true(rv == 0 || rv == ERR_NOTFOUND);
+    if (rv == 0) {
+        inline_lock(&db->env);
+        assert_int_equal(heap_retention_ms(h->heap), HOUR_MS);
+        inline_unlock(&db->env);
+    }
+    embed_close(db);
+    return rv == 0;
+}
+
+/* The power goes at the nth operation of a creation; false: it had fewer. */
+static bool create_until(long n, enum mem_cut cut)
+{
+    struct embedded *db = NULL;
+    mem_env_init(&disk, (uint64_t)n + 1);
+    assert_int_equal(embed_open(&settings, &locked, &db, NULL), 0);
+    disk.dies_at = disk.ops + n;
+    int rv = embed_heap_create(db, slice_of("h", 1), 2u << 20, HOUR_MS, 30000, NULL);
+    bool died = disk.ops > disk.dies_at;
+    embed_abandon(db);
+    disk.dies_at = -1;
+    mem_env_power_cut(&disk, cut);
+    bool there = born_whole();
+    assert_true(there || rv != 0);
+    if (there) { /* and so it stays: from the log, and from the checkpoint of the close before */
+        assert_true(born_whole());
+    }
+    mem_env_close(&disk);
+    return died;
+}
+
+static void a_heap_is_born_with_its_history_or_not_at_all(void **state)
+{
+    (void)state;
+    static const enum mem_cut cuts[] = {MEM_CUT_NOTHING, MEM_CUT_ALL, MEM_CUT_RANDOM};
+    log_set_level(LOG_OFF);
+    for (unsigned i = 0; i < sizeof cuts / sizeof cuts[0]; i++) {
+        long n = 0;
+        while (create_until(n, cuts[i])) {
+            n++;
+        }
+        assert_true(n >= CREATE_OPS_MIN);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(the_power_may_go_at_any_operation),
+        cmocka_unit_test(a_heap_is_born_with_its_history_or_not_at_all),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -66,7 +66,7 @@ static void open_db(void)
         print_error("%s\n", e.text);
     }
     assert_int_equal(rv, 0);
-    rv = embed_heap_create(db, slice_of("h", 1), HEAP_BYTES, 30000, NULL);
+    rv = embed_heap_create(db, slice_of("h", 1), HEAP_BYTES, 0, 30000, NULL);
     assert_true(rv == 0 || rv == ERR_EXISTS);
     assert_int_equal(embed_heap_open(db, slice_of("h", 1), &heap, NULL), 0);
 }

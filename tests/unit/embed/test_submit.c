@@ -120,7 +120,7 @@ static int begin(void **state)
     (void)dir_path(&dir, "db", settings.dir);
     count_writes_of(pthread_self());
     assert_int_equal(embed_open(&settings, &files, &db, &e), 0);
-    assert_int_equal(embed_heap_create(db, slice_of("h", 1), HEAP_BYTES, 30000, NULL), 0);
+    assert_int_equal(embed_heap_create(db, slice_of("h", 1), HEAP_BYTES, 0, 30000, NULL), 0);
     assert_int_equal(embed_heap_open(db, slice_of("h", 1), &heap, NULL), 0);
     struct embedded_call call = {
         .request = &(const struct embedded_request){.op = EMBEDDED_ALLOC, .size = 64}};
