@@ -146,8 +146,9 @@ int image_open(struct env *env, const struct image_opts *opts, struct image **ou
             rv = image_super_write(env, image->dir, &image->super);
         }
         if (rv != 0) {
-            rv =
-                err_set(e, ERR_IO, "%s/super: can't be rewritten: %s", image->dir, err_text_of(rv));
+            /* Want of a descriptor or of space isn't the disk's failure. */
+            rv = err_set(e, rv == ERR_NOMEM || rv == ERR_DISKFULL ? rv : ERR_IO,
+                         "%s/super: can't be rewritten: %s", image->dir, err_why(rv));
             heap_free(*heap);
             *heap = NULL;
             goto err_after_alloc;
@@ -289,6 +290,19 @@ void image_get_stats(const struct image *image, struct image_stats *out)
     out->delta_count = image->super.file_count > 1 ? image->super.file_count - 1 : 0;
     out->checkpoints = image->checkpoints;
     out->bytes_written = image->bytes_written;
+}
+
+uint64_t image_checkpoint_bytes(const struct image *image, const struct heap *heap, uint64_t *more)
+{
+    struct heap_counts counts;
+    struct image_stats stats;
+    heap_get_counts(heap, &counts);
+    image_get_stats(image, &stats);
+    uint64_t dirty = counts.dirty_pages * HEAP_PAGE_BYTES;
+    uint64_t present = counts.present_pages * HEAP_PAGE_BYTES;
+    bool base = stats.delta_bytes + dirty > stats.base_bytes;
+    *more = base && present > dirty ? present - dirty : 0;
+    return dirty;
 }
 
 int image_destroy(struct env *env, const char *dir)

@@ -80,6 +80,9 @@ struct image_stats {
     uint64_t checkpoints, bytes_written; /* since open */
 };
 void image_get_stats(const struct image *image, struct image_stats *out);
+/* What a checkpoint of the heap as it is now takes of the disk; *more: on top of that when it is a
+ * base, which stands beside the one that it replaces until it is complete. Disk mode. */
+uint64_t image_checkpoint_bytes(const struct image *image, const struct heap *heap, uint64_t *more);
 
 /* Deletes everything in `dir` that an image of this uid left (a dropped heap's shard). */
 int image_destroy(struct env *env, const char *dir);

@@ -49,6 +49,7 @@ static void checkpoint_done(void *arg, const struct image_result *result)
     assert(db->checkpointing == h);
     db->checkpointing = NULL;
     h->checkpoint_ms = env_now_ms(embed_env(db));
+    h->checkpoint_failed = result->err;
     if (db->failed != 0) {
         return;
     }
@@ -70,6 +71,7 @@ static void checkpoint_done(void *arg, const struct image_result *result)
                     h->name, err_text_of(result->err));
         return;
     }
+    embed__room_look(db);
     embed__checkpoint_run(db);
 }
 
@@ -87,9 +89,13 @@ static void start(struct embedded_heap *h)
     if (db->closing) {
         image_gather(h->image, h->heap);
     }
+    uint64_t more;
+    uint64_t bytes = image_checkpoint_bytes(h->image, h->heap, &more);
     int rv = image_checkpoint(h->image, h->heap, checkpoint_done, h);
+    h->checkpoint_failed = rv;
     if (rv == 0) {
         db->checkpointing = h;
+        h->checkpoint_bytes = bytes + more;
         h->log_bytes = 0;
     } else if (rv == ERR_NOMEM || rv == ERR_BUSY || rv == ERR_DISKFULL) {
         h->checkpoint_retry_ms = env_now_ms(embed_env(db)) + BACKOFF_MS;
@@ -217,5 +223,6 @@ void embed__tick(struct env_timer *timer)
         }
     }
     fill(db);
+    embed__room_look(db);
     embed__checkpoint_run(db);
 }

@@ -26,8 +26,6 @@
 #define ROOM_POLL_NS     20000000u
 #define SETTLE_POLL_NS   2000000u
 
-#define ROOM_RESERVE_BYTES ((uint64_t)16 << 20) /* as wal_has_room() */
-
 /* ---- calls ---- */
 
 static void record_of(const struct embedded_request *r, struct record *out)
@@ -274,6 +272,7 @@ static void entry_done(struct embedded_heap *h, uint64_t index)
     embed__held_read(h);
     batch_next(h);
     embed__checkpoint_consider(h);
+    embed__room_consider(h);
     if (h->checkpoint_wanted) { /* it was to begin while the heap was ahead */
         embed__checkpoint_run(h->db);
     }
@@ -457,30 +456,6 @@ uint64_t embed__deadline(struct embedded *db, uint32_t timeout_ms)
                                     : env_now_ns(embed_env(db)) + timeout_ms * UINT64_C(1000000);
 }
 
-/* Why the log takes nothing now: BUSY passes when checkpoints have caught up. */
-int embed__lack_of_room(struct embedded *db, const char **text)
-{
-    uint64_t free_bytes = 0;
-    if (db->failed != 0) {
-        *text = db->fail_text;
-        return db->failed;
-    }
-    if (env_disk_free(embed_env(db), db->settings.dir, &free_bytes) == 0 &&
-        free_bytes < 2 * db->settings.segment_bytes + ROOM_RESERVE_BYTES) {
-        *text = "the disk is full: free some space";
-        return ERR_DISKFULL;
-    }
-    const char *why = db->wal == NULL ? "" : wal_prepare_error(db->wal);
-    if (why[0] != '\0') {
-        static _Thread_local char words[160]; /* copied by who gets it, on this thread */
-        (void)snprintf(words, sizeof words, "no new segment of the log can be made: %s", why);
-        *text = words;
-        return ERR_BUSY;
-    }
-    *text = "the log is as long as it may be, and waits for a checkpoint";
-    return ERR_BUSY;
-}
-
 /* A log that has outrun its checkpoints is waited for, and a segment that is being made; a full
  * disk isn't. */
 static int room_wait(struct embedded_heap *h, const struct embedded_request *r, uint32_t timeout_ms,
@@ -491,7 +466,7 @@ static int room_wait(struct embedded_heap *h, const struct embedded_request *r, 
     struct embedded *db = h->db;
     uint64_t deadline = embed__deadline(db, timeout_ms);
     *text = NULL;
-    while (!wal_has_room(db->wal) || wal_prepared(db->wal, bytes) != 0) {
+    while (!embed__has_room(db) || wal_prepared(db->wal, bytes) != 0) {
         struct inline_waiter waiter;
         uint64_t poll = env_now_ns(embed_env(db)) + ROOM_POLL_NS;
         int rv = embed__lack_of_room(db, text);

@@ -68,7 +68,10 @@ struct embedded_heap {
     uint64_t log_bytes_next;   /* when to look again whether one is due */
     uint64_t checkpoint_index; /* of the newest one; 0: none */
     bool checkpoint_wanted;
-    uint64_t checkpoint_ms; /* when the last one ended, or the heap was opened */
+    int checkpoint_failed;     /* the last one's error, if it is to be tried again */
+    uint64_t checkpoint_bytes; /* what the one that runs writes, at most */
+    uint64_t room_pages_next;  /* so many dirty pages: look at the disk's space again */
+    uint64_t checkpoint_ms;    /* when the last one ended, or the heap was opened */
     uint64_t checkpoint_retry_ms;
 
     /* Pmem mode: calls that whoever has the lock next commits together. */
@@ -105,6 +108,8 @@ struct embedded {
 
     struct list flying; /* heaps with an entry on its way */
     struct embedded_heap *checkpointing;
+    bool tight; /* less space is free than is needed to checkpoint what was taken */
+    uint64_t needed_bytes, free_bytes; /* as room.c found them last */
     struct env_timer tick;
     struct env_timer linger;
     struct env_timer watch_turn;
@@ -163,7 +168,6 @@ void embed_run(struct embedded_heap *h, struct embedded_call *call, uint32_t tim
 void embed__run_certain(struct embedded_heap *h, struct embedded_call *call, uint32_t timeout_ms);
 /* With the lock. */
 int embed__admit(const struct embedded_heap *h, const char **text);
-int embed__lack_of_room(struct embedded *db, const char **text);
 int embed__enqueue(struct embedded_heap *h, struct embedded_call *call);
 /* NULL: the next command opens one. */
 static inline struct embed_batch *embed__batch_that_takes(const struct embedded_heap *h)
@@ -284,5 +288,12 @@ void embed__checkpoint_run(struct embedded *db);
 void embed__tick(struct env_timer *timer);
 /* Waits until every heap is checkpointed, or can't be. */
 void embed__checkpoint_all(struct embedded *db);
+
+/* ---- room.c: whether the disk has space ---- */
+
+void embed__room_look(struct embedded *db);         /* once a second, and after a checkpoint */
+void embed__room_consider(struct embedded_heap *h); /* after an apply */
+bool embed__has_room(const struct embedded *db);    /* disk mode: changes are taken */
+int embed__lack_of_room(struct embedded *db, const char **text); /* DISKFULL, or BUSY: it passes */
 
 #endif

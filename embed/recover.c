@@ -186,6 +186,12 @@ int embed__heap_load(struct embedded *db, const struct catalog_entry *entry, str
     }
     if (rv != 0) {
         embed__heap_free(h);
+        if (rv == ERR_NOMEM && e != NULL && e->text[0] == '\0') {
+            err_set(e, rv,
+                    "no memory for heap \"%.*s\": its limit of %" PRIu64
+                    " MiB, and some more, is taken as address space (see ulimit -v)",
+                    (int)name.len, (const char *)name.data, entry->bytes_max >> 20);
+        }
         return rv;
     }
     h->term = heap_term(h->heap) + 1;

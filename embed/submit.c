@@ -89,7 +89,7 @@ static int submit_pmem(struct embedded_heap *h, struct embedded_call *call)
 static int submit_disk(struct embedded_heap *h, struct embedded_call *call, const char **text)
 {
     struct embedded *db = h->db;
-    if (embed__batch_that_takes(h) == NULL && !wal_has_room(db->wal)) {
+    if (embed__batch_that_takes(h) == NULL && !embed__has_room(db)) {
         return embed__lack_of_room(db, text);
     }
     int rv = embed__enqueue(h, call);

@@ -207,7 +207,7 @@ static int start(struct shard *s)
         return 0;
     }
     uint64_t more;
-    uint64_t bytes = room_next_checkpoint(s, &more);
+    uint64_t bytes = image_checkpoint_bytes(s->image, s->heap, &more);
     int rv = image_checkpoint(s->image, s->heap, checkpoint_done, s);
     if (rv == 0) {
         s->checkpoint_bytes = bytes + more;

@@ -708,8 +708,6 @@ bool leaders_are_gathered(const struct replica *r);
  */
 
 void room_tick(struct replica *r, uint64_t now_ms);
-/* What the next checkpoint of a shard writes: its dirty pages, and *more when a new base is due. */
-uint64_t room_next_checkpoint(const struct shard *s, uint64_t *more);
 
 /* ---- checkpoint.c
  * --------------------------------------------------------------------------------------------------

@@ -12,19 +12,6 @@
 
 #define LOOK_MS 1000u
 
-uint64_t room_next_checkpoint(const struct shard *s, uint64_t *more)
-{
-    struct heap_counts heap;
-    struct image_stats image;
-    heap_get_counts(s->heap, &heap);
-    image_get_stats(s->image, &image);
-    uint64_t dirty = heap.dirty_pages * HEAP_PAGE_BYTES;
-    uint64_t present = heap.present_pages * HEAP_PAGE_BYTES;
-    bool base = image.delta_bytes + dirty > image.base_bytes;
-    *more = base && present > dirty ? present - dirty : 0;
-    return dirty;
-}
-
 void room_tick(struct replica *r, uint64_t now_ms)
 {
     if (now_ms < r->room_look_ms) {
@@ -39,7 +26,7 @@ void room_tick(struct replica *r, uint64_t now_ms)
             continue;
         }
         uint64_t more;
-        dirty_all += room_next_checkpoint(s, &more);
+        dirty_all += image_checkpoint_bytes(s->image, s->heap, &more);
         if (s->checkpoint_running) {
             dirty_all += s->checkpoint_bytes; /* some of which is written by now */
         }

@@ -470,6 +470,43 @@ static void a_full_disk_refuses_and_goes_on(void **state)
     assert_int_equal(umount(dir.path), 0);
 }
 
+/* Changes are refused while all that was taken can still be checkpointed: so the log always gets
+ * shorter again, and the directory, of which each opening needs a new segment, can be opened. */
+static void a_disk_that_filled_up_can_be_opened_again_and_again(void **state)
+{
+    (void)state;
+    enum { BIG = 64u << 10, LIVES = 12 };
+    unsigned made = 0;
+    int rv = 0;
+    settings.checkpoint_bytes = 64u << 20; /* none before the disk is full */
+    if (mount("tmpfs", dir.path, "tmpfs", 0, "size=64m") != 0) {
+        print_message("skipped: can't mount (%s)\n", strerror(errno));
+        skip();
+    }
+    struct embedded *db = must_open();
+    struct embedded_heap *h = NULL;
+    assert_int_equal(embed_heap_create(db, slice_of("h", 1), 256u << 20, 0, 30000, NULL), 0);
+    assert_int_equal(embed_heap_open(db, slice_of("h", 1), &h, NULL), 0);
+    for (; rv == 0 && made < 10000; made++) { /* each its own pages: all of them are dirty */
+        struct embedded_call call = {
+            .request = &(const struct embedded_request){.op = EMBEDDED_ALLOC, .size = BIG}};
+        embed_run(h, &call, 30000);
+        rv = call.err == 0 ? write_much(h, call.value, 30000) : call.err;
+    }
+    assert_int_equal(rv, ERR_DISKFULL);
+    assert_true(made > 64);
+    for (int life = 0; life < LIVES; life++) {
+        embed_close(db);
+        db = must_open();
+        h = must_heap(db);
+    }
+    struct wal_stats stats;
+    wal_stats(db->wal, &stats); /* as opening found it: nothing else has begun */
+    assert_true(stats.segments <= 3);
+    embed_close(db);
+    assert_int_equal(umount(dir.path), 0);
+}
+
 /* ---- what a life leaves ---- */
 
 static void leases_end_with_the_process(void **state)
@@ -539,6 +576,7 @@ int main(void)
         TEST(a_missing_log_is_an_error),
         TEST(a_log_without_checkpoints_is_no_full_disk),
         TEST(a_full_disk_refuses_and_goes_on),
+        TEST(a_disk_that_filled_up_can_be_opened_again_and_again),
         TEST(leases_end_with_the_process),
         TEST(old_history_is_given_back),
     };
