@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "base/assert.h"
+#include "base/forks.h"
 #include "base/log.h"
 #include "base/mem.h"
 #include "client/sdk.h"
@@ -40,7 +41,8 @@ static void on_post(struct env_post *post)
 
 bool sdk__is_foreign(const struct cairn_client *client)
 {
-    return client->embedded != NULL && client->embedded->is_foreign(client->db);
+    return client->embedded != NULL ? client->embedded->is_foreign(client->db)
+                                    : client->forks != forks_count();
 }
 
 void sdk__push(struct cairn_client *client, struct sdk_item *item)
@@ -49,9 +51,12 @@ void sdk__push(struct cairn_client *client, struct sdk_item *item)
     do {
         item->next = head;
     } while (!atomic_compare_exchange_weak(&client->items, &head, item));
-    if (head == NULL && client->embedded == NULL) {
+    if (head != NULL || sdk__is_foreign(client)) {
+        return; /* a child's memory goes with it; nobody runs what it pushed */
+    }
+    if (client->embedded == NULL) {
         env_post(client->loop->env, &client->post);
-    } else if (head == NULL && !sdk__is_foreign(client)) {
+    } else {
         client->embedded->post(client->db, &client->embedded_post);
     }
 }
@@ -185,6 +190,10 @@ static int loop_open(const cairn_client_opts *opts, struct sdk_loop **out)
 
 static int loop_share(const cairn_client_opts *opts, struct sdk_loop **out)
 {
+    if (sdk__is_foreign(opts->thread_of)) {
+        return sdk__fail(CAIRN_E_CLOSED,
+                         "thread_of: that client's thread is in this process's parent");
+    }
     if (sdk__on_library_thread(opts->thread_of)) {
         return sdk__fail(CAIRN_E_INVAL,
                          "thread_of: a callback on that thread would wait for itself");
@@ -238,6 +247,7 @@ static int cluster_open(const char *endpoints, const cairn_client_opts *opts, ca
     if (client == NULL) {
         return sdk__fail(CAIRN_E_NOMEM, "%s", "");
     }
+    client->forks = forks_count();
     client->post.cb = on_post;
     client->open.run = on_open;
     client->close.run = on_close;
@@ -336,6 +346,9 @@ void cairn_client_free(cairn_client *client)
     if (client->embedded != NULL) {
         directory_close(client);
         return;
+    }
+    if (sdk__is_foreign(client)) {
+        return; /* its thread and its connections are the parent's */
     }
     sdk__push(client, &client->close);
     wait_for(client, &client->closed);

@@ -5,6 +5,7 @@
  * thread has set FUTURE_READY it doesn't touch the future any more, unless a callback is set: the
  * owner may be freeing it already. */
 #include <errno.h>
+#include <stdio.h>
 #include <string.h>
 #include <time.h>
 
@@ -104,6 +105,15 @@ void sdk__future_init(struct cairn_future *future, struct cairn_client *client)
 
 static void push_submit(struct cairn_future *future)
 {
+    if (sdk__is_foreign(future->client)) { /* of a directory: embedded.c */
+        struct core_call *call = &future->call;
+        core_call_discard(call);
+        call->err = CAIRN_E_CLOSED;
+        (void)snprintf(call->text, sizeof call->text, "%s",
+                       "this process was forked from the one that connected: connect anew");
+        call->cb(call);
+        return;
+    }
     future->submit.run = on_submit;
     sdk__push(future->client, &future->submit);
 }

@@ -45,6 +45,7 @@ struct cairn_client {
     const char *endpoints; /* while it is opened: the caller's */
     struct core_opts core_opts;
     uint32_t timeout_ms;
+    unsigned forks; /* forks_count() when it was connected */
     /* A directory on this machine (client/embedded.c); then loop and core are NULL. */
     const struct embedded_ops *embedded; /* NULL: a cluster */
     struct embedded *db;

@@ -5,11 +5,11 @@
  * Both only help: a blocking call is served by its own thread. */
 #include <signal.h>
 #include <stdarg.h>
-#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "base/assert.h"
+#include "base/forks.h"
 #include "base/log.h"
 #include "base/mem.h"
 #include "embed/internal.h"
@@ -18,22 +18,9 @@
 
 /* ---- fork: the child has the memory, but neither the threads nor the right to write ---- */
 
-static _Atomic unsigned forks;
-static pthread_once_t forks_once = PTHREAD_ONCE_INIT;
-
-static void after_fork(void)
-{
-    atomic_fetch_add(&forks, 1);
-}
-
-static void watch_forks(void)
-{
-    (void)pthread_atfork(NULL, NULL, after_fork);
-}
-
 bool embed_is_foreign(const struct embedded *db)
 {
-    return atomic_load_explicit(&forks, memory_order_relaxed) != db->forks;
+    return forks_count() != db->forks;
 }
 
 /* ---- the latch ---- */
@@ -335,7 +322,6 @@ int embed_open(const struct embed_settings *settings, struct env *files, struct 
 {
     bool fresh = false;
     *out = NULL;
-    (void)pthread_once(&forks_once, watch_forks);
     struct embedded *db = mem_zalloc(sizeof *db);
     if (db == NULL) {
         return err_set(e, ERR_NOMEM, "out of memory");
@@ -345,7 +331,7 @@ int embed_open(const struct embed_settings *settings, struct env *files, struct 
     db->settings = *settings;
     db->ahead_calls_min =
         settings->ahead_calls_min != 0 ? settings->ahead_calls_min : EMBED_AHEAD_CALLS_MIN;
-    db->forks = atomic_load(&forks);
+    db->forks = forks_count();
     db->tick.cb = embed__tick;
     db->linger.cb = embed__linger;
     db->watch_turn.cb = embed__watch_turn;

@@ -2,6 +2,8 @@
 #include <pthread.h>
 #include <sched.h>
 #include <stdatomic.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include "support/test.h"
 
@@ -627,6 +629,51 @@ static void a_thread_is_not_shared_where_it_cannot_be(void **state)
     see_thread(client, heap, &seen);
 }
 
+/* A child has neither the thread that answers nor the right to use the connections. */
+static int child_of_a_fork(cairn_ptr ptr, cairn_future *pending)
+{
+    uint64_t value = 0;
+    cairn_client *beside = NULL;
+    cairn_client_opts opts;
+    if (cairn_add_u64(heap, ptr, 0, 1, &value) != CAIRN_E_CLOSED ||
+        cairn_future_wait(pending, UINT32_MAX) != CAIRN_E_CLOSED) {
+        return 1;
+    }
+    cairn_client_opts_init(&opts, sizeof opts);
+    opts.thread_of = client;
+    if (cairn_connect(server_endpoint(server), &opts, &beside) != CAIRN_E_CLOSED) {
+        return 2;
+    }
+    cairn_future_free(pending);
+    cairn_heap_close(heap);
+    cairn_client_free(client);
+    return 0;
+}
+
+static void a_child_of_fork_is_told_so(void **state)
+{
+    (void)state;
+    cairn_ptr ptr;
+    cairn_future *pending = NULL;
+    int status = -1;
+    assert_int_equal(cairn_alloc(heap, 64, 0, &ptr), 0);
+    server_hold(server, true);
+    assert_int_equal(cairn_write_async(heap, ptr, 0, "a", 1, &pending), 0);
+    pid_t child = fork();
+    if (child == 0) {
+        (void)alarm(20); /* a call that never returns ends the child */
+        _exit(child_of_a_fork(ptr, pending));
+    }
+    assert_true(child > 0);
+    assert_int_equal(waitpid(child, &status, 0), child);
+    assert_int_equal(status, 0);
+    server_hold(server, false);
+    assert_int_equal(cairn_future_wait(pending, UINT32_MAX), 0);
+    assert_int_equal(cairn_future_error(pending), 0);
+    cairn_future_free(pending);
+    assert_int_equal(cairn_stat(heap, ptr, &(cairn_object){0}), 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -648,6 +695,7 @@ int main(void)
         cmocka_unit_test(a_failed_connect_says_why),
         cmocka_unit_test(clients_share_a_thread_and_end_in_any_order),
         cmocka_unit_test(a_thread_is_not_shared_where_it_cannot_be),
+        cmocka_unit_test(a_child_of_fork_is_told_so),
     };
     return cmocka_run_group_tests(tests, begin, end);
 }
