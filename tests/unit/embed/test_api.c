@@ -579,6 +579,8 @@ static void files_take_no_standard_stream(void **state)
     struct stat st;
     (void)state;
     (void)snprintf(other, sizeof other, "file://%s/second?mode=%s", dir.path, mode);
+    cairn_heap_close(heap);
+    cairn_client_free(client); /* its threads open files, too, and not only in connect */
     int kept = fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, 10);
     (void)close(STDERR_FILENO);
     int rv = cairn_connect(other, NULL, &second);
@@ -588,6 +590,8 @@ static void files_take_no_standard_stream(void **state)
     (void)close(kept);
     must(rv);
     assert_true(device); /* else what the program prints would go into the log */
+    must(open_client(&client));
+    must(cairn_heap_open(client, "h", &heap));
 }
 
 static void history_goes_when_it_is_no_longer_wanted(void **state)

@@ -167,19 +167,29 @@ static long library_sleeps(void)
     return sleeps;
 }
 
+static uint64_t now_ms(void)
+{
+    struct timespec now;
+    (void)clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000u + (uint64_t)now.tv_nsec / 1000000u;
+}
+
 static void a_lone_thread_wakes_nobody(void **state)
 {
     (void)state;
     enum { COUNT = 200 };
     count_writes_of(pthread_self());
     long before = library_sleeps();
+    uint64_t begun_ms = now_ms();
     for (int i = 0; i < COUNT; i++) {
         struct embedded_call call = {.request = &(const struct embedded_request){
                                          .op = EMBEDDED_ADD_U64, .ptr = object, .delta = 1}};
         embed_run(heap, &call, 30000);
         assert_int_equal(call.err, 0);
     }
-    assert_true(library_sleeps() - before < COUNT / 4); /* its timers */
+    /* Its timers wake it, the log's look for silence every 50 ms: on a slow disk, that is often. */
+    uint64_t took_ms = now_ms() - begun_ms;
+    assert_true(library_sleeps() - before < COUNT / 4 + (long)(took_ms / 25));
     assert_true(mode == EMBED_MODE_PMEM || atomic_load(&writes) >= COUNT);
 }
 
