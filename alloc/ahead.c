@@ -72,6 +72,7 @@ void heap_foresee_slot(const struct heap *h, uint64_t ptr)
  * spare. */
 static void foresee_slab(const struct heap *h, uint64_t slot, uint64_t place)
 {
+    lines_ask();
     const uint8_t *data = h->arena.base + h->regions.data_at;
     uint64_t offset = place_offset(place);
     uint32_t noted = h->slab_pages[offset >> PAGE_SHIFT];
