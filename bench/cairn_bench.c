@@ -177,7 +177,7 @@ static void for_each_client(struct bench_client *clients, unsigned count, void *
 {
     pthread_t threads[BENCH_CLIENTS_MAX];
     for (unsigned i = 0; i < count; i++) {
-        pthread_create(&threads[i], NULL, run, &clients[i]);
+        bench_thread(&threads[i], run, &clients[i]);
     }
     for (unsigned i = 0; i < count; i++) {
         pthread_join(threads[i], NULL);

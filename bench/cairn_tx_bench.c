@@ -203,7 +203,7 @@ int main(int argc, char **argv)
     for (unsigned i = 0; i < opts.clients; i++) {
         clients[i].id = i;
         clients[i].random = (i + 1) * UINT64_C(0x9E3779B97F4A7C15);
-        pthread_create(&threads[i], NULL, connect_one, &clients[i]);
+        bench_thread(&threads[i], connect_one, &clients[i]);
     }
     for (unsigned i = 0; i < opts.clients; i++) {
         pthread_join(threads[i], NULL);
@@ -211,7 +211,7 @@ int main(int argc, char **argv)
     weigh();
     make_objects(&clients[0]);
     for (unsigned i = 0; i < opts.clients; i++) {
-        pthread_create(&threads[i], NULL, run, &clients[i]);
+        bench_thread(&threads[i], run, &clients[i]);
     }
     /* What still runs would only be waited for: the process ends, its sessions expire. */
     _exit(bench_window(&opts, "cairn"));

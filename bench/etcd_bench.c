@@ -163,8 +163,9 @@ static void run(unsigned id)
          t = strtok_r(NULL, ",", &rest)) {
         list[count++] = t;
     }
-    mine.target = list[id % count];
-    call.ssl = tls_client_connect(&mine);
+    mine.target = count == 0 ? NULL : list[id % count];
+    call.ssl = count == 0 ? NULL : tls_client_connect(&mine);
+    free(targets);
     if (call.ssl == NULL) {
         bench_failed(id, "etcd: no connection");
         return;
@@ -186,8 +187,8 @@ static void run(unsigned id)
         char key[32];
         char other[32];
         const char *const keys[2] = {key, other};
-        snprintf(key, sizeof key, "k%u:%u", id, i % opts.keys);
-        snprintf(other, sizeof other, "k%u:%u", id, (i + 1) % opts.keys);
+        (void)snprintf(key, sizeof key, "k%u:%u", id, i % opts.keys);
+        (void)snprintf(other, sizeof other, "k%u:%u", id, (i + 1) % opts.keys);
         bool set = put || i < opts.keys; /* all keys exist before anything else is measured */
         uint64_t started = bench_now_ns();
         const char *path = set   ? "/etcdserverpb.KV/Put"
@@ -203,6 +204,9 @@ static void run(unsigned id)
             bench_done(id, started, 1);
         }
     }
+    free(call.body);
+    free(scratch);
+    free(value);
 }
 
 int main(int argc, char **argv)

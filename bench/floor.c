@@ -41,7 +41,7 @@ static double sync_us(const char *dir)
     static double took[ROUNDS];
     static char page[4096];
     char path[1024];
-    snprintf(path, sizeof path, "%s/floor", dir);
+    (void)snprintf(path, sizeof path, "%s/floor", dir);
     int fd = open(path, O_CREAT | O_RDWR | O_TRUNC, 0600);
     /* Written once before, as the log's segments are. */
     for (int i = 0; i < ROUNDS; i++) {
@@ -49,7 +49,9 @@ static double sync_us(const char *dir)
             return 0;
         }
     }
-    fsync(fd);
+    if (fsync(fd) != 0) {
+        return 0;
+    }
     for (int i = 0; i < ROUNDS; i++) {
         uint64_t start = bench_now_ns();
         if (pwrite(fd, page, sizeof page, (off_t)i * 4096) != sizeof page || fdatasync(fd) != 0) {
@@ -98,8 +100,10 @@ static double round_trip_us(struct bench_opts *opts)
         getsockname(e.listener, (struct sockaddr *)&address, &len) != 0) {
         return 0;
     }
-    pthread_create(&thread, NULL, echo, &e);
-    snprintf(target, sizeof target, "127.0.0.1:%u", ntohs(address.sin_port));
+    if (pthread_create(&thread, NULL, echo, &e) != 0) {
+        return 0;
+    }
+    (void)snprintf(target, sizeof target, "127.0.0.1:%u", ntohs(address.sin_port));
     opts->target = target;
     tls_client_init(opts, NULL);
     SSL *ssl = tls_client_connect(opts);
@@ -179,8 +183,10 @@ static double echo_cpu_us(struct bench_opts *opts)
         getsockname(l.listener, (struct sockaddr *)&address, &len) != 0) {
         return 0;
     }
-    pthread_create(&thread, NULL, loop_run, &l);
-    snprintf(target, sizeof target, "127.0.0.1:%u", ntohs(address.sin_port));
+    if (pthread_create(&thread, NULL, loop_run, &l) != 0) {
+        return 0;
+    }
+    (void)snprintf(target, sizeof target, "127.0.0.1:%u", ntohs(address.sin_port));
     opts->target = target;
     for (int i = 0; i < ECHO_CLIENTS; i++) {
         clients[i] = tls_client_connect(opts);

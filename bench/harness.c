@@ -151,6 +151,14 @@ void bench_failed(unsigned client, const char *why)
     }
 }
 
+void bench_thread(pthread_t *thread, void *(*run)(void *arg), void *arg)
+{
+    if (pthread_create(thread, NULL, run, arg) != 0) {
+        fprintf(stderr, "bench: no thread could be started\n");
+        exit(1);
+    }
+}
+
 void bench_retried(unsigned client, unsigned times)
 {
     if (atomic_load_explicit(&phase, memory_order_relaxed) == 1) {
@@ -174,13 +182,13 @@ static bool process_read(const char *pid, struct process *out)
     char path[64];
     char text[1024];
     unsigned long t[4] = {0};
-    snprintf(path, sizeof path, "/proc/%.20s/stat", pid);
+    (void)snprintf(path, sizeof path, "/proc/%.20s/stat", pid);
     FILE *file = fopen(path, "r");
     if (file == NULL) {
         return false;
     }
     size_t n = fread(text, 1, sizeof text - 1, file);
-    fclose(file);
+    (void)fclose(file);
     text[n] = 0;
     const char *at = strrchr(text, ')');
     if (at == NULL || sscanf(at + 2, "%*c %ld %*d %*d %*d %*d %*u %*u %*u %*u %*u %lu %lu %lu %lu",
@@ -220,13 +228,13 @@ static double rss_mib(long pid)
 {
     char path[64];
     unsigned long pages = 0;
-    snprintf(path, sizeof path, "/proc/%ld/statm", pid);
+    (void)snprintf(path, sizeof path, "/proc/%ld/statm", pid);
     FILE *file = fopen(path, "r");
     if (file != NULL) {
         if (fscanf(file, "%*u %lu", &pages) != 1) {
             pages = 0;
         }
-        fclose(file);
+        (void)fclose(file);
     }
     return (double)pages * (double)sysconf(_SC_PAGESIZE) / 1048576.0;
 }

@@ -9,6 +9,7 @@
 #ifndef CAIRN_BENCH_HARNESS_H
 #define CAIRN_BENCH_HARNESS_H
 
+#include <pthread.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -34,6 +35,8 @@ struct bench_opts {
 unsigned bench_parse(int argc, char **argv, const char *const *operations, struct bench_opts *out);
 
 uint64_t bench_now_ns(void);
+/* Started, or the process ends: what is left of a bench would measure something else. */
+void bench_thread(pthread_t *thread, void *(*run)(void *arg), void *arg);
 /* One completion, by any thread. */
 void bench_done(unsigned client, uint64_t started_ns, unsigned requests);
 void bench_failed(unsigned client, const char *why);

@@ -78,10 +78,10 @@ static void make_rows(void)
         PGconn *c = connect_to(i);
         run_sql(c, "SET client_min_messages = warning; DROP TABLE IF EXISTS bench");
         run_sql(c, "CREATE TABLE bench (id int PRIMARY KEY, value bytea) WITH (fillfactor = 50)");
-        snprintf(sql, sizeof sql,
-                 "INSERT INTO bench SELECT n, decode(repeat('78', %u), 'hex') "
-                 "FROM generate_series(0, %u) n",
-                 opts.bytes, opts.clients * opts.keys - 1);
+        (void)snprintf(sql, sizeof sql,
+                       "INSERT INTO bench SELECT n, decode(repeat('78', %u), 'hex') "
+                       "FROM generate_series(0, %u) n",
+                       opts.bytes, opts.clients * opts.keys - 1);
         run_sql(c, sql);
         PQfinish(c);
     }
@@ -130,8 +130,8 @@ static bool send_prepare(PGconn *c, unsigned row, const char *value, const char 
     const char *const values[] = {id, value};
     const int lengths[] = {0, (int)opts.bytes};
     const int formats[] = {0, 1};
-    snprintf(id, sizeof id, "%u", row);
-    snprintf(sql, sizeof sql, "PREPARE TRANSACTION '%s'", name);
+    (void)snprintf(id, sizeof id, "%u", row);
+    (void)snprintf(sql, sizeof sql, "PREPARE TRANSACTION '%s'", name);
     return PQsendQueryPrepared(c, "begin", 0, NULL, NULL, NULL, 1) == 1 &&
            PQsendQueryPrepared(c, "update", 2, values, lengths, formats, 1) == 1 &&
            PQsendQueryParams(c, sql, 0, NULL, NULL, NULL, NULL, 1) == 1 && PQpipelineSync(c) == 1;
@@ -140,7 +140,7 @@ static bool send_prepare(PGconn *c, unsigned row, const char *value, const char 
 static bool send_commit(PGconn *c, const char *name)
 {
     char sql[96];
-    snprintf(sql, sizeof sql, "COMMIT PREPARED '%s'", name);
+    (void)snprintf(sql, sizeof sql, "COMMIT PREPARED '%s'", name);
     return PQsendQueryParams(c, sql, 0, NULL, NULL, NULL, NULL, 1) == 1 && PQpipelineSync(c) == 1;
 }
 
@@ -184,7 +184,7 @@ static void run(unsigned id)
     }
     for (unsigned n = 0; !bench_stopping(); n++) {
         char name[64];
-        snprintf(name, sizeof name, "bench-%ld-%u-%u", (long)getpid(), id, n);
+        (void)snprintf(name, sizeof name, "bench-%ld-%u-%u", (long)getpid(), id, n);
         uint64_t started = bench_now_ns();
         if (!transact(c, id * opts.keys + n % opts.keys, value, name)) {
             bench_failed(id, PQerrorMessage(c[0]));

@@ -65,6 +65,7 @@ static void run(unsigned id)
     r->ssl = tls_client_connect(&opts);
     if (r->ssl == NULL) {
         bench_failed(id, "redis: no connection");
+        free(r);
         return;
     }
     fibers_watch(SSL_get_fd(r->ssl));
@@ -118,6 +119,8 @@ static void run(unsigned id)
         }
         bench_done(id, started, opts.inflight);
     }
+    free(out);
+    free(r);
 }
 
 int main(int argc, char **argv)

@@ -29,9 +29,9 @@ void tls_client_init(const struct bench_opts *opts, const char *alpn)
     }
     SSL_CTX_set_verify(context, SSL_VERIFY_PEER, NULL);
     if (alpn != NULL) {
-        protocols_len = (unsigned)strlen(alpn) + 1;
         protocols[0] = (unsigned char)strlen(alpn);
-        memcpy(protocols + 1, alpn, strlen(alpn));
+        protocols_len = protocols[0] + 1u;
+        memcpy(protocols + 1, alpn, protocols[0]);
     }
 }
 

@@ -2,6 +2,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/assert.h"
 #include "base/mem.h"
 #include "client/sdk.h"
 
@@ -103,9 +104,11 @@ int cairn_heap_create(cairn_client *client, const char *name, const cairn_heap_o
     }
     struct cairn_heap *heap = NULL;
     rv = cairn_heap_open(client, name, &heap);
-    if (rv == 0) {
-        rv = heap_wait(heap);
+    if (rv != 0) {
+        return rv;
     }
+    assert(heap != NULL);
+    rv = heap_wait(heap);
     cairn_heap_close(heap);
     return rv;
 }

@@ -365,25 +365,29 @@ static int walk(struct walk *w, cairn_ptr start)
 static int remember(struct walk *w)
 {
     const struct cairn_graph *g = w->graph;
-    int rv = 0;
-    for (uint64_t i = 0; rv == 0 && i < g->place_capacity; i++) {
+    for (uint64_t i = 0; i < g->place_capacity; i++) {
         const struct place *p = &g->places[i];
         struct core_shard *shard = NULL;
         if (p->ptr == 0 || (p->state != HERE && p->state != UNBORN)) {
             continue;
         }
-        rv = sdk__tx_aim(w->heap, p->ptr, &shard);
-        struct tx_object *object =
-            rv == 0 ? sdk__tx_set_object(w->tx->set, w->heap, shard, p->ptr) : NULL;
-        if (rv == 0 && object == NULL) {
-            rv = sdk__fail(CAIRN_E_NOMEM, "out of memory for a transaction");
+        int rv = sdk__tx_aim(w->heap, p->ptr, &shard);
+        if (rv != 0) {
+            return rv;
         }
-        if (rv == 0 && !object->born) {
+        struct tx_object *object = sdk__tx_set_object(w->tx->set, w->heap, shard, p->ptr);
+        if (object == NULL) {
+            return sdk__fail(CAIRN_E_NOMEM, "out of memory for a transaction");
+        }
+        if (!object->born) {
             rv = sdk__tx_set_saw_object(w->tx->set, object,
                                         p->state == HERE ? g->nodes[p->node].object.version : 0);
         }
+        if (rv != 0) {
+            return rv;
+        }
     }
-    return rv;
+    return 0;
 }
 
 static int fetch(struct walk *w, cairn_ptr start, cairn_graph **graph)

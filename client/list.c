@@ -268,6 +268,7 @@ int cairn_list_pop(cairn_heap *heap, cairn_ptr list, void *data, size_t size, si
             rv = cairn_list_remove(heap, list, at);
         }
         if (rv == 0 && *len > 0) {
+            assert(bytes != NULL);
             memcpy(data, bytes, *len);
         }
         mem_free(bytes);

@@ -254,6 +254,7 @@ static void other_answer(struct core_op *op, struct slice body)
 {
     struct core_call *call = op->call;
     int rv = 0;
+    assert(call != NULL); /* only of a command does the answer come when nobody waits any more */
     switch (op->kind) {
     case KIND_STAT: {
         struct msg_stat_result m;

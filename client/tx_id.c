@@ -49,8 +49,10 @@ struct core_op *sdk__tx_take_number(struct tx_set *set)
 static int home_of(struct cairn_tx *tx, struct cairn_heap **heap, struct core_shard **shard)
 {
     struct tx_parts *parts = mem_zalloc(sizeof *parts);
-    int rv = parts == NULL ? sdk__fail(CAIRN_E_NOMEM, "out of memory for a transaction")
-                           : sdk__tx_parts_encode(tx->set, parts);
+    if (parts == NULL) {
+        return sdk__fail(CAIRN_E_NOMEM, "out of memory for a transaction");
+    }
+    int rv = sdk__tx_parts_encode(tx->set, parts);
     if (rv == 0 && parts->count > 0) {
         sdk__tx_parts_order(parts);
         *heap = parts->parts[0].heap;
@@ -59,10 +61,8 @@ static int home_of(struct cairn_tx *tx, struct cairn_heap **heap, struct core_sh
         *heap = tx->heap;
         *shard = tx->heap->core->shards[0];
     }
-    if (parts != NULL) {
-        sdk__tx_parts_free(parts);
-        mem_free(parts);
-    }
+    sdk__tx_parts_free(parts);
+    mem_free(parts);
     return rv;
 }
 
@@ -75,6 +75,7 @@ static int reserve(struct cairn_tx *tx)
     if (rv != 0) {
         return rv;
     }
+    assert(heap != NULL);
     struct tx_reserved *reserved = mem_zalloc(sizeof *reserved);
     if (reserved == NULL) {
         return sdk__fail(CAIRN_E_NOMEM, "out of memory for a transaction");

@@ -58,6 +58,7 @@ static int failed(struct cairn_tx *tx, struct tx_object *object, int err)
 static int stat_fetch(struct cairn_tx *tx, struct tx_object *object, struct cairn_object *out)
 {
     struct cairn_future f;
+    memset(out, 0, sizeof *out);
     int rv = future_open(tx, &f);
     if (rv != 0) {
         return rv;
@@ -186,6 +187,7 @@ int cairn_tx_root_get(cairn_tx *tx, const char *name, cairn_ptr *ptr)
     if (rv != 0) {
         return rv;
     }
+    assert(root != NULL);
     if (root->written) {
         ptr->word = root->desired;
         return root->desired != 0 ? 0 : no_root(name);

@@ -118,6 +118,7 @@ static int ask_some(struct snapshot *s, uint32_t first, uint32_t end, prepare_fn
     }
     for (uint32_t i = first; i < asked; i++) {
         struct place *p = &s->places[i];
+        assert(p->future != NULL); /* ask() said so */
         int waited = cairn_future_wait(p->future, UINT32_MAX);
         const struct core_call *call = &p->future->call;
         if (waited == 0 && call->err == 0) {

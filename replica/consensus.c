@@ -193,6 +193,7 @@ static void collect_entries(struct consensus *c, const struct raft_update *u,
         raft_free(c->raft.barrier.batch);
         return;
     }
+    assert(source != NULL); /* nothing else makes the library append */
     size_t skipped = (size_t)(u->entries.batch - c->work->scratch);
     assert(skipped + u->entries.n == source_count);
     memcpy(out->entries + out->entry_count, source + skipped, u->entries.n * sizeof *source);

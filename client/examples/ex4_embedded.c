@@ -31,7 +31,7 @@ int main(int argc, char **argv)
         fprintf(stderr, "usage: %s DIRECTORY [NOTE]\n", argv[0]);
         return 2;
     }
-    snprintf(url, sizeof url, "file://%s", argv[1]);
+    (void)snprintf(url, sizeof url, "file://%s", argv[1]);
     must(cairn_connect(url, NULL, &client), "open the directory");
     int rv = cairn_heap_create(client, "notes", NULL);
     if (rv != CAIRN_E_EXISTS) { /* from an earlier run */
@@ -47,7 +47,7 @@ int main(int argc, char **argv)
 
     /* First the note, then the name that leads to it: a crash in between loses the note alone. */
     struct note note = {.next = head};
-    snprintf(note.text, sizeof note.text, "%s", argc > 2 ? argv[2] : "hello");
+    (void)snprintf(note.text, sizeof note.text, "%s", argc > 2 ? argv[2] : "hello");
     cairn_ptr added;
     must(cairn_alloc_init(heap, sizeof note, 0, &note, sizeof note, &added), "write the note");
     must(cairn_root_compare_and_set(heap, "head", head, added), "link it");

@@ -51,7 +51,7 @@ int main(int argc, char **argv)
 
     for (uint32_t i = 1; i <= 3; i++) {
         struct job job = {.number = i};
-        snprintf(job.what, sizeof job.what, "sweep room %u", i);
+        (void)snprintf(job.what, sizeof job.what, "sweep room %u", i);
         must(cairn_list_push(heap, jobs, &job, sizeof job, NULL), "push");
     }
     int done = 0;

@@ -27,7 +27,7 @@ static void put(cairn_heap *heap, cairn_ptr tree, const char *name, uint64_t peo
     struct city city = {.people = people};
     cairn_ptr ptr;
     cairn_ptr before;
-    snprintf(city.name, sizeof city.name, "%s", name);
+    (void)snprintf(city.name, sizeof city.name, "%s", name);
     must(cairn_alloc_init(heap, sizeof city, TYPE_CITY, &city, sizeof city, &ptr), "alloc");
     must(cairn_btree_put(heap, tree, name, strlen(name), ptr, &before), "put");
     if (!cairn_ptr_is_null(before)) {

@@ -104,7 +104,8 @@ static int draw(struct teller *teller, int limit)
 static void note(struct teller *teller, int rv)
 {
     teller->outcome = rv;
-    snprintf(teller->why, sizeof teller->why, "%s (%s)", cairn_errormsg(), cairn_error_name(rv));
+    (void)snprintf(teller->why, sizeof teller->why, "%s (%s)", cairn_errormsg(),
+                   cairn_error_name(rv));
 }
 
 static void *work(void *arg)
@@ -161,8 +162,8 @@ static void *watch(void *arg)
         }
         if (audit.total != (int64_t)ACCOUNTS * OPENING_BALANCE) {
             auditor->outcome = 1;
-            snprintf(auditor->why, sizeof auditor->why, "the total was %lld",
-                     (long long)audit.total);
+            (void)snprintf(auditor->why, sizeof auditor->why, "the total was %lld",
+                           (long long)audit.total);
             break;
         }
         auditor->done++;
