@@ -87,12 +87,12 @@ int identity_load(struct env *env, const char *dir, struct identity *out, struct
     (void)snprintf(path, sizeof path, "%s/identity", dir);
     int rv = env_file_open(env, path, ENV_OPEN_READ, &file);
     if (rv != 0) {
-        return err_set(e, rv, "%s: %s", path, err_text_of(rv));
+        return err_set(e, rv, "%s: %s", path, err_why(rv));
     }
     int64_t n = env_file_pread(env, file, bytes, sizeof bytes, 0);
     env_file_close(env, file);
     if (n < 0) {
-        return err_set(e, (int)n, "%s: %s", path, err_text_of((int)n));
+        return err_set(e, (int)n, "%s: %s", path, err_why((int)n));
     }
     if (n != (int64_t)sizeof bytes || memcmp(bytes, identity_magic, 8) != 0 ||
         load_u32(bytes + IDENTITY_CRC_AT) != crc32c(0, bytes, IDENTITY_CRC_AT)) {
@@ -143,11 +143,11 @@ int identity_store(struct env *env, const char *dir, const struct identity *iden
     (void)snprintf(temporary, sizeof temporary, "%s/identity.new", dir);
     int rv = env_file_unlink(env, temporary); /* left by a crash between create and rename */
     if (rv != 0 && rv != ERR_NOTFOUND) {
-        return err_set(e, rv, "%s: %s", temporary, err_text_of(rv));
+        return err_set(e, rv, "%s: %s", temporary, err_why(rv));
     }
     rv = env_file_open(env, temporary, ENV_OPEN_WRITE | ENV_OPEN_CREATE, &file);
     if (rv != 0) {
-        return err_set(e, rv, "%s: %s", temporary, err_text_of(rv));
+        return err_set(e, rv, "%s: %s", temporary, err_why(rv));
     }
     rv = env_file_pwrite(env, file, bytes, sizeof bytes, 0);
     if (rv == 0) {
@@ -160,5 +160,5 @@ int identity_store(struct env *env, const char *dir, const struct identity *iden
     if (rv == 0) {
         rv = env_dir_sync(env, dir);
     }
-    return rv == 0 ? 0 : err_set(e, rv, "%s: %s", path, err_text_of(rv));
+    return rv == 0 ? 0 : err_set(e, rv, "%s: %s", path, err_why(rv));
 }

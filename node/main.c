@@ -184,7 +184,7 @@ static int run(const struct node_config *config)
 
     int rv = env_uv_open(&process.env);
     if (rv != 0) {
-        fprintf(stderr, "cairnd: can't start the event loop: %s\n", err_text_of(rv));
+        fprintf(stderr, "cairnd: can't start the event loop: %s\n", err_why(rv));
         return 1;
     }
     struct tls_opts tls = {config->ca_file, config->cert_file, config->key_file};

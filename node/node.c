@@ -321,7 +321,7 @@ static int open_data_dir(struct node *node, struct err_text *e)
         return err_set(e, rv,
                        "data_dir %s can't be made: %s; what it lies in must be a directory that "
                        "cairnd may write to",
-                       dir, err_text_of(rv));
+                       dir, err_why(rv));
     }
     (void)snprintf(path, sizeof path, "%s/lock", dir);
     rv = env_file_open(node->env, path, ENV_OPEN_WRITE | ENV_OPEN_CREATE, &node->lock);
@@ -330,7 +330,7 @@ static int open_data_dir(struct node *node, struct err_text *e)
     }
     if (rv != 0) {
         return err_set(e, rv, "%s: %s; is %s a directory that cairnd may write to?", path,
-                       err_text_of(rv), dir);
+                       err_why(rv), dir);
     }
     rv = env_file_lock(node->env, node->lock);
     if (rv != 0) {

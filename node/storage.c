@@ -80,7 +80,7 @@ static int check_stored(struct node *node, struct err_text *e)
     (void)snprintf(path, sizeof path, "%s/shards", node->config.data_dir);
     int rv = env_dir_list(node->env, path, look_at, &s);
     if (rv != 0 && rv != ERR_NOTFOUND) {
-        return err_set(e, rv, "%s: %s", path, err_text_of(rv));
+        return err_set(e, rv, "%s: %s", path, err_why(rv));
     }
     if (node->mode == IMAGE_PMEM && s.disk && !s.pmem &&
         node->config.storage == NODE_STORAGE_AUTO) {
