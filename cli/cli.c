@@ -177,9 +177,16 @@ int cli_fail(struct cli *cli, int code, const char *what)
                          what, why[0] != 0 ? why : cairn_strerror(code));
     }
     char missing[160];
-    (void)snprintf(missing, sizeof missing, "heap %s does not exist", what);
-    if (code == CAIRN_E_NOTFOUND && strcmp(why, missing) == 0) {
-        return cli_error(cli, code, "%s; `cairnctl heap ls` lists those that do", why);
+    int n = snprintf(missing, sizeof missing, "heap %s does not exist", what);
+    if (code == CAIRN_E_NOTFOUND && strncmp(why, missing, (size_t)n) == 0) {
+        return cli_error(cli, code, "%s; `cairnctl heap ls` lists those that do", missing);
+    }
+    static const char no_root[] = "there is no root ";
+    if (code == CAIRN_E_NOTFOUND && strncmp(why, no_root, sizeof no_root - 1) == 0) {
+        return cli_error(cli, code,
+                         "%s: there is no root of that name; `cairnctl root ls HEAP` lists those "
+                         "that there are",
+                         what);
     }
     return cli_error(cli, code, "%s: %s", what, why[0] != 0 ? why : cairn_strerror(code));
 }

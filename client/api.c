@@ -50,21 +50,26 @@ static int heap_wait(struct cairn_heap *heap)
 static int create_failed(int rv, const struct core_call *call, const char *name,
                          const cairn_heap_opts *opts)
 {
-    if (call->text[0] != '\0' && strcmp(call->text, err_text_of(rv)) != 0) { /* has words already */
+    if (rv != CAIRN_E_EXISTS && call->text[0] != '\0' &&
+        strcmp(call->text, err_text_of(rv)) != 0) { /* has words already */
         return rv;
     }
     switch (rv) {
     case CAIRN_E_EXISTS:
-        return sdk__fail(rv, "heap %s exists already", name);
+        return sdk__fail(rv, "heap %s exists already; open it, or choose another name", name);
     case CAIRN_E_INVAL:
         return sdk__fail(rv,
                          "%u replicas of each shard need as many nodes, and the cluster has fewer",
                          opts->replicas);
     case CAIRN_E_TOOBIG:
-        return sdk__fail(rv, "the limits of all heaps together would be more than %llu TiB",
+        return sdk__fail(rv,
+                         "the limits of all heaps together would be more than %llu TiB: drop one, "
+                         "or ask for less",
                          (unsigned long long)(HEAPS_BYTES_MAX >> 40));
     case CAIRN_E_LIMIT:
-        return sdk__fail(rv, "the cluster has %d heaps, or a node %d shards: no more fit",
+        return sdk__fail(rv,
+                         "the cluster has %d heaps, or a node %d shards: no more fit; drop one, or "
+                         "ask for fewer shards",
                          HEAPS_MAX, SHARDS_PER_NODE_MAX);
     default:
         return rv;
@@ -74,7 +79,9 @@ static int create_failed(int rv, const struct core_call *call, const char *name,
 /* The calling thread's message of a failed call that names a heap. */
 static int heap_failed(int rv, const char *name)
 {
-    return rv == CAIRN_E_NOTFOUND ? sdk__fail(rv, "heap %s does not exist", name) : rv;
+    return rv == CAIRN_E_NOTFOUND
+               ? sdk__fail(rv, "heap %s does not exist; create it, or check the name", name)
+               : rv;
 }
 
 int cairn_heap_create(cairn_client *client, const char *name, const cairn_heap_opts *opts)
@@ -397,7 +404,7 @@ static int root_page_show(struct root_page *page, struct slice entries, cairn_ro
         cairn_ptr ptr = {cursor_u64(&c)};
         uint64_t version = cursor_u64(&c);
         if (c.failed || name.len == 0 || name.len > ROOT_NAME_BYTES_MAX) {
-            return sdk__fail(CAIRN_E_PROTOCOL, "a node sent a malformed list of roots");
+            return sdk__because(CAIRN_E_PROTOCOL, "a node sent a malformed list of roots");
         }
         memcpy(page->last, name.data, name.len);
         page->last[name.len] = '\0';

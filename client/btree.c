@@ -58,7 +58,7 @@ struct path {
 
 static int damaged(void)
 {
-    return sdk__fail(CAIRN_E_CORRUPT, "not a B-tree");
+    return sdk__because(CAIRN_E_CORRUPT, "what the B-tree is made of is damaged");
 }
 
 static int check_key(const void *key, size_t key_len)
@@ -78,6 +78,13 @@ static int key_compare(const uint8_t *a, size_t a_len, const uint8_t *b, size_t 
     size_t len = a_len < b_len ? a_len : b_len;
     int c = len == 0 ? 0 : memcmp(a, b, len);
     return c != 0 ? c : (a_len > b_len) - (a_len < b_len);
+}
+
+static int root_read(cairn_heap *heap, cairn_ptr tree, cairn_ptr *root)
+{
+    *root = CAIRN_NULL;
+    int rv = sdk__container_check(heap, tree, CAIRN_TYPE_BTREE);
+    return rv != 0 ? rv : cairn_read(heap, tree, 0, root, sizeof *root, NULL);
 }
 
 /* ---- nodes ---- */
@@ -224,7 +231,7 @@ static int path_open(cairn_heap *heap, cairn_ptr tree, const uint8_t *key, size_
                      struct path *path, cairn_ptr *root)
 {
     path->depth = path->fresh_count = path->old_count = 0;
-    int rv = cairn_read(heap, tree, 0, root, sizeof *root, NULL);
+    int rv = root_read(heap, tree, root);
     cairn_ptr at = *root;
     while (rv == 0 && !cairn_ptr_is_null(at)) {
         struct node *n = NULL;
@@ -515,7 +522,7 @@ static int remove_once(cairn_heap *heap, cairn_ptr tree, const void *key, size_t
     unsigned at = leaf == NULL ? 0 : node_find(leaf, key, key_len, &equal);
     if (!equal) {
         path_close(&path);
-        return sdk__fail(CAIRN_E_NOTFOUND, "no such key");
+        return sdk__fail(CAIRN_E_NOTFOUND, "no such key: put it first, or check it");
     }
     *previous = leaf->entries[at].ptr;
     entry_remove(leaf, at);
@@ -570,7 +577,7 @@ int cairn_btree_get(cairn_heap *heap, cairn_ptr tree, const void *key, size_t ke
         *value = equal ? leaf->entries[at].ptr : CAIRN_NULL;
     }
     path_close(&path);
-    return equal ? 0 : sdk__fail(CAIRN_E_NOTFOUND, "no such key");
+    return equal ? 0 : sdk__fail(CAIRN_E_NOTFOUND, "no such key: put it first, or check it");
 }
 
 /* The smallest bound above the path's leaf: where the next leaf begins. False: it is the last. */
@@ -643,7 +650,7 @@ static int destroy_below(cairn_heap *heap, cairn_ptr ptr, unsigned depth)
 int cairn_btree_destroy(cairn_heap *heap, cairn_ptr tree)
 {
     cairn_ptr root;
-    int rv = cairn_read(heap, tree, 0, &root, sizeof root, NULL);
+    int rv = root_read(heap, tree, &root);
     if (rv == 0 && !cairn_ptr_is_null(root)) {
         rv = destroy_below(heap, root, 0);
     }

@@ -83,7 +83,7 @@ int sdk__turn_wait(struct cairn_tx *tx)
     sdk__future_init(&f, tx->heap->client);
     f.call.timeout_ms = sdk__tx_left_ms(tx->set);
     if (f.call.timeout_ms == 0) {
-        return sdk__fail(CAIRN_E_TIMEOUT, "the transaction's deadline has passed");
+        return sdk__because(CAIRN_E_TIMEOUT, "the transaction's deadline has passed");
     }
     f.call.turn = take_turn(tx->set, ptr);
     int rv = core_prepare_read_at(&f.call, tx->heap->core, ptr, 0, 0, &byte, sizeof byte);

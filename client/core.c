@@ -34,9 +34,11 @@ static void call_expire(struct core_call *call)
         sent = sent || (core__op_is_command(op) && op->unsettled > 0);
     }
     core__call_finish(call, sent ? ERR_INDOUBT : ERR_TIMEOUT,
-                      sent ? "no answer before the deadline: the call may or may not have taken "
-                             "effect; read to find out%s%s"
-                           : "the deadline passed before the call was served%s%s",
+                      sent
+                          ? "no answer before the deadline: the call may or may not have taken "
+                            "effect; read to find out%s%s"
+                          : "the deadline passed before the call was served; nothing has happened: "
+                            "try again%s%s",
                       last[0] != '\0' ? "; last trouble: " : "", last);
 }
 

@@ -440,6 +440,7 @@ static void give(struct core_call *call, struct embedded_call *c)
         hlc_say_oldest(c->version, c->value, call->text, sizeof call->text);
     } else if (c->err != 0) {
         (void)refuse(call, c->err, c->text);
+        sdk__explain(call);
     }
     call->value = c->value;
     call->version = c->version;

@@ -15,16 +15,21 @@ int sdk__fail(int err, const char *format, ...)
     va_start(args, format);
     (void)vsnprintf(last_text, sizeof last_text, format, args);
     va_end(args);
-    if (last_text[0] == '\0') {
-        (void)snprintf(last_text, sizeof last_text, "%s", err_text_of(err));
+    const char *text = err_text_of(err);
+    if (last_text[0] == '\0' || strcmp(last_text, text) == 0) {
+        (void)snprintf(last_text, sizeof last_text, "%s; %s", text, sdk__next_step(err));
     }
     return err;
 }
 
-int sdk__missing(const char *name)
+int sdk__because(int err, const char *format, ...)
 {
-    return sdk__fail(CAIRN_E_INVAL, "%s is NULL: give one (the header says what may be NULL)",
-                     name);
+    char text[sizeof last_text];
+    va_list args;
+    va_start(args, format);
+    (void)vsnprintf(text, sizeof text, format, args);
+    va_end(args);
+    return sdk__fail(err, "%.380s; %s", text, sdk__next_step(err));
 }
 
 /* The numbers are the wire's: what a node answers is handed through. */

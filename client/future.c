@@ -47,6 +47,7 @@ static void on_done(struct core_call *call)
 {
     struct cairn_future *future = container_of(call, struct cairn_future, call);
     struct sdk_stripe *stripe = stripe_of(future->client, future);
+    sdk__explain(call);
     unsigned before = atomic_fetch_or(&future->state, FUTURE_READY);
     if ((before & FUTURE_WAITED) != 0) {
         pthread_mutex_lock(&stripe->lock);
@@ -243,22 +244,23 @@ int cairn_future_wait(cairn_future *future, uint32_t timeout_ms)
     }
     bool embedded = is_direct(future);
     if (sdk__is_foreign(future->client)) {
-        return sdk__fail(CAIRN_E_CLOSED, "the call belongs to this process's parent");
+        return sdk__because(CAIRN_E_CLOSED, "the call belongs to this process's parent");
     }
     if (timeout_ms == 0) {
         if (embedded) {
             sdk__embedded_want(future);
         }
-        return sdk__fail(CAIRN_E_TIMEOUT, "the call is still under way");
+        return sdk__fail(CAIRN_E_TIMEOUT, "the call is still under way: wait for it again");
     }
     if (sdk__on_library_thread(future->client)) {
         return sdk__fail(CAIRN_E_INVAL, "waiting in a callback would wait for ever");
     }
     bool in_time =
         embedded ? sdk__embedded_wait(future, timeout_ms) : stripe_wait(future, timeout_ms);
-    return in_time
-               ? 0
-               : sdk__fail(CAIRN_E_TIMEOUT, "the call is still under way after %u ms", timeout_ms);
+    return in_time ? 0
+                   : sdk__fail(CAIRN_E_TIMEOUT,
+                               "the call is still under way after %u ms: wait for it again",
+                               timeout_ms);
 }
 int cairn_future_on_ready(cairn_future *future, cairn_future_cb cb, void *arg)
 {

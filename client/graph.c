@@ -14,6 +14,7 @@
 #include "base/assert.h"
 #include "base/mem.h"
 #include "cairn/graph.h"
+#include "client/graph_path.h"
 #include "client/sdk.h"
 #include "client/tx_set.h"
 
@@ -313,7 +314,7 @@ static int ask(struct walk *w)
         w->tx->set->reads++;
         f.call.timeout_ms = sdk__tx_left_ms(w->tx->set);
         if (f.call.timeout_ms == 0) {
-            return sdk__fail(CAIRN_E_TIMEOUT, "the transaction's deadline has passed");
+            return sdk__because(CAIRN_E_TIMEOUT, "the transaction's deadline has passed");
         }
     }
     int rv = sdk__future_run(&f, core_prepare_fetch(&f.call, w->heap->core, w->shard, &query));
@@ -346,10 +347,10 @@ static int walk(struct walk *w, cairn_ptr start)
         rv = gather(w) != 0 ? sdk__fail(CAIRN_E_NOMEM, "%s", "") : ask(w);
     }
     if (rv == 0 && place_of(g, start.word)->state == GONE) {
-        rv = sdk__fail(CAIRN_E_STALE, "the start of the graph is freed, or was never allocated");
+        rv = sdk__because(CAIRN_E_STALE, "the start of the graph is freed, or was never allocated");
     }
     if (rv == 0 && place_of(g, start.word)->state == UNBORN) {
-        rv = sdk__fail(CAIRN_E_NOT_YET, "the start of the graph is not allocated yet");
+        rv = sdk__because(CAIRN_E_NOT_YET, "the start of the graph is not allocated yet");
     }
     if (rv != 0) {
         return rv;
@@ -406,6 +407,10 @@ static int fetch(struct walk *w, cairn_ptr start, cairn_graph **graph)
     int rv = walk(w, start);
     buf_close(&w->starts);
     buf_close(&w->known);
+    if (rv == 0 && w->opts->path != NULL && w->opts->path[0] != '\0' && !w->graph->partial) {
+        rv = sdk__path_check(w->heap, w->opts->path, w->opts->depth, w->graph->nodes,
+                             w->graph->count);
+    }
     if (rv == 0 && w->tx != NULL) {
         rv = remember(w);
     }
@@ -502,7 +507,8 @@ int cairn_graph_find(const cairn_graph *graph, cairn_ptr ptr, cairn_node *node)
     memset(node, 0, sizeof *node);
     const struct place *place = cairn_ptr_is_null(ptr) ? NULL : place_of(graph, ptr.word);
     if (place == NULL || place->state != HERE) {
-        return sdk__fail(CAIRN_E_NOTFOUND, "the pointer is not in the graph");
+        return sdk__fail(CAIRN_E_NOTFOUND,
+                         "the pointer is not in the graph: fetch from elsewhere, or deeper");
     }
     *node = graph->nodes[place->node];
     return 0;

@@ -54,6 +54,11 @@ static uint64_t reverse(uint64_t x)
     return __builtin_bswap64(x);
 }
 
+static int damaged(void)
+{
+    return sdk__because(CAIRN_E_CORRUPT, "what the hash map is made of is damaged");
+}
+
 static int check_key(const void *key, size_t key_len)
 {
     if (key == NULL && key_len > 0) {
@@ -272,7 +277,7 @@ static int bucket_get(cairn_heap *heap, cairn_ptr hash, const struct hash_root *
         return rv;
     }
     if (bucket == 0) {
-        return sdk__fail(CAIRN_E_CORRUPT, "not a hash map");
+        return damaged();
     }
     rv = bucket_new(heap, hash, root, bucket, dummy);
     if (rv == 0) {
@@ -320,9 +325,12 @@ int cairn_hash_new(cairn_heap *heap, cairn_ptr *hash)
 
 static int root_read(cairn_heap *heap, cairn_ptr hash, struct hash_root *root)
 {
-    int rv = cairn_read(heap, hash, 0, root, sizeof *root, NULL);
+    int rv = sdk__container_check(heap, hash, CAIRN_TYPE_HASH);
+    if (rv == 0) {
+        rv = cairn_read(heap, hash, 0, root, sizeof *root, NULL);
+    }
     if (rv == 0 && (root->bits < BUCKETS_BITS_FIRST || root->bits > BUCKETS_BITS_MAX)) {
-        rv = sdk__fail(CAIRN_E_CORRUPT, "not a hash map");
+        rv = damaged();
     }
     return rv;
 }
@@ -426,7 +434,7 @@ int cairn_hash_get(cairn_heap *heap, cairn_ptr hash, const void *key, size_t key
     *value = CAIRN_NULL;
     int rv = find(heap, hash, key, key_len, &s, &order, &bits);
     if (rv == 0 && !s.found) {
-        rv = sdk__fail(CAIRN_E_NOTFOUND, "no such key");
+        rv = sdk__fail(CAIRN_E_NOTFOUND, "no such key: put it first, or check it");
     }
     if (rv == 0) {
         *value = s.n.value;
@@ -443,7 +451,7 @@ int cairn_hash_remove(cairn_heap *heap, cairn_ptr hash, const void *key, size_t 
         uint64_t bits;
         int rv = find(heap, hash, key, key_len, &s, &order, &bits);
         if (rv == 0 && !s.found) {
-            rv = sdk__fail(CAIRN_E_NOTFOUND, "no such key");
+            rv = sdk__fail(CAIRN_E_NOTFOUND, "no such key: put it first, or check it");
         }
         if (rv != 0) {
             return rv;
@@ -506,7 +514,7 @@ static int each(cairn_heap *heap, cairn_ptr hash, cairn_hash_cb cb, void *arg)
         struct hash_image image;
         rv = image_read(heap, at, &image);
         if (rv == 0 && image.node.key_len > sizeof key) {
-            return sdk__fail(CAIRN_E_CORRUPT, "not a hash map");
+            return damaged();
         }
         if (rv == 0 && image.node.key_len > 0) {
             rv = cairn_read(heap, at, sizeof image.node, key, image.node.key_len, NULL);

@@ -22,8 +22,14 @@ static int check_data(const void *data, size_t len)
     }
     return len <= CAIRN_LIST_DATA_BYTES_MAX
                ? 0
-               : sdk__fail(CAIRN_E_TOOBIG, "an element of %zu bytes: at most %u", len,
+               : sdk__fail(CAIRN_E_TOOBIG,
+                           "an element of %zu bytes: at most %u; link larger objects", len,
                            CAIRN_LIST_DATA_BYTES_MAX);
+}
+
+static int check_list(cairn_heap *heap, cairn_ptr list)
+{
+    return sdk__container_check(heap, list, CAIRN_TYPE_LIST);
 }
 
 static int node_read(cairn_heap *heap, cairn_ptr ptr, struct list_node *out)
@@ -50,23 +56,24 @@ int cairn_list_new(cairn_heap *heap, cairn_ptr *list)
 int cairn_list_destroy(cairn_heap *heap, cairn_ptr list)
 {
     cairn_ptr at = list;
-    while (!cairn_ptr_is_null(at)) {
+    int rv = check_list(heap, list);
+    while (rv == 0 && !cairn_ptr_is_null(at)) {
         struct list_node node;
-        int rv = node_read(heap, at, &node);
+        rv = node_read(heap, at, &node);
         if (rv == 0) {
             rv = cairn_free(heap, at);
         }
-        if (rv != 0) {
-            return rv;
-        }
-        at = node.next;
+        at = rv == 0 ? node.next : at;
     }
-    return 0;
+    return rv;
 }
 
 int cairn_list_push(cairn_heap *heap, cairn_ptr list, const void *data, size_t len, cairn_ptr *node)
 {
     int rv = check_data(data, len);
+    if (rv == 0) {
+        rv = check_list(heap, list);
+    }
     if (rv != 0) {
         return rv;
     }
@@ -195,7 +202,8 @@ static int mark(cairn_heap *heap, cairn_ptr node)
         struct list_node n;
         int rv = node_read(heap, node, &n);
         if (rv == CAIRN_E_STALE || (rv == 0 && n.removed != 0)) {
-            return sdk__fail(CAIRN_E_NOTFOUND, "the element is not in the list any more");
+            return sdk__fail(CAIRN_E_NOTFOUND,
+                             "the element is not in the list any more: somebody else has taken it");
         }
         if (rv != 0) {
             return rv;
@@ -213,7 +221,16 @@ int cairn_list_remove(cairn_heap *heap, cairn_ptr list, cairn_ptr node)
     if (cairn_ptr_equals(list, node)) {
         return sdk__fail(CAIRN_E_INVAL, "the list itself is not an element of it");
     }
-    int rv = mark(heap, node);
+    int rv = check_list(heap, list);
+    if (rv == 0) {
+        rv = mark(heap, node);
+    }
+    if (rv == CAIRN_E_RANGE) { /* it is smaller than any element */
+        rv = sdk__container_check(heap, node, CAIRN_TYPE_LIST_NODE);
+        rv = rv != 0 ? rv
+                     : sdk__fail(CAIRN_E_CORRUPT, "the element is cut off; %s",
+                                 sdk__next_step(CAIRN_E_CORRUPT));
+    }
     if (rv == 0) {
         /* It is out: whatever happens here, TIMEOUT ("nothing happened") would be a lie, and a
          * pop's caller would lose the element. The next walk unlinks what this one didn't. */
@@ -232,7 +249,10 @@ static int data_read(cairn_heap *heap, cairn_ptr node, uint8_t **data, size_t *l
         return rv;
     }
     if (object.size < sizeof(struct list_node)) {
-        return sdk__fail(CAIRN_E_CORRUPT, "not an element of a list");
+        return sdk__fail(CAIRN_E_CORRUPT,
+                         "the object is no element of a list; "
+                         "%s",
+                         sdk__next_step(CAIRN_E_CORRUPT));
     }
     *len = object.size - sizeof(struct list_node);
     *data = mem_alloc(*len + 1);
@@ -247,6 +267,10 @@ int cairn_list_pop(cairn_heap *heap, cairn_ptr list, void *data, size_t size, si
     if (len == NULL || (data == NULL && size > 0)) {
         return sdk__missing(len == NULL ? "len" : "data");
     }
+    int bad = check_list(heap, list);
+    if (bad != 0) {
+        return bad;
+    }
     for (;;) {
         cairn_ptr at = list;
         struct list_node p;
@@ -255,20 +279,24 @@ int cairn_list_pop(cairn_heap *heap, cairn_ptr list, void *data, size_t size, si
             rv = advance(heap, &at, &p);
         }
         if (rv == 0 && cairn_ptr_is_null(at)) {
-            return sdk__fail(CAIRN_E_NOTFOUND, "the list is empty");
+            return sdk__fail(CAIRN_E_NOTFOUND,
+                             "the list is empty: push something, or wait until somebody does");
         }
         uint8_t *bytes = NULL;
         if (rv == 0) {
             rv = data_read(heap, at, &bytes, len);
         }
         if (rv == 0 && *len > size) {
-            rv = sdk__fail(CAIRN_E_TOOBIG, "the element has %zu bytes, the buffer %zu", *len, size);
+            rv = sdk__fail(CAIRN_E_TOOBIG,
+                           "the element has %zu bytes, the buffer %zu: give a larger one", *len,
+                           size);
         }
         if (rv == 0) {
             rv = cairn_list_remove(heap, list, at);
         }
         if (rv == 0 && *len > 0) {
             assert(bytes != NULL);
+            assert(data != NULL); /* size isn't 0 */
             memcpy(data, bytes, *len);
         }
         mem_free(bytes);
@@ -282,7 +310,10 @@ int cairn_list_each(cairn_heap *heap, cairn_ptr list, cairn_list_cb cb, void *ar
 {
     cairn_ptr at = list;
     struct list_node p;
-    int rv = cb == NULL ? sdk__missing("cb") : node_read(heap, list, &p);
+    int rv = cb == NULL ? sdk__missing("cb") : check_list(heap, list);
+    if (rv == 0) {
+        rv = node_read(heap, list, &p);
+    }
     while (rv == 0) {
         rv = advance(heap, &at, &p);
         if (rv != 0 || cairn_ptr_is_null(at)) {
@@ -299,6 +330,6 @@ int cairn_list_each(cairn_heap *heap, cairn_ptr list, cairn_list_cb cb, void *ar
         mem_free(data);
     }
     return rv == CAIRN_E_CONFLICT
-               ? sdk__fail(rv, "the list changed too much while it was being walked")
+               ? sdk__fail(rv, "the list changed too much while it was being walked: walk it again")
                : rv;
 }

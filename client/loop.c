@@ -81,7 +81,7 @@ int sdk__loop_open(const struct tls_opts *tls, struct sdk_loop **out)
     int rv = env_uv_open(&loop->env);
     if (rv != 0) {
         mem_free(loop);
-        return sdk__fail(rv, "no event loop: %s", err_text_of(rv));
+        return sdk__fail(rv, "no event loop: %s; %s", err_why(rv), sdk__next_step(rv));
     }
     rv = tls_attach(loop->env, tls, &e);
     if (rv != 0) {

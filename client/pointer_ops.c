@@ -33,7 +33,8 @@ static int link_look(cairn_tx *tx, void *arg)
     if (rv == 0 && !cairn_ptr_equals(now, l->expected)) {
         char text[CAIRN_PTR_TEXT_BYTES];
         cairn_ptr_format(now, text, sizeof text);
-        return sdk__fail(CAIRN_E_EXISTS, "the pointer there is %s", text);
+        return sdk__fail(CAIRN_E_EXISTS, "the pointer there is %s: read again, and decide anew",
+                         text);
     }
     return rv != 0 ? rv : link_try(tx, arg);
 }
@@ -112,7 +113,7 @@ static int move_try(cairn_tx *tx, void *arg)
     cairn_ptr head;
     int rv = cairn_tx_read(tx, m->from, m->from_offset, &m->node, sizeof m->node);
     if (rv == 0 && cairn_ptr_is_null(m->node)) {
-        rv = sdk__fail(CAIRN_E_NOTFOUND, "the list is empty");
+        rv = sdk__fail(CAIRN_E_NOTFOUND, "the list is empty: there is nothing to move");
     }
     if (rv == 0) {
         rv = cairn_tx_read(tx, m->node, m->next_offset, &next, sizeof next);
@@ -159,7 +160,8 @@ static int into_try(cairn_tx *tx, void *arg)
     int rv = cairn_tx_read(tx, in->owner, in->offset, &there, sizeof there);
     if (rv == 0 && in->next_offset == UINT64_MAX && !cairn_ptr_is_null(there)) {
         /* Not CONFLICT yet: that would be tried again. */
-        return sdk__fail(CAIRN_E_EXISTS, "a pointer stands there already");
+        return sdk__fail(CAIRN_E_EXISTS,
+                         "a pointer stands there already: read again, and decide anew");
     }
     if (rv == 0) {
         rv = cairn_tx_alloc_near(tx, in->owner, in->bytes, in->type, &in->ptr);

@@ -64,11 +64,18 @@ struct sdk_hot {
 };
 #define SDK_HOT_OBJECTS 64u
 
+/* Containers that were found to be of their type (container.c). */
+#define SDK_CONTAINER_TYPES 7u /* enum cairn_container_type */
+#define SDK_CONTAINERS      16u
+#define SDK_FIELDS          16u
+
 struct cairn_heap {
     struct cairn_client *client;
     struct core_heap *core;
     struct sdk_item close;
     struct sdk_hot hot[SDK_HOT_OBJECTS];
+    _Atomic uint64_t containers[SDK_CONTAINER_TYPES][SDK_CONTAINERS];
+    _Atomic uint64_t fields[SDK_FIELDS]; /* of types, that a path may name (graph_path.c) */
 };
 
 enum future_state {
@@ -125,10 +132,26 @@ bool sdk__embedded_wait(struct cairn_future *future, uint32_t timeout_ms);     /
 void sdk__embedded_want(struct cairn_future *future);                          /* without waiting */
 void sdk__embedded_watch(struct cairn_heap *heap, struct embedded_call *call); /* submits it */
 
-/* error.c: set the calling thread's message and return err. An empty text becomes the code's. */
+/* explain.c: what to do about a code, without a full stop; static. thread: any */
+const char *sdk__next_step(int err);
+/* A call that has ended with a code alone, or its text, gets a cause and what to do next. */
+void sdk__explain(struct core_call *call);
+
+/* container.c: 0: the object is of that type (CAIRN_TYPE_LIST ...); INVAL: it is of another, and
+ * the message says of which; else why nobody knows. */
+int sdk__container_check(cairn_heap *heap, cairn_ptr ptr, uint32_t type);
+
+/* error.c: set the calling thread's message and return err. An empty text becomes the code's, and
+ * the code's own text gets what to do next behind it. */
 int sdk__fail(int err, const char *format, ...) __attribute__((format(printf, 2, 3)));
+/* The same, with what to do about the code behind the text. */
+int sdk__because(int err, const char *format, ...) __attribute__((format(printf, 2, 3)));
 /* INVAL: this argument of the public call is NULL, and must not be. */
-int sdk__missing(const char *name);
+static inline int sdk__missing(const char *name)
+{
+    (void)sdk__fail(CAIRN_E_INVAL, "%s is NULL: give one (the header says what may be NULL)", name);
+    return CAIRN_E_INVAL;
+}
 
 /* tx_commit.c: the future of a commit that has a set is freed, with its outcome. */
 void sdk__tx_settled(struct cairn_future *future);

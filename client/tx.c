@@ -210,7 +210,7 @@ static int alloc_on(struct cairn_tx *tx, uint32_t shard, uint64_t bytes, uint32_
     uint64_t word = 0;
     uint64_t session = 0;
     uint32_t left = sdk__tx_left_ms_about(set);
-    rv = left == 0 ? sdk__fail(CAIRN_E_TIMEOUT, "the transaction's deadline has passed")
+    rv = left == 0 ? sdk__because(CAIRN_E_TIMEOUT, "the transaction's deadline has passed")
                    : sdk__lease_take(tx->heap, shard, left, &word, &session);
     struct tx_object *object =
         rv != 0 ? NULL : sdk__tx_set_object(set, tx->heap, tx->heap->core->shards[shard], word);
@@ -317,7 +317,8 @@ int cairn_tx_compare(cairn_tx *tx, cairn_ptr ptr, uint64_t offset, const void *e
     sdk__tx_overlay(object, offset, now, len);
     bool same = memcmp(now, expected, len) == 0;
     mem_free(now);
-    return same ? 0 : sdk__fail(CAIRN_E_CONFLICT, "the transaction itself has written other bytes");
+    return same ? 0
+                : sdk__because(CAIRN_E_CONFLICT, "the transaction itself has written other bytes");
 }
 
 int cairn_tx_compare_version(cairn_tx *tx, cairn_ptr ptr, uint64_t version)
@@ -331,7 +332,7 @@ int cairn_tx_compare_version(cairn_tx *tx, cairn_ptr ptr, uint64_t version)
         rv = sdk__tx_object_of(tx, ptr, &object);
     }
     if (rv == 0 && (object->born || (object->checked && object->version != version))) {
-        rv = sdk__fail(CAIRN_E_CONFLICT, "the object has another version");
+        rv = sdk__because(CAIRN_E_CONFLICT, "the object has another version");
     }
     if (rv != 0 || object->checked) {
         return rv;

@@ -29,7 +29,7 @@ static int conflict_fail(const struct tx_parts *parts, uint64_t what, uint64_t v
 {
     char text[CORE_TEXT_BYTES];
     last_conflict = sdk__tx_conflict_say(parts, what, version, text, sizeof text);
-    return sdk__fail(CAIRN_E_CONFLICT, "%s", text);
+    return sdk__because(CAIRN_E_CONFLICT, "%s", text);
 }
 
 static int prepare(const struct tx_set *set, struct core_call *call, struct tx_parts *parts,
@@ -75,7 +75,7 @@ static int send(struct cairn_tx *tx, struct tx_parts *parts, struct commit *out)
     sdk__future_init(&f, tx->heap->client);
     f.call.timeout_ms = sdk__tx_left_ms(tx->set);
     if (f.call.timeout_ms == 0) {
-        return sdk__fail(CAIRN_E_TIMEOUT, "the transaction's deadline has passed");
+        return sdk__because(CAIRN_E_TIMEOUT, "the transaction's deadline has passed");
     }
     int rv = prepare(tx->set, &f.call, parts, &joined);
     f.call.reserved = rv == 0 ? sdk__tx_take_number(tx->set) : NULL;
@@ -87,8 +87,8 @@ static int send(struct cairn_tx *tx, struct tx_parts *parts, struct commit *out)
         return conflict_fail(parts, f.call.value, f.call.version);
     }
     if (rv == CAIRN_E_STALE && lost_a_lease(parts)) {
-        return sdk__fail(CAIRN_E_CONFLICT, "the session with a shard ended, and with it the "
-                                           "promise of the pointers that were allocated");
+        return sdk__because(CAIRN_E_CONFLICT, "the session with a shard ended, and with it the "
+                                              "promise of the pointers that were allocated");
     }
     return rv;
 }
@@ -159,7 +159,7 @@ static int prepare_async(struct cairn_tx *tx, struct cairn_future *f, struct tx_
         return sdk__fail(CAIRN_E_NOMEM, "out of memory for a transaction");
     }
     if (left == 0) {
-        return sdk__fail(CAIRN_E_TIMEOUT, "the transaction's deadline has passed");
+        return sdk__because(CAIRN_E_TIMEOUT, "the transaction's deadline has passed");
     }
     int rv = sdk__tx_parts_encode(tx->set, parts);
     if (rv != 0) {
@@ -251,7 +251,7 @@ static int settle(struct cairn_client *client, const struct tx_set *set, struct 
         }
         sdk__pause_us(SDK_TX_SETTLE_PAUSE_US);
     }
-    return sdk__fail(CAIRN_E_INDOUBT, "whether the transaction was committed is not known");
+    return sdk__because(CAIRN_E_INDOUBT, "whether the transaction was committed is not known");
 }
 
 static bool is_for_another_try(int err)

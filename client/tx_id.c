@@ -84,7 +84,7 @@ static int reserve(struct cairn_tx *tx)
     sdk__future_init(&f, heap->client);
     f.call.timeout_ms = sdk__tx_left_ms(set);
     rv = f.call.timeout_ms == 0
-             ? sdk__fail(CAIRN_E_TIMEOUT, "the transaction's deadline has passed")
+             ? sdk__because(CAIRN_E_TIMEOUT, "the transaction's deadline has passed")
              : sdk__future_run(&f, core_prepare_tx_reserve(&f.call, heap->core,
                                                            sdk__tx_shard_index(heap, shard)));
     if (rv != 0) {
@@ -190,7 +190,8 @@ int cairn_tx_outcome(cairn_client *client, const cairn_tx_id *id, uint32_t *stat
     for (;;) {
         uint64_t now = sdk__now_ns();
         if (now >= until) {
-            return sdk__fail(CAIRN_E_TIMEOUT, "the transaction is being decided all the time");
+            return sdk__fail(CAIRN_E_TIMEOUT,
+                             "the transaction is being decided all the time: ask again");
         }
         int rv = sdk__tx_settle(client, id, (uint32_t)((until - now + 999999) / 1000000u), &found);
         if (rv == CAIRN_E_SESSION_EXPIRED && asked_again) {

@@ -31,7 +31,7 @@ static int part_of(struct tx_parts *parts, struct cairn_heap *heap, struct core_
         }
     }
     if (parts->count == TX_PARTICIPANTS_MAX) {
-        return sdk__fail(CAIRN_E_LIMIT, "the transaction has more than %d shards",
+        return sdk__fail(CAIRN_E_LIMIT, "the transaction has more than %d shards: divide it",
                          TX_PARTICIPANTS_MAX);
     }
     struct tx_part *part = &parts->parts[parts->count];
@@ -176,8 +176,8 @@ static int put_alloc(struct tx_parts *parts, const struct tx_object *object, str
         return rv;
     }
     if (part->session != 0 && part->session != object->session) {
-        return sdk__fail(CAIRN_E_CONFLICT, "the session with a shard ended, and with it the "
-                                           "promise of the pointers that were allocated");
+        return sdk__because(CAIRN_E_CONFLICT, "the session with a shard ended, and with it the "
+                                              "promise of the pointers that were allocated");
     }
     part->session = object->session;
     return put_object(
@@ -265,12 +265,13 @@ int sdk__tx_parts_encode(const struct tx_set *set, struct tx_parts *out)
                 sdk__fail(CAIRN_E_TOOBIG, "%zu bytes for one of several shards; at most %u on each",
                           len, TX_PART_BYTES_MAX);
         } else if (bytes > TX_BYTES_MAX) {
-            rv = sdk__fail(CAIRN_E_TOOBIG, "a transaction of more than %u bytes", TX_BYTES_MAX);
+            rv = sdk__because(CAIRN_E_TOOBIG, "a transaction of more than %u bytes", TX_BYTES_MAX);
         } else if (items > TX_ITEMS_MAX) {
-            rv = sdk__fail(CAIRN_E_LIMIT,
-                           "with a check for each that it changes, the transaction has more than "
-                           "%d checks and operations",
-                           TX_ITEMS_MAX);
+            rv =
+                sdk__because(CAIRN_E_LIMIT,
+                             "with a check for each that it changes, the transaction has more than "
+                             "%d checks and operations",
+                             TX_ITEMS_MAX);
         }
     }
     return rv;

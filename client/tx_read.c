@@ -20,7 +20,7 @@ static int future_open(struct cairn_tx *tx, struct cairn_future *f)
     f->call.timeout_ms = sdk__tx_left_ms(tx->set);
     return f->call.timeout_ms != 0
                ? 0
-               : sdk__fail(CAIRN_E_TIMEOUT, "the transaction's deadline has passed");
+               : sdk__because(CAIRN_E_TIMEOUT, "the transaction's deadline has passed");
 }
 
 int sdk__tx_object_of(struct cairn_tx *tx, cairn_ptr ptr, struct tx_object **out)
@@ -34,8 +34,9 @@ int sdk__tx_object_of(struct cairn_tx *tx, cairn_ptr ptr, struct tx_object **out
     if (*out == NULL) {
         return sdk__fail(CAIRN_E_NOMEM, "out of memory for a transaction");
     }
-    return (*out)->freed ? sdk__fail(CAIRN_E_STALE, "the transaction itself has freed the object")
-                         : 0;
+    return (*out)->freed
+               ? sdk__because(CAIRN_E_STALE, "the transaction itself has freed the object")
+               : 0;
 }
 
 /* The failure of a read is something that was read, too: NOT_YET counts at the commit. STALE does
@@ -125,8 +126,8 @@ static int bytes_fetch(struct cairn_tx *tx, struct tx_object *object, uint64_t o
             return rv;
         }
         if (offset > found.size || len > found.size - offset) {
-            return sdk__fail(CAIRN_E_RANGE, "offset %llu + %zu bytes of an object of %llu",
-                             (unsigned long long)offset, len, (unsigned long long)found.size);
+            return sdk__because(CAIRN_E_RANGE, "offset %llu + %zu bytes of an object of %llu",
+                                (unsigned long long)offset, len, (unsigned long long)found.size);
         }
     }
 }
@@ -142,8 +143,8 @@ int cairn_tx_read(cairn_tx *tx, cairn_ptr ptr, uint64_t offset, void *data, size
         return rv;
     }
     if (object->sized && (offset > object->size || len > object->size - offset)) {
-        return sdk__fail(CAIRN_E_RANGE, "offset %llu + %zu bytes of an object of %llu",
-                         (unsigned long long)offset, len, (unsigned long long)object->size);
+        return sdk__because(CAIRN_E_RANGE, "offset %llu + %zu bytes of an object of %llu",
+                            (unsigned long long)offset, len, (unsigned long long)object->size);
     }
     if (object->born && len > 0) {
         memset(data, 0, len);
@@ -173,7 +174,7 @@ int sdk__tx_root_of(struct cairn_tx *tx, const char *name, struct tx_root **out)
 
 static int no_root(const char *name)
 {
-    return sdk__fail(CAIRN_E_NOTFOUND, "there is no root '%.64s'", name);
+    return sdk__because(CAIRN_E_NOTFOUND, "there is no root '%.64s'", name);
 }
 
 int cairn_tx_root_get(cairn_tx *tx, const char *name, cairn_ptr *ptr)
@@ -264,7 +265,7 @@ static int show_page(struct listing *l, struct slice entries)
         uint64_t ptr = cursor_u64(&c);
         uint64_t version = cursor_u64(&c);
         if (c.failed || name.len == 0 || name.len > ROOT_NAME_BYTES_MAX) {
-            return sdk__fail(CAIRN_E_PROTOCOL, "a node sent a malformed list of roots");
+            return sdk__because(CAIRN_E_PROTOCOL, "a node sent a malformed list of roots");
         }
         struct tx_root *root = sdk__tx_set_root(l->tx->set, l->tx->heap, l->shard, name);
         if (root == NULL) {
@@ -343,7 +344,7 @@ int sdk__tx_validate(struct cairn_tx *tx, struct tx_parts *parts, uint64_t *what
     int rv = 0;
     uint32_t left = sdk__tx_left_ms(tx->set);
     if (left == 0) {
-        return sdk__fail(CAIRN_E_TIMEOUT, "the transaction's deadline has passed");
+        return sdk__because(CAIRN_E_TIMEOUT, "the transaction's deadline has passed");
     }
     for (; rv == 0 && started < parts->count; started++) {
         struct tx_part *part = &parts->parts[started];

@@ -166,12 +166,13 @@ int sdk__tx_set_charge(struct tx_set *set, uint32_t items, size_t bytes)
 {
     size_t more = items * sizeof(struct txn_item) + bytes;
     if (items > set->opts.items_max - set->items) {
-        return sdk__fail(CAIRN_E_LIMIT, "the transaction has %u checks and operations already",
+        return sdk__fail(CAIRN_E_LIMIT,
+                         "the transaction has %u checks and operations already: divide it",
                          set->items);
     }
     if (more > set->opts.bytes_max || set->size > set->opts.bytes_max - more) {
-        return sdk__fail(CAIRN_E_TOOBIG, "the transaction would have more than %u bytes",
-                         set->opts.bytes_max);
+        return sdk__because(CAIRN_E_TOOBIG, "the transaction would have more than %u bytes",
+                            set->opts.bytes_max);
     }
     set->items += items;
     set->size += more;
@@ -205,7 +206,7 @@ int sdk__tx_set_saw_object(struct tx_set *set, struct tx_object *object, uint64_
     if (object->checked) {
         return object->version == version
                    ? 0
-                   : sdk__fail(CAIRN_E_CONFLICT, "the object has changed since it was read");
+                   : sdk__because(CAIRN_E_CONFLICT, "the object has changed since it was read");
     }
     if (!counts(set)) {
         return 0;
@@ -224,8 +225,8 @@ int sdk__tx_set_saw_root(struct tx_set *set, struct tx_root *root, uint64_t vers
     if (root->checked) {
         return root->version == version
                    ? 0
-                   : sdk__fail(CAIRN_E_CONFLICT, "root '%.64s' has changed since it was read",
-                               root->name);
+                   : sdk__because(CAIRN_E_CONFLICT, "root '%.64s' has changed since it was read",
+                                  root->name);
     }
     root->version = version;
     root->ptr = ptr;
@@ -246,7 +247,8 @@ int sdk__tx_set_saw_directory(struct tx_set *set, struct tx_directory *directory
     if (directory->checked) { /* version 0, too: no name ever came or went */
         return directory->version == version
                    ? 0
-                   : sdk__fail(CAIRN_E_CONFLICT, "the set of roots has changed since it was read");
+                   : sdk__because(CAIRN_E_CONFLICT,
+                                  "the set of roots has changed since it was read");
     }
     int rv = sdk__tx_set_charge(set, 1, 0);
     if (rv == 0) {
@@ -437,7 +439,7 @@ int sdk__tx_compare_bytes(struct tx_set *set, struct tx_object *object, uint64_t
         }
         if (memcmp(range->bytes.data + (from - range->offset), expected.data + (from - offset),
                    to - from) != 0) {
-            return sdk__fail(CAIRN_E_CONFLICT, "the transaction itself has written other bytes");
+            return sdk__because(CAIRN_E_CONFLICT, "the transaction itself has written other bytes");
         }
         int rv = sdk__tx_compare_later(
             set, object, at, slice_of(expected.data + (at - offset), (size_t)(from - at)));

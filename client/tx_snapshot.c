@@ -97,7 +97,7 @@ static int ask(const struct snapshot *s, struct place *p, prepare_fn prepare)
 {
     uint32_t left = sdk__tx_left_ms(s->set);
     if (left == 0) {
-        return sdk__fail(CAIRN_E_TIMEOUT, "the transaction's deadline has passed");
+        return sdk__because(CAIRN_E_TIMEOUT, "the transaction's deadline has passed");
     }
     struct cairn_future *f = sdk__future_new(p->heap);
     if (f == NULL) {

@@ -194,7 +194,7 @@ static int show_page(struct slice types, struct decoded *decoded, uint32_t *last
         uint64_t version = cursor_u64(&c);
         struct slice bytes = cursor_bytes(&c, cursor_u32(&c));
         if (c.failed || !decode(*last, bytes, decoded)) {
-            return sdk__fail(CAIRN_E_PROTOCOL, "a node sent a malformed list of types");
+            return sdk__because(CAIRN_E_PROTOCOL, "a node sent a malformed list of types");
         }
         *stopped = cb(arg, &decoded->type, version) != 0;
     }

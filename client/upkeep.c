@@ -24,7 +24,7 @@ static int show_changes(struct slice changes, uint64_t *count, bool *stopped, ca
         change.len = cursor_u32(&c);
         change.kind = cursor_u32(&c);
         if (c.failed) {
-            return sdk__fail(CAIRN_E_PROTOCOL, "a node sent a malformed history");
+            return sdk__because(CAIRN_E_PROTOCOL, "a node sent a malformed history");
         }
         ++*count;
         *stopped = cb(arg, &change) != 0;
@@ -117,7 +117,7 @@ static int fetch(struct cairn_iter *iter)
     iter->page = f.call.bytes;
     iter->at = 0;
     if (rv == 0 && iter->page.len % OBJECT_BYTES != 0) {
-        rv = sdk__fail(CAIRN_E_PROTOCOL, "a node sent a malformed list of objects");
+        rv = sdk__because(CAIRN_E_PROTOCOL, "a node sent a malformed list of objects");
     }
     if (rv != 0) {
         buf_clear(&iter->page); /* the call may be repeated */

@@ -279,7 +279,7 @@ static struct cairn_watch *watch_new(struct cairn_heap *heap, struct watch_reade
 /* Its lock may be held by a thread that this process doesn't have. */
 static int foreign(void)
 {
-    return sdk__fail(CAIRN_E_CLOSED, "the watch belongs to this process's parent");
+    return sdk__because(CAIRN_E_CLOSED, "the watch belongs to this process's parent");
 }
 
 static int open_watch(struct cairn_heap *heap, const struct msg_watch *what, uint32_t shard,
@@ -498,7 +498,8 @@ int cairn_watch_token(cairn_watch *watch, char *token, size_t bytes)
     (void)pthread_mutex_unlock(&watch->lock);
     size_t len = strlen(text) + 1;
     if (bytes < len) {
-        return sdk__fail(CAIRN_E_RANGE, "the token has %zu bytes", len);
+        return sdk__fail(CAIRN_E_RANGE, "the token has %zu bytes: give a buffer of %u", len,
+                         CAIRN_WATCH_TOKEN_BYTES);
     }
     memcpy(token, text, len);
     return 0;

@@ -202,7 +202,8 @@ static int usable(const struct embedded *db, struct err_text *e)
     if (db->failed != 0) {
         return err_set(e, db->failed, "%s", db->fail_text);
     }
-    return db->closing ? err_set(e, ERR_CANCELED, "the directory is being closed") : 0;
+    return db->closing ? err_set(e, ERR_CANCELED, "the directory is being closed: open it again")
+                       : 0;
 }
 
 /* Never in doubt: of a heap that may be in the catalogue, nothing must be removed. */
@@ -249,7 +250,7 @@ static int create(struct embedded *db, struct slice name, struct catalog_entry *
         rv = err_set(e, ERR_EXISTS, "a heap of this name is there already");
     }
     if (rv == 0 && heap_map_count(db->catalog->heap, HEAP_MAP_CATALOG) >= HEAPS_MAX) {
-        rv = err_set(e, ERR_LIMIT, "a directory holds %d heaps at most", HEAPS_MAX);
+        rv = err_set(e, ERR_LIMIT, "a directory holds %d heaps at most: drop one", HEAPS_MAX);
     }
     if (rv == 0) {
         entry->uid = db->next_uid++;
@@ -282,11 +283,11 @@ int embed_heap_create(struct embedded *db, struct slice name, uint64_t bytes_max
         return err_set(e, ERR_INVAL, "history is kept for at most %llu ms", RETENTION_MS_MAX);
     }
     if (bytes_max > UINT64_MAX - HEAP_PAGE_BYTES) {
-        return err_set(e, ERR_INVAL, "no heap is that large");
+        return err_set(e, ERR_INVAL, "no heap is that large: give a smaller limit");
     }
     bytes_max = (bytes_max + HEAP_PAGE_BYTES - 1) / HEAP_PAGE_BYTES * HEAP_PAGE_BYTES;
     if (bytes_max < (UINT64_C(1) << 20)) {
-        return err_set(e, ERR_INVAL, "a heap has at least 1 MiB");
+        return err_set(e, ERR_INVAL, "a heap has at least 1 MiB: give a larger limit");
     }
     entry.bytes_max = bytes_max;
     (void)pthread_mutex_lock(&db->directory);

@@ -88,11 +88,11 @@ int embed__admit(const struct embedded_heap *h, const char **text)
         return db->failed;
     }
     if (db->closing) {
-        *text = "the directory is being closed";
+        *text = "the directory is being closed: open it again";
         return ERR_CANCELED;
     }
     if (h->dropped) {
-        *text = "the heap was dropped";
+        *text = "the heap was dropped: open another";
         return ERR_NOTFOUND;
     }
     return 0;
@@ -509,12 +509,14 @@ static void call_leaves(struct embedded_heap *h, struct embedded_call *call)
     struct embed_batch *b = call->batch;
     if (embed__is_read(call->request->op)) {
         list_remove(&call->link);
-        embed__finish(h->db, call, ERR_TIMEOUT, "the disk didn't answer in time");
+        embed__finish(h->db, call, ERR_TIMEOUT,
+                      "the disk didn't answer in time; nothing has happened: try again");
         return;
     }
     if (b == h->flying) {
         b->calls[call->ordinal] = NULL;
-        embed__finish(h->db, call, ERR_INDOUBT, "the disk didn't answer in time");
+        embed__finish(h->db, call, ERR_INDOUBT,
+                      "the disk didn't answer in time: read, and find out whether it has happened");
         return;
     }
     h->waiting_bytes -= b->body.len;
@@ -530,7 +532,8 @@ static void call_leaves(struct embedded_heap *h, struct embedded_call *call)
         list_remove(&b->link);
         wal_block_unref(&b->block);
     }
-    embed__finish(h->db, call, ERR_TIMEOUT, "the log had no place for it in time");
+    embed__finish(h->db, call, ERR_TIMEOUT,
+                  "the log had no place for it in time; nothing has happened: try again");
 }
 
 static void wait_finished(struct embedded_heap *h, struct embedded_call *call, uint32_t timeout_ms,

@@ -59,15 +59,12 @@ static int read_stat(struct embedded_heap *h, struct embedded_call *call)
     return rv;
 }
 
-static int read_root(struct embedded_heap *h, struct embedded_call *call, const char **text)
+static int read_root(struct embedded_heap *h, struct embedded_call *call)
 {
     struct root_record root = {0, 0};
     int rv = heap_root_get_at(h->heap, call->request->if_version, call->request->name, &root);
     call->value = root.ptr;
     call->version = root.version;
-    if (rv == ERR_NOTFOUND) {
-        *text = "no such root";
-    }
     return rv;
 }
 
@@ -159,7 +156,7 @@ void embed__read(struct embedded_heap *h, struct embedded_call *call)
         rv = read_stat(h, call);
         break;
     case EMBEDDED_ROOT_GET:
-        rv = read_root(h, call, &text);
+        rv = read_root(h, call);
         break;
     case EMBEDDED_ROOT_LIST:
         rv = read_roots(h, call);

@@ -124,6 +124,6 @@ int embed__lack_of_room(struct embedded *db, const char **text)
         return ERR_BUSY;
     }
     *text = db->tight ? "the disk is almost full: a checkpoint is to make room"
-                      : "the log is as long as it may be, and waits for a checkpoint";
+                      : "the log is as long as it may be, and waits for a checkpoint: try again";
     return ERR_BUSY;
 }

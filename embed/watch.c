@@ -99,11 +99,12 @@ static void begin(struct embedded_heap *h, struct embedded_place *p)
     p->until_ns =
         env_now_ns(embed_env(h->db)) + waiters_wait_ms(h->heap, w->wait_ms) * UINT64_C(1000000);
     if (w->from == EVENTS_OLDEST && is_ahead(h, w->at)) {
-        embed__finish(h->db, p->call, ERR_INVAL, "the version is more than a second in the future");
+        embed__finish(h->db, p->call, ERR_INVAL,
+                      "the version is more than a second in the future: watch from an earlier one");
         return;
     }
     if (h->waiters.count >= WATCHES_PER_SHARD_MAX) {
-        embed__finish(h->db, p->call, ERR_LIMIT, "too many watches of one heap");
+        embed__finish(h->db, p->call, ERR_LIMIT, "too many watches of one heap: free some");
         return;
     }
     int rv = events_begin(h->heap, &p->waiter.filter, (enum events_from)w->from, w->token,

@@ -180,8 +180,30 @@ static void compare_node(const cairn_graph *graph, uint64_t n, uint32_t depth,
     CHECK(found.data == node.data, "found another");
 }
 
+/* Its first name must be a pointer of the start's type, unless nothing is followed anyway. */
+static bool is_good_path(uint32_t start, uint32_t depth, const char *path)
+{
+    uint32_t mask = followed(path, 0);
+    return depth == 0 || (is_fan[start] ? (mask & 4) != 0 : (mask & 3) != 0);
+}
+
+static void compare_refused(uint32_t start, uint32_t depth, const char *path)
+{
+    cairn_fetch_opts opts;
+    cairn_graph *graph = NULL;
+    cairn_fetch_opts_init(&opts, sizeof opts);
+    opts.depth = depth;
+    opts.path = path;
+    CHECK(cairn_fetch(heap, objects[start], &opts, &graph) == CAIRN_E_INVAL, "path %s of object %u",
+          path, start);
+}
+
 static void compare(uint32_t start, uint32_t depth, const char *path, uint32_t *depths)
 {
+    if (!is_good_path(start, depth, path)) {
+        compare_refused(start, depth, path);
+        return;
+    }
     uint32_t want = expected_walk(start, depth, path, depths);
     cairn_graph *graph = fetch(start, depth, path, 0, 0);
     CHECK(!cairn_graph_is_partial(graph), "partial");

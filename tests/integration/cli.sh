@@ -155,7 +155,7 @@ json 0 '.data.name == "r\\xff"' root set bank "$r" "$p"
 json 0 '[.data.roots[].name] | index("r\\xff") != null' root ls bank
 json 0 '.data.size == 5' obj stat "bank/$r"
 json 0 '.data.name == "r\\xff"' root rm bank "$r"
-json 3 '.error.message | test("r.xff: not found|no such")' root get bank "$r"
+json 3 '.error.message | test("r.xff: there is no root of that name; `cairnctl root ls")' root get bank "$r"
 json 0 '.data.name == "t\\xff"' type register bank $'t\xff' a:i64
 json 0 '[.data.types[].name] | index("t\\xff") != null' type ls bank
 json 2 '.error.message | test("xff: a heap.s name is")' obj stat $'\xff/a'
@@ -246,7 +246,7 @@ expect 0 cairnctl root ls bank
 has "$out" '^\\x1b\[31mred\\x01 '
 has "$out" '^\\xff '
 expect 3 cairnctl root get bank $'\e[31mno'
-has "$err" '\\x1b\[31mno: not found'
+has "$err" '\\x1b\[31mno: there is no root of that name; `cairnctl root ls HEAP`'
 # Rows end where the others do, whatever the names are made of.
 names=(plain $'\e[31mred\x01' $'\xff' $'a\nb' 'back\slash' $'\xc2\x9b31m' $'\xe2\x80\xaeltr' "$(printf '\xff%.0s' {1..200})")
 for name in "${names[@]}"; do expect 0 cairnctl root set bank "$name" "$p"; done
@@ -256,7 +256,7 @@ has "$out" '^\\xe2\\x80\\xaeltr '
 has "$out" "^$(printf '\\\\xff%.0s' {1..200}) "
 for name in "${names[@]}"; do expect 0 cairnctl root rm bank "$name"; done
 expect 3 cairnctl root get bank $'no\xff'
-has "$err" 'no\\xff: not found'
+has "$err" 'no\\xff: there is no root of that name'
 json 0 '.data.file | test("f.xff$")' tx begin bank "$dir/f"$'\xff'
 json 0 '.data.file | test("f.xff$")' tx abort "$dir/f"$'\xff'
 

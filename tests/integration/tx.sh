@@ -4,7 +4,7 @@
 build=$1
 # shellcheck source=tests/integration/lib.sh
 source "$(dirname "$0")/lib.sh"
-it_cluster test_embed_tx test_embed_levels test_embed_leases test_embed_nulls
+it_cluster test_embed_tx test_embed_levels test_embed_leases test_embed_nulls test_embed_words
 
 declare -A running
 begin() { # SHARDS PROGRAM
@@ -19,8 +19,13 @@ begin 8 test_embed_levels
 begin 1 test_embed_levels
 begin 3 test_embed_leases
 begin 1 test_embed_leases
-begin 3 test_embed_nulls # what is refused before anything is asked: the same as in a directory
 for name in "${!running[@]}"; do
     wait "${running[$name]}" || fail "$name failed: $(tail -n 40 "$dir/$name")"
     has "$(cat "$dir/$name")" '\[  PASSED  \] [1-9][0-9]* test'
+done
+
+step "what is refused, and the words of failures: the same as in a directory"
+for name in test_embed_nulls test_embed_words; do
+    expect 0 env TX_SHARDS=3 "$name" cluster
+    has "$out$err" '\[  PASSED  \] [1-9][0-9]* test'
 done

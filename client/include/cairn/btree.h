@@ -19,6 +19,7 @@ extern "C" {
 
 #define CAIRN_BTREE_KEY_BYTES_MAX 512u
 
+/* Every call on an object that isn't such a tree: INVAL, and the message says what it is. */
 CAIRN_API int cairn_btree_new(cairn_heap *heap, cairn_ptr *tree);
 /* Frees the tree, not what its values point at; nobody else may be using it. */
 CAIRN_API int cairn_btree_destroy(cairn_heap *heap, cairn_ptr tree);

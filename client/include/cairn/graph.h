@@ -17,7 +17,8 @@ typedef struct cairn_fetch_opts {
     uint64_t at;        /* a version; default 0: newest, each answer of a shard for itself */
     const char *path;   /* names of pointer fields, dot-separated: one per hop, the last one for
                            all further ones; default NULL: all pointer fields. INVAL: a name is
-                           empty */
+                           empty; the first one is no pointer of the start's type, or a further one
+                           of no type of the heap (the message names field and type) */
 } cairn_fetch_opts;
 CAIRN_API void cairn_fetch_opts_init(cairn_fetch_opts *opts, size_t struct_size);
 

@@ -19,6 +19,7 @@ extern "C" {
 
 #define CAIRN_HASH_KEY_BYTES_MAX 1024u
 
+/* Every call on an object that isn't such a map: INVAL, and the message says what it is. */
 CAIRN_API int cairn_hash_new(cairn_heap *heap, cairn_ptr *hash);
 /* Frees the map, not what its values point at; nobody else may be using it. */
 CAIRN_API int cairn_hash_destroy(cairn_heap *heap, cairn_ptr hash);

@@ -31,6 +31,8 @@ enum cairn_container_type {
     CAIRN_TYPE_BTREE_NODE = 16006
 };
 
+/* Every call on an object that isn't a list: INVAL, and the message says what it is; nothing is
+ * changed. (The first call on each list by a heap's handle asks for its type.) */
 CAIRN_API int cairn_list_new(cairn_heap *heap, cairn_ptr *list);
 /* Frees the list and its nodes; nobody else may be using it. */
 CAIRN_API int cairn_list_destroy(cairn_heap *heap, cairn_ptr list);

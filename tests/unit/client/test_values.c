@@ -3,6 +3,7 @@
 
 #include "base/err.h"
 #include "cairn/cairn.h"
+#include "client/sdk.h"
 
 static void a_pointer_is_written_and_parsed_back(void **state)
 {
@@ -77,12 +78,30 @@ static void codes_are_those_of_the_wire(void **state)
     assert_string_equal(cairn_version(), "0.1.0");
 }
 
+static void every_code_says_what_to_do_next(void **state)
+{
+    (void)state;
+#define X(name, number, class, text)                                                               \
+    assert_non_null(sdk__next_step(-(number)));                                                    \
+    assert_true(strlen(sdk__next_step(-(number))) > 10);                                           \
+    assert_int_equal(sdk__fail(-(number), "%s", ""), -(number));                                   \
+    assert_memory_equal(cairn_errormsg(), text "; ", sizeof text + 1);                             \
+    assert_string_equal(cairn_errormsg() + sizeof text + 1, sdk__next_step(-(number)));
+    ERR_TABLE(X)
+#undef X
+    assert_non_null(sdk__next_step(-999));
+    /* A node's or directory's own words stay as they are. */
+    (void)sdk__fail(CAIRN_E_DENIED, "user bob may not write to heap orders");
+    assert_string_equal(cairn_errormsg(), "user bob may not write to heap orders");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_pointer_is_written_and_parsed_back),
         cmocka_unit_test(what_is_no_pointer_is_refused),
         cmocka_unit_test(codes_are_those_of_the_wire),
+        cmocka_unit_test(every_code_says_what_to_do_next),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
