@@ -100,6 +100,31 @@ int verb_heap_map(struct cli *cli)
 
 /* ---- heap check ---- */
 
+/* Each shard's objects once, however many of its replicas were looked at. */
+static uint64_t objects_of(const json_t *rows)
+{
+    uint64_t objects = 0;
+    const json_t *row;
+    const json_t *other;
+    size_t i;
+    size_t k;
+    json_array_foreach(rows, i, row)
+    {
+        uint64_t most = space_number(row, "objects");
+        bool first = true;
+        json_array_foreach(rows, k, other)
+        {
+            if (json_equal(json_object_get(row, "uid"), json_object_get(other, "uid")) != 0) {
+                first = first && k >= i;
+                most =
+                    space_number(other, "objects") > most ? space_number(other, "objects") : most;
+            }
+        }
+        objects += first ? most : 0;
+    }
+    return objects;
+}
+
 int cli_answer_check(struct cli *cli, const char *heap, json_t *rows, size_t unchecked)
 {
     static const struct cli_column columns[] = {{"NODE", "node", false},
@@ -114,7 +139,7 @@ int cli_answer_check(struct cli *cli, const char *heap, json_t *rows, size_t unc
     size_t checked = 0;
     uint64_t damage = 0;
     uint64_t dangling = 0;
-    uint64_t objects = 0;
+    uint64_t objects = objects_of(rows);
     json_t *findings = json_array();
     json_array_foreach(rows, i, row)
     {
@@ -124,7 +149,6 @@ int cli_answer_check(struct cli *cli, const char *heap, json_t *rows, size_t unc
         checked++;
         damage += space_number(row, "damage");
         dangling += space_number(row, "dangling");
-        objects += space_number(row, "objects");
         json_array_foreach(json_object_get(row, "findings"), k, finding)
         {
             json_t *copy = json_deep_copy(finding);

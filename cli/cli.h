@@ -48,6 +48,7 @@ struct cli {
     const char *field;                             /* obj show */
     uint64_t count, limit;                         /* limit 0: all */
     bool type_given;
+    const char *type_name; /* --type said so; cli_take_type() */
 
     const char *kind; /* "noun.verb", of the envelope */
     int argc;         /* what stands behind noun and verb */
@@ -171,6 +172,8 @@ int verb_heap_check(struct cli *cli);
 int verb_heap_defrag(struct cli *cli);
 int verb_heap_shrink(struct cli *cli);
 int verb_checkpoint_now(struct cli *cli);
+/* --type as a name: cli->type is what the heap calls so. An exit code, said already, or 0. */
+int cli_take_type(struct cli *cli, const char *heap);
 int verb_type_ls(struct cli *cli);
 int verb_type_show(struct cli *cli);
 int verb_type_register(struct cli *cli);

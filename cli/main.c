@@ -43,7 +43,7 @@ const struct cli_verb cli_verbs[] = {
     {"root", "set", verb_root_set, "HEAP NAME POINTER", "point a name at an object"},
     {"root", "rm", verb_root_rm, "HEAP NAME [--dry-run]", "remove a name (the object stays)"},
     {"obj", "alloc", verb_obj_alloc,
-     "HEAP [--size BYTES] [--type N] [--data TEXT|--hex HEX|--file PATH]", "allocate"},
+     "HEAP [--size BYTES] [--type NAME|N] [--data TEXT|--hex HEX|--file PATH]", "allocate"},
     {"obj", "read", verb_obj_read,
      "HEAP/ROOT|HEAP/POINTER [--off N] [--len N] [--file PATH] [--at VERSION|TIME]", "read bytes"},
     {"obj", "show", verb_obj_show, "HEAP/ROOT|HEAP/POINTER [--field NAME] [--at VERSION|TIME]",
@@ -84,7 +84,7 @@ const struct cli_verb cli_verbs[] = {
     {"tx", "stats", verb_tx_stats, "", "what every node has coordinated"},
     {"tx", "abort", verb_tx_abort, "FILE", "nothing of it"},
     {"watch", "", verb_watch,
-     "HEAP [--object POINTER|--root NAME|--roots PREFIX|--type N] [--from "
+     "HEAP [--object POINTER|--root NAME|--roots PREFIX|--type NAME|N] [--from "
      "TOKEN|VERSION|-10s|oldest] [--count N]",
      "changes as they happen, one line each"},
     {"checkpoint", "now", verb_checkpoint_now, "[HEAP]", "bring every replica's image up to date"},
@@ -161,7 +161,7 @@ static const struct argp_option option_table[] = {
     {"shards", KEY_SHARDS, "N", 0, "shards of a new heap; default 4", 1},
     {"replicas", KEY_REPLICAS, "N", 0, "replicas of each shard; default 3", 1},
     {"size", KEY_SIZE, "BYTES", 0, "K, M, G and MiB are understood", 1},
-    {"type", KEY_TYPE, "N", 0, "type number of an object", 1},
+    {"type", KEY_TYPE, "NAME|N", 0, "type of an object: as it is registered, or its number", 1},
     {"data", KEY_DATA, "TEXT", 0, "bytes, as text", 1},
     {"hex", KEY_HEX, "HEX", 0, "bytes, in hex", 1},
     {"file", KEY_FILE, "PATH", 0, "bytes, from or to a file; - is standard input or output", 1},
@@ -369,7 +369,11 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
         cli->size_given = true;
         return 0;
     case KEY_TYPE:
-        cli->type = (uint32_t)number(state, arg, "type", UINT32_MAX);
+        if (isalpha((unsigned char)arg[0]) || arg[0] == '_') {
+            cli->type_name = arg;
+        } else {
+            cli->type = (uint32_t)number(state, arg, "type", UINT32_MAX);
+        }
         cli->type_given = true;
         return 0;
     case KEY_OFF:

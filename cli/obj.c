@@ -18,17 +18,19 @@ int verb_obj_alloc(struct cli *cli)
     size_t len = 0;
     if (cli->argc != 1) {
         return cli_usage(
-            cli, "obj alloc HEAP [--size BYTES] [--type N] [--data TEXT|--hex HEX|--file PATH]");
+            cli,
+            "obj alloc HEAP [--size BYTES] [--type NAME|N] [--data TEXT|--hex HEX|--file PATH]");
     }
     int code = cli_payload(cli, &bytes, &len);
     if (code != 0) {
         return code;
     }
     uint64_t size = cli->size_given ? cli->size : len;
-    int rv = cli_connect(cli);
-    if (rv != 0) {
+    code = cli_take_type(cli, cli->argv[0]);
+    int rv = code == 0 ? cli_connect(cli) : 0;
+    if (code != 0 || rv != 0) {
         free(bytes);
-        return cli_exit_of(rv);
+        return code != 0 ? code : cli_exit_of(rv);
     }
     rv = cairn_heap_open(cli->client, cli->argv[0], &heap);
     const char *what = rv == 0 ? "obj alloc" : cli->argv[0];

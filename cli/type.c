@@ -131,6 +131,30 @@ static json_t *find_type(const json_t *list, const char *name)
     return NULL;
 }
 
+static int no_such_type(struct cli *cli, const char *heap, const char *name)
+{
+    return cli_error(
+        cli, CAIRN_E_NOTFOUND,
+        "type %s is not registered in heap %s; cairnctl type ls %s lists those that are", name,
+        heap, heap);
+}
+
+int cli_take_type(struct cli *cli, const char *heap)
+{
+    json_t *list = NULL;
+    if (cli->type_name == NULL) {
+        return 0;
+    }
+    int code = list_types(cli, heap, &list);
+    if (code == 0) {
+        const json_t *type = find_type(list, cli->type_name);
+        cli->type = (uint32_t)json_integer_value(json_object_get(type, "number"));
+        code = type != NULL ? 0 : no_such_type(cli, heap, cli->type_name);
+        json_decref(list);
+    }
+    return code;
+}
+
 int verb_type_show(struct cli *cli)
 {
     static const struct cli_column columns[] = {{"FIELD", "name", false},
@@ -152,11 +176,7 @@ int verb_type_show(struct cli *cli)
     json_t *type = find_type(list, cli->argv[1]);
     if (type == NULL) {
         json_decref(list);
-        return cli_error(
-            cli, CAIRN_E_NOTFOUND,
-            "type %s is not registered in heap %s; cairnctl type ls %s lists those that "
-            "are",
-            cli->argv[1], cli->argv[0], cli->argv[0]);
+        return no_such_type(cli, cli->argv[0], cli->argv[1]);
     }
     json_array_foreach(json_object_get(type, "fields"), i, field)
     {
@@ -265,6 +285,10 @@ int verb_type_register(struct cli *cli)
     if (cli->argc < 3 || cli->argc - 2 > (int)FIELDS_MAX) {
         return cli_usage(cli, "type register HEAP NAME FIELD:KIND[*COUNT][=TARGET][@OFFSET]... "
                               "[--type NUMBER] [--size BYTES]");
+    }
+    if (cli->type_name != NULL) {
+        return cli_error(cli, CAIRN_E_INVAL, "--type: the number of the new type, not \"%s\"",
+                         cli->type_name);
     }
     d.type.name = cli->argv[1];
     for (int i = 2; i < cli->argc; i++) {

@@ -11,7 +11,7 @@
 
 #define POLL_MS 200u /* so soon it notices that it was interrupted */
 #define USAGE                                                                                      \
-    "watch HEAP [--object POINTER | --root NAME | --roots PREFIX | --type N] "                     \
+    "watch HEAP [--object POINTER | --root NAME | --roots PREFIX | --type NAME|N] "                \
     "[--from TOKEN|VERSION|-10s|oldest] [--count N] [-o table|json]"
 
 static volatile sig_atomic_t interrupted;
@@ -105,8 +105,12 @@ static void print_line(const cairn_event *e)
         printf("  ");
         cli_print_plain(stdout, e->name);
         putchar('\n');
+    } else if (e->kind == CAIRN_EVENT_WRITTEN) {
+        printf("  %" PRIu32 " bytes at %" PRIu64 " of %" PRIu64 "\n", e->len, e->offset, e->size);
+    } else if (e->kind == CAIRN_EVENT_FREED) {
+        putchar('\n');
     } else {
-        printf("  %" PRIu64 " bytes, %" PRIu32 " at %" PRIu64 "\n", e->size, e->len, e->offset);
+        printf("  %" PRIu64 " bytes\n", e->size);
     }
 }
 
@@ -178,6 +182,10 @@ int verb_watch(struct cli *cli)
     int rv = cli_connect(cli);
     if (rv != 0) {
         return cli_exit_of(rv);
+    }
+    code = cli_take_type(cli, cli->argv[0]);
+    if (code != 0) {
+        return code;
     }
     sigemptyset(&action.sa_mask);
     sigaction(SIGINT, &action, NULL);

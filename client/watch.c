@@ -8,6 +8,7 @@
  * a request carries the token to go on from, so that asking again, whomever, misses and doubles
  * nothing. */
 #include <errno.h>
+#include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
 #include <time.h>
@@ -444,7 +445,11 @@ int cairn_watch_next(cairn_watch *watch, uint32_t timeout_ms, const cairn_event 
         rv = 0;
     } else {
         rv = watch->err != 0 ? watch->err : CAIRN_E_TIMEOUT;
-        (void)sdk__fail(rv, "%s", watch->err != 0 ? watch->text : "nothing has changed");
+        if (watch->err != 0) {
+            (void)sdk__fail(rv, "%s", watch->text);
+        } else {
+            (void)sdk__fail(rv, "no change came within %" PRIu32 " ms", timeout_ms);
+        }
     }
     if (emptied != UINT32_MAX) {
         push_pump(watch);

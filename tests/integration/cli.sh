@@ -140,6 +140,10 @@ json 8 '.error.code == "CAIRN_E_NOSPACE"' obj alloc small --size 8M
 
 step "types: numbers are taken as they are, or not at all"
 expect 0 cairnctl type register bank plain 'a:u8' 'b:i64*3'
+number=$(cairnctl type show bank plain -o json | jq .data.number)
+json 0 ".data.type == $number" obj alloc bank --type plain --size 32
+json 3 '.error.message | test("type nosuch is not registered in heap bank")' obj alloc bank --type nosuch --size 32
+json 2 '.error.message | test("the number of the new type")' type register bank t1 a:i64 --type plain
 json 2 '.error.message | test("field x: .4294967297. must be a whole number")' type register bank t1 'x:i64*4294967297'
 json 2 '.error.message | test("field x: .2abc. must be")' type register bank t1 'x:i64*2abc'
 json 2 '.error.message | test("field x: .-1. must be")' type register bank t1 'x:i64@-1'

@@ -41,6 +41,9 @@ expect 0 cairnctl watch w --object "$ptr" --from "$token" --count 30 --timeout 2
 version=$(jq -r .version "$dir/seen" | sed -n 35p)
 expect 0 cairnctl watch w --object "$ptr" --from "$version" --count 5 --timeout 20 -o json
 [ "$(jq -r .version <<<"$out")" = "$(jq -r .version "$dir/seen" | tail -n 5)" ] || fail "from a version: $out"
+expect 0 cairnctl watch w --object "$ptr" --from oldest --count 2 --timeout 20
+has "$out" ' birth .* [0-9]+ bytes$'
+has "$out" ' write .* [0-9]+ bytes at [0-9]+ of [0-9]+$'
 expect 0 cairnctl watch w --object "$ptr" --from oldest --count 41 --timeout 20 -o json
 [ "$(jq -r .kind <<<"$out" | head -n 1)" = birth ] || fail "the oldest is no birth: $out"
 expect 0 cairnctl watch w --object "$ptr" --from -10m --count 41 --timeout 20 -o json
