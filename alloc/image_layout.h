@@ -91,9 +91,9 @@ struct pages_footer {
 };
 static_assert(sizeof(struct pages_footer) == IMAGE_BLOCK_BYTES, "media format");
 
-/* ---- pmem: "image.pm": head, two journal halves, seal, hashes, presence, pages ---- */
+/* ---- pmem: "image.pm": head, two journal halves, seal, marks, hashes, presence, pages ---- */
 
-#define PM_FORMAT       6u
+#define PM_FORMAT       7u
 #define PM_MAGIC        0x31304d5052494143ull /* "CAIRPM01" */
 #define PM_COMMIT_MAGIC 0x344c414e4a524943ull /* "CIRJNAL4" */
 #define PM_SEAL_MAGIC   0x314c414553524943ull /* "CIRSEAL1" */
@@ -125,9 +125,22 @@ struct pm_seal {
 };
 static_assert(sizeof(struct pm_seal) == 64, "media format");
 
+/* How far the journal is known to go, whatever has become of it since. Each in a line of its own.
+ */
+#define PM_MARKS_RESERVED 7u
+struct pm_marks {
+    /* This commit was drained. Stored behind that drain and covered by the next one: only a loss of
+     * power, and only that of the newest commit, can take it. */
+    uint64_t drained;
+    uint64_t reserved[PM_MARKS_RESERVED];
+    uint64_t home; /* all commits up to this one are home */
+    uint64_t reserved2[PM_MARKS_RESERVED];
+};
+static_assert(sizeof(struct pm_marks) == 128, "media format");
+
 /* A half is a row of commits: a head, `lines` lines of 64 bytes, `places` places of 8, and zeros up
- * to a multiple of 64. A commit counts if its CRC fits and its sequence follows that of the one
- * before in its half. */
+ * to a multiple of 64. A commit counts if its CRC fits, its reserved bytes are zero and its
+ * sequence follows that of the one before in its half. */
 struct pm_commit {
     uint64_t magic;
     uint32_t crc; /* of all behind the head, seeded with what is in the head: pm_commit_crc() */

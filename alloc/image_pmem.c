@@ -30,7 +30,8 @@ void image_pm_layout(struct image_pm *pm, uint64_t bytes_max)
     pm->bytes_max = bytes_max;
     pm->pages = regions.end >> PAGE_SHIFT;
     pm->seal_at = IMAGE_BLOCK_BYTES + 2 * PM_HALF_BYTES;
-    pm->hashes_at = pm->seal_at + IMAGE_BLOCK_BYTES;
+    pm->marks_at = pm->seal_at + IMAGE_BLOCK_BYTES;
+    pm->hashes_at = pm->marks_at + IMAGE_BLOCK_BYTES;
     pm->presence_at =
         pm->hashes_at + (pm->pages * sizeof(uint64_t) + PAGE_BYTES - 1) / PAGE_BYTES * PAGE_BYTES;
     pm->pages_at =
@@ -82,7 +83,7 @@ static uint64_t line_pages(const struct image_pm *pm) /* of the presence bits an
     return (pm->bytes - pm->presence_at) >> PAGE_SHIFT;
 }
 
-int image_pm_start(struct image_pm *pm, const struct arena *arena, uint64_t half)
+int image_pm_start(struct image_pm *pm, const struct arena *arena, uint64_t half, uint64_t sequence)
 {
     uint64_t masks = line_pages(pm) * sizeof(uint64_t);
     uint64_t lists = PM_LINES_MAX * sizeof(uint64_t);
@@ -119,6 +120,7 @@ int image_pm_start(struct image_pm *pm, const struct arena *arena, uint64_t half
     }
     pm->half = half;
     pm->at = 0;
+    pm->home_next = sequence;
     pm->unfenced = false;
     return 0;
 }
@@ -132,6 +134,7 @@ const struct pm_commit *image_pm_commit_at(const struct image_pm *pm, uint64_t h
     const struct pm_commit *c = (const void *)(pm->map + image_pm_half_at(half) + at);
     uint64_t bytes = pm_commit_bytes(c->lines, c->places);
     return c->magic == PM_COMMIT_MAGIC && (sequence == 0 || c->sequence == sequence) &&
+                   (c->reserved | c->reserved2[0] | c->reserved2[1]) == 0 &&
                    bytes <= PM_HALF_BYTES - at && c->crc == pm_commit_crc(c, bytes)
                ? c
                : NULL;
@@ -219,14 +222,18 @@ static void home_rest(struct image_pm *pm)
     pm->unfenced = true;
 }
 
-/* Goes on in the other half. */
-static void half_turn(struct image_pm *pm)
+/* Goes on in the other half, behind commit `sequence`. */
+static void half_turn(struct image_pm *pm, uint64_t sequence)
 {
     home_rest(pm);
     if (pm->unfenced) {
         image_pm_drain();
         pm->unfenced = false;
     }
+    /* Drained before anything is overwritten: else that would look like damage. */
+    image_pm_mark_home(pm, pm->home_next);
+    image_pm_drain();
+    pm->home_next = sequence;
     struct pm_lines empty = pm->behind;
     empty.count = empty.done = 0;
     pm->behind = pm->recent;
@@ -235,15 +242,16 @@ static void half_turn(struct image_pm *pm)
     pm->at = 0;
 }
 
-void image_pm_home(struct image_pm *pm, const struct arena *a)
+void image_pm_home(struct image_pm *pm, const struct arena *a, uint64_t sequence)
 {
     home_some(pm, a, UINT64_MAX);
     if (pm->at > 0) { /* else the other half has the newest commit */
-        half_turn(pm);
+        half_turn(pm, sequence);
         home_some(pm, a, UINT64_MAX);
     }
     image_pm_drain();
     pm->unfenced = false;
+    image_pm_mark_home(pm, sequence);
 }
 
 /* ---- commit ---- */
@@ -328,7 +336,7 @@ int image_pm_commit(struct image *image, struct heap *heap)
         return image_pm_replace(image, heap);
     }
     if (usual ? !pm_usual_fits(pm, a) : !pm_written_fits(pm, &w)) {
-        half_turn(pm);
+        half_turn(pm, image->super.sequence);
     }
     w.to = journal_end(pm) + sizeof(struct pm_commit);
     if (usual) {
@@ -343,6 +351,7 @@ int image_pm_commit(struct image *image, struct heap *heap)
     committed(image, heap, pages, bytes);
     image_pm_drain();
     pm->unfenced = false;
+    image_pm_mark_drained(pm, image->super.sequence);
     home_share(pm, a, bytes);
     return 0;
 }
@@ -365,6 +374,8 @@ static int pm_fill(struct image *image, struct image_pm *pm, const struct heap *
     /* The file is new: what isn't written here is zero. */
     (void)commit_seal(&first, image->super.sequence + 1, heap, 0, 0);
     image_pm_copy(pm->map + image_pm_half_at(0), &first, sizeof first);
+    image_pm_mark_drained(pm, first.sequence);
+    image_pm_mark_home(pm, first.sequence);
     for (uint64_t p = 0; (p = pageset_next(&a->present, p, a->pages)) < a->pages; p++) {
         image_pm_copy(pm->map + pm->presence_at + p / 64 * 8, &a->present.words[p / 64], 8);
         image_pm_copy(pm->map + pm->pages_at + p * PAGE_BYTES, a->base + (p << PAGE_SHIFT),
@@ -403,7 +414,7 @@ int image_pm_replace(struct image *image, struct heap *heap)
         rv = pm_fill(image, pm, heap);
     }
     if (rv == 0) {
-        rv = image_pm_start(pm, &heap->arena, 1);
+        rv = image_pm_start(pm, &heap->arena, 1, image->super.sequence + 1);
     }
     if (rv != 0) {
         image_pm_free(image->env, pm);

@@ -1,5 +1,6 @@
 /* What the files of the pmem mode share (image_pmem.c: commits; image_pmem_load.c: opening;
- * image_pmem_seal.c: what a clean stop leaves for it; image_pmem_write.c: what a commit has;
+ * image_pmem_seal.c: what a clean stop leaves for it; image_pmem_marks.c: how far the journal
+ * goes; image_pmem_write.c: what a commit has;
  * image_pmem_store.c: stores). */
 #ifndef CAIRN_ALLOC_IMAGE_PMEM_H
 #define CAIRN_ALLOC_IMAGE_PMEM_H
@@ -22,10 +23,11 @@ struct image_pm {
     uint64_t bytes;
     uint64_t pages;
     uint64_t bytes_max;
-    uint64_t seal_at, hashes_at, presence_at, pages_at;
+    uint64_t seal_at, marks_at, hashes_at, presence_at, pages_at;
     /* The journal: where the next commit goes. */
     uint64_t half, at;
-    bool unfenced; /* lines went home since the last drain */
+    uint64_t home_next; /* the newest commit before this half */
+    bool unfenced;      /* lines went home since the last drain */
     bool sealed;
     /* Lines in commits of this half, which stand in the journal alone, and of the other one, which
      * are being brought home. */
@@ -43,19 +45,28 @@ static inline uint64_t image_pm_half_at(uint64_t half)
 void image_pm_layout(struct image_pm *pm, uint64_t bytes_max);
 void image_pm_free(struct env *env, struct image_pm *pm);
 int image_pm_map(struct image *image, struct image_pm *pm, const char *path, struct err_text *e);
-/* Makes ready for commits: the home is the heap as it is, and half `half` may be overwritten.
- * ERR_NOMEM. */
-int image_pm_start(struct image_pm *pm, const struct arena *arena, uint64_t half);
+/* Makes ready for commits behind `sequence`: the home is the heap as it is, and half `half` may be
+ * overwritten. ERR_NOMEM. */
+int image_pm_start(struct image_pm *pm, const struct arena *arena, uint64_t half,
+                   uint64_t sequence);
 /* Copies what a commit has, which is in bounds, to its home; no fence. */
 void image_pm_commit_apply(struct image_pm *pm, const struct pm_commit *c);
-/* Brings all of the journal home, with a fence. What is in the arena is committed. */
-void image_pm_home(struct image_pm *pm, const struct arena *a);
+/* Brings all of the journal home, with a fence, and says so without one. What is in the arena is
+ * committed, `sequence` the newest commit. */
+void image_pm_home(struct image_pm *pm, const struct arena *a, uint64_t sequence);
 
 /* image_pmem_store.c: stores without a fence; which of them don't arrive in a crash is open. */
 void image_pm_copy(void *to, const void *from, uint64_t bytes);
 void image_pm_copy_lines(void *to, const void *from, uint64_t mask); /* of a page */
 void image_pm_drain(void);
 bool image_pm_is_wide(void); /* the processor has lines in one register */
+
+/* image_pmem_marks.c; nothing is fenced. */
+void image_pm_mark_drained(struct image_pm *pm, uint64_t sequence);
+/* The homes of all lines up to this commit are behind a drain. */
+void image_pm_mark_home(struct image_pm *pm, uint64_t sequence);
+/* False: damaged. */
+bool image_pm_marks_read(const struct image_pm *pm, struct pm_marks *out);
 
 /* image_pmem_seal.c */
 /* Of a file of which [0, presence_at) is in memory. False: it isn't sealed, if *damaged isn't set

@@ -60,7 +60,7 @@ static int pm_head_read(struct image *image, struct image_pm *pm, const char *pa
 
 /* The commits of a half. */
 struct pm_row {
-    uint64_t half, count, end;
+    uint64_t half, count;
     struct pm_commit first, last;
 };
 
@@ -74,23 +74,8 @@ static struct pm_row row_read(const struct image_pm *pm, uint64_t half)
         row.first = row.count == 0 ? *c : row.first;
         row.last = *c;
         row.count++;
-        row.end = at + pm_commit_bytes(c->lines, c->places);
     }
     return row;
-}
-
-/* Is there a commit behind the one at `at` that doesn't count? No crash leaves that: each is begun
- * when the one before has been drained. Only where the head says that the next one begins: what
- * lies elsewhere may be a program's bytes. */
-static bool goes_on(const struct image_pm *pm, uint64_t half, uint64_t at, uint64_t sequence)
-{
-    if (at > PM_HALF_BYTES - sizeof(struct pm_commit)) {
-        return false;
-    }
-    const struct pm_commit *c = (const void *)(pm->map + image_pm_half_at(half) + at);
-    uint64_t bytes = pm_commit_bytes(c->lines, c->places);
-    return bytes <= PM_HALF_BYTES - at &&
-           image_pm_commit_at(pm, half, at + bytes, sequence + 1) != NULL;
 }
 
 /* What to replay, in order. */
@@ -132,8 +117,22 @@ static int sequence_check(const struct image *image, uint64_t sequence, const ch
                      path, sequence, image->mark_sequence);
 }
 
-static int pm_journal_read(struct image *image, struct image_pm *pm, const char *path,
-                           struct pm_replay *out, struct err_text *e)
+static int journal_damaged(const char *path, uint64_t sequence, struct err_text *e)
+{
+    return err_set(e, ERR_CORRUPT,
+                   "%s: commit %" PRIu64 " in the journal is damaged; restore a backup, or fill "
+                   "the node from its peers",
+                   path, sequence);
+}
+
+static int marks_damaged(const char *path, struct err_text *e)
+{
+    return err_set(e, ERR_CORRUPT, "%s: damaged marks of the journal", path);
+}
+
+/* marks: read before the journal was. */
+static int pm_journal_read(struct image *image, struct image_pm *pm, const struct pm_marks *marks,
+                           const char *path, struct pm_replay *out, struct err_text *e)
 {
     struct pm_row rows[2] = {row_read(pm, 0), row_read(pm, 1)};
     memset(out, 0, sizeof *out);
@@ -148,19 +147,20 @@ static int pm_journal_read(struct image *image, struct image_pm *pm, const char 
     if (rv != 0) {
         return rv;
     }
-    uint64_t next = row->last.sequence + 1;
-    if (goes_on(pm, row->half, row->end, next) || goes_on(pm, before->half, 0, next)) {
-        return err_set(e, ERR_CORRUPT,
-                       "%s: commit %" PRIu64
-                       " in the journal is damaged; restore a backup, or fill "
-                       "the node from its peers",
-                       path, next);
+    /* A crash cuts off the commit behind the newest that was drained, which nobody was told of. */
+    if (row->last.sequence < marks->drained || row->last.sequence < marks->home) {
+        return journal_damaged(path, row->last.sequence + 1, e);
     }
     /* The half before may not be home yet: it is replayed first. If it was, writing the same bytes
      * again changes nothing; if the first commit that overwrites it was torn, it no longer reaches
      * up to this one. */
     if (before->count != 0 && before->last.sequence + 1 == row->first.sequence) {
         out->rows[out->count++] = *before;
+    }
+    /* A half that is overwritten is home, and the mark says so. */
+    if ((out->count != 0 ? before : row)->first.sequence > marks->home + 1) {
+        bool begins = before->count != 0 && before->first.sequence <= marks->home + 1;
+        return journal_damaged(path, (begins ? before->last.sequence : marks->home) + 1, e);
     }
     out->rows[out->count++] = *row;
     if (replay_each(pm, out, commit_check, pm) != 0) {
@@ -183,11 +183,16 @@ static int pm_recover(struct image *image, struct image_pm *pm, const char *path
                       struct err_text *e)
 {
     struct pm_replay replay;
-    int rv = pm_journal_read(image, pm, path, &replay, e);
+    struct pm_marks marks;
+    int rv = image_pm_marks_read(pm, &marks) ? pm_journal_read(image, pm, &marks, path, &replay, e)
+                                             : marks_damaged(path, e);
     if (rv != 0) {
         return rv;
     }
     (void)replay_each(pm, &replay, commit_apply, pm);
+    image_pm_drain();
+    image_pm_mark_drained(pm, image->super.sequence);
+    image_pm_mark_home(pm, image->super.sequence);
     image_pm_drain();
     *half = replay.rows[replay.count - 1].half ^ 1;
     return 0;
@@ -320,7 +325,7 @@ static int sealed_open(struct image *image, struct image_pm *pm, const struct pm
             return rv;
         }
     }
-    rv = image_pm_start(pm, &arena, seal->half);
+    rv = image_pm_start(pm, &arena, seal->half, seal->sequence);
     if (rv != 0) {
         arena_close(&arena);
         return rv;
@@ -385,7 +390,7 @@ static int unsealed_open(struct image *image, struct image_pm *pm, struct heap *
     arena_track(&arena);
     rv = pm_load(image, pm, &arena, path, e);
     if (rv == 0) {
-        rv = image_pm_start(pm, &arena, half);
+        rv = image_pm_start(pm, &arena, half, image->super.sequence);
     }
     if (rv != 0) {
         arena_close(&arena);
@@ -561,15 +566,33 @@ static int look_sealed(struct pm_look *l, const struct pm_seal *seal)
     return rv != 0 ? rv : image_load_pages(l->arena, l->e);
 }
 
-/* Presence, then the journal, which so has every commit whose lines can have been seen at home. */
-static int look_journal(struct pm_look *l, struct pm_replay *replay)
+/* Marks, presence, then the journal, which so has every commit that the marks know of and whose
+ * lines can have been seen at home. */
+static int look_order(struct pm_look *l, struct pm_replay *replay, struct pm_marks *marks)
 {
-    int rv = look_part(l, l->pm->presence_at, l->pm->pages_at);
+    int rv = look_part(l, l->pm->marks_at, l->pm->hashes_at);
+    bool sound = rv == 0 && image_pm_marks_read(l->pm, marks);
+    if (rv == 0) {
+        rv = look_part(l, l->pm->presence_at, l->pm->pages_at);
+    }
     if (rv == 0) {
         rv = look_part(l, 0, l->pm->seal_at);
     }
     if (rv == 0) {
-        rv = pm_journal_read(l->image, l->pm, l->path, replay, l->e);
+        rv = pm_journal_read(l->image, l->pm, marks, l->path, replay, l->e);
+    }
+    return rv == 0 && !sound ? marks_damaged(l->path, l->e) : rv;
+}
+
+/* What looks damaged while somebody commits may only have changed while it was read. ERR_BUSY. */
+static int look_journal(struct pm_look *l, struct pm_replay *replay)
+{
+    struct pm_marks before = {0};
+    struct pm_marks behind;
+    int rv = look_order(l, replay, &before);
+    if (rv == ERR_CORRUPT && look_part(l, l->pm->marks_at, l->pm->hashes_at) == 0) {
+        (void)image_pm_marks_read(l->pm, &behind);
+        rv = behind.drained != before.drained || behind.home != before.home ? ERR_BUSY : rv;
     }
     return rv != 0 ? rv : look_replay(l, replay, true);
 }

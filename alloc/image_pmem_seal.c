@@ -69,7 +69,7 @@ void image_seal(struct image *image, struct heap *heap)
         !a->tracked || pm->bytes_max != header(heap)->bytes_max) {
         return;
     }
-    image_pm_home(pm, a);
+    image_pm_home(pm, a, image->super.sequence);
     struct pm_seal seal = {.sequence = image->super.sequence,
                            .index = image->super.index,
                            .term = image->super.term,

@@ -69,6 +69,12 @@ static void line_narrow(uint8_t *to, const uint8_t *from)
 
 static void copy(void *to, const void *from, size_t len)
 {
+    if (len == sizeof(uint64_t) && (uintptr_t)to % sizeof(uint64_t) == 0) {
+        /* Stored again and again: by the cache, which is asked to write it. */
+        *(volatile uint64_t *)to = *(const uint64_t *)from;
+        pmem_flush(to, len);
+        return;
+    }
     if ((len | (uintptr_t)to) % LINE_BYTES != 0) {
         (void)pmem_memcpy(to, from, len, PMEM_F_MEM_NONTEMPORAL | PMEM_F_MEM_NODRAIN);
         return;

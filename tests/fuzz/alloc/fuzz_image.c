@@ -305,6 +305,11 @@ static void seal_pmem(struct memdisk *d)
             at += bytes;
         }
     }
+    struct image_pm pm;
+    image_pm_layout(&pm, BYTES_MAX);
+    if (f->len >= pm.bytes) {
+        store_u64(f->data + pm.marks_at, 1); /* whatever the journal has is enough */
+    }
     seal_pages_pmem(f, head.bytes_max);
 }
 
