@@ -101,6 +101,7 @@ enum env_open_flags {
                    and memory are then multiples of 4096, or the call fails with INVAL */
     ENV_OPEN_DSYNC =
         1 << 4, /* each write is durable (data and the size it needs) when it returns */
+    ENV_OPEN_EXACT = 1 << 5, /* reads take from the disk what they ask for, and nothing ahead */
 };
 
 /* ---- transport: authenticated, ordered, reliable byte streams
@@ -167,6 +168,7 @@ struct env_ops {
     int (*file_lock)(struct env_file *file);
     int (*file_map)(struct env_file *file, uint64_t bytes, void **out, bool *is_pmem);
     void (*file_unmap)(struct env_file *file, void *map, uint64_t bytes);
+    void (*file_ahead)(struct env_file *file, uint64_t offset, uint64_t bytes); /* NULL: not here */
     /* NULL: not here. */
     int (*file_map_private)(struct env_file *file, void *at, uint64_t bytes, uint64_t offset);
 
@@ -300,6 +302,14 @@ static inline bool env_file_submit(struct env *env, struct env_work *work, struc
 {
     return env->ops->file_submit != NULL &&
            env->ops->file_submit(env, work, f, data, len, offset, err);
+}
+/* These bytes are going to be read: begins to fetch them, if that goes without waiting. A hint. */
+static inline void env_file_ahead(struct env *env, struct env_file *f, uint64_t offset,
+                                  uint64_t bytes)
+{
+    if (env->ops->file_ahead != NULL) {
+        env->ops->file_ahead(f, offset, bytes);
+    }
 }
 static inline int64_t env_file_size(struct env *env, struct env_file *f)
 {

@@ -80,6 +80,10 @@ static int file_open(struct env *env, const char *path, int flags, struct env_fi
         mem_free(f);
         return rv;
     }
+    if ((flags & ENV_OPEN_EXACT) != 0) {
+        (void)posix_fadvise(f->fd, 0, 0,
+                            POSIX_FADV_RANDOM); /* where that isn't heard, it is slow */
+    }
     *out = f;
     return 0;
 }
@@ -302,6 +306,11 @@ static int file_map_private(struct env_file *file, void *at, uint64_t bytes, uin
     return map == at ? 0 : err_from_errno(errno);
 }
 
+static void file_ahead(struct env_file *file, uint64_t offset, uint64_t bytes)
+{
+    (void)posix_fadvise(file->fd, (off_t)offset, (off_t)bytes, POSIX_FADV_WILLNEED);
+}
+
 static int dir_create(struct env *env, const char *path)
 {
     (void)env;
@@ -400,6 +409,7 @@ void env_file_ops(struct env_ops *ops)
     ops->file_lock = file_lock;
     ops->file_map = file_map;
     ops->file_unmap = file_unmap;
+    ops->file_ahead = file_ahead;
     ops->file_map_private = file_map_private;
     ops->dir_create = dir_create;
     ops->dir_sync = dir_sync;

@@ -1,5 +1,6 @@
 #include "tests/support/test.h"
 
+#include <fcntl.h>
 #include <signal.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
@@ -58,6 +59,56 @@ static void written_bytes_are_read_back(void **state)
     assert_int_equal(data[0], 0); /* a hole */
     assert_int_equal(env_file_truncate(env, f, 12), 0);
     assert_int_equal(env_file_size(env, f), 12);
+    env_file_close(env, f);
+}
+
+#define CACHED_BYTES ((size_t)1 << 20)
+
+/* Pages of the file that the page cache has. */
+static size_t cached_pages(void)
+{
+    unsigned char in[CACHED_BYTES / 4096];
+    size_t count = 0;
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    void *map = mmap(NULL, CACHED_BYTES, PROT_READ, MAP_SHARED, fd, 0);
+    assert_true(map != MAP_FAILED);
+    assert_int_equal(mincore(map, CACHED_BYTES, in), 0);
+    for (size_t i = 0; i < sizeof in; i++) {
+        count += in[i] & 1u;
+    }
+    (void)munmap(map, CACHED_BYTES);
+    (void)close(fd);
+    return count;
+}
+
+/* False: it has no other place, on tmpfs. */
+static bool cache_drop(void)
+{
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    assert_int_equal(fdatasync(fd), 0);
+    (void)posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
+    (void)close(fd);
+    return cached_pages() == 0;
+}
+
+static void only_what_is_asked_for_is_read(void **state)
+{
+    (void)state;
+    static uint8_t data[CACHED_BYTES];
+    struct env_file *f = open_new(0);
+    assert_int_equal(env_file_pwrite(env, f, data, sizeof data, 0), 0);
+    env_file_close(env, f);
+    if (!cache_drop()) {
+        skip();
+    }
+    assert_int_equal(env_file_open(env, path, ENV_OPEN_READ | ENV_OPEN_EXACT, &f), 0);
+    assert_int_equal(env_file_pread(env, f, data, 4096, 0), 4096);
+    assert_int_equal(cached_pages(), 1);
+    env_file_ahead(env, f, 8192, 8192);
+    for (long looks = 0; cached_pages() < 3; looks++) { /* it hasn't waited for them */
+        assert_true(looks < 10000000);
+    }
+    assert_int_equal(cached_pages(), 3);
     env_file_close(env, f);
 }
 
@@ -429,6 +480,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(written_bytes_are_read_back, setup, teardown),
+        cmocka_unit_test_setup_teardown(only_what_is_asked_for_is_read, setup, teardown),
         cmocka_unit_test_setup_teardown(open_says_what_is_wrong, setup, teardown),
         cmocka_unit_test_setup_teardown(new_file_is_private, setup, teardown),
         cmocka_unit_test_setup_teardown(file_opened_for_reading_cannot_be_written, setup, teardown),
