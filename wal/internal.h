@@ -265,12 +265,27 @@ void wal__scan_close(struct wal_scan *scan);
 
 /* Fills wal->logs and wal->segments from the scan. */
 int wal__replay(struct wal *wal, struct wal_scan *scan, struct err_text *e);
-/* Opens the new segment: header, opening block with everything at or above S, synced. */
-int wal__begin(struct wal *wal, struct wal_scan *scan, struct err_text *e);
+/* The new segment that wal_begin() makes, in wal->begin: header, opening block with everything at
+ * or above S. */
+int wal__begin_plan(struct wal *wal, struct wal_scan *scan, struct err_text *e);
+/* Makes it the current one, instead of the last one or behind it. ERR_NOMEM. */
+int wal__begin_adopt(struct wal *wal);
 
 /* ---- the whole
  * ----------------------------------------------------------------------------------------------------
  */
+
+/* The segment that opening makes. wal_begin()'s, as long as that runs. */
+struct wal_begin {
+    struct wal_header header;
+    struct wal_buffer *buffer; /* its opening block; NULL: there is nothing to be made */
+    size_t padded;             /* that block's bytes */
+    uint64_t spare;            /* of which it is made */
+    bool makes_spare;          /* there is none */
+    bool replaces;             /* it takes the last one's place */
+    struct env_file *file;     /* NULL: it isn't made */
+    uint64_t started_ns;
+};
 
 struct wal {
     struct env *env;
@@ -292,7 +307,8 @@ struct wal {
     struct wal_segment *current; /* takes the blocks */
     struct wal_segment *next;    /* prepared, empty */
     uint64_t segment_count;
-    struct wal_newest newest; /* the preparation's, while there is one under way */
+    struct wal_newest newest; /* the preparation's, while there is one under way; wal_begin()'s */
+    struct wal_begin begin;
     uint64_t spares[WAL_SPARES_MAX];
     size_t spare_count;
     uint64_t spare_id_next;

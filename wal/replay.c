@@ -571,31 +571,6 @@ static int repeat(struct wal *wal, struct wal_scan *scan, struct wal_buffer *b)
     return 0;
 }
 
-/* The file of the new segment: a spare one if there is any, for there may be no room for another.
- * The opening block is synced before the file gets its name. */
-static int begin_file(struct wal *wal, const struct wal_header *header, struct slice opening,
-                      struct env_file **out, struct err_text *e)
-{
-    uint64_t spare;
-    int rv = 0;
-
-    *out = NULL;
-    if (wal->spare_count > 0) {
-        spare = wal->spares[--wal->spare_count];
-    } else {
-        spare = wal->spare_id_next++;
-        rv = wal__spare_make(wal->env, wal->dir, spare, wal->segment_bytes);
-    }
-    if (rv == 0) {
-        rv = wal__segment_make(wal->env, wal->dir, spare, header, opening, wal->opts.direct, out);
-    }
-    if (rv != 0) {
-        err_set(e, rv, "can't make a log segment of %" PRIu64 " bytes in %s: %s",
-                wal->segment_bytes, wal->dir, err_why(rv));
-    }
-    return rv;
-}
-
 static size_t begin_seal(struct wal *wal, const struct wal_header *header, struct wal_buffer *b)
 {
     struct wal_block_head head = {
@@ -643,78 +618,87 @@ static uint64_t begin_header(const struct wal *wal, const struct wal_scan *scan,
     return scan->synced_to - last->header.base;
 }
 
-/* Makes the file's segment the current one, instead of the last one or behind it. */
-static int begin_adopt(struct wal *wal, const struct wal_header *header, struct env_file *file,
-                       const struct wal_buffer *b, bool replaces)
+int wal__begin_plan(struct wal *wal, struct wal_scan *scan, struct err_text *e)
 {
-    struct wal_segment *s = wal__segment_new(wal, header, file);
-    struct wal_segment *old = list_entry(wal->segments.prev, struct wal_segment, link);
-
-    if (s == NULL) {
-        env_file_close(wal->env, file);
-        return ERR_NOMEM;
-    }
-    list_push_back(&wal->segments, &s->link);
-    wal->segment_count++;
-    wal->current = s;
-    s->opened = true;
-    wal__buffer_placed(wal, b, s);
-    if (replaces) {
-        assert(old->live == 0);
-        list_remove(&old->link);
-        wal->segment_count--;
-        env_file_close(wal->env, old->file);
-        mem_free(old);
-    }
-    return 0;
-}
-
-int wal__begin(struct wal *wal, struct wal_scan *scan, struct err_text *e)
-{
-    struct wal_header header;
+    struct wal_begin *begin = &wal->begin;
     struct wal_buffer *b;
-    struct env_file *file;
-    uint64_t prev_valid;
-    bool replaces;
-    size_t padded;
     int rv;
 
-    prev_valid = begin_header(wal, scan, &header, &replaces);
+    uint64_t prev_valid = begin_header(wal, scan, &begin->header, &begin->replaces);
     wal->position = wal->durable_position = wal->notified_position = scan->position;
     wal->synced_to = scan->synced_to;
     rv = wal__opening_make(wal, prev_valid, NULL, repeat_bytes(wal, scan), &b);
     if (rv != 0) {
         return rv;
     }
+    begin->buffer = b;
     b->serial = wal->serial = 1;
     rv = repeat(wal, scan, b);
     if (rv != 0) {
-        goto out;
+        return rv;
     }
-    padded = wal__round_up(b->used, WAL_ALIGN);
-    if (WAL_HEADER_BYTES + padded > wal->segment_bytes) {
-        rv = err_set(e, ERR_CONFIG,
-                     "log segments of %" PRIu64 " bytes are too small for this log: at least %zu",
-                     wal->segment_bytes, 4 * padded);
-        goto out;
+    begin->padded = wal__round_up(b->used, WAL_ALIGN);
+    if (WAL_HEADER_BYTES + begin->padded > wal->segment_bytes) {
+        return err_set(e, ERR_CONFIG,
+                       "log segments of %" PRIu64 " bytes are too small for this log: at least %zu",
+                       wal->segment_bytes, 4 * begin->padded);
     }
-    padded = begin_seal(wal, &header, b);
-    rv = begin_file(wal, &header, slice_of(b->data, padded), &file, e);
+    begin->padded = begin_seal(wal, &begin->header, b);
+    begin->makes_spare = wal->spare_count == 0;
+    begin->spare = begin->makes_spare ? wal->spare_id_next++ : wal->spares[--wal->spare_count];
+    return 0;
+}
+
+/* A spare one if there is any, for there may be no room for another. The opening block is synced
+ * before the file gets its name. */
+int wal_begin(struct wal *wal, struct err_text *e)
+{
+    struct wal_begin *begin = &wal->begin;
+    struct slice opening = slice_of(begin->buffer->data, begin->padded);
+    int rv = 0;
+
+    assert(begin->file == NULL);
+    if (begin->makes_spare) {
+        rv = wal__spare_make(wal->env, wal->dir, begin->spare, wal->segment_bytes);
+    }
     if (rv == 0) {
-        rv = wal__newest_write(wal->env, wal->dir, &wal->newest, header.sequence);
-        if (rv != 0) {
-            env_file_close(wal->env, file);
-            err_set(e, rv, "can't write %s/newest: %s", wal->dir, err_why(rv));
-        }
+        rv = wal__segment_make(wal->env, wal->dir, begin->spare, &begin->header, opening,
+                               wal->opts.direct, &begin->file);
     }
-    if (rv == 0) {
-        rv = begin_adopt(wal, &header, file, b, replaces);
+    if (rv != 0) {
+        return err_set(e, rv, "can't make a log segment of %" PRIu64 " bytes in %s: %s",
+                       wal->segment_bytes, wal->dir, err_why(rv));
     }
-    if (rv == 0) {
-        wal->plan_end = WAL_HEADER_BYTES + padded;
-        wal->synced_to = header.base + wal->plan_end;
+    rv = wal__newest_write(wal->env, wal->dir, &wal->newest, begin->header.sequence);
+    return rv == 0 ? 0 : err_set(e, rv, "can't write %s/newest: %s", wal->dir, err_why(rv));
+}
+
+int wal__begin_adopt(struct wal *wal)
+{
+    struct wal_begin *begin = &wal->begin;
+    struct wal_segment *old = list_entry(wal->segments.prev, struct wal_segment, link);
+    struct wal_segment *s = wal__segment_new(wal, &begin->header, begin->file);
+
+    assert(begin->file != NULL);
+    if (s == NULL) {
+        return ERR_NOMEM;
     }
-out:
-    wal__buffer_put(wal, b);
-    return rv;
+    begin->file = NULL;
+    list_push_back(&wal->segments, &s->link);
+    wal->segment_count++;
+    wal->current = s;
+    s->opened = true;
+    wal__buffer_placed(wal, begin->buffer, s);
+    if (begin->replaces) { /* the last one; else it is behind it */
+        assert(old->live == 0);
+        list_remove(&old->link);
+        wal->segment_count--;
+        env_file_close(wal->env, old->file);
+        mem_free(old);
+    }
+    wal->plan_end = WAL_HEADER_BYTES + begin->padded;
+    wal->synced_to = begin->header.base + wal->plan_end;
+    wal__buffer_put(wal, begin->buffer);
+    begin->buffer = NULL;
+    return 0;
 }

@@ -58,7 +58,7 @@ static int compare_u64(const void *a, const void *b)
     return x < y ? -1 : x > y;
 }
 
-static int read_all(struct wal_scan *scan, uint64_t sequence, uint8_t *out, size_t bytes,
+static int read_all(struct wal_scan *scan, uint64_t sequence, int flags, uint8_t *out, size_t bytes,
                     uint64_t offset, size_t *got, uint64_t *file_bytes, struct err_text *e)
 {
     char path[WAL_PATH_BYTES];
@@ -68,7 +68,7 @@ static int read_all(struct wal_scan *scan, uint64_t sequence, uint8_t *out, size
 
     *got = 0;
     wal__segment_path(scan->dir, sequence, path);
-    rv = env_file_open(scan->env, path, ENV_OPEN_READ, &file);
+    rv = env_file_open(scan->env, path, flags, &file);
     if (rv != 0) {
         return err_set(e, rv, "can't open %s: %s", path, err_why(rv));
     }
@@ -87,7 +87,7 @@ static int read_all(struct wal_scan *scan, uint64_t sequence, uint8_t *out, size
     return 0;
 }
 
-#define FIRST_LOOK ((size_t)64 << 10) /* of a log that was closed, all that was written */
+#define FIRST_LOOK ((size_t)16 << 10) /* of a log that was closed, all that was written */
 
 /* Reads what image_load() begins with, so that the page cache has it. */
 static int header_load(struct wal_scan *scan, uint64_t sequence, uint64_t node_uid,
@@ -100,7 +100,8 @@ static int header_load(struct wal_scan *scan, uint64_t sequence, uint64_t node_u
     if (bytes == NULL) {
         return ERR_NOMEM;
     }
-    rv = read_all(scan, sequence, bytes, FIRST_LOOK, 0, &got, &out->file_bytes, e);
+    rv = read_all(scan, sequence, ENV_OPEN_READ | ENV_OPEN_EXACT, bytes, FIRST_LOOK, 0, &got,
+                  &out->file_bytes, e);
     if (rv != 0) {
         goto out;
     }
@@ -186,8 +187,8 @@ static int image_load(struct wal_scan *scan, size_t i, struct err_text *e)
     scan->image_bytes = 0;
     for (size_t want = FIRST_LOOK; scan->image_bytes < bytes; want *= 2) {
         size_t part = (want < bytes ? want : bytes) - scan->image_bytes;
-        rv = read_all(scan, s->header.sequence, scan->image + scan->image_bytes, part,
-                      scan->image_bytes, &got, NULL, e);
+        rv = read_all(scan, s->header.sequence, ENV_OPEN_READ, scan->image + scan->image_bytes,
+                      part, scan->image_bytes, &got, NULL, e);
         if (rv != 0) {
             return rv;
         }

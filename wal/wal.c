@@ -113,6 +113,13 @@ void wal__free(struct wal *wal)
             mem_free(wal->writes[i].buffer);
         }
     }
+    if (wal->begin.buffer != NULL) {
+        mem_free(wal->begin.buffer->data);
+        mem_free(wal->begin.buffer);
+    }
+    if (wal->begin.file != NULL) {
+        env_file_close(wal->env, wal->begin.file);
+    }
     buffers_free(&wal->queue);
     buffers_free(&wal->free_buffers);
     mem_free(wal->table);
@@ -196,7 +203,7 @@ static int unused_gives_way(struct wal *wal, const struct wal_scan *scan, struct
 static int recover(struct wal *wal, struct err_text *e)
 {
     struct wal_scan scan;
-    uint64_t started = env_now_ns(wal->env);
+    wal->begin.started_ns = env_now_ns(wal->env);
     int rv = wal__scan_open(&scan, wal->env, wal->dir, wal->opts.node_uid, e);
 
     if (rv == 0 && wal->opts.existing && scan.count == 0) {
@@ -219,14 +226,7 @@ static int recover(struct wal *wal, struct err_text *e)
         goto out;
     }
     leftovers_adopt(wal, &scan);
-    rv = wal__begin(wal, &scan, e);
-    if (rv != 0) {
-        goto out;
-    }
-    wal__release(wal);
-    log_info("wal", "log opened",
-             "segments=%" PRIu64 " shards=%zu position=%" PRIu64 " ms=%" PRIu64, wal->segment_count,
-             wal->log_count, wal->position, (env_now_ns(wal->env) - started) / 1000000u);
+    rv = wal__begin_plan(wal, &scan, e);
 out:
     wal__scan_close(&scan);
     return rv;
@@ -252,6 +252,10 @@ int wal_open(struct env *env, const struct wal_opts *opts, struct wal **out, str
     if (rv == 0) {
         rv = recover(wal, e);
     }
+    if (rv == 0 && !opts->begin_later) {
+        rv = wal_begin(wal, e);
+        rv = rv == 0 ? wal_begun(wal) : rv;
+    }
     if (rv != 0) {
         wal__free(wal);
         if (rv == ERR_NOMEM && e != NULL && e->text[0] == '\0') {
@@ -259,12 +263,34 @@ int wal_open(struct env *env, const struct wal_opts *opts, struct wal **out, str
         }
         return rv;
     }
-    wal->busy_at_ns = env_now_ns(env);
-    env_timer_start_in_ms(env, &wal->silence_timer, WAL_SILENCE_MS);
-    env_timer_start_in_ms(env, &wal->tick_timer, WAL_TICK_MS);
-    (void)env_disk_free(env, wal->dir, &wal->disk_free_bytes);
-    wal__prepare_kick(wal);
     *out = wal;
+    return 0;
+}
+
+/* Who is in a hurry to open is so with his first write, too: the next segment is made behind it. */
+#define FIRST_TICK_MS 3
+
+int wal_begun(struct wal *wal)
+{
+    struct env *env = wal->env;
+    int rv = wal__begin_adopt(wal);
+
+    if (rv != 0) {
+        return rv;
+    }
+    wal__release(wal);
+    wal->busy_at_ns = env_now_ns(env);
+    log_info("wal", "log opened",
+             "segments=%" PRIu64 " shards=%zu position=%" PRIu64 " ms=%" PRIu64, wal->segment_count,
+             wal->log_count, wal->position, (wal->busy_at_ns - wal->begin.started_ns) / 1000000u);
+    env_timer_start_in_ms(env, &wal->silence_timer, WAL_SILENCE_MS);
+    (void)env_disk_free(env, wal->dir, &wal->disk_free_bytes);
+    if (wal->opts.begin_later) {
+        env_timer_start_in_ms(env, &wal->tick_timer, FIRST_TICK_MS);
+    } else {
+        env_timer_start_in_ms(env, &wal->tick_timer, WAL_TICK_MS);
+        wal__prepare_kick(wal);
+    }
     return 0;
 }
 

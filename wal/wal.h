@@ -63,6 +63,7 @@ struct wal_opts {
     uint64_t disk_bytes_max; /* 0: 1 GiB. Above half of it `on_pressure` asks for checkpoints of
                                 pinning shards. */
     bool direct;             /* open segments with ENV_OPEN_DIRECT */
+    bool begin_later;        /* wal_open() is the first half: wal_begin(), wal_begun() follow */
     bool existing; /* there was a log: ERR_CORRUPT if no segment of it is there any more */
     size_t submit_bytes_max; /* what env_file_submit() is asked to write; 0: 64 KiB */
     /* Everything up to `position` is durable now. Called at most once per turn. */
@@ -82,6 +83,14 @@ struct wal_opts {
  * this node's log can't be trusted. ERR_LOCKED, ERR_VERSION, ERR_WRONGCLUSTER (another node_uid),
  * ERR_IO, ERR_DISKFULL, ERR_NOMEM. */
 int wal_open(struct env *env, const struct wal_opts *opts, struct wal **out, struct err_text *e);
+/* The second half of opening, for who has other things to do while the disk is at it: makes the
+ * segment that is written from now on (blocking), with all that must not rest on the page cache.
+ * Before it nothing that was read of the log is to be believed for good. thread: any; meanwhile the
+ * log's own thread may read the log, but not change it. Errors as wal_open()'s; then, and instead
+ * of it, only wal_abandon(). */
+int wal_begin(struct wal *wal, struct err_text *e);
+/* Once it was successful; on the log's own thread. From now on the log takes changes. ERR_NOMEM. */
+int wal_begun(struct wal *wal);
 /* Writes what is buffered and the clean-stop mark, then calls done (in a later turn; err as a
  * failed write). Frees. */
 void wal_close(struct wal *wal, void (*done)(void *arg, int err), void *arg);

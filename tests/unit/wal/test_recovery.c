@@ -352,6 +352,44 @@ static void a_missing_newest_segment_is_reported_if_the_next_was_prepared(void *
     free(s);
 }
 
+/* Wherever it ends between the halves of opening, or the power goes, nothing is lost. */
+static void the_second_half_of_opening_may_come_later(void **state)
+{
+    struct fixture f;
+    uint64_t digest;
+
+    (void)state;
+    fixture_init(&f, 43);
+    write_log(&f, false);
+    for (int halves = 0; halves < 4; halves++) {
+        f.opts.begin_later = false;
+        fixture_must_open(&f);
+        digest = model_digest_of(f.wal);
+        fixture_abandon(&f);
+        f.opts.begin_later = true;
+        fixture_must_open(&f);
+        assert_int_equal(model_digest_of(f.wal), digest);
+        if (halves > 0) {
+            assert_int_equal(wal_begin(f.wal, &f.error), 0);
+        }
+        if (halves > 1) {
+            assert_int_equal(wal_begun(f.wal), 0);
+            assert_int_equal(model_digest_of(f.wal), digest);
+        }
+        if (halves == 3) {
+            fixture_stop(&f);
+        } else {
+            fixture_abandon(&f);
+        }
+        mem_env_power_cut(&f.env, MEM_CUT_NOTHING);
+        f.opts.begin_later = false;
+        fixture_must_open(&f);
+        assert_int_equal(model_digest_of(f.wal), digest);
+        fixture_abandon(&f);
+    }
+    fixture_close(&f);
+}
+
 static void another_nodes_log_and_another_version_are_refused(void **state)
 {
     struct subject *s = calloc(1, sizeof *s);
@@ -582,6 +620,7 @@ int main(void)
         cmocka_unit_test(a_missing_newest_segment_is_reported_if_the_next_was_prepared),
         cmocka_unit_test(missing_newest_segments_are_reported),
         cmocka_unit_test(a_torn_word_of_the_newest_segment_refuses_nothing),
+        cmocka_unit_test(the_second_half_of_opening_may_come_later),
         cmocka_unit_test(another_nodes_log_and_another_version_are_refused),
         cmocka_unit_test(a_log_that_is_gone_is_told_from_a_new_one),
         cmocka_unit_test(dump_shows_every_kind_and_changes_nothing),
