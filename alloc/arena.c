@@ -584,6 +584,12 @@ void arena_load_later(struct arena *a, uint64_t page, uint64_t hash, uint64_t ho
     a->home[page] = home;
 }
 
+void arena_load_expect(struct arena *a, uint64_t page, uint64_t count)
+{
+    arena_memory_touch(a->hash + page, count * sizeof *a->hash);
+    arena_memory_touch(a->home + page, count * sizeof *a->home);
+}
+
 void arena_load_never(struct arena *a, uint64_t page)
 {
     assert(page < a->pages);

@@ -264,6 +264,8 @@ int arena_load(struct arena *a, uint64_t page, const void *bytes); /* ERR_NOMEM 
 /* The page is present, with bytes of that hash, which the source has there (and any it had before
  * don't count); or it is absent. Until arena_source_set(). */
 void arena_load_later(struct arena *a, uint64_t page, uint64_t hash, uint64_t home);
+/* It is going to be called for all of these: one system call for hundreds of page faults. */
+void arena_load_expect(struct arena *a, uint64_t page, uint64_t count);
 void arena_load_never(struct arena *a, uint64_t page);
 /* The arena closes the source with its last unloaded page, or with itself. */
 void arena_source_set(struct arena *a, struct arena_source *source);

@@ -7,6 +7,10 @@
 #define MADV_COLLAPSE 25 /* Linux 6.1 */
 #endif
 
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23 /* Linux 5.14 */
+#endif
+
 #define CHUNK_BYTES ((uintptr_t)1 << CHUNK_SHIFT)
 /* From so many pages present on an arena is large: what its growing ends have too much, a part of a
  * huge page each, is a few per cent then, and less with every page more. */
@@ -53,14 +57,24 @@ void arena_memory_release(void *memory, size_t bytes)
     (void)munmap(memory, bytes);
 }
 
-void arena_memory_forget(const void *memory, size_t bytes)
+static void advise(const void *memory, size_t bytes, int advice)
 {
     uintptr_t from = ((uintptr_t)memory + PAGE_BYTES - 1) & ~(uintptr_t)(PAGE_BYTES - 1);
     uintptr_t end = ((uintptr_t)memory + bytes) & ~(uintptr_t)(PAGE_BYTES - 1);
     if (from < end) {
         (void)madvise((uint8_t *)(uintptr_t)memory + (from - (uintptr_t)memory), end - from,
-                      MADV_DONTNEED);
+                      advice);
     }
+}
+
+void arena_memory_forget(const void *memory, size_t bytes)
+{
+    advise(memory, bytes, MADV_DONTNEED);
+}
+
+void arena_memory_touch(void *memory, size_t bytes)
+{
+    advise(memory, bytes, MADV_POPULATE_WRITE);
 }
 
 /* ---- huge pages ---- */

@@ -19,6 +19,8 @@ void *arena_memory_reserve(size_t bytes, bool accessible);
 void arena_memory_release(void *memory, size_t bytes);
 /* Whole pages of the process that lie in there are given back. */
 void arena_memory_forget(const void *memory, size_t bytes);
+/* Whole pages of the process that lie in there are all going to be written. A hint. */
+void arena_memory_touch(void *memory, size_t bytes);
 /* Pages that are absent are given back. */
 void arena_memory_give(struct arena *a, uint64_t page, uint64_t count);
 /* Around a page that is loaded in the background, where each is loaded sooner or later. (Not around

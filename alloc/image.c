@@ -101,6 +101,61 @@ int image_super_write(struct env *env, const char *dir, struct super_block *supe
 
 /* ---- open and close ---- */
 
+/* Want of a descriptor or of space isn't the disk's failure. */
+static int settle_error(int rv)
+{
+    return rv == ERR_NOMEM || rv == ERR_DISKFULL ? rv : ERR_IO;
+}
+
+/* What the page cache gave us of them may not be on the disk (E4). */
+static int files_sync(const struct image *image, struct err_text *e)
+{
+    int rv = 0;
+    for (uint32_t i = 0; i < image->super.file_count && rv == 0; i++) {
+        char name[32];
+        char path[IMAGE_PATH_BYTES];
+        struct env_file *file = NULL;
+        image_pages_name(image->super.files[i].sequence, name);
+        rv = image_path(image->dir, name, path);
+        if (rv == 0) {
+            rv = env_file_open(image->env, path, ENV_OPEN_WRITE, &file);
+        }
+        if (rv == 0) {
+            rv = env_file_sync(image->env, file);
+            env_file_close(image->env, file);
+        }
+        if (rv != 0) {
+            return err_set(e, settle_error(rv), "%s: can't be synced: %s", path, err_why(rv));
+        }
+    }
+    return 0;
+}
+
+int image_settle(struct image *image, struct err_text *e)
+{
+    if (image->mode == IMAGE_PMEM) {
+        return 0;
+    }
+    if (image->present) {
+        int rv = files_sync(image, e);
+        if (rv != 0) {
+            return rv;
+        }
+        /* Both slots name the same files afterwards, and neither rests on the page cache. */
+        image->super.sequence++;
+        rv = env_dir_sync(image->env, image->dir);
+        if (rv == 0) {
+            rv = image_super_write(image->env, image->dir, &image->super);
+        }
+        if (rv != 0) {
+            return err_set(e, settle_error(rv), "%s/super: can't be rewritten: %s", image->dir,
+                           err_why(rv));
+        }
+    }
+    image_sweep(image->env, image->dir, &image->super);
+    return 0;
+}
+
 int image_open(struct env *env, const struct image_opts *opts, struct image **out,
                struct heap **heap, struct err_text *e)
 {
@@ -138,24 +193,13 @@ int image_open(struct env *env, const struct image_opts *opts, struct image **ou
     if (rv != 0) {
         goto err_after_alloc;
     }
-    if (*heap != NULL) {
-        /* Both slots name the same files afterwards, and neither rests on the page cache. */
-        image->super.sequence++;
-        rv = env_dir_sync(env, image->dir);
-        if (rv == 0) {
-            rv = image_super_write(env, image->dir, &image->super);
-        }
-        if (rv != 0) {
-            /* Want of a descriptor or of space isn't the disk's failure. */
-            rv = err_set(e, rv == ERR_NOMEM || rv == ERR_DISKFULL ? rv : ERR_IO,
-                         "%s/super: can't be rewritten: %s", image->dir, err_why(rv));
-            heap_free(*heap);
-            *heap = NULL;
-            goto err_after_alloc;
-        }
-        image->present = true;
+    image->present = *heap != NULL;
+    rv = opts->settle_later ? 0 : image_settle(image, e);
+    if (rv != 0) {
+        heap_free(*heap);
+        *heap = NULL;
+        goto err_after_alloc;
     }
-    image_sweep(env, image->dir, &image->super);
     *out = image;
     return 0;
 

@@ -26,6 +26,7 @@ struct image_opts {
     /* The log's newest checkpoint mark of this shard (wal_log_checkpoint); a superblock older than
      * it isn't believed (E9): ERR_CORRUPT. 0: none. */
     uint64_t mark_sequence;
+    bool settle_later; /* image_open() is the first half: image_settle() follows */
 };
 
 /* Opens the directory and loads of the newest checkpoint (blocking) all of it, if another machine
@@ -35,6 +36,14 @@ struct image_opts {
  * (another uid), ERR_IO, ERR_NOMEM, ERR_UNSUPPORTED (pmem mode on something that isn't memory). */
 int image_open(struct env *env, const struct image_opts *opts, struct image **out,
                struct heap **heap, struct err_text *e);
+/* Asks the disk for what image_open() is going to read of the directory: a hint, of which nothing
+ * is believed. thread: any */
+void image_ahead(struct env *env, const char *dir);
+/* The second half of opening, for who has other things to do while the disk is at it (blocking):
+ * syncs the files and writes the superblock again, since what was read of them may have come from
+ * the page cache alone. Before it nothing may rest on the image. thread: any; meanwhile the heap
+ * may be used, but not checkpointed. ERR_IO: then the image is only to be closed. */
+int image_settle(struct image *image, struct err_text *e);
 /* Loads in the background up to so many bytes of pages that nobody has wanted yet, each compared
  * with its checksum. To be called again; false: all are there. */
 bool image_fill(struct heap *heap, uint64_t bytes);

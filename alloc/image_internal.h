@@ -110,6 +110,8 @@ static inline uint64_t image_patch_bytes(uint64_t lines)
 /* image_source.c: the arena's unloaded pages are in the files that image->super names. Takes the
  * patches, struct image_patch. ERR_NOMEM. */
 int image_source_open(const struct image *image, struct arena *arena, struct buf *patches);
+/* Up to now only what was asked for was read from the disk; now also what lies behind it. */
+void image_source_opened(struct arena *arena);
 /* Runs the full check over an arena that may be damaged; ERR_CORRUPT when not even its header
  * can be believed. (adopt.c) */
 int heap_check_arena(struct arena *arena, uint64_t bytes_max, uint64_t max, heap_finding_cb cb,

@@ -145,8 +145,11 @@ static int pages_head_check(const struct pages_reader *r, const struct image *im
 }
 
 /* Table and footer are read in one piece, of a small file all of it, so that no page of it is read
- * again from the disk; a larger table around the page cache, which would read it in many pieces. */
-#define TAIL_BYTES ((uint64_t)64 << 10)
+ * again from the disk; a large table around the page cache, which would read it in many pieces. */
+#define TAIL_BYTES   ((uint64_t)64 << 10)
+#define CACHED_BYTES ((uint64_t)1 << 20)
+/* Head, and the first pages, of which opening reads most: a guess. */
+#define FRONT_BYTES ((uint64_t)80 << 10)
 
 static uint64_t tail_bytes(const struct super_file *named)
 {
@@ -255,6 +258,20 @@ static int pages_apply_patches(struct pages_reader *r, uint32_t number)
     return 0;
 }
 
+#define EXPECT_PAGES 512u /* what is noted of so many fills a page of the process, or more */
+
+/* From a page that is the first of many, one behind the other. */
+static void run_expect(const struct pages_reader *r, uint64_t i)
+{
+    uint64_t count = 1;
+    while (i + count < r->footer.present && r->table[i + count].page == r->table[i].page + count) {
+        count++;
+    }
+    if (count >= EXPECT_PAGES && r->table[i].page + count <= r->arena->pages) {
+        arena_load_expect(r->arena, r->table[i].page, count);
+    }
+}
+
 /* What the file says of pages. Their bytes stay where they are. */
 static int pages_apply(struct pages_reader *r, uint32_t number)
 {
@@ -265,7 +282,12 @@ static int pages_apply(struct pages_reader *r, uint32_t number)
         if (entry->page >= a->pages) {
             return no_page(r, entry->page);
         }
-        a->patched[entry->page] = 0;
+        if (number == 0 && (i == 0 || entry->page != entry[-1].page + 1)) {
+            run_expect(r, i);
+        }
+        if (number > 0) { /* there is nothing below the first file */
+            a->patched[entry->page] = 0;
+        }
         arena_load_later(a, entry->page, entry->hash,
                          image_home(number, IMAGE_BLOCK_BYTES + i * PAGE_BYTES));
     }
@@ -281,8 +303,7 @@ static int pages_apply(struct pages_reader *r, uint32_t number)
     return rv;
 }
 
-/* One file's table into the arena. To go on with it, it is then synced: what the page cache gave us
- * may not be on the disk (E4). */
+/* One file's table into the arena. */
 static int pages_load(struct image *image, uint32_t number, bool look_only, struct arena *arena,
                       struct buf *patches, struct err_text *e)
 {
@@ -296,10 +317,9 @@ static int pages_load(struct image *image, uint32_t number, bool look_only, stru
     }
     struct pages_reader r = {
         .env = image->env, .path = path, .arena = arena, .patches = patches, .e = e};
-    bool direct = !look_only && is_own(image) && tail_bytes(named) > TAIL_BYTES;
+    bool direct = !look_only && is_own(image) && tail_bytes(named) > CACHED_BYTES;
     rv = env_file_open(image->env, path,
-                       look_only ? ENV_OPEN_READ : ENV_OPEN_WRITE | (direct ? ENV_OPEN_DIRECT : 0),
-                       &r.file);
+                       ENV_OPEN_READ | (direct ? ENV_OPEN_DIRECT : ENV_OPEN_EXACT), &r.file);
     if (rv != 0) {
         return err_set(e, rv == ERR_NOTFOUND ? ERR_CORRUPT : rv, "%s: can't be opened: %s", path,
                        err_why(rv));
@@ -311,15 +331,39 @@ static int pages_load(struct image *image, uint32_t number, bool look_only, stru
     if (rv == 0) {
         rv = pages_apply(&r, number);
     }
-    if (rv == 0 && !look_only) {
-        rv = env_file_sync(image->env, r.file);
-        if (rv != 0) {
-            rv = err_set(e, ERR_IO, "%s: sync failed", path);
-        }
-    }
     mem_free(r.tail);
     env_file_close(image->env, r.file);
     return rv;
+}
+
+static void pages_ahead(struct image *image, const struct super_file *named)
+{
+    char name[32];
+    char path[IMAGE_PATH_BYTES];
+    struct env_file *file = NULL;
+    uint64_t tail = tail_bytes(named);
+    image_pages_name(named->sequence, name);
+    if (image_path(image->dir, name, path) == 0 &&
+        env_file_open(image->env, path, ENV_OPEN_READ, &file) == 0) {
+        if (tail <= CACHED_BYTES) {
+            env_file_ahead(image->env, file, named->bytes - tail, tail);
+        }
+        env_file_ahead(image->env, file, 0, FRONT_BYTES);
+        env_file_close(image->env, file);
+    }
+}
+
+void image_ahead(struct env *env, const char *dir)
+{
+    char own[IMAGE_PATH_BYTES];
+    struct image image = {.env = env, .dir = own};
+    if (image_path(dir, ".", own) != 0 || /* the same directory, in a string of its own */
+        super_read(&image, NULL) != 0) {
+        return;
+    }
+    for (uint32_t i = 0; i < image.super.file_count && i < SUPER_FILES_MAX; i++) {
+        pages_ahead(&image, &image.super.files[i]);
+    }
 }
 
 /* ---- small deltas become part of the next ---- */
@@ -479,7 +523,13 @@ int image_load(struct image *image, struct heap **heap, struct err_text *e)
     if (!own) {
         rv = image_load_pages(&arena, e);
     }
-    return rv == 0 ? image_adopt(image, &arena, image->super.bytes_max, own, heap, e) : rv;
+    if (rv == 0) {
+        rv = image_adopt(image, &arena, image->super.bytes_max, own, heap, e);
+    }
+    if (rv == 0) {
+        image_source_opened(&(*heap)->arena);
+    }
+    return rv;
 }
 
 /* ---- names we know ---- */

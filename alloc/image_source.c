@@ -18,6 +18,7 @@
 
 /* A file is in the place that its number gives. */
 struct reader {
+    int flags; /* with which they are opened */
     struct env_file *files[FILES_OPEN];
     uint32_t numbers[FILES_OPEN];
 };
@@ -78,7 +79,7 @@ static int reader_open(const struct image_source *s, struct reader *r, uint32_t 
     file_name(s, number, name);
     int rv = image_path(s->dir, name, path);
     if (rv == 0) {
-        rv = env_file_open(s->env, path, ENV_OPEN_READ, file);
+        rv = env_file_open(s->env, path, r->flags, file);
     }
     if (rv == 0) {
         r->files[place] = *file;
@@ -161,15 +162,20 @@ static void op_describe(struct arena_source *source, uint64_t page, uint64_t hom
                   err == ERR_CORRUPT ? "is damaged" : err_text_of(err));
 }
 
-static void source_free(struct image_source *s)
+static void reader_close(const struct image_source *s, struct reader *r)
 {
-    struct reader *readers[] = {&s->near, &s->far};
-    for (size_t i = 0; i < 2 * FILES_OPEN; i++) {
-        struct env_file *file = readers[i / FILES_OPEN]->files[i % FILES_OPEN];
-        if (file != NULL) {
-            env_file_close(s->env, file);
+    for (size_t i = 0; i < FILES_OPEN; i++) {
+        if (r->files[i] != NULL) {
+            env_file_close(s->env, r->files[i]);
+            r->files[i] = NULL;
         }
     }
+}
+
+static void source_free(struct image_source *s)
+{
+    reader_close(s, &s->near);
+    reader_close(s, &s->far);
     buf_close(&s->patches);
     mem_free(s->buffer);
     mem_free(s->dir);
@@ -193,6 +199,8 @@ int image_source_open(const struct image *image, struct arena *arena, struct buf
     }
     s->source = (struct arena_source){.read = op_read, .describe = op_describe, .close = op_close};
     s->env = image->env;
+    s->near.flags = ENV_OPEN_READ | ENV_OPEN_EXACT;
+    s->far.flags = ENV_OPEN_READ;
     s->mode = image->mode;
     s->dir = mem_strdup(image->dir);
     s->buffer = mem_alloc((size_t)FILL_PAGES * PAGE_BYTES);
@@ -209,6 +217,15 @@ int image_source_open(const struct image *image, struct arena *arena, struct buf
     }
     arena_source_set(arena, &s->source);
     return 0;
+}
+
+void image_source_opened(struct arena *arena)
+{
+    if (arena->source != NULL) {
+        struct image_source *s = source_of(arena->source);
+        reader_close(s, &s->near);
+        s->near.flags = ENV_OPEN_READ;
+    }
 }
 
 /* ---- the background ---- */

@@ -322,6 +322,46 @@ static void damage_below_the_checksums_is_found_too(void **state)
     memdisk_close(&d);
 }
 
+/* The first half of opening only reads; the second leaves nothing to the page cache. */
+static void settling_may_come_later(void **state)
+{
+    (void)state;
+    struct memdisk d;
+    disk_with_checkpoints(&d, 3);
+    struct image_opts opts = {.dir = "/x", .uid = UID, .mode = IMAGE_DISK, .settle_later = true};
+    struct image *image = NULL;
+    struct heap *heap = NULL;
+    struct image_stats before;
+    struct image_stats after;
+    size_t synced[MEMDISK_FILES] = {0};
+    memdisk_record(&d);
+    size_t begun = d.log_count;
+    assert_int_equal(image_open(&d.env, &opts, &image, &heap, NULL), 0);
+    image_get_stats(image, &before);
+    assert_int_equal(heap_check(heap, NULL), 0);
+    assert_int_equal(d.log_count, begun);
+    assert_int_equal(image_settle(image, NULL), 0);
+    image_get_stats(image, &after);
+    assert_int_equal(after.sequence, before.sequence + 1);
+    size_t names = 0;
+    for (size_t i = begun; i < d.log_count; i++) {
+        if (d.log[i].kind == MD_SYNC) {
+            synced[d.log[i].file]++;
+        }
+        names += d.log[i].kind == MD_DIRSYNC;
+    }
+    assert_int_equal(names, 1);
+    for (size_t i = 0; i < sizeof d.names / sizeof d.names[0]; i++) {
+        assert_true(d.names[i].file < 0 || synced[d.names[i].file] == 1);
+    }
+    image_close(image);
+    heap_free(heap);
+    assert_int_equal(open_image(&d.env, "/x", after.sequence, &image, &heap, NULL), 0);
+    image_close(image);
+    heap_free(heap);
+    memdisk_close(&d);
+}
+
 static void what_the_log_knows_better_is_refused(void **state)
 {
     (void)state;
@@ -539,6 +579,7 @@ int main(void)
         cmocka_unit_test(a_flipped_bit_in_the_superblock_is_refused_or_harmless),
         cmocka_unit_test(looking_changes_nothing),
         cmocka_unit_test(damage_below_the_checksums_is_found_too),
+        cmocka_unit_test(settling_may_come_later),
         cmocka_unit_test(what_the_log_knows_better_is_refused),
         cmocka_unit_test(every_file_operation_may_fail),
         cmocka_unit_test(lack_of_memory_is_clean),
