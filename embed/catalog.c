@@ -186,6 +186,13 @@ int embed__catalog_load(struct embedded *db, bool fresh, struct err_text *e)
     }
     rv = heaps_load(db, e);
     if (rv == 0) {
+        rv = embed__opening_wait(db, e);
+    }
+    if (rv == 0 && db->wal != NULL && !fresh) {
+        rv = wal_begun(db->wal);
+        rv = rv == 0 ? 0 : err_set(e, rv, "%s/log: %s", db->settings.dir, err_text_of(rv));
+    }
+    if (rv == 0) {
         orphans_remove(db);
     }
     return rv;

@@ -386,6 +386,7 @@ static void forward_files(struct env_ops *ops, const struct env_ops *files)
     ops->file_lock = files->file_lock;
     ops->file_map = files->file_map;
     ops->file_unmap = files->file_unmap;
+    ops->file_ahead = files->file_ahead;
     ops->file_map_private = files->file_map_private;
     ops->dir_create = op_dir_create;
     ops->dir_sync = op_dir_sync;

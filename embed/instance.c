@@ -139,6 +139,7 @@ static void *library_main(void *arg)
 static void *disk_main(void *arg)
 {
     struct embedded *db = arg;
+    embed__opening_help(db);
     inline_lock(&db->env);
     while (!db->stopping) {
         if (!inline_work(&db->env, INLINE_DISK)) {
@@ -165,22 +166,19 @@ static void threads_stop(struct embedded *db, bool library, bool disk)
 }
 
 /* The program's signals belong to the program's threads. */
-static int threads_start(struct embedded *db)
+static bool thread_start(struct embedded *db, pthread_t *thread, void *(*main)(void *arg),
+                         const char *name)
 {
     sigset_t all;
     sigset_t before;
     (void)sigfillset(&all);
     (void)pthread_sigmask(SIG_SETMASK, &all, &before);
-    bool library = pthread_create(&db->library, NULL, library_main, db) == 0;
-    bool disk = library && pthread_create(&db->disk, NULL, disk_main, db) == 0;
+    bool started = pthread_create(thread, NULL, main, db) == 0;
     (void)pthread_sigmask(SIG_SETMASK, &before, NULL);
-    if (!disk) {
-        threads_stop(db, library, false);
-        return ERR_NOMEM;
+    if (started) {
+        (void)pthread_setname_np(*thread, name);
     }
-    (void)pthread_setname_np(db->library, "cairn-library");
-    (void)pthread_setname_np(db->disk, "cairn-disk");
-    return 0;
+    return started;
 }
 
 bool embed_on_library_thread(const struct embedded *db)
@@ -226,7 +224,7 @@ static int dir_lock(struct embedded *db, struct err_text *e)
                                               : err_why(rv));
 }
 
-static int log_open(struct embedded *db, struct err_text *e)
+static int log_open(struct embedded *db, bool fresh, struct err_text *e)
 {
     char dir[EMBED_PATH_BYTES];
     struct wal_opts opts = {.dir = dir,
@@ -235,6 +233,7 @@ static int log_open(struct embedded *db, struct err_text *e)
                             .cache_bytes = 1u << 20, /* nobody reads entries again */
                             .disk_bytes_max = db->settings.log_bytes_max,
                             .direct = true,
+                            .begin_later = !fresh,
                             .submit_bytes_max = EMBED_SUBMIT_BYTES_MAX,
                             .on_durable = on_durable,
                             .on_failed = on_log_failed,
@@ -245,7 +244,13 @@ static int log_open(struct embedded *db, struct err_text *e)
         return 0;
     }
     int rv = embed__path(db, "log", dir, e);
-    return rv != 0 ? rv : wal_open(embed_env(db), &opts, &db->wal, e);
+    if (rv == 0) {
+        rv = wal_open(embed_env(db), &opts, &db->wal, e);
+    }
+    if (rv == 0 && !fresh) {
+        embed__opening_log(db);
+    }
+    return rv;
 }
 
 /* The catalogue's log is durable before the directory is called complete: from then on, its absence
@@ -287,7 +292,7 @@ static int open_files(struct embedded *db, bool *fresh, struct err_text *e)
         }
     }
     if (rv == 0) {
-        rv = log_open(db, e);
+        rv = log_open(db, *fresh, e);
     }
     return rv != 0 ? rv : embed__catalog_load(db, *fresh, e);
 }
@@ -312,19 +317,17 @@ static void db_free(struct embedded *db)
     if (db->lock_file != NULL) {
         env_file_close(embed_env(db), db->lock_file);
     }
+    embed__opening_close(db);
     (void)pthread_mutex_destroy(&db->directory);
     inline_close(&db->env);
     mem_free(db);
 }
 
-int embed_open(const struct embed_settings *settings, struct env *files, struct embedded **out,
-               struct err_text *e)
+static struct embedded *db_new(const struct embed_settings *settings, struct env *files)
 {
-    bool fresh = false;
-    *out = NULL;
     struct embedded *db = mem_zalloc(sizeof *db);
     if (db == NULL) {
-        return err_set(e, ERR_NOMEM, "out of memory");
+        return NULL;
     }
     inline_open(&db->env, files);
     db->env.meanwhile = embed__ahead;
@@ -340,16 +343,46 @@ int embed_open(const struct embed_settings *settings, struct env *files, struct 
     list_init(&db->finished);
     list_init(&db->posts);
     (void)pthread_mutex_init(&db->directory, NULL);
-    inline_lock(&db->env);
-    int rv = open_files(db, &fresh, e);
-    env_timer_start_in_ms(embed_env(db), &db->tick, EMBED_TICK_MS);
-    inline_unlock(&db->env);
+    embed__opening_begin(db);
+    return db;
+}
+
+/* With both threads when it returns 0, and with none else. */
+static int open_with_threads(struct embedded *db, bool *fresh, struct err_text *e)
+{
+    bool library = false;
+    bool disk = thread_start(db, &db->disk, disk_main, "cairn-disk");
+    int rv = disk ? 0 : ERR_NOMEM;
     if (rv == 0) {
-        rv = threads_start(db);
+        embed__opening_ask(db);
+        inline_lock(&db->env);
+        rv = open_files(db, fresh, e);
+        embed__opening_end(db);
+        env_timer_start_in_ms(embed_env(db), &db->tick, EMBED_TICK_MS);
+        inline_unlock(&db->env);
         if (rv != 0) {
-            (void)err_set(e, rv, "%s: no threads can be started", db->settings.dir);
+            threads_stop(db, false, true);
+            return rv;
         }
+        library = thread_start(db, &db->library, library_main, "cairn-library");
     }
+    if (!library) {
+        threads_stop(db, false, disk);
+        return err_set(e, ERR_NOMEM, "%s: no threads can be started", db->settings.dir);
+    }
+    return 0;
+}
+
+int embed_open(const struct embed_settings *settings, struct env *files, struct embedded **out,
+               struct err_text *e)
+{
+    bool fresh = false;
+    *out = NULL;
+    struct embedded *db = db_new(settings, files);
+    if (db == NULL) {
+        return err_set(e, ERR_NOMEM, "out of memory");
+    }
+    int rv = open_with_threads(db, &fresh, e);
     if (rv != 0) {
         db_free(db);
         return rv;

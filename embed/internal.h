@@ -31,6 +31,26 @@ struct embed_settings {
     uint32_t ahead_calls_min;  /* in an entry that is applied while it is written; 0: 512 */
 };
 
+/* A part of opening that blocks, and needs nothing but files. */
+struct embedded_job {
+    struct list link;
+    void (*run)(struct embedded_job *job); /* any thread */
+    int err;
+    struct err_text text;
+};
+
+/* Between the thread that opens and the disk thread, which has nothing else to do by then. */
+struct embedded_opening {
+    pthread_mutex_t lock;
+    pthread_cond_t news; /* a job, the end of one, or of opening */
+    struct list jobs;    /* that nobody has begun */
+    unsigned running;
+    bool over;
+    int err; /* of the first that failed */
+    struct err_text text;
+    struct embedded_job ask, log;
+};
+
 /* Commands that go into one entry of the log. Freed by the log, which keeps it as long as it wants
  * the bytes. */
 struct embed_batch {
@@ -52,6 +72,7 @@ struct embedded_heap {
     bool dropped;
     struct heap *heap;
     struct image *image;
+    struct embedded_job settle;
     uint64_t term; /* of this life: entries of another life have another one */
 
     /* Disk mode: one entry of a heap is on its way; what arrives meanwhile is the next. */
@@ -116,6 +137,7 @@ struct embedded {
     uint64_t submits, submits_seen; /* by the linger timer */
 
     pthread_t library, disk;
+    struct embedded_opening opening;
     bool stopping;
     struct list finished; /* calls whose done() is due */
     struct list posts;
@@ -146,6 +168,20 @@ void embed_post(struct embedded *db, struct embedded_post *post);
 /* The directory is dead: durability was lost, or an entry couldn't be applied. With the lock. */
 void embed__fail(struct embedded *db, int err, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
+
+/* ---- opening.c: what the disk thread does of opening ---- */
+
+void embed__opening_begin(struct embedded *db);
+void embed__opening_close(struct embedded *db);
+/* Jobs: the images are asked for, the log gets its new segment, an image is settled. */
+void embed__opening_ask(struct embedded *db);
+void embed__opening_log(struct embedded *db);
+void embed__opening_settle(struct embedded_heap *h);
+/* Until all are done, of which this thread takes some. The error of the first that failed. */
+int embed__opening_wait(struct embedded *db, struct err_text *e);
+/* What nobody has begun isn't done any more, and embed__opening_help() returns. */
+void embed__opening_end(struct embedded *db);
+void embed__opening_help(struct embedded *db); /* the disk thread */
 
 /* ---- table.c ---- */
 
@@ -271,7 +307,7 @@ int embed__catalog_load(struct embedded *db, bool fresh, struct err_text *e);
 /* ---- recover.c ---- */
 
 /* Opens a heap that exists: image, then the log behind it; without an image it is born as the entry
- * says. fresh: may be born now. */
+ * says. fresh: may be born now; else its image is settled by embed__opening_wait(). */
 int embed__heap_load(struct embedded *db, const struct catalog_entry *entry, struct slice name,
                      bool fresh, struct embedded_heap **out, struct err_text *e);
 void embed__heap_free(struct embedded_heap *h); /* its log is not touched */

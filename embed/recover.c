@@ -159,7 +159,8 @@ int embed__heap_load(struct embedded *db, const struct catalog_entry *entry, str
                      bool fresh, struct embedded_heap **out, struct err_text *e)
 {
     char dir[EMBED_PATH_BYTES];
-    struct image_opts opts = {.dir = dir, .uid = entry->uid, .mode = db->mode};
+    struct image_opts opts = {
+        .dir = dir, .uid = entry->uid, .mode = db->mode, .settle_later = !fresh};
     struct embedded_heap *h = heap_new(db, entry->uid, name);
     *out = NULL;
     if (h == NULL) {
@@ -200,6 +201,9 @@ int embed__heap_load(struct embedded *db, const struct catalog_entry *entry, str
     }
     if (heap_clock(h->heap) > db->stamp) {
         db->stamp = heap_clock(h->heap);
+    }
+    if (!fresh) {
+        embed__opening_settle(h);
     }
     *out = h;
     return 0;

@@ -199,6 +199,66 @@ static void any_operation_may_fail(void **state)
     assert_true(runs > 40);
 }
 
+#define OPENING_SYNCS                                                                              \
+    6 /* the log's segment, its newest; of two heaps, a pages file and the superblock */
+
+/* Parts of opening are done by another thread: it waits for them, and for what they say. */
+static void no_sync_of_opening_may_fail(void **state)
+{
+    (void)state;
+    uint64_t ptr;
+    uint64_t value = 0;
+    struct err_text e;
+    struct embedded *db = must_open();
+    assert_int_equal(alloc_value(must_heap(db), 7, &ptr), 0);
+    embed_close(db);
+    for (long n = 0; n < OPENING_SYNCS; n++) {
+        e.text[0] = '\0';
+        fault_file(&fault, n, 1, ERR_IO, FAULT_SYNC);
+        assert_int_equal(embed_open(&settings, &fault.env, &db, &e), ERR_IO);
+        fault_off(&fault);
+        assert_null(db);
+        assert_int_equal(fault.hits, 1);
+        assert_non_null(strstr(e.text, settings.dir));
+    }
+    db = must_open();
+    assert_int_equal(read_value(must_heap(db), ptr, &value), 0);
+    assert_int_equal(value, 7);
+    embed_close(db);
+}
+
+static void any_operation_of_opening_may_fail(void **state)
+{
+    (void)state;
+    uint64_t ptr;
+    long runs = 0;
+    struct embedded *db = must_open();
+    assert_int_equal(alloc_value(must_heap(db), 7, &ptr), 0);
+    embed_close(db);
+    for (bool hit = true; hit; runs++) {
+        uint64_t value = 0;
+        fault_file(&fault, runs, 1, ERR_IO, FAULT_ALL);
+        int rv = embed_open(&settings, &fault.env, &db, NULL);
+        hit = fault.hits > 0;
+        fault_off(&fault);
+        assert_true(rv == 0 || hit);
+        if (rv != 0) {
+            assert_null(db);
+            db = must_open();
+        }
+        struct embedded_heap *h = NULL;
+        assert_int_equal(embed_heap_open(db, slice_of("h", 1), &h, NULL), 0);
+        assert_int_equal(read_value(h, ptr, &value), 0);
+        assert_int_equal(value, 7);
+        if (runs % 2 == 0) {
+            embed_close(db);
+        } else {
+            embed_abandon(db);
+        }
+    }
+    assert_true(runs > 30);
+}
+
 static void memory_may_run_out(void **state)
 {
     (void)state;
@@ -569,6 +629,8 @@ int main(void)
         TEST(a_failed_sync_latches_the_directory),
         TEST(without_a_new_segment_no_change_of_the_catalogue_waits_for_ever),
         TEST(any_operation_may_fail),
+        TEST(no_sync_of_opening_may_fail),
+        TEST(any_operation_of_opening_may_fail),
         TEST(memory_may_run_out),
         TEST(damage_in_the_log_is_an_error),
         TEST(a_missing_image_is_an_error),
