@@ -131,38 +131,6 @@ static void print_dot(const json_t *rows)
     printf("}\n");
 }
 
-static bool is_pointer_somewhere(const json_t *types, const char *name, size_t len)
-{
-    const char *key;
-    const json_t *type;
-    const json_t *field;
-    size_t i;
-    json_object_foreach((json_t *)types, key, type)
-    {
-        json_array_foreach(json_object_get(type, "fields"), i, field)
-        {
-            const char *has = json_string_value(json_object_get(field, "name"));
-            if (has != NULL && strlen(has) == len && memcmp(has, name, len) == 0) {
-                return true;
-            }
-        }
-    }
-    return false;
-}
-
-/* A name that is nobody's is a slip of the hand: without a word it would be an end of the graph. */
-static void warn_of_path(struct cli *cli, const json_t *types)
-{
-    const char *at = cli->path;
-    while (at != NULL && *at != 0) {
-        size_t len = strcspn(at, ".");
-        if (!is_pointer_somewhere(types, at, len)) {
-            cli_warn(cli, "--path: no registered type has a pointer field \"%.*s\"", (int)len, at);
-        }
-        at += at[len] == '.' ? len + 1 : len;
-    }
-}
-
 static void answer(struct cli *cli, const cairn_graph *graph, const json_t *types)
 {
     static const struct cli_column columns[] = {
@@ -220,7 +188,6 @@ int verb_graph_fetch(struct cli *cli)
     if (rv != 0) {
         code = cli_fail(cli, rv, cli->argv[0]);
     } else {
-        warn_of_path(cli, types);
         answer(cli, graph, types);
     }
     json_decref(types);

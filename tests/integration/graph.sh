@@ -53,8 +53,8 @@ sorted() { printf '%s\n' "$@" | sort | tr '\n' ' '; }
     [ "$(jq -r '.data.partial' <<<"$out")" = false ] || fail "partial: $out"
     expect 0 cairnctl graph fetch "tree/$a" --depth 1 -o json
     [ "$(pointers)" = "$(sorted "$a" "$b" "$c")" ] || fail "depth 1: $out"
-    expect 0 cairnctl graph fetch tree/top --path right.rihgt
-    has "$err" 'no registered type has a pointer field "rihgt"'
+    expect 2 cairnctl graph fetch tree/top --path right.rihgt
+    has "$err" "the path names the field 'rihgt'"
     expect 0 cairnctl graph fetch tree/top --path right.right -o json
     [ "$(pointers)" = "$(sorted "$a" "$c" "$d")" ] || fail "path: $out"
     expect 0 cairnctl graph fetch tree/top --size 30 -o json
