@@ -128,7 +128,7 @@ static void push(struct worker *w)
     char name[32];
     cairn_ptr head = CAIRN_NULL;
     cairn_ptr ptr;
-    snprintf(name, sizeof name, "list-%u", w->id);
+    (void)snprintf(name, sizeof name, "list-%u", w->id);
     uint64_t start = now_ms();
     int rv = cairn_root_get(heap, name, &head);
     if (rv != 0 && rv != CAIRN_E_NOTFOUND) {
@@ -212,7 +212,7 @@ static void verify(struct worker *w)
         anomaly(w, rv != 0 ? cairn_errormsg() : "the register at the end", value, w->written,
                 w->written_unknown);
     }
-    snprintf(name, sizeof name, "list-%u", w->id);
+    (void)snprintf(name, sizeof name, "list-%u", w->id);
     rv = cairn_root_get(heap, name, &at);
     for (uint64_t left = rv == 0 ? w->pushed : 0; left > 0; left--) {
         struct node node;
@@ -258,7 +258,10 @@ int main(int argc, char **argv)
         return 2;
     }
     for (unsigned i = 0; i < threads; i++) {
-        pthread_create(&workers[i].thread, NULL, work, &workers[i]);
+        if (pthread_create(&workers[i].thread, NULL, work, &workers[i]) != 0) {
+            fprintf(stderr, "counters: no thread could be started\n");
+            return 2;
+        }
     }
     nanosleep(&(struct timespec){atoi(argv[2]), 0}, NULL);
     atomic_store(&stop, 1);

@@ -416,7 +416,7 @@ static void each_line(const char *file,
             see(sign, &states[number], value, end);
         }
     }
-    fclose(f);
+    (void)fclose(f);
 }
 
 static void see_acknowledged(char sign, struct key_state *s, uint64_t value, uint64_t end)

@@ -157,9 +157,9 @@ static void read_input(const char *path)
             continue;
         }
         if (strncmp(line, "Package: ", 9) == 0) {
-            snprintf(now.package.name, sizeof now.package.name, "%s", line + 9);
+            (void)snprintf(now.package.name, sizeof now.package.name, "%s", line + 9);
         } else if (strncmp(line, "Version: ", 9) == 0) {
-            snprintf(now.package.version, sizeof now.package.version, "%s", line + 9);
+            (void)snprintf(now.package.version, sizeof now.package.version, "%s", line + 9);
         } else if (strncmp(line, "Installed-Size: ", 16) == 0) {
             now.package.installed_kib = strtoull(line + 16, NULL, 10);
         }
@@ -170,7 +170,7 @@ static void read_input(const char *path)
         }
     }
     free(line);
-    fclose(file);
+    (void)fclose(file);
     qsort(packages, package_count, sizeof *packages, by_name);
     /* A package installed for two architectures stands there twice: keep the first. */
     size_t kept = 0;
@@ -319,7 +319,10 @@ static void run(void *(*work)(void *))
     pthread_t threads[THREADS];
     atomic_store(&next_package, 0);
     for (int i = 0; i < THREADS; i++) {
-        pthread_create(&threads[i], NULL, work, NULL);
+        if (pthread_create(&threads[i], NULL, work, NULL) != 0) {
+            fprintf(stderr, "no thread could be started\n");
+            exit(1);
+        }
     }
     for (int i = 0; i < THREADS; i++) {
         pthread_join(threads[i], NULL);
