@@ -349,7 +349,7 @@ uint64_t image_checkpoint_bytes(const struct image *image, const struct heap *he
     return dirty;
 }
 
-int image_destroy(struct env *env, const char *dir)
+int image_clear(struct env *env, const char *dir)
 {
     static const struct super_block none;
     static const char *const names[] = {"super", "image.pm"};
@@ -370,4 +370,13 @@ int image_destroy(struct env *env, const char *dir)
     }
     image_sweep(env, dir, &none);
     return env_dir_sync(env, dir);
+}
+
+int image_destroy(struct env *env, const char *dir)
+{
+    int rv = image_clear(env, dir);
+    if (rv == 0) {
+        rv = env_dir_remove(env, dir);
+    }
+    return rv == ERR_NOTFOUND || rv == ERR_EXISTS ? 0 : rv;
 }

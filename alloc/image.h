@@ -93,7 +93,10 @@ void image_get_stats(const struct image *image, struct image_stats *out);
  * base, which stands beside the one that it replaces until it is complete. Disk mode. */
 uint64_t image_checkpoint_bytes(const struct image *image, const struct heap *heap, uint64_t *more);
 
-/* Deletes everything in `dir` that an image of this uid left (a dropped heap's shard). */
+/* Deletes everything in `dir` that images leave there. Whatever a crash or an error leaves of it is
+ * no image, and goes by another call. */
+int image_clear(struct env *env, const char *dir);
+/* And `dir` itself, if nothing else is in it (a dropped heap's shard). */
 int image_destroy(struct env *env, const char *dir);
 
 #endif

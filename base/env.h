@@ -173,6 +173,7 @@ struct env_ops {
     int (*file_map_private)(struct env_file *file, void *at, uint64_t bytes, uint64_t offset);
 
     int (*dir_create)(struct env *env, const char *path);
+    int (*dir_remove)(struct env *env, const char *path);
     int (*dir_sync)(struct env *env, const char *path);
     int (*dir_list)(struct env *env, const char *path, void (*cb)(void *arg, const char *name),
                     void *arg);
@@ -350,11 +351,17 @@ static inline int env_dir_create(struct env *env, const char *path)
 {
     return env->ops->dir_create(env, path);
 } /* mode 0700; EXISTS */
+/* Only an empty one; durable with its parent's sync. EXISTS: something is in it; NOTFOUND. */
+static inline int env_dir_remove(struct env *env, const char *path)
+{
+    return env->ops->dir_remove(env, path);
+}
 static inline int env_dir_sync(struct env *env, const char *path)
 {
     return env->ops->dir_sync(env, path);
 }
-/* Calls cb for every name but "." and ".."; order unspecified. */
+/* Calls cb for every name but "." and ".."; order unspecified. cb may remove the name it is given.
+ */
 static inline int env_dir_list(struct env *env, const char *path,
                                void (*cb)(void *arg, const char *name), void *arg)
 {

@@ -317,6 +317,15 @@ static int dir_create(struct env *env, const char *path)
     return mkdir(path, 0700) == 0 ? 0 : err_from_errno(errno);
 }
 
+static int dir_remove(struct env *env, const char *path)
+{
+    (void)env;
+    if (rmdir(path) == 0) {
+        return 0;
+    }
+    return errno == ENOTEMPTY ? ERR_EXISTS : err_from_errno(errno);
+}
+
 static int dir_sync(struct env *env, const char *path)
 {
     (void)env;
@@ -412,6 +421,7 @@ void env_file_ops(struct env_ops *ops)
     ops->file_ahead = file_ahead;
     ops->file_map_private = file_map_private;
     ops->dir_create = dir_create;
+    ops->dir_remove = dir_remove;
     ops->dir_sync = dir_sync;
     ops->dir_list = dir_list;
     ops->file_rename = file_rename;

@@ -90,6 +90,34 @@ static struct embedded_heap *find_name(struct embedded *db, struct slice name)
     return NULL;
 }
 
+/* The numbers below it have been given to heaps, or never will be. Malformed: none of them. */
+static uint64_t catalog_next_uid(const struct embedded *db)
+{
+    struct slice value;
+    int rv = heap_map_get(db->catalog->heap, HEAP_MAP_META,
+                          slice_of(CATALOG_NEXT_UID, sizeof CATALOG_NEXT_UID - 1), &value);
+    if (rv != 0) {
+        return HEAP_UID_FIRST;
+    }
+    return value.len == 8 ? load_u64(value.data) : 0;
+}
+
+/* What a heap that the catalogue doesn't name has on the disk. The directory of one that the
+ * catalogue never named stays, empty, until a later one is made: it keeps the number, of which the
+ * log may hold records, from being used again. */
+static void files_remove(struct embedded *db, uint64_t uid)
+{
+    char dir[EMBED_PATH_BYTES];
+    if (embed__heap_path(db, uid, dir, NULL) != 0) {
+        return;
+    }
+    if (uid < catalog_next_uid(db)) {
+        (void)image_destroy(embed_env(db), dir); /* failing, at the next open again */
+    } else {
+        (void)image_clear(embed_env(db), dir);
+    }
+}
+
 struct orphans {
     struct embedded *db;
     struct wal_log *log;
@@ -111,15 +139,13 @@ static void orphan_image(void *arg, const char *name)
 {
     struct embedded *db = arg;
     char again[17];
-    char dir[EMBED_PATH_BYTES];
     uint64_t uid = 0;
     if (strlen(name) != 16 || sscanf(name, "%16" SCNx64, &uid) != 1) {
         return;
     }
     (void)snprintf(again, sizeof again, "%016" PRIx64, uid);
-    if (strcmp(again, name) == 0 && find_uid(db, uid) == NULL &&
-        embed__heap_path(db, uid, dir, NULL) == 0) {
-        (void)image_destroy(embed_env(db), dir);
+    if (strcmp(again, name) == 0 && find_uid(db, uid) == NULL) {
+        files_remove(db, uid);
         if (uid >= db->next_uid) {
             db->next_uid = uid + 1;
         }
@@ -168,21 +194,16 @@ static int heaps_load(struct embedded *db, struct err_text *e)
 
 int embed__catalog_load(struct embedded *db, bool fresh, struct err_text *e)
 {
-    struct slice value;
     const struct catalog_entry self = {.uid = CATALOG_UID, .bytes_max = CATALOG_BYTES_MAX};
     int rv = embed__heap_load(db, &self, slice_of("", 0), fresh, &db->catalog, e);
     if (rv != 0) {
         return rv;
     }
     list_push_back(&db->heaps, &db->catalog->link);
-    db->next_uid = HEAP_UID_FIRST;
-    if (heap_map_get(db->catalog->heap, HEAP_MAP_META,
-                     slice_of(CATALOG_NEXT_UID, sizeof CATALOG_NEXT_UID - 1), &value) == 0) {
-        if (value.len != 8) {
-            return err_set(e, ERR_CORRUPT, "%s: the catalogue's counter is malformed",
-                           db->settings.dir);
-        }
-        db->next_uid = load_u64(value.data);
+    db->next_uid = catalog_next_uid(db);
+    if (db->next_uid < HEAP_UID_FIRST) {
+        return err_set(e, ERR_CORRUPT, "%s: the catalogue's counter is malformed",
+                       db->settings.dir);
     }
     rv = heaps_load(db, e);
     if (rv == 0) {
@@ -233,7 +254,6 @@ static int catalog_run(struct embedded *db, enum record_kind kind, struct slice 
 static void unmake(struct embedded_heap *h)
 {
     struct embedded *db = h->db;
-    char dir[EMBED_PATH_BYTES];
     if (h->log != NULL && db->failed == 0) {
         (void)wal_log_drop(h->log);
     }
@@ -242,8 +262,8 @@ static void unmake(struct embedded_heap *h)
     h->image = NULL;
     heap_free(h->heap);
     h->heap = NULL;
-    if (db->failed == 0 && embed__heap_path(db, h->uid, dir, NULL) == 0) {
-        (void)image_destroy(embed_env(db), dir); /* the next open tries again */
+    if (db->failed == 0) {
+        files_remove(db, h->uid);
     }
 }
 

@@ -352,6 +352,10 @@ static int op_dir_create(struct env *env, const char *path)
 {
     return env_dir_create(inline_of(env)->files, path);
 }
+static int op_dir_remove(struct env *env, const char *path)
+{
+    return env_dir_remove(inline_of(env)->files, path);
+}
 static int op_dir_sync(struct env *env, const char *path)
 {
     return env_dir_sync(inline_of(env)->files, path);
@@ -389,6 +393,7 @@ static void forward_files(struct env_ops *ops, const struct env_ops *files)
     ops->file_ahead = files->file_ahead;
     ops->file_map_private = files->file_map_private;
     ops->dir_create = op_dir_create;
+    ops->dir_remove = op_dir_remove;
     ops->dir_sync = op_dir_sync;
     ops->dir_list = op_dir_list;
     ops->file_rename = op_file_rename;

@@ -345,6 +345,12 @@ static bool op_touches(const struct sim_op *op, const char *path)
            (strcmp(op->path, path) == 0 || (op->to != NULL && strcmp(op->to, path) == 0));
 }
 
+/* A directory goes only when it is empty: not before what was in it has gone. */
+static bool removes_around(const struct sim_op *op, const struct sim_op *before)
+{
+    return op->kind == OP_UNLINK && (is_in(before->path, op->path) || is_in(before->to, op->path));
+}
+
 /* Any of the changes may have reached the device, but none that builds on one that hasn't. */
 static void names_power_loss(struct sim_disk *disk, int mode)
 {
@@ -356,7 +362,7 @@ static void names_power_loss(struct sim_disk *disk, int mode)
         for (size_t j = 0; keep && j < i; j++) {
             if (dropped[j] &&
                 (op_touches(&disk->ops[j], op->path) || op_touches(&disk->ops[j], op->to) ||
-                 is_in(op->path, disk->ops[j].path))) {
+                 is_in(op->path, disk->ops[j].path) || removes_around(op, &disk->ops[j]))) {
                 keep = false;
             }
         }
@@ -727,6 +733,37 @@ static int dir_create(struct env *env, const char *path)
     return 0;
 }
 
+static bool is_empty(const struct sim_names *names, const char *dir)
+{
+    for (size_t i = 0; i < names->count; i++) {
+        if (is_in(names->entries[i].path, dir)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static int dir_remove(struct env *env, const char *path)
+{
+    struct sim_proc *proc = sim_proc_of(env);
+    struct sim_disk *disk = &proc->host->disk;
+    char name[256];
+    path_trim(path, name);
+    const struct sim_entry *entry = names_get(&disk->now, name);
+    if (entry == NULL || entry->inode != NULL) {
+        return entry == NULL ? ERR_NOTFOUND : ERR_IO;
+    }
+    if (!is_empty(&disk->now, name)) {
+        return ERR_EXISTS;
+    }
+    if (proc->dead || proc->doomed || !alive(proc)) {
+        return ERR_IO;
+    }
+    op_add(disk, OP_UNLINK, name, NULL, NULL);
+    names_remove(disk, &disk->now, name);
+    return 0;
+}
+
 static int dir_sync(struct env *env, const char *path)
 {
     struct sim_proc *proc = sim_proc_of(env);
@@ -763,12 +800,20 @@ static int dir_list(struct env *env, const char *path, void (*cb)(void *arg, con
         return ERR_NOTFOUND;
     }
     cost(proc, READ_NS);
+    /* All of the names first: what is called may remove some. */
+    size_t count = 0;
+    char **found = sim__alloc((disk->now.count + 1) * sizeof *found);
     for (size_t i = 0; i < disk->now.count; i++) {
         const char *entry = disk->now.entries[i].path;
         if (is_in(entry, name)) {
-            cb(arg, strrchr(entry, '/') + 1);
+            found[count++] = sim__copy(strrchr(entry, '/') + 1);
         }
     }
+    for (size_t i = 0; i < count; i++) {
+        cb(arg, found[i]);
+        mem_free(found[i]);
+    }
+    mem_free(found);
     return 0;
 }
 
@@ -832,6 +877,7 @@ void sim_disk__ops(struct env_ops *ops)
     ops->file_map = file_map;
     ops->file_unmap = file_unmap;
     ops->dir_create = dir_create;
+    ops->dir_remove = dir_remove;
     ops->dir_sync = dir_sync;
     ops->dir_list = dir_list;
     ops->file_rename = file_rename;

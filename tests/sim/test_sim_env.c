@@ -278,6 +278,70 @@ static void a_sigkill_keeps_the_page_cache(void **state)
     sim_free(sim);
 }
 
+struct remover {
+    struct env *env;
+    uint32_t count;
+};
+
+static void remove_it(void *arg, const char *name)
+{
+    struct remover *r = arg;
+    char path[64];
+    (void)snprintf(path, sizeof path, "/d/%s", name);
+    assert_int_equal(env_file_unlink(r->env, path), 0);
+    r->count++;
+}
+
+static bool is_there(struct env *env, const char *path)
+{
+    struct env_file *f = NULL;
+    if (env_file_open(env, path, ENV_OPEN_READ, &f) != 0) {
+        return false;
+    }
+    env_file_close(env, f);
+    return true;
+}
+
+static void directories_go_when_they_are_empty(void **state)
+{
+    (void)state;
+    uint32_t there = 0, gone = 0;
+    for (uint64_t seed = 0; seed < 100; seed++) {
+        struct sim *sim = sim_new(seed);
+        struct sim_host *host = sim_host_new(sim, "n1");
+        struct env *env = sim_proc_start(host, ENV_ROLE_NODE, "n1");
+        struct remover r = {.env = env};
+        assert_int_equal(env_dir_remove(env, "/d"), ERR_NOTFOUND);
+        assert_int_equal(env_dir_create(env, "/d"), 0);
+        assert_int_equal(env_dir_sync(env, "/"), 0);
+        for (uint32_t i = 0; i < 3; i++) {
+            char path[8];
+            (void)snprintf(path, sizeof path, "/d/%u", i);
+            env_file_close(env, must_open(env, path, ENV_OPEN_WRITE | ENV_OPEN_CREATE));
+        }
+        assert_int_equal(env_dir_sync(env, "/d"), 0);
+        assert_int_equal(env_dir_remove(env, "/d"), ERR_EXISTS);
+        assert_int_equal(env_dir_list(env, "/d", remove_it, &r), 0);
+        assert_int_equal(r.count, 3);
+        assert_int_equal(env_dir_remove(env, "/d/"), 0);
+        assert_int_equal(env_dir_list(env, "/d", remove_it, &r), ERR_NOTFOUND);
+        sim_proc_kill(env, SIM_POWER_LOSS);
+        sim_proc_free(env);
+        env = sim_proc_start(host, ENV_ROLE_NODE, "n1");
+        bool left = env_dir_create(env, "/d") == ERR_EXISTS;
+        for (uint32_t i = 0; i < 3; i++) {
+            char path[8];
+            (void)snprintf(path, sizeof path, "/d/%u", i);
+            assert_true(left || !is_there(env, path));
+        }
+        there += left;
+        gone += !left;
+        sim_proc_free(env);
+        sim_free(sim);
+    }
+    assert_true(there > 10 && gone > 10);
+}
+
 static void names_are_durable_only_with_their_directory(void **state)
 {
     (void)state;
@@ -687,6 +751,7 @@ int main(void)
         cmocka_unit_test(the_wall_clock_drifts_and_jumps_and_time_does_not),
         cmocka_unit_test(unsynced_bytes_may_be_lost_and_synced_ones_never),
         cmocka_unit_test(a_sigkill_keeps_the_page_cache),
+        cmocka_unit_test(directories_go_when_they_are_empty),
         cmocka_unit_test(names_are_durable_only_with_their_directory),
         cmocka_unit_test(a_failed_sync_loses_the_pages_for_good),
         cmocka_unit_test(a_full_disk_refuses_growth_alone),

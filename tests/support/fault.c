@@ -165,6 +165,12 @@ static int op_dir_create(struct env *env, const char *path)
     return rv != 0 ? rv : env_dir_create(fault_of(env)->inner, path);
 }
 
+static int op_dir_remove(struct env *env, const char *path)
+{
+    int rv = fault_step(fault_of(env), FAULT_DIR);
+    return rv != 0 ? rv : env_dir_remove(fault_of(env)->inner, path);
+}
+
 static int op_dir_sync(struct env *env, const char *path)
 {
     int rv = fault_step(fault_of(env), FAULT_DIR);
@@ -235,6 +241,7 @@ void fault_init(struct fault *f, struct env *inner)
     f->ops.file_map = op_file_map;
     f->ops.file_unmap = op_file_unmap;
     f->ops.dir_create = op_dir_create;
+    f->ops.dir_remove = op_dir_remove;
     f->ops.dir_sync = op_dir_sync;
     f->ops.dir_list = op_dir_list;
     f->ops.file_rename = op_file_rename;

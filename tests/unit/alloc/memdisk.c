@@ -193,6 +193,18 @@ static int md_dir_create(struct env *env, const char *path)
     return ERR_EXISTS;
 }
 
+static int md_dir_remove(struct env *env, const char *path)
+{
+    (void)path;
+    const struct memdisk *d = disk_of(env);
+    for (int i = 0; i < 64; i++) {
+        if (d->names[i].file >= 0) {
+            return ERR_EXISTS;
+        }
+    }
+    return 0;
+}
+
 static int md_dir_sync(struct env *env, const char *path)
 {
     (void)path;
@@ -258,6 +270,7 @@ void memdisk_open(struct memdisk *d)
         .file_map = md_map,
         .file_unmap = md_unmap,
         .dir_create = md_dir_create,
+        .dir_remove = md_dir_remove,
         .dir_sync = md_dir_sync,
         .dir_list = md_dir_list,
         .file_rename = md_rename,

@@ -451,6 +451,22 @@ static void directories_are_made_listed_and_synced(void **state)
     assert_int_equal(env_dir_sync(env, path), ERR_IO); /* not a directory */
 }
 
+static void only_empty_directories_are_removed(void **state)
+{
+    (void)state;
+    char inside[DIR_PATH_BYTES + 8];
+    (void)snprintf(inside, sizeof inside, "%s/in", path2);
+    assert_int_equal(env_dir_remove(env, path2), ERR_NOTFOUND);
+    assert_int_equal(env_dir_create(env, path2), 0);
+    dir_file_write(inside, 0, "x", 1);
+    assert_int_equal(env_dir_remove(env, path2), ERR_EXISTS);
+    assert_int_equal(dir_file_size(inside), 1);
+    assert_int_equal(env_dir_remove(env, inside), ERR_IO); /* not a directory */
+    assert_int_equal(env_file_unlink(env, inside), 0);
+    assert_int_equal(env_dir_remove(env, path2), 0);
+    assert_int_equal(env_dir_remove(env, path2), ERR_NOTFOUND);
+}
+
 static void files_are_renamed_over_others_and_removed(void **state)
 {
     (void)state;
@@ -501,6 +517,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(a_private_mapping_keeps_what_is_written_there, setup,
                                         teardown),
         cmocka_unit_test_setup_teardown(directories_are_made_listed_and_synced, setup, teardown),
+        cmocka_unit_test_setup_teardown(only_empty_directories_are_removed, setup, teardown),
         cmocka_unit_test_setup_teardown(files_are_renamed_over_others_and_removed, setup, teardown),
         cmocka_unit_test_setup_teardown(free_space_is_known, setup, teardown),
     };

@@ -66,6 +66,11 @@ static int op_dir_create(struct env *env, const char *path)
     (void)env;
     LOCKED(int, env_dir_create(&disk.env, path));
 }
+static int op_dir_remove(struct env *env, const char *path)
+{
+    (void)env;
+    LOCKED(int, env_dir_remove(&disk.env, path));
+}
 static int op_dir_sync(struct env *env, const char *path)
 {
     (void)env;
@@ -103,6 +108,7 @@ static const struct env_ops locked_ops = {
     .file_truncate = op_truncate,
     .file_lock = op_lock,
     .dir_create = op_dir_create,
+    .dir_remove = op_dir_remove,
     .dir_sync = op_dir_sync,
     .dir_list = op_dir_list,
     .file_rename = op_rename,

@@ -80,14 +80,14 @@ static void packet_in(void *arg)
 
 static bool reachable(const struct cluster_node *node)
 {
-    return node->env != NULL && node->replica != NULL && !node->cut;
+    return node->env != NULL && !sim_proc_dead(node->env) && node->replica != NULL && !node->cut;
 }
 
 static void deliver_answer(void *arg)
 {
     struct packet *p = arg;
     struct cluster_node *node = &p->cluster->nodes[p->to];
-    if (node->env == p->env && node->replica != NULL) {
+    if (node->env == p->env && !sim_proc_dead(node->env) && node->replica != NULL) {
         if (node->cut) {
             p->err = ERR_NOCONN;
         }

@@ -309,6 +309,26 @@ static int dir_create(struct env *env, const char *path)
     return 0;
 }
 
+static int dir_remove(struct env *env, const char *path)
+{
+    struct mem_env *m = of(env);
+
+    (void)path;
+    if (dead(m)) {
+        return ERR_IO;
+    }
+    if (!m->dir_made) {
+        return ERR_NOTFOUND;
+    }
+    for (size_t n = 0; n < MEM_ENV_FILES_MAX; n++) {
+        if (m->names[n].inode != NULL) {
+            return ERR_EXISTS;
+        }
+    }
+    m->dir_made = false;
+    return 0;
+}
+
 static int dir_sync(struct env *env, const char *path)
 {
     struct mem_env *m = of(env);
@@ -605,6 +625,7 @@ static const struct env_ops ops = {
     .file_size = file_size,
     .file_lock = file_lock,
     .dir_create = dir_create,
+    .dir_remove = dir_remove,
     .dir_sync = dir_sync,
     .dir_list = dir_list,
     .file_rename = file_rename,
