@@ -61,6 +61,7 @@ struct peer {
     uint64_t answer_ns; /* smoothed */
     uint16_t busy;      /* of its loop, in thousandths: leaders.c */
     uint64_t busy_ms;   /* monotonic: when it said so; 0 never */
+    bool stopping;      /* said last; so is one that has stopped, until it speaks again */
 };
 
 /* Leaders that follow the load: leaders.c. */
@@ -698,9 +699,11 @@ bool clock_is_off(const struct replica *r, uint32_t node);
  */
 
 void leaders_tick(struct replica *r, uint64_t now_ms);
-/* What a node said of its load, and, as the meta shard's leader, of where leaders shall be. */
-void leaders_on_word(struct replica *r, uint32_t node, uint16_t busy, bool spread);
-uint16_t leaders_busy(const struct replica *r); /* this node's loop, thousandths */
+/* What a node said of its load, of its end, and, as the meta shard's leader, of where leaders shall
+ * be. */
+void leaders_on_word(struct replica *r, uint32_t node, uint16_t busy, bool spread, bool stopping);
+bool leaders_may_be_on(struct replica *r, uint32_t node); /* it doesn't stop, as far as is known */
+uint16_t leaders_busy(const struct replica *r);           /* this node's loop, thousandths */
 bool leaders_are_gathered(const struct replica *r);
 
 /* ---- room.c

@@ -76,12 +76,13 @@ void leaders_tick(struct replica *r, uint64_t now_ms)
     }
 }
 
-void leaders_on_word(struct replica *r, uint32_t node, uint16_t busy, bool spread)
+void leaders_on_word(struct replica *r, uint32_t node, uint16_t busy, bool spread, bool stopping)
 {
     struct peer *peer = replica__peer(r, node);
     if (peer == NULL) {
         return;
     }
+    peer->stopping = stopping;
     peer->busy = busy;
     peer->busy_ms = env_now_ms(r->env);
     if (r->meta != NULL && !r->meta->failed && !shard__leads(r->meta) &&
@@ -90,6 +91,12 @@ void leaders_on_word(struct replica *r, uint32_t node, uint16_t busy, bool sprea
         r->leaders.changed_ms = spread != r->leaders.spread ? peer->busy_ms : r->leaders.changed_ms;
         r->leaders.spread = spread;
     }
+}
+
+bool leaders_may_be_on(struct replica *r, uint32_t node)
+{
+    const struct peer *peer = replica__peer(r, node);
+    return peer != NULL ? !peer->stopping : !r->stopping;
 }
 
 bool leaders_are_gathered(const struct replica *r)

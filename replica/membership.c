@@ -194,7 +194,7 @@ uint64_t membership_heir(struct shard *s)
     for (uint32_t i = 0; i < config.count; i++) {
         uint64_t id = config.servers[i].id;
         if (config.servers[i].role != CONSENSUS_VOTER || id == s->self_id ||
-            !heard_lately(s, id, now_ms)) {
+            !heard_lately(s, id, now_ms) || !leaders_may_be_on(s->r, replica_id_node(id))) {
             continue;
         }
         uint64_t match = consensus_match_index(s->consensus, id);
@@ -228,8 +228,9 @@ int shard_transfer_leadership(struct shard *shard, uint32_t node)
     for (uint32_t i = 0; i < config.count; i++) {
         if (config.servers[i].role == CONSENSUS_VOTER &&
             replica_id_node(config.servers[i].id) == node) {
-            if (node != shard->r->opts.node && clock_is_off(shard->r, node)) {
-                return ERR_UNAVAILABLE; /* it would not take it */
+            if (node != shard->r->opts.node &&
+                (clock_is_off(shard->r, node) || !leaders_may_be_on(shard->r, node))) {
+                return ERR_UNAVAILABLE; /* it would not take it, or not keep it */
             }
             /* Stays away for a while even if it is the preferred one. */
             shard->prefer_ms = env_now_ms(shard->r->env) + PREFER_BACKOFF_MS_MIN;
@@ -248,6 +249,7 @@ static bool could_lead(const struct shard *s, const struct consensus_config *con
     int at = find(config, id);
     return at >= 0 && config->servers[at].role == CONSENSUS_VOTER &&
            !clock_is_off(s->r, replica_id_node(id)) &&
+           leaders_may_be_on(s->r, replica_id_node(id)) &&
            (id == s->self_id || (heard_lately(s, id, now_ms) &&
                                  consensus_match_index(s->consensus, id) + PREFER_LAG_MAX >=
                                      wal_log_last_index(s->log)));

@@ -71,7 +71,7 @@ void read_send_confirm(struct shard *s, uint64_t seq)
 }
 
 /* A question of term 0: no leader asks one, so that its answer proves nothing. Its number is when
- * it was asked. It brings word of this node's load. */
+ * it was asked. It brings word of this node's load, and of its end. */
 void read_ask_clocks(struct shard *meta, uint64_t now_ms)
 {
     struct replica *r = meta->r;
@@ -89,6 +89,7 @@ void read_ask_clocks(struct shard *meta, uint64_t now_ms)
             .wall_ms = env_wall_us(r->env) / 1000,
             .busy = leaders_busy(r),
             .spread = r->leaders.spread,
+            .stopping = r->stopping,
         };
         struct buf *b = item_begin(r, KIND_CONFIRM);
         if (b != NULL && message_encode_confirm(&m, b) == 0) {
@@ -409,7 +410,7 @@ int read_on_confirm(struct replica *r, uint32_t node, struct slice body)
     }
     note_clock(r, node, m.wall_ms);
     if (m.term == 0) {
-        leaders_on_word(r, node, m.busy, m.spread == 1);
+        leaders_on_word(r, node, m.busy, m.spread == 1, m.stopping == 1);
     }
     struct shard *s = replica_shard(r, m.uid);
     if (s == NULL || s->failed || m.to != s->self_id) {

@@ -445,6 +445,7 @@ void replica_stop(struct replica *r, uint32_t timeout_ms, void (*done)(void *arg
     r->stop_deadline_ms = env_now_ms(r->env) + timeout_ms;
     r->stop_done = done;
     r->stop_arg = arg;
+    r->clock_ask_ms = 0; /* the others hear of it before they are handed anything */
     env_timer_start_in_ms(r->env, &r->tick, 0);
 }
 
