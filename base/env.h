@@ -140,6 +140,11 @@ struct env_conn_cbs {
 typedef int (*env_accept_cb)(void *arg, struct env_conn *conn, const struct env_peer *peer,
                              const struct env_conn_cbs **cbs, void **cb_arg);
 
+struct env_listener_stats {
+    uint64_t waiting; /* accepted, and not authenticated yet */
+    uint64_t ended;   /* since it listens: of those, for newer ones to have their place */
+};
+
 /* ---- the table
  * ----------------------------------------------------------------------------------------------------
  */
@@ -185,6 +190,8 @@ struct env_ops {
                   struct env_listener **out, struct err_text *e);
     void (*listener_close)(struct env_listener *listener);
     int (*listener_port)(struct env_listener *listener);
+    /* NULL: every connection is authenticated when it comes. */
+    void (*listener_stats)(const struct env_listener *listener, struct env_listener_stats *out);
     int (*connect)(struct env *env, const char *address, enum env_role expected_role,
                    const char *expected_name, const struct env_conn_cbs *cbs, void *arg,
                    struct env_conn **out);
@@ -393,6 +400,14 @@ static inline void env_listener_close(struct env *env, struct env_listener *l)
 static inline int env_listener_port(struct env *env, struct env_listener *l)
 {
     return env->ops->listener_port(l);
+}
+static inline void env_listener_stats(struct env *env, const struct env_listener *l,
+                                      struct env_listener_stats *out)
+{
+    *out = (struct env_listener_stats){.waiting = 0};
+    if (env->ops->listener_stats != NULL) {
+        env->ops->listener_stats(l, out);
+    }
 }
 /* Starts connecting; the peer must present a certificate of expected_role and, unless expected_name
  * is NULL, that name. Returns 0 with *out set (on_open or on_close follows) or an error at once (no

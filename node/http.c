@@ -10,9 +10,11 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "base/assert.h"
 #include "base/list.h"
 #include "base/mem.h"
 
+#define HTTP_TEXT_BYTES 8192 /* all metrics and what they mean */
 #define HTTP_SILENCE_NS 5000000000ull
 /* Who holds connections open is not in the way of probes: beyond so many the oldest ends for the
  * newest, since a probe sends its request at once and is answered as it comes. At its own limit the
@@ -81,6 +83,10 @@ static int print_metrics(const struct node_health *h, char *out, size_t size)
          h->shards - h->shards_with_leader},
         {"cairn_shards_failed", "gauge", "shard replicas that stopped for good", h->shards_failed},
         {"cairn_connections", "gauge", "accepted connections", h->connections},
+        {"cairn_handshakes", "gauge", "connections that have not authenticated yet", h->handshakes},
+        {"cairn_handshakes_ended_total", "counter",
+         "connections ended before they authenticated, for newer ones to have their place",
+         h->handshakes_ended},
         {"cairn_watches", "gauge", "watches that wait for changes", h->watches},
         {"cairn_commands_total", "counter", "commands received from clients", h->commands},
         {"cairn_reads_total", "counter", "reads received from clients", h->reads},
@@ -107,6 +113,7 @@ static int print_metrics(const struct node_health *h, char *out, size_t size)
         at += snprintf(out + at, size - (size_t)at, "# HELP %s %s\n# TYPE %s %s\n%s %llu\n",
                        rows[i].name, rows[i].help, rows[i].name, rows[i].type, rows[i].name,
                        (unsigned long long)rows[i].value);
+        assert((size_t)at < size);
     }
     return at;
 }
@@ -116,7 +123,7 @@ static enum MHD_Result answer(void *cls, struct MHD_Connection *connection, cons
                               size_t *upload_bytes, void **con_cls)
 {
     struct http *http = cls;
-    char text[4096];
+    char text[HTTP_TEXT_BYTES];
     unsigned status = MHD_HTTP_OK;
     (void)version;
     (void)upload;

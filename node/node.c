@@ -589,5 +589,7 @@ void node_get_health(struct node *node, struct node_health *out)
         struct rpc_server_stats stats;
         rpc_server_stats(node->server, &stats);
         out->connections = stats.open;
+        out->handshakes = stats.handshakes;
+        out->handshakes_ended = stats.handshakes_ended;
     }
 }

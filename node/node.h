@@ -86,6 +86,7 @@ struct node_health {
     uint32_t shards, shards_leading, shards_with_leader, shards_failed;
     uint64_t commands, reads, batches, wal_writes, wal_bytes, wal_sync_ns_p99;
     uint64_t connections, watches;
+    uint64_t handshakes, handshakes_ended; /* struct rpc_server_stats */
     bool disk_full;
     struct replica_clock clock;
     struct replica_load load;

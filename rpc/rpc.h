@@ -89,6 +89,8 @@ void *rpc_data(const struct rpc_conn *conn);
 struct rpc_server;
 struct rpc_server_stats {
     uint64_t accepted, refused, open, frames_in, frames_out, bytes_in, bytes_out, protocol_errors;
+    uint64_t handshakes;       /* under way: nobody knows yet who that is */
+    uint64_t handshakes_ended; /* before they were over, for newer ones to have their place */
 };
 /* Accepts connections on all lanes; the RAFT and BULK lanes are refused to users. cbs/arg as above,
  * for every accepted connection. */

@@ -86,6 +86,12 @@ int rpc_server_port(const struct rpc_server *s)
 void rpc_server_stats(const struct rpc_server *s, struct rpc_server_stats *out)
 {
     *out = s->stats;
+    if (s->listener != NULL) {
+        struct env_listener_stats stats;
+        env_listener_stats(s->env, s->listener, &stats);
+        out->handshakes = stats.waiting;
+        out->handshakes_ended = stats.ended;
+    }
 }
 
 void rpc_server_stop(struct rpc_server *s)

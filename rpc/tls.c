@@ -10,6 +10,9 @@
 #include "rpc/tls_internal.h"
 
 #define CROWDED_AGAIN_MS 1000u
+#define BACKLOG          512
+#define ACCEPTS_PER_TURN 32u
+#define NO_MEMORY_MS     100u /* until a connection that found none is looked at again */
 
 static struct tls *tls_of(struct env *env)
 {
@@ -61,6 +64,7 @@ static void end_oldest(struct tls *t)
     struct env_conn *oldest = list_entry(t->handshakes.next, struct env_conn, handshake_link);
     uint64_t now_ms = env_now_ms(t->env);
     t->crowded_count++;
+    t->ended_count++;
     if (t->crowded_ms == 0 || now_ms - t->crowded_ms >= CROWDED_AGAIN_MS) {
         log_warn("tls", "too many connections that have not authenticated: the oldest are ended",
                  "at_most=%d ended=%llu peer=%s", HANDSHAKES_MAX,
@@ -71,23 +75,22 @@ static void end_oldest(struct tls *t)
     tls__stream_kill(oldest, ERR_BUSY, NULL);
 }
 
-static void on_connection(uv_stream_t *server, int status)
+static void on_connection(uv_stream_t *server, int status);
+
+/* False: there is no memory for it, and it waits. */
+static bool accept_one(struct env_listener *l)
 {
-    struct env_listener *l = server->data;
-    if (status < 0) {
-        log_warn("tls", "can't accept a connection", "cause=\"%s\"", uv_strerror(status));
-        return;
-    }
     struct env_conn *c = tls__stream_new(l->tls, true);
     if (c == NULL) {
         log_warn("tls", "can't accept a connection", "cause=\"out of memory\"");
-        return;
+        return false;
     }
-    int rv = uv_accept(server, (uv_stream_t *)&c->tcp);
+    int rv = uv_accept((uv_stream_t *)&l->tcp, (uv_stream_t *)&c->tcp);
     if (rv != 0) {
         log_warn("tls", "can't accept a connection", "cause=\"%s\"", uv_strerror(rv));
         tls__stream_kill(c, ERR_IO, NULL);
-        return;
+        (void)uv_listen((uv_stream_t *)&l->tcp, BACKLOG, on_connection); /* it may have been held */
+        return true;
     }
     struct sockaddr_storage from = {0};
     int len = sizeof from;
@@ -100,6 +103,41 @@ static void on_connection(uv_stream_t *server, int status)
     l->tls->handshake_count++;
     list_push_back(&l->tls->handshakes, &c->handshake_link);
     tls__stream_start(c);
+    return true;
+}
+
+/* libuv asks for one after the other until none is left: it goes on only behind uv_accept(). */
+static void accept_or_hold(struct env_listener *l)
+{
+    uint32_t wait_ms = 0;
+    l->held = l->accepted >= ACCEPTS_PER_TURN;
+    if (!l->held) {
+        l->accepted++;
+        l->held = !accept_one(l);
+        wait_ms = l->held ? NO_MEMORY_MS : 0;
+    }
+    if (l->again.slot == 0) {
+        env_timer_start_in_ms(l->tls->env, &l->again, wait_ms);
+    }
+}
+
+static void on_again(struct env_timer *timer)
+{
+    struct env_listener *l = container_of(timer, struct env_listener, again);
+    l->accepted = 0;
+    if (l->held) {
+        accept_or_hold(l);
+    }
+}
+
+/* Who connects without end mustn't keep the loop from its shards: so many in a turn. */
+static void on_connection(uv_stream_t *server, int status)
+{
+    if (status < 0) {
+        log_warn("tls", "can't accept a connection", "cause=\"%s\"", uv_strerror(status));
+        return;
+    }
+    accept_or_hold(server->data);
 }
 
 static void on_listener_closed(uv_handle_t *handle)
@@ -119,7 +157,7 @@ static int listener_bind(struct env_listener *l, const char *host, const char *p
     *uv = uv_tcp_bind(&l->tcp, found->ai_addr, 0);
     freeaddrinfo(found);
     if (*uv == 0) {
-        *uv = uv_listen((uv_stream_t *)&l->tcp, 512, on_connection);
+        *uv = uv_listen((uv_stream_t *)&l->tcp, BACKLOG, on_connection);
     }
     if (*uv != 0) {
         return *uv == UV_EADDRINUSE ? ERR_LOCKED : err_from_errno(-*uv);
@@ -154,6 +192,7 @@ static int tls_listen(struct env *env, const char *address, env_accept_cb cb, vo
     l->tls = t;
     l->cb = cb;
     l->arg = arg;
+    l->again.cb = on_again;
     l->tcp.data = l;
     int uv = 0;
     int rv = listener_bind(l, host, port, &uv);
@@ -175,12 +214,19 @@ static void tls_listener_close(struct env_listener *l)
         }
     }
     l->tls->listeners--;
+    env_timer_stop(l->tls->env, &l->again);
     uv_close((uv_handle_t *)&l->tcp, on_listener_closed);
 }
 
 static int tls_listener_port(struct env_listener *l)
 {
     return l->port;
+}
+
+static void tls_listener_stats(const struct env_listener *l, struct env_listener_stats *out)
+{
+    out->waiting = l->tls->handshake_count;
+    out->ended = l->tls->ended_count;
 }
 
 /* ---- dialing ------------------------------------------------------------------------------------
@@ -339,6 +385,7 @@ int tls_attach(struct env *env, const struct tls_opts *opts, struct err_text *e)
     ops->listen = tls_listen;
     ops->listener_close = tls_listener_close;
     ops->listener_port = tls_listener_port;
+    ops->listener_stats = tls_listener_stats;
     ops->connect = tls_connect;
     ops->conn_write = tls__conn_write;
     ops->conn_queued = tls__conn_queued;

@@ -40,6 +40,7 @@ struct tls {
     size_t handshake_count;
     uint64_t crowded_ms;    /* when that there are too many was said last; 0: never */
     uint64_t crowded_count; /* ended for it since */
+    uint64_t ended_count;   /* ever */
     bool sigpipe_blocked;
     bool detached;     /* goes with the last refused connection */
     struct buf cipher; /* what the OpenSSL call under way wrote */
@@ -53,6 +54,9 @@ struct env_listener {
     env_accept_cb cb;
     void *arg;
     int port;
+    uint32_t accepted;      /* in this turn */
+    bool held;              /* one more is there, and it and what is behind it wait */
+    struct env_timer again; /* the next turn has begun; or, without memory, a moment has passed */
 };
 
 /* Moves: DIALING -> HANDSHAKE -> OPEN -> DRAINING -> DEAD; HANDSHAKE -> DRAINING when it fails; any

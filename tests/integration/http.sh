@@ -105,6 +105,18 @@ healthy || fail "no answer to a probe beside 1200 silent connections"
 serves silent
 drop
 
+metric() { curl -sf --max-time 3 "http://127.0.0.1:$port/metrics" | sed -n "s/^$1 //p"; }
+crowded() { [ "$(metric cairn_handshakes_ended_total)" -ge 744 ]; }
+waiting() { [ "$(metric cairn_handshakes)" -eq "$1" ]; }
+
+step "connections to the node itself that begin TLS and go no further: 256 stay, and the metrics say so"
+[ "$(metric cairn_handshakes_ended_total)" -eq 0 ] || fail "connections were ended where there was no crowd"
+flood 1000 "${cluster_ports[1]}" '\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03'
+serves handshakes
+eventually 5 crowded || fail "$(metric cairn_handshakes_ended_total) handshakes ended"
+drop
+eventually 10 waiting 0 || fail "$(metric cairn_handshakes) handshakes are under way without a peer"
+
 serves last
 cluster_wait 20
 curl -sf "http://127.0.0.1:$port/metrics" | grep -q '^cairn_up 1$' || fail "no metrics"

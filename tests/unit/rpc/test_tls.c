@@ -657,6 +657,94 @@ static void what_its_owner_closed_ends_with_the_transport(void **state)
     }
 }
 
+/* ---- a crowd ---- */
+
+#define CROWD 200
+
+struct crowd {
+    struct fixture f;
+    struct env_post post; /* comes once a turn */
+    uint64_t waiting;     /* a turn ago */
+    uint64_t most;        /* that a turn took */
+    uint64_t wanted;
+    uint32_t turns;
+};
+
+static uint64_t handshakes(struct crowd *c)
+{
+    struct rpc_server_stats stats;
+    rpc_server_stats(c->f.server, &stats);
+    return stats.handshakes;
+}
+
+static void crowd_look(struct env_post *post)
+{
+    struct crowd *c = container_of(post, struct crowd, post);
+    uint64_t waiting = handshakes(c);
+    c->most = waiting - c->waiting > c->most ? waiting - c->waiting : c->most;
+    c->waiting = waiting;
+    if (waiting == c->wanted) {
+        env_uv_stop(c->f.env);
+    } else {
+        assert_true(++c->turns < 1000000);
+        env_post(c->f.env, post);
+    }
+}
+
+static int dial(const struct crowd *c)
+{
+    struct sockaddr_in to = {.sin_family = AF_INET,
+                             .sin_port = htons((uint16_t)c->f.port),
+                             .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    assert_true(fd >= 0);
+    assert_int_equal(connect(fd, (struct sockaddr *)&to, sizeof to), 0);
+    return fd;
+}
+
+static void crowd_wait(struct crowd *c, uint64_t wanted)
+{
+    c->wanted = wanted;
+    c->post.cb = crowd_look;
+    env_post(c->f.env, &c->post);
+    env_uv_run(c->f.env);
+}
+
+/* Whoever is busy accepting leads no shard. */
+static void a_crowd_comes_in_over_many_turns(void **state)
+{
+    (void)state;
+    struct crowd c = {.waiting = 0};
+    static int fds[CROWD];
+    fixture_open(&c.f);
+    for (int i = 0; i < CROWD; i++) {
+        fds[i] = dial(&c); /* all are in the backlog before the first turn */
+    }
+    crowd_wait(&c, CROWD);
+    assert_true(c.most <= 80); /* 32 in each of the two turns that a look may see */
+    for (int i = 0; i < CROWD; i++) {
+        close(fds[i]);
+    }
+    fixture_close(&c.f);
+}
+
+/* libuv accepts nothing more until what it has offered is taken. */
+static void who_found_no_memory_comes_in_when_there_is_some(void **state)
+{
+    (void)state;
+    struct crowd c = {.waiting = 0};
+    fixture_open(&c.f);
+    int first = dial(&c);
+    int second = dial(&c);
+    mem_fault(0, 1);
+    crowd_wait(&c, 2);
+    assert_int_equal(mem_fault_hits(), 1);
+    assert_logged_once("out of memory");
+    close(first);
+    close(second);
+    fixture_close(&c.f);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -671,6 +759,8 @@ int main(void)
         cmocka_unit_test(a_certificate_of_another_ca_is_refused_with_an_alert),
         cmocka_unit_test(an_owner_can_refuse_with_a_text),
         cmocka_unit_test(nobody_listening_is_no_connection),
+        cmocka_unit_test(a_crowd_comes_in_over_many_turns),
+        cmocka_unit_test(who_found_no_memory_comes_in_when_there_is_some),
         cmocka_unit_test(localhost_is_tried_with_all_its_addresses),
         cmocka_unit_test(attaching_names_the_file_and_what_is_wrong),
         cmocka_unit_test(attaching_survives_each_failed_allocation),
