@@ -206,7 +206,7 @@ struct env_ops {
 /* The implementation's struct starts with this one. */
 struct env {
     const struct env_ops *ops;
-    uint64_t host; /* which machine (or container) this is, not for others to know; 0: unknown */
+    uint64_t host; /* which machine or node this is, not for others to know; 0: unknown */
 };
 
 /* ---- the calls

@@ -11,7 +11,8 @@ void env_file_ops(struct env_ops *ops);
  * or connection is opened: it would take the place, and what the program prints would go into it.
  * thread: any */
 void env_file_standard(void);
-/* For env.host: a number that follows from /etc/machine-id; 0 when that isn't there. */
+/* For env.host: a number that follows from /etc/machine-id; where that isn't there, as in most
+ * containers, one that lasts until the machine starts again. 0: neither is known. */
 uint64_t env_file_host(void);
 
 /* Room for one write that is under way: zeroed before the first. */

@@ -21,6 +21,7 @@
 
 #define DIRECT_BYTES 4096u
 #define MACHINE_SEED 0x4341495243686f73ull
+#define BOOT_SEED    0x43414952426f6f74ull
 
 struct env_file {
     int fd;
@@ -394,16 +395,41 @@ static int disk_free(struct env *env, const char *path, uint64_t *bytes)
     return 0;
 }
 
-uint64_t env_file_host(void)
+/* What stands in the first line: 32 hexadecimal digits, not all of them 0, and hyphens. Image
+ * builders leave other things there. 0: no such file, or no such line. */
+static uint64_t id_of(const char *path, uint64_t seed)
 {
-    char id[64];
-    int fd = open("/etc/machine-id", O_RDONLY | O_CLOEXEC);
+    char text[64];
+    char digits[32];
+    size_t count = 0;
+    bool zero = true;
+    int fd = open_retry(path, O_RDONLY, 0);
     if (fd < 0) {
         return 0;
     }
-    ssize_t n = read(fd, id, sizeof id);
+    ssize_t n = read(fd, text, sizeof text);
     (void)close(fd);
-    return n >= 32 ? hash64(MACHINE_SEED, id, 32) : 0; /* it is secret: machine-id(5) */
+    for (ssize_t i = 0; i < n && text[i] != '\n'; i++) {
+        bool digit = (text[i] >= '0' && text[i] <= '9') || (text[i] >= 'a' && text[i] <= 'f');
+        if (digit && count < sizeof digits) {
+            zero = zero && text[i] == '0';
+            digits[count++] = text[i];
+        } else if (digit || text[i] != '-') {
+            return 0;
+        }
+    }
+    return count == sizeof digits && !zero ? hash64(seed, digits, sizeof digits) : 0;
+}
+
+uint64_t env_uv__host_by(const char *machine_id, const char *boot_id)
+{
+    uint64_t host = id_of(machine_id, MACHINE_SEED); /* it is secret: machine-id(5) */
+    return host != 0 ? host : id_of(boot_id, BOOT_SEED);
+}
+
+uint64_t env_file_host(void)
+{
+    return env_uv__host_by("/etc/machine-id", "/proc/sys/kernel/random/boot_id");
 }
 
 void env_file_ops(struct env_ops *ops)

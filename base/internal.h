@@ -80,6 +80,9 @@ static inline struct env_uv *env_uv_of(struct env *env)
     return (struct env_uv *)env;
 }
 
+/* env_file_host() by these files. */
+uint64_t env_uv__host_by(const char *machine_id, const char *boot_id);
+
 /* env_uv_timer.c */
 int env_uv__timers_open(struct env_uv *e);
 void env_uv__timers_close(struct env_uv *e);

@@ -177,6 +177,15 @@ static void raise_limits(void)
     signal(SIGPIPE, SIG_IGN);
 }
 
+/* Which images are its own a node knows by its key: that is nobody else's, and comes along where
+ * the node is started in another container, or on another machine. Containers have no machine-id,
+ * or that of the image that they were made of. */
+static void know_own_images(struct env *env)
+{
+    uint64_t secret = tls_secret(env);
+    env->host = secret != 0 ? secret : env->host;
+}
+
 static int run(const struct node_config *config)
 {
     struct process process = {.publish = {.cb = publish}};
@@ -199,6 +208,9 @@ static int run(const struct node_config *config)
                          config->cert_file, self.role == ENV_ROLE_NODE ? "node" : "user", self.name,
                          config->name);
         }
+    }
+    if (rv == 0) {
+        know_own_images(process.env);
     }
     if (rv == 0 && config->http[0] != 0) {
         rv = http_open(config->http, &process.http, &e);

@@ -1,5 +1,7 @@
 /* The transport entries of a real environment: listening, dialing, attaching. */
 #include <netdb.h>
+#include <openssl/err.h>
+#include <openssl/hmac.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -429,6 +431,24 @@ int tls_self(struct env *env, struct env_peer *out, int64_t *not_after)
         *not_after = t->not_after;
     }
     return 0;
+}
+
+uint64_t tls_secret(struct env *env)
+{
+    static const char purpose[] = "cairn: who wrote an image";
+    const struct tls *t = tls_of(env);
+    EVP_PKEY *key = t == NULL ? NULL : SSL_CTX_get0_privatekey(t->ctx);
+    unsigned char *bytes = NULL;
+    int len = key == NULL ? -1 : i2d_PrivateKey(key, &bytes);
+    unsigned char mac[EVP_MAX_MD_SIZE];
+    unsigned int mac_len = 0;
+    if (len > 0 && HMAC(EVP_sha256(), bytes, len, (const unsigned char *)purpose,
+                        sizeof purpose - 1, mac, &mac_len) == NULL) {
+        mac_len = 0;
+    }
+    OPENSSL_clear_free(bytes, len > 0 ? (size_t)len : 0);
+    ERR_clear_error();
+    return mac_len >= 8 ? load_u64(mac) : 0;
 }
 
 void tls_detach(struct env *env)

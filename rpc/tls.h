@@ -20,6 +20,9 @@ int tls_attach(struct env *env, const struct tls_opts *opts, struct err_text *e)
 int tls_reload(struct env *env, struct err_text *e);
 /* The name of our own certificate's identity and its notAfter (seconds since 1970). */
 int tls_self(struct env *env, struct env_peer *out, int64_t *not_after);
+/* A number that follows from our private key, and that nobody has who hasn't the key. 0: it can't
+ * be told. */
+uint64_t tls_secret(struct env *env);
 /* All connections and listeners were closed before; those whose on_close is still to come get it.
  */
 void tls_detach(struct env *env);

@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "base/env_uv.h"
+#include "base/internal.h"
 #include "base/mem.h"
 #include "tests/support/dir.h"
 
@@ -467,6 +468,46 @@ static void only_empty_directories_are_removed(void **state)
     assert_int_equal(env_dir_remove(env, path2), ERR_NOTFOUND);
 }
 
+#define MACHINE_ID "0123456789abcdef0123456789abcdef"
+#define BOOT_ID    "01234567-89ab-cdef-0123-456789abcdef"
+
+static uint64_t host_by(const char *machine_id, const char *boot_id)
+{
+    dir_file_write(path, 0, machine_id, strlen(machine_id));
+    dir_file_truncate(path, strlen(machine_id));
+    dir_file_write(path2, 0, boot_id, strlen(boot_id));
+    dir_file_truncate(path2, strlen(boot_id));
+    return env_uv__host_by(path, path2);
+}
+
+/* Images of containers come without a machine-id, with an empty one, or one still to be made. */
+static void a_machine_is_known_by_its_id_or_by_its_boot(void **state)
+{
+    (void)state;
+    static const char *const none[] = {
+        "",
+        "\n",
+        "uninitialized\n",
+        "00000000000000000000000000000000\n",
+        "0123456789abcdef0123456789abcde\n",
+        MACHINE_ID "0\n",
+        "0123456789ABCDEF0123456789abcdef\n",
+    };
+    assert_int_equal(env_uv__host_by(path, path2), 0);
+    uint64_t machine = host_by(MACHINE_ID "\n", BOOT_ID "\n");
+    uint64_t boot = host_by("", BOOT_ID "\n");
+    assert_true(machine != 0);
+    assert_true(boot != 0);
+    assert_true(machine != boot);
+    assert_int_equal(host_by(MACHINE_ID, ""), machine);
+    assert_true(host_by("1123456789abcdef0123456789abcdef\n", BOOT_ID) != machine);
+    assert_true(host_by("", "11234567-89ab-cdef-0123-456789abcdef\n") != boot);
+    for (size_t i = 0; i < sizeof none / sizeof none[0]; i++) {
+        assert_int_equal(host_by(none[i], BOOT_ID "\n"), boot);
+        assert_int_equal(host_by(none[i], none[i]), 0);
+    }
+}
+
 static void files_are_renamed_over_others_and_removed(void **state)
 {
     (void)state;
@@ -518,6 +559,8 @@ int main(void)
                                         teardown),
         cmocka_unit_test_setup_teardown(directories_are_made_listed_and_synced, setup, teardown),
         cmocka_unit_test_setup_teardown(only_empty_directories_are_removed, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_machine_is_known_by_its_id_or_by_its_boot, setup,
+                                        teardown),
         cmocka_unit_test_setup_teardown(files_are_renamed_over_others_and_removed, setup, teardown),
         cmocka_unit_test_setup_teardown(free_space_is_known, setup, teardown),
     };

@@ -630,6 +630,27 @@ static void certificates_are_reloaded_without_restart(void **state)
     fixture_close(&f);
 }
 
+static void a_key_says_whose_it_is_and_nothing_else(void **state)
+{
+    (void)state;
+    struct env *env;
+    struct env *same;
+    struct env *other;
+    env_attach(&env, "ca", "n1");
+    env_attach(&same, "ca", "n1");
+    env_attach(&other, "ca", "n2");
+    assert_true(tls_secret(env) != 0);
+    assert_int_equal(tls_secret(env), tls_secret(same));
+    assert_true(tls_secret(other) != 0);
+    assert_true(tls_secret(other) != tls_secret(env));
+    struct env *envs[] = {env, same, other};
+    for (size_t i = 0; i < 3; i++) {
+        tls_detach(envs[i]);
+        assert_int_equal(tls_secret(envs[i]), 0);
+        env_uv_close(envs[i]);
+    }
+}
+
 /* Whoever has closed a connection need not wait for its goodbye before it ends the transport. */
 static void what_its_owner_closed_ends_with_the_transport(void **state)
 {
@@ -765,6 +786,7 @@ int main(void)
         cmocka_unit_test(attaching_names_the_file_and_what_is_wrong),
         cmocka_unit_test(attaching_survives_each_failed_allocation),
         cmocka_unit_test(certificates_are_reloaded_without_restart),
+        cmocka_unit_test(a_key_says_whose_it_is_and_nothing_else),
     };
     return cmocka_run_group_tests(tests, group_open, group_close);
 }
