@@ -111,7 +111,8 @@ int check_header(const struct heap *h, struct err_text *e)
     if (!pageset_has(&h->arena.present, 0) || hd->magic != HEAP_MAGIC) {
         return err_set(e, ERR_CORRUPT, "page 0 is not the header of a heap");
     }
-    if (hd->format != HEAP_FORMAT || hd->engine == 0 || hd->engine > HEAP_ENGINE) {
+    /* Another engine would go on in another way than the log's other replicas, or did (E16). */
+    if (hd->format != HEAP_FORMAT || hd->engine != HEAP_ENGINE) {
         return err_set(e, ERR_VERSION, "heap format %u, engine %u; this program knows %u, %u",
                        hd->format, hd->engine, HEAP_FORMAT, HEAP_ENGINE);
     }

@@ -264,13 +264,23 @@ static int answer(const struct heap *h, int rv, struct heap_outcome *out)
     return 0;
 }
 
-/* What found no space has changed nothing, so it can be tried again. (A transaction has lost its
- * leases then; but it has had the spares.) */
+/* Of space, at least. */
+static uint64_t bytes_taken(const struct heap *h, const struct heap_command *c)
+{
+    struct heap_object object;
+    if (c->kind == HEAP_COMMAND_REALLOC && heap_stat(h, c->ptr, &object) == 0) {
+        return c->size > object.size ? c->size - object.size : 0;
+    }
+    return c->kind == HEAP_COMMAND_ALLOC ? c->size : 0;
+}
+
+/* What found no space has changed nothing, so it can be tried again. But a transaction has lost its
+ * leases then; it has had the spares, if they could help. */
 static __attribute__((noinline)) int answer_fully(struct heap *h, uint64_t version,
                                                   const struct heap_command *c, int rv,
                                                   struct heap_outcome *out)
 {
-    if (spares_give_way(h, &rv)) {
+    if (c->kind != HEAP_COMMAND_TRANSACT && spares_give_way(h, bytes_taken(h, c), &rv)) {
         rv = apply(h, version, c, out);
     }
     return answer(h, rv, out);

@@ -449,10 +449,11 @@ int spare_drop_all(struct heap *h);
 bool spares_exist(const struct heap *h);
 /* How many there are, and what their blocks have. */
 uint64_t spares_count(const struct heap *h, uint64_t *bytes);
-/* Behind what found no space, and has changed nothing: is it worth another try, now that there are
- * no spares? Where a slot has been prepared and not yet taken that is heap_apply()'s to ask: of the
- * slots that go one comes next. */
-bool spares_give_way(struct heap *h, int *rv);
+/* Behind what found no space, takes `bytes` at least, and has changed nothing: is it worth another
+ * try, now that there are no spares? There still are if that could never be enough. Where a slot
+ * has been prepared and not yet taken that is heap_apply()'s to ask: of the slots that go one comes
+ * next. */
+bool spares_give_way(struct heap *h, uint64_t bytes, int *rv);
 /* Behind what makes the heap fuller: it has none when it is nearly full. */
 static inline bool spares_are_dear(const struct heap *h)
 {

@@ -11,7 +11,7 @@
 
 #define HEAP_MAGIC  0x315041454e524943ull /* "CIRNEAP1" */
 #define HEAP_FORMAT 8u
-#define HEAP_ENGINE 9u
+#define HEAP_ENGINE 10u
 
 #define PAGE_SHIFT     12
 #define PAGE_BYTES     ((uint64_t)1 << PAGE_SHIFT)

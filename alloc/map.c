@@ -315,7 +315,7 @@ static int node_new(struct heap *h, enum heap_map map, struct slice key, struct 
 {
     uint64_t at = value_offset(key.len);
     int rv = block_alloc(h, POOL_MAPS, at + value.len, out);
-    if (spares_give_way(h, &rv)) {
+    if (spares_give_way(h, at + value.len, &rv)) {
         rv = block_alloc(h, POOL_MAPS, at + value.len, out);
     }
     if (rv != 0) {

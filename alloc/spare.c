@@ -90,9 +90,22 @@ bool spares_exist(const struct heap *h)
     return spares_count(h, &bytes) != 0;
 }
 
-bool spares_give_way(struct heap *h, int *rv)
+/* Granules that are free, or could be grown, when there are no spares: at most, as if each of them
+ * were the last of its slab. */
+static uint64_t free_at_most(const struct heap *h)
 {
-    if (*rv != ERR_NOSPACE || !spares_exist(h)) {
+    uint64_t bytes;
+    uint64_t shift = h->regions.granule_shift;
+    uint64_t slab = (SLAB_BYTES + ((uint64_t)1 << shift) - 1) >> shift;
+    uint64_t all = space_data_bytes_max(h) >> shift;
+    all = all > space_granules(h) ? all : space_granules(h);
+    return all - header(h)->used_granules + spares_count(h, &bytes) * slab;
+}
+
+bool spares_give_way(struct heap *h, uint64_t bytes, int *rv)
+{
+    if (*rv != ERR_NOSPACE || !spares_exist(h) ||
+        bytes >> h->regions.granule_shift > free_at_most(h)) {
         return false;
     }
     *rv = spare_drop_all(h);

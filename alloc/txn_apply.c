@@ -407,7 +407,7 @@ static int reserve_target(struct heap *h, struct txn_target *t)
     }
     uint64_t slot = ptr_slot(t->ptr);
     int rv = object_reserve(h, slot, t->new_size, t->type, t->init, &t->place);
-    if (spares_give_way(h, &rv)) { /* here: behind this one the leases of all go */
+    if (spares_give_way(h, t->new_size, &rv)) { /* here: behind this one the leases of all go */
         rv = object_reserve(h, slot, t->new_size, t->type, t->init, &t->place);
     }
     return rv;

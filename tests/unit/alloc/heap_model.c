@@ -93,7 +93,7 @@ static struct heap_outcome apply(struct model *m, struct heap **heaps, size_t co
         first = out;
     }
     m->nospace += first.code == ERR_NOSPACE;
-    MUST(first.code != ERR_NOSPACE || !spares_exist(heaps[0]));
+    MUST(first.code != ERR_NOSPACE || !spares_exist(heaps[0]) || c->size >= SLAB_BYTES);
     return first;
 }
 

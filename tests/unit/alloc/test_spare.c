@@ -383,6 +383,44 @@ static void fixture_close(struct fixture *f)
     heap_done(f->heap);
 }
 
+/* ---- who asks for what can't be there leaves everything as it is ---- */
+
+#define TOO_MUCH ((uint64_t)40 << 20)
+
+static void no_space_at_all(struct fixture *f, struct heap_command c)
+{
+    assert_int_equal(apply(f, c).code, ERR_NOSPACE);
+    assert_int_equal(spare_count(f->heap, 16), SPARES_MAX);
+}
+
+static void what_could_never_fit_takes_no_spares(void **state)
+{
+    struct fixture f = {.used = 0};
+    struct part p;
+    (void)state;
+    f.heap = heap_new(32 << 20);
+    lease(&f);
+    uint64_t kept = apply_alloc(&f, 1000).value;
+    for (uint32_t i = 0; i < SPARES_MAX; i++) {
+        f.last[i] = apply_alloc(&f, 16).value;
+    }
+    free_all(&f, f.last, SPARES_MAX);
+    no_space_at_all(&f, (struct heap_command){.kind = HEAP_COMMAND_ALLOC, .size = TOO_MUCH});
+    no_space_at_all(&f, (struct heap_command){.kind = HEAP_COMMAND_ALLOC,
+                                              .session = SESSION,
+                                              .ptr = f.lease[0],
+                                              .size = TOO_MUCH});
+    no_space_at_all(
+        &f, (struct heap_command){.kind = HEAP_COMMAND_REALLOC, .ptr = kept, .size = TOO_MUCH});
+    part_begin(&p, SESSION);
+    part_alloc(&p, f.lease[0], 100, slice_of(NULL, 0));
+    part_alloc(&p, f.lease[1], TOO_MUCH, slice_of(NULL, 0));
+    struct heap_command c = {.kind = HEAP_COMMAND_TRANSACT, .data = part_slice(&p)};
+    assert_int_equal(apply(&f, c).code, ERR_NOSPACE); /* what was leased for it goes */
+    assert_int_equal(spare_count(f.heap, 16), SPARES_MAX);
+    heap_done(f.heap);
+}
+
 static void a_leased_object_gets_it(void **state)
 {
     struct fixture f;
@@ -544,6 +582,7 @@ int main(void)
         cmocka_unit_test(where_history_is_kept_they_are_damage),
         cmocka_unit_test(a_full_heap_has_none),
         cmocka_unit_test(an_entry_of_a_nearly_full_heap_begins_without_any),
+        cmocka_unit_test(what_could_never_fit_takes_no_spares),
         cmocka_unit_test(a_leased_object_gets_it),
         cmocka_unit_test(an_object_of_another_class_gets_it),
         cmocka_unit_test(a_transaction_of_one_shard_gets_it),
