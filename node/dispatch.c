@@ -653,7 +653,10 @@ static int on_ready(void *arg, struct rpc_conn *conn, const struct msg_hello *he
                            "names all of them",
                            who->name);
         }
-        int rv = node__check_number(&node->identity.roster, who->name, number, hello->node_uid, e);
+        int rv = node__check_engine(node, who->name, hello->engine, e);
+        if (rv == 0) {
+            rv = node__check_number(&node->identity.roster, who->name, number, hello->node_uid, e);
+        }
         if (rv != 0) {
             return rv;
         }

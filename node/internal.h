@@ -163,6 +163,9 @@ struct node {
  * ERR_WRONGCLUSTER with a text that begins with whose roster it is. */
 int node__check_roster(const struct node *node, const struct roster *roster, uint64_t cluster_id,
                        const char *whose, struct err_text *e);
+/* A peer's: is it ours? ERR_VERSION. */
+int node__check_engine(const struct node *node, const char *name, uint32_t engine,
+                       struct err_text *e);
 /* What the roster knows under another number than the configuration. ERR_WRONGCLUSTER. */
 int node__check_number(const struct roster *roster, const char *name, uint32_t number,
                        uint64_t node_uid, struct err_text *e);

@@ -282,6 +282,19 @@ int node__check_roster(const struct node *node, const struct roster *roster, uin
                           whose, roster->count);
 }
 
+int node__check_engine(const struct node *node, const char *name, uint32_t engine,
+                       struct err_text *e)
+{
+    if (engine == node->self.engine) {
+        return 0;
+    }
+    return err_set(
+        e, ERR_VERSION,
+        "%s has engine %u.%u, this node %u.%u, and replicas of two engines would not stay "
+        "equal: run the same release on all nodes",
+        name, engine >> 16, engine & 0xffff, node->self.engine >> 16, node->self.engine & 0xffff);
+}
+
 int node__check_number(const struct roster *roster, const char *name, uint32_t number,
                        uint64_t node_uid, struct err_text *e)
 {
@@ -402,6 +415,7 @@ int node_open(struct env *env, const struct node_config *config, const struct no
     }
     memcpy(node->self.name, node->config.name, sizeof node->config.name);
     node->self.node_uid = node->identity.node_uid;
+    node->self.engine = replica_engine();
     node->self.node_state = (uint8_t)node->identity.state;
     if (node->identity.state == IDENTITY_MEMBER) {
         rv = node__start(node, e);

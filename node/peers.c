@@ -20,6 +20,9 @@ static int raft_ready(void *arg, struct rpc_conn *conn, const struct msg_hello *
     (void)conn;
     (void)hello;
     assert(ok != NULL);
+    if (node__check_engine(node, peer->config->name, ok->engine, e) != 0) {
+        return ERR_VERSION;
+    }
     if (ok->cluster_id != 0 && node->self.cluster_id != 0 &&
         ok->cluster_id != node->self.cluster_id) {
         return err_set(e, ERR_WRONGCLUSTER, "%s belongs to cluster %016llx, this node to %016llx",
@@ -198,6 +201,9 @@ static int bulk_ready(void *arg, struct rpc_conn *conn, const struct msg_hello *
     (void)hello;
     if (ok->cluster_id != peer->node->self.cluster_id) {
         return err_set(e, ERR_WRONGCLUSTER, "%s belongs to another cluster", peer->config->name);
+    }
+    if (node__check_engine(peer->node, peer->config->name, ok->engine, e) != 0) {
+        return ERR_VERSION;
     }
     env_defer(peer->node->env, &peer->node->bulk_task);
     return 0;

@@ -4,7 +4,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "alloc/heap_layout.h"
 #include "base/log.h"
+#include "replica/fsm_layout.h"
 #include "replica/internal.h"
 
 #define META_BYTES_MAX_DEFAULT ((uint64_t)64 << 20)
@@ -872,6 +874,11 @@ void replica_bulk_answer(struct replica *r, uint64_t token, int err, uint16_t ki
             return;
         }
     }
+}
+
+uint32_t replica_engine(void)
+{
+    return HEAP_ENGINE << 16 | FSM_FORMAT;
 }
 
 void replica_get_counters(const struct replica *r, struct replica_counters *out)

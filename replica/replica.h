@@ -280,6 +280,9 @@ struct replica_load {
     uint32_t busy_permille; /* of one processor, by the reactor's thread; smoothed over about 8 s */
     bool gathered; /* what leaders are drawn to now: one node, or each shard's first member */
 };
+/* What an entry does to a shard, and what it answers: the same on all of its replicas, or they fall
+ * apart. So nodes with another engine are strangers (rules E16). */
+uint32_t replica_engine(void);
 void replica_get_load(const struct replica *r, struct replica_load *out);
 
 /* Disk space, as of the last second (rules E12): below what is needed shard_propose() answers

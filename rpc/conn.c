@@ -95,6 +95,7 @@ static int send_hello(struct rpc_conn *c)
         .cluster_id = s->cluster_id,
         .node_uid = s->node_uid,
         .node_state = s->node_state,
+        .engine = s->engine,
         .name = slice_of(s->name, strnlen(s->name, sizeof s->name)),
         .software = slice_of(RPC_SOFTWARE, sizeof RPC_SOFTWARE - 1),
     };
@@ -110,6 +111,7 @@ static int send_hello_ok(struct rpc_conn *c, uint16_t wire_minor)
         .cluster_id = s->cluster_id,
         .node_uid = s->node_uid,
         .node_state = s->node_state,
+        .engine = s->engine,
         .roster = s->roster,
         .name = slice_of(s->name, strnlen(s->name, sizeof s->name)),
         .software = slice_of(RPC_SOFTWARE, sizeof RPC_SOFTWARE - 1),

@@ -12,7 +12,7 @@
 #include "base/limits.h"
 #include "rpc/message.h"
 
-#define RPC_WIRE_MAJOR     1u
+#define RPC_WIRE_MAJOR     2u
 #define RPC_WIRE_MINOR     0
 #define FRAME_HEADER_BYTES 32u
 #define RPC_PARTS_MAX      32u           /* slices of one rpc_send() */
@@ -36,6 +36,7 @@ struct rpc_identity {
     uint64_t cluster_id; /* 0: not known yet */
     uint64_t node_uid;   /* 0: a user */
     uint8_t node_state;
+    uint32_t engine; /* 0: a user */
     struct slice roster;
 };
 

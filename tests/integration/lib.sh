@@ -105,6 +105,6 @@ header() { # body-length kind [request-id]
     le 4 "$1" && le 2 "$2" && le 2 0 && le 8 "${3:-1}" && le 4 0 && le 4 0 && le 8 0
 }
 hello() { # lane name
-    header $((22 + 2 + ${#2} + 2)) 1
-    le 2 1 && le 2 0 && le 1 "$1" && le 8 0 && le 8 0 && le 1 0 && le 2 ${#2} && printf '%s' "$2" && le 2 0
+    header $((26 + 2 + ${#2} + 2)) 1
+    le 2 2 && le 2 0 && le 1 "$1" && le 8 0 && le 8 0 && le 1 0 && le 4 0 && le 2 ${#2} && printf '%s' "$2" && le 2 0
 }

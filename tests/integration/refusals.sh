@@ -63,8 +63,8 @@ attack 'an older TLS version: TLS 1.3 is required' old_tls
 oversized() { { le 4 4294967295 && le 2 1 && head -c 26 /dev/zero; } | linger | tls "$dir/certs/app"; }
 attack 'frame longer than the limit of 4 MiB' oversized
 garbage() { { header 20 1 && head -c 20 /dev/zero | tr '\0' '\377'; } | linger | tls "$dir/certs/app"; }
-attack 'protocol version 65535, but this node speaks version 1' garbage
-malformed() { { header 20 1 && le 2 1 && le 2 0 && le 1 0 && head -c 15 /dev/zero; } | linger | tls "$dir/certs/app"; }
+attack 'protocol version 65535, but this node speaks version 2' garbage
+malformed() { { header 20 1 && le 2 2 && le 2 0 && le 1 0 && head -c 15 /dev/zero; } | linger | tls "$dir/certs/app"; }
 attack 'malformed HELLO' malformed
 # (What begins with K, Q or R is a command to s_client.)
 noise() { { printf '\377' && head -c 4095 /dev/urandom; } | linger | tls "$dir/certs/app"; }
@@ -77,6 +77,8 @@ raft_lane() { hello 1 app | linger | tls "$dir/certs/app"; }
 attack "the raft lane is for nodes, and .app. is a user" raft_lane
 bulk_lane() { hello 2 app | linger | tls "$dir/certs/app"; }
 attack "the bulk lane is for nodes, and .app. is a user" bulk_lane
+another_engine() { hello 1 n2 | linger | tls "$dir/certs/n2"; }
+attack 'n2 has engine 0\.0, this node [0-9]+\.[0-9]+, and replicas of two engines' another_engine
 pretender() { hello 0 admin | linger | tls "$dir/certs/app"; }
 attack "HELLO as .admin., but the certificate is that of .app." pretender
 peer_batch=$(sed -n 's/^MESSAGE(PEER_BATCH, peer_batch, \([0-9]*\),.*/\1/p' "$root/rpc/message.def")

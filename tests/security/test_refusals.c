@@ -460,7 +460,7 @@ static void a_false_hello_is_refused(void **state)
     hello(RPC_WIRE_MAJOR, RPC_LANE_CLIENT, "bob", ERR_UNAUTHENTICATED, "HELLO as 'bob'");
     hello(RPC_WIRE_MAJOR, RPC_LANE_CLIENT, "a\nERROR x", ERR_UNAUTHENTICATED,
           "HELLO as 'a?ERROR x'");
-    hello(2, RPC_LANE_CLIENT, "alice", ERR_VERSION, "protocol version 2");
+    hello(3, RPC_LANE_CLIENT, "alice", ERR_VERSION, "protocol version 3");
 }
 
 static void frames(const uint8_t *frame, size_t len, bool after_hello, int code, const char *cause)
@@ -490,8 +490,8 @@ static void broken_frames_are_refused(void **state)
     uint8_t f[256] = {0};
     size_t n = frame_make(f, KIND_ADMIN, 1, "x", 1);
     frames(f, n, false, ERR_PROTOCOL, "ADMIN (kind 92) before the hello exchange");
-    frames(f, frame_make(f, KIND_HELLO, 0, "\1\0x", 3), false, ERR_PROTOCOL, "malformed HELLO");
-    frames(f, frame_make(f, KIND_HELLO, 0, "\1\0x", 3), true, ERR_PROTOCOL, "a second HELLO");
+    frames(f, frame_make(f, KIND_HELLO, 0, "\2\0x", 3), false, ERR_PROTOCOL, "malformed HELLO");
+    frames(f, frame_make(f, KIND_HELLO, 0, "\2\0x", 3), true, ERR_PROTOCOL, "a second HELLO");
     frames(f, frame_make(f, KIND_RAFT, 0, "", 0), true, ERR_PROTOCOL,
            "RAFT (kind 129) does not belong on the client lane");
     frames(f, frame_make(f, KIND_PING, 0, "123", 3), true, ERR_PROTOCOL, "malformed PING");
