@@ -357,7 +357,7 @@ static inline int env_file_map_private(struct env *env, struct env_file *f, void
 static inline int env_dir_create(struct env *env, const char *path)
 {
     return env->ops->dir_create(env, path);
-} /* mode 0700; EXISTS */
+} /* mode 0700; on a real disk it is durable in its parent then. EXISTS */
 /* Only an empty one; durable with its parent's sync. EXISTS: something is in it; NOTFOUND. */
 static inline int env_dir_remove(struct env *env, const char *path)
 {

@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <libpmem.h>
+#include <limits.h>
 #include <linux/magic.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -312,12 +313,6 @@ static void file_ahead(struct env_file *file, uint64_t offset, uint64_t bytes)
     (void)posix_fadvise(file->fd, (off_t)offset, (off_t)bytes, POSIX_FADV_WILLNEED);
 }
 
-static int dir_create(struct env *env, const char *path)
-{
-    (void)env;
-    return mkdir(path, 0700) == 0 ? 0 : err_from_errno(errno);
-}
-
 static int dir_remove(struct env *env, const char *path)
 {
     (void)env;
@@ -340,6 +335,53 @@ static int dir_sync(struct env *env, const char *path)
     } while (rv != 0 && errno == EINTR);
     rv = rv == 0 ? 0 : err_from_errno(errno);
     (void)close(fd);
+    return rv;
+}
+
+/* "/a/b/" is in "/a", "b" in ".". */
+static int parent_of(const char *path, char out[PATH_MAX])
+{
+    size_t len = strlen(path);
+    while (len > 1 && path[len - 1] == '/') {
+        len--;
+    }
+    while (len > 0 && path[len - 1] != '/') {
+        len--;
+    }
+    while (len > 1 && path[len - 1] == '/') {
+        len--;
+    }
+    if (len >= PATH_MAX) {
+        return ERR_INVAL;
+    }
+    memcpy(out, len == 0 ? "." : path, len == 0 ? 1 : len);
+    out[len == 0 ? 1 : len] = '\0';
+    return 0;
+}
+
+/* Who may add to a directory need not be allowed to read it, and what can't be read can't be synced
+ * by itself. */
+static int dir_create(struct env *env, const char *path)
+{
+    char parent[PATH_MAX];
+    int rv = parent_of(path, parent);
+    if (rv != 0) {
+        return rv;
+    }
+    if (mkdir(path, 0700) != 0) {
+        return err_from_errno(errno);
+    }
+    rv = dir_sync(env, parent);
+    if (rv == ERR_DENIED) {
+        int fd = open_retry(path, O_RDONLY | O_DIRECTORY, 0);
+        rv = fd >= 0 && syncfs(fd) == 0 ? 0 : err_from_errno(errno);
+        if (fd >= 0) {
+            (void)close(fd);
+        }
+    }
+    if (rv != 0) {
+        (void)rmdir(path); /* the next attempt finds none, and syncs it */
+    }
     return rv;
 }
 

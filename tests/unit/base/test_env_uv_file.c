@@ -1,6 +1,7 @@
 #include "tests/support/test.h"
 
 #include <fcntl.h>
+#include <limits.h>
 #include <signal.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
@@ -452,6 +453,46 @@ static void directories_are_made_listed_and_synced(void **state)
     assert_int_equal(env_dir_sync(env, path), ERR_IO); /* not a directory */
 }
 
+/* Its entry is synced in what it lies in, wherever that is. */
+static void directories_are_made_by_any_name(void **state)
+{
+    (void)state;
+    char slash[DIR_PATH_BYTES + 8];
+    char here[PATH_MAX];
+    (void)snprintf(slash, sizeof slash, "%s//", path2);
+    assert_int_equal(env_dir_create(env, slash), 0);
+    assert_int_equal(env_dir_create(env, path2), ERR_EXISTS);
+    (void)snprintf(slash, sizeof slash, "%s/in/in", path2);
+    assert_int_equal(env_dir_create(env, slash), ERR_NOTFOUND);
+    assert_int_equal(env_dir_create(env, "/"), ERR_EXISTS);
+    assert_non_null(getcwd(here, sizeof here));
+    assert_int_equal(chdir(path2), 0);
+    int rv = env_dir_create(env, "below");
+    assert_int_equal(chdir(here), 0);
+    assert_int_equal(rv, 0);
+    (void)snprintf(slash, sizeof slash, "%s/below", path2);
+    assert_int_equal(env_dir_remove(env, slash), 0);
+}
+
+/* Who may only add to a directory can't open it, to sync it. */
+static void directories_are_made_where_nothing_may_be_read(void **state)
+{
+    (void)state;
+    if (geteuid() != 0) {
+        skip(); /* only root can be somebody else */
+    }
+    char below[DIR_PATH_BYTES + 8];
+    (void)snprintf(below, sizeof below, "%s/below", path2);
+    assert_int_equal(env_dir_create(env, path2), 0);
+    assert_int_equal(chmod(dir.path, 0711), 0);
+    assert_int_equal(chmod(path2, 0733), 0);
+    assert_int_equal(seteuid(65534), 0);
+    int rv = env_dir_create(env, below);
+    assert_int_equal(seteuid(0), 0);
+    assert_int_equal(rv, 0);
+    assert_int_equal(env_dir_remove(env, below), 0);
+}
+
 static void only_empty_directories_are_removed(void **state)
 {
     (void)state;
@@ -490,7 +531,7 @@ static void a_machine_is_known_by_its_id_or_by_its_boot(void **state)
         "uninitialized\n",
         "00000000000000000000000000000000\n",
         "0123456789abcdef0123456789abcde\n",
-        MACHINE_ID "0\n",
+        (MACHINE_ID "0\n"),
         "0123456789ABCDEF0123456789abcdef\n",
     };
     assert_int_equal(env_uv__host_by(path, path2), 0);
@@ -558,6 +599,9 @@ int main(void)
         cmocka_unit_test_setup_teardown(a_private_mapping_keeps_what_is_written_there, setup,
                                         teardown),
         cmocka_unit_test_setup_teardown(directories_are_made_listed_and_synced, setup, teardown),
+        cmocka_unit_test_setup_teardown(directories_are_made_by_any_name, setup, teardown),
+        cmocka_unit_test_setup_teardown(directories_are_made_where_nothing_may_be_read, setup,
+                                        teardown),
         cmocka_unit_test_setup_teardown(only_empty_directories_are_removed, setup, teardown),
         cmocka_unit_test_setup_teardown(a_machine_is_known_by_its_id_or_by_its_boot, setup,
                                         teardown),
